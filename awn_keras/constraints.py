@@ -1,0 +1,138 @@
+"""The triangle: which kernel entries may be other than zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.widths import channel_grades
+
+
+def triangular_mask(
+    in_grades: Sequence[float] | np.ndarray, out_grades: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """Says which input channels each output channel may read.
+
+    An output channel may read an input channel if that is active at every width at
+    which it is itself active: `in_grade <= out_grade`. For equal layers this is the
+    lower triangle of the paper, transposed since Keras kernels are `(in, out)`.
+
+    Args:
+        in_grades: Grades of the input channels, `(in_channels,)`.
+        out_grades: Grades of the output channels, `(out_channels,)`.
+
+    Returns:
+        bool array `(in_channels, out_channels)`, true where an entry may be other
+        than zero. It broadcasts against any Keras kernel `(..., in, out)`.
+
+    Example:
+
+    >>> from awn_keras import channel_grades, triangular_mask
+    >>> triangular_mask(channel_grades(3), channel_grades(3)).astype(int)
+    array([[1, 1, 1],
+           [0, 1, 1],
+           [0, 0, 1]])
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), equation 7 and figure 3.
+    """
+    return np.asarray(in_grades)[:, None] <= np.asarray(out_grades)[None, :]
+
+
+def pack_grades(grades: np.ndarray | None) -> list[list[float]] | None:
+    """Run-length encodes grades for a layer's config."""
+    if grades is None:
+        return None
+    return [[float(grade), len(list(run))] for grade, run in groupby(grades)]
+
+
+def unpack_grades(
+    grades: Sequence[Any] | np.ndarray | None,
+) -> np.ndarray | None:
+    """Reads grades, plain or run-length encoded, as a float64 array."""
+    if grades is None:
+        return None
+    array = np.asarray(grades, dtype=np.float64)
+    if array.ndim == 2:
+        array = np.repeat(array[:, 0], array[:, 1].astype(int))
+    return array
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class LowerTriangular(keras.constraints.Constraint):
+    """Kernel constraint that sets forbidden entries to zero after each update.
+
+    A Keras constraint acts only after an optimizer step, so that initial, loaded and
+    averaged weights escape it: the Tri layers also mask their kernel in the forward
+    pass.
+
+    Args:
+        in_grades: Grades of the input channels, `(in_channels,)`. `None` for the
+            standard staircase of the kernel's shape, `channel_grades(in_channels)`.
+        out_grades: Grades of the output channels, likewise.
+        inner: Constraint that is applied first, such as `keras.constraints.MaxNorm`.
+
+    Example:
+
+    >>> from awn_keras import LowerTriangular
+    >>> float(LowerTriangular()(keras.ops.ones((3, 3, 8, 8))).numpy().sum())
+    324.0
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 3.2.
+    """
+
+    def __init__(
+        self,
+        in_grades: Sequence[float] | np.ndarray | None = None,
+        out_grades: Sequence[float] | np.ndarray | None = None,
+        inner: keras.constraints.Constraint | None = None,
+    ) -> None:
+        self.in_grades = unpack_grades(in_grades)
+        self.out_grades = unpack_grades(out_grades)
+        self.inner = keras.constraints.get(inner)
+
+    def mask(self, shape: Sequence[int]) -> np.ndarray:
+        """Returns the mask of a kernel.
+
+        Args:
+            shape: The kernel's shape, `(..., in_channels, out_channels)`.
+
+        Returns:
+            bool array `(in_channels, out_channels)`.
+
+        Raises:
+            ValueError: If the grades do not belong to a kernel of this shape.
+        """
+        grades = [
+            channel_grades(channels) if given is None else given
+            for channels, given in zip(
+                shape[-2:], (self.in_grades, self.out_grades), strict=True
+            )
+        ]
+        sizes = tuple(len(array) for array in grades)
+        if sizes != tuple(shape[-2:]):
+            raise ValueError(
+                f"`in_grades` and `out_grades` are for {sizes[0]} and {sizes[1]} "
+                "channels, and must be as many as the kernel has. "
+                f"Received: a kernel of shape {tuple(shape)}"
+            )
+        return triangular_mask(*grades)
+
+    def __call__(self, w: Any) -> Any:
+        """Returns the kernel `(..., in, out)` with its forbidden entries at zero."""
+        if self.inner is not None:
+            w = self.inner(w)
+        return keras.ops.where(self.mask(w.shape), w, keras.ops.zeros_like(w))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, grades run-length encoded."""
+        return {
+            "in_grades": pack_grades(self.in_grades),
+            "out_grades": pack_grades(self.out_grades),
+            "inner": keras.constraints.serialize(self.inner),
+        }

@@ -1,0 +1,1 @@
+"""Runnable, resumable recipes."""

@@ -1,0 +1,302 @@
+"""One training run: a recipe, a directory, and a result that says how it came about."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from awn_keras.architectures import lenet_3c1l
+from awn_keras.data import ImageData, load_data
+from awn_keras.evaluation import TradeOffCurve, trade_off_curve
+from awn_keras.model import AnyWidthModel
+from awn_keras.widths import FixedWidths, SandwichWidths, UniformWidths, WidthSampler
+
+#: Architectures by name.
+ARCHITECTURES = {"lenet_3c1l": lenet_3c1l}
+#: Ways to choose the widths of a step: `sandwich` is the paper's AWN+RS.
+SAMPLERS = ("sandwich", "uniform", "all")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run. Defaults are the paper's for LeNet.
+
+    Args:
+        dataset: One of `awn_keras.data.DATASETS`.
+        architecture: One of `ARCHITECTURES`.
+        filters: Channels of each convolution, before `width_multiplier`.
+        width_multiplier: Widens every convolution.
+        epochs: Passes over the training set.
+        batch_size: Samples in a step.
+        learning_rate: Of SGD with `momentum`; divided by 10 after 50 % and 75 % of
+            the steps.
+        momentum: Momentum in [0, 1).
+        weight_decay: The paper's, in the gradient.
+        min_width: Smallest width, in (0, 1].
+        divisor: See `AnyWidthModel`.
+        widths_grid: See `AnyWidthModel`.
+        sampler: One of `SAMPLERS`.
+        num_widths: Widths in a step; ignored by `all`.
+        width_reduction: See `AnyWidthModel.compile`.
+        seed: Seed of everything that is drawn.
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 5.1.
+    """
+
+    dataset: str = "fashion_mnist"
+    architecture: str = "lenet_3c1l"
+    filters: int = 32
+    width_multiplier: float = 2**0.5
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    min_width: float = 0.25
+    divisor: int = 1
+    widths_grid: tuple[float, ...] | None = None
+    sampler: str = "sandwich"
+    num_widths: int = 4
+    width_reduction: str = "sum"
+    seed: int = 0
+
+
+def build(recipe: Recipe, data: ImageData) -> AnyWidthModel:
+    """Builds and compiles a recipe's model.
+
+    Args:
+        recipe: The recipe. Keras' global random state is seeded from it.
+        data: Its data set.
+
+    Returns:
+        The model, untrained.
+
+    Raises:
+        ValueError: If the recipe's arguments do not fit.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    small = min(data.input_shape[:2]) < 16
+    model = ARCHITECTURES[recipe.architecture](
+        data.input_shape,
+        data.classes,
+        filters=recipe.filters,
+        width_multiplier=recipe.width_multiplier,
+        padding="same" if small else "valid",
+        weight_decay=recipe.weight_decay,
+        min_width=recipe.min_width,
+        divisor=recipe.divisor,
+        widths_grid=recipe.widths_grid,
+    )
+    steps = recipe.epochs * len(data.train(recipe.batch_size))
+    rates = [recipe.learning_rate / 10**i for i in range(3)]
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [round(0.5 * steps), round(0.75 * steps)], rates
+    )
+    model.compile(
+        keras.optimizers.SGD(schedule, momentum=recipe.momentum),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        widths=_sampler(recipe, model),
+        width_reduction=recipe.width_reduction,
+    )
+    return model
+
+
+def _sampler(recipe: Recipe, model: AnyWidthModel) -> WidthSampler:
+    if recipe.sampler == "all":
+        return FixedWidths(model.distinct_widths)
+    sampler = {"sandwich": SandwichWidths, "uniform": UniformWidths}[recipe.sampler]
+    return sampler(recipe.min_width, 1.0, recipe.num_widths, seed=recipe.seed)
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    """Keeps model and history after each epoch; a kill loses at most one epoch."""
+
+    def __init__(self, directory: Path, history: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.directory = directory
+        self.history = history
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Starts the clock."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes both files, each whole or not at all."""
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        logs["seconds"] = time.perf_counter() - self._start
+        self.history.append({"epoch": epoch, **logs})
+        # History first: what it has too many of is cut off on resuming.
+        write_whole(
+            self.directory / "history.json", json.dumps(self.history, indent=1) + "\n"
+        )
+        path = self.directory / "model.keras"
+        temporary = path.with_name("model.partial.keras")
+        self.model.save(temporary)
+        os.replace(temporary, path)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file so that it is there whole or not at all.
+
+    Args:
+        path: The file.
+        content: Text (UTF-8) or bytes.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        else:
+            temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Args:
+        model: The trained model.
+        curve: Its curve on the test set, after the last epoch.
+        history: Logs of each epoch, with its `seconds`.
+    """
+
+    model: AnyWidthModel
+    curve: TradeOffCurve
+    history: list[dict[str, Any]]
+
+
+def run(
+    recipe: Recipe,
+    directory: Path,
+    *,
+    resume: bool = False,
+    data_dir: Path | None = None,
+    download: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int | str = "auto",
+) -> Result:
+    """Trains a recipe's model, or goes on training it.
+
+    The directory receives, after every epoch, `model.keras` and `history.json`, and
+    at the end `curve.csv`, `curve.png` and `result.json`.
+
+    Args:
+        recipe: The recipe.
+        directory: Where to write; made if missing.
+        resume: Whether to go on from the directory's last finished epoch. The result
+            is that of an uninterrupted run.
+        data_dir: See `load_data`.
+        download: See `load_data`.
+        callbacks: More Keras callbacks.
+        verbose: See `keras.Model.fit`.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: If the recipe does not fit, or `resume` is given and the directory
+            holds another recipe's run.
+        DatasetUnavailableError: If the data set is missing.
+        OSError: If the directory cannot be written.
+    """
+    data = load_data(recipe.dataset, data_dir=data_dir, download=download)
+    directory.mkdir(parents=True, exist_ok=True)
+    model = build(recipe, data)
+    history: list[dict[str, Any]] = []
+    if resume and (directory / "model.keras").exists():
+        _check_same_recipe(recipe, directory / "recipe.json")
+        model = keras.saving.load_model(directory / "model.keras")
+        history = json.loads((directory / "history.json").read_text())
+    steps = len(data.train(recipe.batch_size))
+    done = int(model.optimizer.iterations) // steps
+    del history[done:]
+    write_whole(
+        directory / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n"
+    )
+    model.fit(
+        data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done),
+        validation_data=data.test(),
+        epochs=recipe.epochs,
+        initial_epoch=done,
+        shuffle=False,
+        callbacks=[_Checkpoint(directory, history), *callbacks],
+        verbose=verbose,
+    )
+    curve = trade_off_curve(model, data.test())
+    curve.to_csv(directory / "curve.csv")
+    curve.plot().figure.savefig(directory / "curve.png", dpi=150)
+    result = Result(model, curve, history)
+    write_whole(
+        directory / "result.json",
+        json.dumps(describe(recipe, result), indent=1) + "\n",
+    )
+    return result
+
+
+def _check_same_recipe(recipe: Recipe, path: Path) -> None:
+    old = json.loads(path.read_text())
+    new = json.loads(json.dumps(asdict(recipe)))
+    different = [f"{k}={old.get(k)!r} there" for k in new if new[k] != old.get(k)]
+    if different:
+        raise ValueError(
+            f"Cannot resume: {path.parent} holds a run of another recipe. Received: "
+            f"{', '.join(different)}"
+        )
+
+
+def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
+    """Puts a run into JSON's types: recipe, machine, versions, times and numbers.
+
+    Args:
+        recipe: The recipe.
+        result: What came of it.
+
+    Returns:
+        A dict. Accuracies and AUC are fractions; `best_epoch` is chosen on the test
+        set, as the paper's authors do.
+    """
+    best = max(result.history, key=lambda logs: logs["val_auc"])
+    return {
+        "recipe": asdict(recipe),
+        "auc": result.curve.auc,
+        "best_epoch": {"epoch": best["epoch"], "auc": best["val_auc"]},
+        "curve": asdict(result.curve),
+        "seconds": sum(logs["seconds"] for logs in result.history),
+        "history": result.history,
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Says where a number was measured: date, versions, processor, threads."""
+    packages = ("awn_keras", "keras", "tensorflow", "numpy", "ai-edge-litert")
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,225 @@
+"""What all Tri layers share: the triangle on the kernel of a stock Keras layer."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.constraints import LowerTriangular, pack_grades
+
+
+class TriangularInitializer(keras.initializers.Initializer):
+    """Draws a triangular kernel in which each output channel has its own fan-in.
+
+    `VarianceScaling` initializers (Glorot, He, LeCun) count the input channels that
+    the output channel may read; counting all of them would starve the first output
+    channels, which read few. Other initializers say their own scale and keep it.
+
+    Args:
+        inner: The initializer that the user chose.
+        triangle: The kernel's constraint.
+    """
+
+    def __init__(
+        self, inner: keras.initializers.Initializer, triangle: LowerTriangular
+    ) -> None:
+        self.inner = inner
+        self.triangle = triangle
+        self.checksum: int | None = None
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        """Draws a kernel `(..., in, out)` and remembers its checksum."""
+        mask = self.triangle.mask(shape)
+        kernel = self.inner(shape, dtype=dtype)
+        scale = keras.ops.convert_to_tensor(
+            np.where(mask, _fan_scale(self.inner, shape, mask), 0.0), kernel.dtype
+        )
+        kernel = kernel * scale
+        self.checksum = checksum(kernel)
+        return kernel
+
+
+def _fan_scale(
+    initializer: keras.initializers.Initializer, shape: Sequence[int], mask: np.ndarray
+) -> np.ndarray:
+    """Per output channel: standard deviation wanted over the one drawn."""
+    mode = getattr(initializer, "mode", None)
+    if (
+        not isinstance(initializer, keras.initializers.VarianceScaling)
+        or mode == "fan_out"
+        or getattr(initializer, "input_axes", None) is not None
+    ):
+        return np.ones(shape[-1])
+    window = math.prod(shape[:-2])
+    fan_out = window * shape[-1] if mode == "fan_avg" else 0
+    drawn = window * shape[-2] + fan_out
+    wanted = window * mask.sum(axis=0) + fan_out
+    return np.sqrt(drawn / wanted)
+
+
+def checksum(kernel: Any) -> int:
+    """Tells an untouched kernel from one that was trained or loaded."""
+    array = keras.ops.convert_to_numpy(kernel)
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8))
+
+
+class TriangularKernel:
+    """Mixin for a Keras layer with a kernel `(..., in, out)`; comes before it.
+
+    Subclasses take `in_grades` and `out_grades` as last, keyword-only arguments, hand
+    them to `_init_triangle` after the parent's constructor, and apply `masked` to the
+    kernel in their forward pass.
+    """
+
+    #: The stock layer that a slimmed model has in place of this one.
+    stock_class: type[keras.layers.Layer]
+
+    def _init_triangle(
+        self,
+        in_grades: Sequence[Any] | np.ndarray | None,
+        out_grades: Sequence[Any] | np.ndarray | None,
+    ) -> None:
+        if (in_grades is None) != (out_grades is None):
+            raise ValueError(
+                f"{self._called()}: give both `in_grades` and `out_grades`, or "
+                f"neither. Received: in_grades={in_grades}, out_grades={out_grades}"
+            )
+        if getattr(self, "data_format", None) == "channels_first":
+            raise ValueError(
+                f"{self._called()}: `data_format` must be 'channels_last', as TFLite "
+                "needs it. Received: data_format='channels_first'"
+            )
+        if getattr(self, "groups", 1) != 1:
+            raise ValueError(
+                f"{self._called()}: `groups` must be 1, since groups of channels have "
+                "no common order to cut at; use DepthwiseConv2D for one group a "
+                f"channel. Received: groups={self.groups}"
+            )
+        if getattr(self, "lora_rank", None):
+            self.enable_lora(self.lora_rank)
+        quantized = isinstance(
+            self.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy
+        )
+        if quantized or getattr(self, "quantization_config", None) is not None:
+            self.quantize(None)
+        self._triangle = LowerTriangular(in_grades, out_grades, self.kernel_constraint)
+        self._mask: np.ndarray | None = None
+
+    def _called(self) -> str:
+        return f"{type(self).__name__} '{self.name}'"
+
+    @property
+    def in_grades(self) -> np.ndarray | None:
+        """Grades of the input channels, float64; `None` for the standard ones."""
+        return self._triangle.in_grades
+
+    @property
+    def out_grades(self) -> np.ndarray | None:
+        """Grades of the output channels, float64; `None` for the standard ones."""
+        return self._triangle.out_grades
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras; the kernel gets the triangle in initializer and constraint."""
+        if kwargs.get("name") != "kernel":
+            return super().add_weight(*args, **kwargs)
+        self._mask = self._triangle.mask(kwargs["shape"])
+        self._initializer = TriangularInitializer(kwargs["initializer"], self._triangle)
+        kwargs.update(initializer=self._initializer, constraint=self._triangle)
+        return super().add_weight(*args, **kwargs)
+
+    def masked(self, kernel: Any) -> Any:
+        """Returns the kernel `(..., in, out)` with its forbidden entries at zero.
+
+        The optimizer applies a constraint only after an update: an initial, an
+        assigned or an averaged kernel has not been through it.
+        """
+        if self._mask.all():
+            return kernel
+        kernel = keras.ops.convert_to_tensor(kernel)
+        return keras.ops.where(self._mask, kernel, keras.ops.zeros_like(kernel))
+
+    def set_grades(
+        self, in_grades: Sequence[float], out_grades: Sequence[float]
+    ) -> None:
+        """Gives the layer its place in an any-width model, once.
+
+        `AnyWidthModel` calls this. A kernel that was neither trained nor loaded is
+        drawn anew for its new fan-in; any other is kept and masked.
+
+        Args:
+            in_grades: Grades of the input channels, `(in_channels,)`.
+            out_grades: Grades of the output channels, `(out_channels,)`.
+
+        Raises:
+            ValueError: If the layer has other grades already.
+        """
+        grades = (np.asarray(in_grades, float), np.asarray(out_grades, float))
+        if self.in_grades is not None:
+            if all(map(np.array_equal, grades, (self.in_grades, self.out_grades))):
+                return
+            raise ValueError(
+                f"{self._called()} already has its place in a model with other widths "
+                "(min_width, divisor or widths_grid), or is called at two places with "
+                "different grades. Build a fresh layer, or "
+                "`keras.models.clone_model(model)`."
+            )
+        self._triangle = LowerTriangular(*grades, self.kernel_constraint)
+        if not self.built:
+            return
+        untouched = checksum(self._kernel) == self._initializer.checksum
+        self._mask = self._triangle.mask(self._kernel.shape)
+        self._kernel.constraint = self._triangle
+        self._initializer = TriangularInitializer(
+            self._initializer.inner, self._triangle
+        )
+        if untouched:
+            self._kernel.assign(self._initializer(self._kernel.shape, self.dtype))
+        else:
+            self._kernel.assign(self.masked(self._kernel))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves what acts: the kernel under its mask."""
+        values: dict[str, Any] = {}
+        super().save_own_variables(values)
+        if self.built:
+            values["0"] = self.masked(self._kernel)
+        for key, value in values.items():
+            store[key] = value
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: a product of two thin matrices has no triangle.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            f"{self._called()}: `lora_rank` is not supported, because a low-rank "
+            "update fills the forbidden half of the kernel. Train the kernel itself, "
+            "or use LoRA on `slim(model, width)`."
+        )
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: Keras would quantize the kernel past its mask.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            f"{self._called()}: Keras quantization is not supported, because its "
+            "forward pass does not know the mask. Quantize `slim(model, width)`."
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the parent's config and the grades, run-length encoded."""
+        return {
+            **super().get_config(),
+            "in_grades": pack_grades(self.in_grades),
+            "out_grades": pack_grades(self.out_grades),
+        }
+
+

@@ -1,0 +1,123 @@
+"""Triangular convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.layers.base import TriangularKernel
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class TriConv2D(TriangularKernel, keras.layers.Conv2D):
+    """2-D convolution whose output channels read only channels of no larger grade.
+
+    `outputs = activation(conv2d(inputs, kernel * mask) + bias)`, with
+    `mask[t, s] = in_grade[t] <= out_grade[s]`. With equally many input and output
+    channels the mask is a triangle: output channel `s` reads input channels `0..s`,
+    so that its values are the same at every width at which it is active. If every
+    grade is 0 the layer is `keras.layers.Conv2D`.
+
+    Alone, or in a plain `keras.Model`, it is an ordinary layer with the standard
+    staircase. In an `AnyWidthModel` it receives the grades of its place in the graph.
+
+    Args:
+        filters: As in `keras.layers.Conv2D`, and so are all arguments that are not
+            listed here.
+        kernel_size: See `filters`.
+        strides: See `filters`.
+        padding: See `filters`.
+        data_format: `"channels_last"` or `None`.
+        dilation_rate: See `filters`.
+        groups: 1.
+        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
+            by itself (not softmax).
+        use_bias: See `filters`.
+        kernel_initializer: See `filters`. `VarianceScaling` initializers use each
+            output channel's own fan-in.
+        bias_initializer: See `filters`.
+        kernel_regularizer: See `filters`.
+        bias_regularizer: See `filters`.
+        activity_regularizer: See `filters`.
+        kernel_constraint: Applied after each update, before the triangle.
+        bias_constraint: See `filters`.
+        in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
+            `None` for `channel_grades(in_channels)`; then `out_grades` too.
+        out_grades: Grades of the output channels, `(filters,)`, likewise.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        `(batch, rows, cols, in_channels)`, of a floating dtype.
+
+    Output shape:
+        `(batch, new_rows, new_cols, filters)`, of the layer's compute dtype.
+
+    Raises:
+        ValueError: If `data_format` is `"channels_first"`, `groups` is not 1, only
+            one of the grades is given, or they do not fit the channels.
+        NotImplementedError: If LoRA or Keras quantization is asked for.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from awn_keras import TriConv2D
+    >>> layer = TriConv2D(45, 3, use_bias=False)
+    >>> layer(np.ones((1, 8, 8, 45), "float32")).shape
+    TensorShape([1, 6, 6, 45])
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 3.2, figure 3.
+    """
+
+    stock_class = keras.layers.Conv2D
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, int] = (1, 1),
+        groups: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
+        in_grades: Sequence[Any] | np.ndarray | None = None,
+        out_grades: Sequence[Any] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+        self._init_triangle(in_grades, out_grades)
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Convolves `inputs` with the masked kernel."""
+        return super().convolution_op(inputs, self.masked(kernel))

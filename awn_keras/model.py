@@ -1,0 +1,657 @@
+"""The any-width model: one pass of the trunk trains and evaluates every width.
+
+`call`, the loss and the metrics use `keras.ops`; only `train_step` knows TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.layers.base import TriangularKernel
+from awn_keras.propagation import Graded, Propagation, Split, propagate, split
+from awn_keras.widths import (
+    FixedWidths,
+    SandwichWidths,
+    UniformWidths,
+    WidthSampler,
+    channel_grades,
+    check_width,
+    check_widths_grid,
+)
+
+for _sampler_class in (WidthSampler, SandwichWidths, UniformWidths, FixedWidths):
+    keras.saving.register_keras_serializable(package="awn_keras")(_sampler_class)
+
+_REDUCTIONS = ("mean", "sum")
+
+
+class _WidthMetrics(keras.metrics.Metric):
+    """The state of a model's metrics once for each of several widths.
+
+    Args:
+        variables: The metrics' own variables; here each gets a first axis `width`.
+        levels: Integer levels `(widths,)` that the states belong to.
+    """
+
+    def __init__(self, variables: list[Any], levels: np.ndarray) -> None:
+        super().__init__(name="width_metrics")
+        self.levels = np.asarray(levels, "int32")
+        for variable in variables:
+            # Zero is what a Keras metric's `reset_state` starts from.
+            self.add_variable(
+                (len(levels), *variable.shape), "zeros", variable.dtype, name="state"
+            )
+
+
+@dataclass
+class _Runtime:
+    """What a model needs to run, out of sight of Keras' tracking of variables.
+
+    The width is a variable, so that changing it retraces nothing; it is no weight, so
+    that weights are those of the layers alone. The same holds for the metrics.
+    """
+
+    propagation: Propagation
+    parts: Split
+    thresholds: np.ndarray  # grades above min_width, each once, ascending
+    channel_levels: list[np.ndarray | None]  # for each tensor between the parts
+    level: keras.Variable
+    width: float = 1.0
+    train_metrics: _WidthMetrics | None = None
+    test_metrics: _WidthMetrics | None = None
+
+    def level_of(self, width: float | np.ndarray) -> Any:
+        """Levels number the distinct networks from 0, the narrowest, upwards."""
+        return np.searchsorted(self.thresholds, width, side="right").astype("int32")
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class AnyWidthModel(keras.Model):
+    """A functional Keras model that runs at any width from `min_width` to 1.
+
+    Build it like a `keras.Model`: a plain layer on the input (the stem), Tri layers,
+    the stock per-channel layers between them, and a plain layer on top (the readout),
+    whose outputs are all there at every width. Compile, fit, evaluate, predict, save
+    and load are Keras' own, with these additions:
+
+    - `fit` trains several widths in every step, by one pass through the trunk;
+    - `width` sets the width of `predict`, `evaluate` and `model(x)`;
+    - logs hold each metric at the current width under its own name, and at the report
+      widths as `accuracy_w0.25`; validation adds `auc`, the accuracy averaged over
+      all widths (`width_auc` if the model has a metric called `auc`). AUC needs one
+      of Keras' accuracy metrics in `metrics`.
+
+    Args:
+        inputs: `keras.Input`, or a structure of them.
+        outputs: Tensors computed from `inputs`.
+        name: Name of the model.
+        min_width: Smallest width in (0, 1]; what is active at it is always on, and
+            dense. `None` for the first of `widths_grid`, else 0.25.
+        divisor: Channels come and go in blocks of this size; 8 suits phones.
+        widths_grid: If only a few widths are needed: these, ascending, ending at 1.
+            A width between two of them runs as the smaller one.
+        **kwargs: `trainable`.
+
+    Raises:
+        ValueError: If an argument is out of range, a layer breaks the rule of
+            any-width networks, or there is no readout.
+        NotImplementedError: If there is no width rule for a layer.
+
+    Example:
+
+    >>> import keras
+    >>> from awn_keras import AnyWidthModel, TriDense
+    >>> inputs = keras.Input((4,))
+    >>> x = keras.layers.Dense(8, activation="relu")(inputs)
+    >>> x = TriDense(8, activation="relu")(x)
+    >>> model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.5)
+    >>> model.distinct_widths
+    (0.5, 0.625, 0.75, 0.875, 1.0)
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), sections 3 and 4.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        *,
+        min_width: float | None = None,
+        divisor: int = 1,
+        widths_grid: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        if widths_grid is not None:
+            widths_grid = check_widths_grid(widths_grid)
+            if min_width is None:
+                min_width = widths_grid[0]
+            if min_width != widths_grid[0]:
+                raise ValueError(
+                    "`min_width` must be the first of `widths_grid`. Received: "
+                    f"min_width={min_width}, widths_grid={list(widths_grid)}"
+                )
+        min_width = 0.25 if min_width is None else min_width
+        self.min_width = check_width(min_width, name="min_width")
+        self.divisor = divisor
+        self.widths_grid = widths_grid
+        new_grades = partial(
+            channel_grades,
+            divisor=divisor,
+            min_width=self.min_width,
+            widths_grid=widths_grid,
+        )
+        propagation = propagate(self, new_grades)
+        for node in propagation.nodes:
+            if isinstance(node.operation, TriangularKernel):
+                flow = propagation.flows[id(node)]
+                (kind,) = flow.inputs
+                fixed = np.zeros(flow.input_shapes[0][-1])
+                node.operation.set_grades(
+                    getattr(kind, "grades", fixed), flow.output.grades
+                )
+        self._runtime = _make_runtime(self, propagation)
+
+    # ------------------------------------------------------------------- width
+
+    @property
+    def width(self) -> float:
+        """The width at which the model runs, in [min_width, 1]; 1 at first."""
+        return self._runtime.width
+
+    @width.setter
+    def width(self, value: float) -> None:
+        self._runtime.width = check_width(value, self.min_width)
+        self._runtime.level.assign(self._runtime.level_of(self._runtime.width))
+
+    @property
+    def distinct_widths(self) -> tuple[float, ...]:
+        """One width for each different network there is, ascending, 1 the last.
+
+        Between two of them some channel appears: a width in the middle of the range
+        in which the network stays the same, or the grid's own.
+        """
+        starts = np.append(self.min_width, self._runtime.thresholds)
+        if self.widths_grid is not None:
+            return tuple(starts.tolist())
+        inner = []
+        for start, end in pairwise(starts[1:].tolist()):
+            middle = (start + end) / 2
+            rounded = round(middle, 6)  # for the eye
+            inner.append(rounded if start <= rounded < end else middle)
+        return (self.min_width, *inner, 1.0)[: len(starts)]
+
+    @property
+    def propagation(self) -> Propagation:
+        """The kind of every tensor in the graph, and so the grade of each channel."""
+        return self._runtime.propagation
+
+    # ----------------------------------------------------------------- running
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Returns the model's outputs at the current width."""
+        features = self._features(inputs, training)
+        level = keras.ops.expand_dims(self._runtime.level.value, 0)
+        return self._outputs_at(level, features, training)[0]
+
+    def _features(self, inputs: Any, training: bool | None) -> list[Any]:
+        """Runs the trunk, once for all widths."""
+        return keras.tree.flatten(self._runtime.parts.trunk(inputs, training=training))
+
+    def _outputs_at(
+        self, levels: Any, features: list[Any], training: bool | None
+    ) -> list[Any]:
+        """Runs the tail at several levels `(n,)`, folded into its batch.
+
+        Returns:
+            The model's outputs, n times.
+        """
+        count = levels.shape[0]
+        folded = []
+        for x, channel_levels in zip(
+            features, self._runtime.channel_levels, strict=True
+        ):
+            shape = keras.ops.shape(x)
+            stacked = keras.ops.broadcast_to(x, (count, *shape))
+            if channel_levels is not None:
+                active = channel_levels <= keras.ops.expand_dims(levels, -1)
+                active = keras.ops.reshape(active, (count, *(1,) * (len(shape) - 1), -1))
+                # Not a product: a wide channel that overflows must not reach a
+                # narrow width as 0 * inf.
+                stacked = keras.ops.where(active, stacked, keras.ops.zeros_like(x))
+            folded.append(keras.ops.reshape(stacked, (-1, *shape[1:])))
+        outputs = self._runtime.parts.tail(folded, training=training)
+        pieces = [
+            keras.ops.split(y, count, axis=0) for y in keras.tree.flatten(outputs)
+        ]
+        return [
+            keras.tree.pack_sequence_as(outputs, list(piece))
+            for piece in zip(*pieces, strict=True)
+        ]
+
+    # --------------------------------------------------------------- compiling
+
+    def compile(
+        self,
+        *args: Any,
+        widths: WidthSampler | None = None,
+        width_reduction: str = "mean",
+        report_widths: Sequence[float] | None = None,
+        loop: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, as `keras.Model.compile` does.
+
+        Args:
+            *args: `optimizer`, `loss` and so on, as in Keras.
+            widths: Which widths a training step runs: a `WidthSampler`. `None` for
+                `SandwichWidths(min_width, 1.0, num_widths=4)`.
+            width_reduction: `"mean"` of the losses of these widths, so that the
+                learning rate does not depend on their number, or `"sum"`, as in the
+                paper. Regularization losses are added once.
+            report_widths: Widths in [min_width, 1] at which `fit` and `evaluate`
+                report loss and metrics. `None` for the smallest, the middle and 1; an
+                empty sequence for none.
+            loop: Runs the paper's algorithm 1 literally, one forward and backward
+                pass for each width: the reference for tests. The gradients are the
+                same, it takes much longer, and BatchNormalization updates its moving
+                statistics once for each pass.
+            **kwargs: As in Keras.
+
+        Raises:
+            TypeError: If `widths` is not a `WidthSampler`.
+            ValueError: If a width is below the model's `min_width`, or
+                `width_reduction` is neither `"mean"` nor `"sum"`.
+
+        Reference:
+            Vu et al., Any-Width Networks (2020), algorithm 1.
+        """
+        if widths is None:
+            widths = SandwichWidths(self.min_width, 1.0, num_widths=4)
+        if not isinstance(widths, WidthSampler):
+            raise TypeError(
+                "`widths` must be a `WidthSampler`, such as `SandwichWidths(0.25, "
+                f"1.0)` or `FixedWidths([0.25, 1.0])`. Received: widths={widths!r}"
+            )
+        check_width(widths.smallest, self.min_width, "widths")
+        if width_reduction not in _REDUCTIONS:
+            raise ValueError(
+                f"`width_reduction` must be one of {_REDUCTIONS}. Received: "
+                f"width_reduction={width_reduction!r}"
+            )
+        if report_widths is None:
+            report_widths = (self.min_width, (self.min_width + 1) / 2, 1.0)
+        report_widths = sorted(
+            {check_width(w, self.min_width, "report_widths") for w in report_widths}
+        )
+        super().compile(*args, **kwargs)
+        self._width_seed = keras.random.SeedGenerator(widths.seed)
+        # Known from here on, so that a saved model goes on with the same widths.
+        seed = int(keras.ops.convert_to_numpy(self._width_seed.state)[0])
+        widths = widths.with_seed(seed)
+        self._width_config = {
+            "widths": widths,
+            "width_reduction": width_reduction,
+            "report_widths": tuple(report_widths),
+            "loop": loop,
+        }
+        self._runtime.train_metrics = self._runtime.test_metrics = None
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns the arguments of `compile`, serialized."""
+        config = super().get_compile_config()
+        if config:
+            config.update(self._width_config)
+            config["widths"] = keras.saving.serialize_keras_object(config["widths"])
+            config["report_widths"] = list(config["report_widths"])
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles the model as `get_compile_config` says."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    # ---------------------------------------------------------------- training
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One optimizer step over several widths; see `compile`.
+
+        Args:
+            data: `(x, y)` or `(x, y, sample_weight)`, a batch.
+
+        Returns:
+            The logs: loss (over the widths trained), metrics at the current width,
+            and loss and metrics at the report widths.
+        """
+        import tensorflow as tf
+
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        levels = self._sample_levels()
+        passes = [levels]
+        if self._width_config["loop"]:
+            passes = keras.ops.split(levels, levels.shape[0])
+        loss = 0.0
+        gradients: list[Any] = [None] * len(self.trainable_weights)
+        for index, some_levels in enumerate(passes):
+            with tf.GradientTape() as tape:
+                features = self._features(x, training=True)
+                outputs = self._outputs_at(some_levels, features, training=True)
+                part = self._loss_over_widths(x, y, outputs, sample_weight, index == 0)
+                scaled = self.optimizer.scale_loss(part)
+            loss += part
+            gradients = [
+                new if old is None else old if new is None else old + new
+                for old, new in zip(
+                    gradients,
+                    tape.gradient(scaled, self.trainable_weights),
+                    strict=True,
+                )
+            ]
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_weights, strict=True)
+        )
+        self._track_loss(loss, x)
+        return self._update_metrics("train", features, x, y, sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluates a batch at the current width and at all distinct widths.
+
+        Args:
+            data: `(x, y)` or `(x, y, sample_weight)`, a batch.
+
+        Returns:
+            The logs: loss and metrics at the current and at the report widths.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        features = self._features(x, training=False)
+        return self._update_metrics("test", features, x, y, sample_weight)
+
+    def _sample_levels(self) -> Any:
+        """Draws the levels of a training step, int32 `(num_widths,)`."""
+        sampler = self._width_config["widths"]
+        fixed = self._runtime.level_of(np.asarray(sampler.fixed, float))
+        levels = keras.ops.convert_to_tensor(fixed, "int32")
+        if not sampler.num_random:
+            return levels
+        # The state is the step's number, not what was drawn before: training resumed
+        # from a checkpoint, and every replica, draws the same widths.
+        state = self._width_seed.state
+        step = keras.ops.cast(self.optimizer.iterations, state.dtype)
+        seed = keras.ops.convert_to_tensor(sampler.seed, state.dtype)
+        state.assign(keras.ops.stack([seed, step]))
+        drawn = keras.random.uniform(
+            (sampler.num_random,),
+            sampler.min_width,
+            sampler.max_width,
+            seed=self._width_seed,
+        )
+        thresholds = self._runtime.thresholds.astype("float32")
+        below = keras.ops.expand_dims(drawn, -1) >= thresholds
+        counts = keras.ops.sum(keras.ops.cast(below, "int32"), axis=-1)
+        return keras.ops.concatenate([levels, counts])
+
+    def _loss_over_widths(
+        self, x: Any, y: Any, outputs: list[Any], sample_weight: Any, regularize: bool
+    ) -> Any:
+        """Reduces the losses at several widths; adds regularization losses once."""
+        total = 0.0
+        regularization = 0.0
+        for y_pred in outputs:
+            total += self.compute_loss(x, y, y_pred, sample_weight, training=True)
+        if self.losses:
+            # `compute_loss` has added them to each width's loss.
+            regularization = sum(map(self._aggregate_additional_loss, self.losses))
+            total -= len(outputs) * regularization
+        if self._width_config["width_reduction"] == "mean":
+            total /= self._width_config["widths"].num_widths
+        return total + regularization if regularize else total
+
+    # ----------------------------------------------------------------- metrics
+
+    def _track_loss(self, loss: Any, x: Any) -> None:
+        batch = keras.ops.shape(keras.tree.flatten(x)[0])[0]
+        self._loss_tracker.update_state(loss, sample_weight=batch)
+
+    def _update_metrics(
+        self, mode: str, features: list[Any], x: Any, y: Any, sample_weight: Any
+    ) -> dict[str, Any]:
+        """Updates the metrics at the current width, and those at several widths."""
+        training = mode == "train"
+        runtime = self._runtime
+
+        def update(level: Any, track_loss: bool) -> dict[str, Any]:
+            levels = keras.ops.expand_dims(level, 0)
+            y_pred = self._outputs_at(levels, features, training)[0]
+            if track_loss:
+                loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
+                self._track_loss(loss, x)
+            return self.compute_metrics(x, y, y_pred, sample_weight)
+
+        logs = update(runtime.level.value, track_loss=not training)
+        variables = self._plain_metric_variables()
+        states = getattr(runtime, f"{mode}_metrics")
+        if states is None:
+            widths = self._width_config["report_widths"] if training else None
+            states = _WidthMetrics(variables, self._levels(widths))
+            setattr(runtime, f"{mode}_metrics", states)
+        if len(states.levels) == 0:
+            return logs
+
+        def update_one(arguments: Any) -> list[Any]:
+            level, *values = arguments
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                update(level, track_loss=True)
+                return [scope.get_current_value(variable) for variable in variables]
+
+        stacked = [variable.value for variable in states.variables]
+        updated = keras.ops.map(update_one, [states.levels, *stacked])
+        for variable, value in zip(states.variables, updated, strict=True):
+            variable.assign(value)
+        return {**logs, **self._report(states)}
+
+    def _levels(self, widths: Sequence[float] | None) -> np.ndarray:
+        if widths is None:
+            return np.arange(len(self._runtime.thresholds) + 1)
+        return self._runtime.level_of(np.asarray(widths, float))
+
+    def _plain_metric_variables(self) -> list[Any]:
+        return [variable for metric in self.metrics for variable in metric.variables]
+
+    def _report(self, states: _WidthMetrics) -> dict[str, Any]:
+        """Loss and metrics at the report widths."""
+        logs = {}
+        for width in self._width_config["report_widths"]:
+            level = self._runtime.level_of(width)
+            index = int(np.flatnonzero(states.levels == level)[0])
+            for name, value in self._result_at(states, index).items():
+                logs[f"{name}_w{width:g}"] = value
+        return logs
+
+    def _result_at(self, states: _WidthMetrics, index: int) -> dict[str, Any]:
+        values = [variable[index] for variable in states.variables]
+        mapping = list(zip(self._plain_metric_variables(), values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return self.get_metrics_result()
+
+    def reset_metrics(self) -> None:
+        """Resets all metrics, those at several widths included."""
+        super().reset_metrics()
+        for states in (self._runtime.train_metrics, self._runtime.test_metrics):
+            if states is not None:
+                states.reset_state()
+
+    def _flatten_metrics_in_order(self, logs: dict[str, Any]) -> Any:
+        """As a list, results are those of a plain model: at the current width."""
+        plain = self.get_metrics_result()
+        return super()._flatten_metrics_in_order(
+            {name: value for name, value in logs.items() if name in plain}
+        )
+
+    def evaluate(self, *args: Any, return_dict: bool = False, **kwargs: Any) -> Any:
+        """Evaluates as `keras.Model.evaluate` does, at the current width.
+
+        Args:
+            *args: As in Keras.
+            return_dict: Whether to return a dict. It holds the report widths and
+                `auc` too; the list holds what a plain model's holds.
+            **kwargs: As in Keras.
+
+        Returns:
+            Loss and metrics.
+        """
+        logs = super().evaluate(*args, return_dict=True, **kwargs)
+        name = self.accuracy_name
+        if name is not None:
+            accuracy = self._results_at_all_levels()[name]
+            key = "width_auc" if "auc" in logs else "auc"
+            logs[key] = area_under_curve(self.distinct_widths, accuracy)
+        return logs if return_dict else self._flatten_metrics_in_order(logs)
+
+    def evaluate_widths(
+        self, *args: Any, widths: Sequence[float] | None = None, **kwargs: Any
+    ) -> dict[str, np.ndarray]:
+        """Evaluates loss and metrics at many widths, by one pass over the data.
+
+        Args:
+            *args: As in `evaluate`.
+            widths: Widths in [min_width, 1]. `None` for `distinct_widths`.
+            **kwargs: As in `evaluate`.
+
+        Returns:
+            For `loss` and each metric a float64 array `(widths,)`.
+
+        Raises:
+            ValueError: If the model is not compiled, or a width is out of range.
+        """
+        if widths is not None:
+            widths = [check_width(w, self.min_width, "widths") for w in widths]
+        self.evaluate(*args, **kwargs)
+        levels = self._levels(widths)
+        return {
+            name: values[levels]
+            for name, values in self._results_at_all_levels().items()
+        }
+
+    def _results_at_all_levels(self) -> dict[str, np.ndarray]:
+        states = self._runtime.test_metrics
+        results = [self._result_at(states, i) for i in range(len(states.levels))]
+        return {
+            name: np.array([float(result[name]) for result in results])
+            for name, value in results[0].items()
+            if np.ndim(value) == 0
+        }
+
+    @property
+    def accuracy_name(self) -> str | None:
+        """Name of the first accuracy among the results, or `None`."""
+        accuracies = (
+            keras.metrics.Accuracy,
+            keras.metrics.BinaryAccuracy,
+            keras.metrics.CategoricalAccuracy,
+            keras.metrics.SparseCategoricalAccuracy,
+            keras.metrics.TopKCategoricalAccuracy,
+            keras.metrics.SparseTopKCategoricalAccuracy,
+        )
+        names = tuple(
+            metric.name
+            for group in self.metrics
+            for metric in getattr(group, "metrics", [group])
+            if isinstance(metric, accuracies)
+        )
+        return next(
+            (key for key in self.get_metrics_result() if key.endswith(names)), None
+        )
+
+    # ------------------------------------------------------------------ saving
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the functional model's config and the widths' arguments."""
+        grid = self.widths_grid
+        return {
+            **super().get_config(),
+            "min_width": self.min_width,
+            "divisor": self.divisor,
+            "widths_grid": None if grid is None else list(grid),
+        }
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: an exported graph has one width and no zeros to carry.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            f"AnyWidthModel '{self.name}' cannot be exported as a whole. Use "
+            "`awn_keras.export_tflite(model, directory, widths=[...])`, or "
+            "`awn_keras.slim(model, width).export(path)`."
+        )
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: Keras would quantize the kernels past their masks.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            f"AnyWidthModel '{self.name}' cannot be quantized in place. Quantize "
+            "`awn_keras.slim(model, width)`."
+        )
+
+
+def area_under_curve(widths: Sequence[float], values: Sequence[float]) -> float:
+    """Average of a value over widths: the trapezoid's area over the range's length.
+
+    Args:
+        widths: Widths `(n,)`, ascending.
+        values: Values at them `(n,)`.
+
+    Returns:
+        The average, in the unit of `values`; with one width its value.
+
+    Raises:
+        ValueError: If the two differ in length, are empty, or the widths do not
+            ascend.
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 5.1 (AUC).
+    """
+    x, y = np.asarray(widths, float), np.asarray(values, float)
+    if x.shape != y.shape or x.ndim != 1 or not len(x) or np.any(np.diff(x) <= 0):
+        raise ValueError(
+            "`widths` must ascend, with one of `values` for each. Received: "
+            f"widths={list(x)}, values={list(y)}"
+        )
+    if len(x) == 1:
+        return float(y[0])
+    return float(np.trapezoid(y, x) / (x[-1] - x[0]))
+
+
+def _make_runtime(model: AnyWidthModel, propagation: Propagation) -> _Runtime:
+    graded = [k.grades for k in propagation.kinds.values() if isinstance(k, Graded)]
+    grades = np.unique(np.concatenate([np.zeros(1), *graded]))
+    thresholds = grades[grades > model.min_width]
+    parts = split(model, propagation)
+    runtime = _Runtime(
+        propagation,
+        parts,
+        thresholds,
+        channel_levels=[],
+        level=keras.Variable(len(thresholds), dtype="int32", trainable=False),
+    )
+    runtime.channel_levels = [
+        # A channel is active from the level on at which its grade is reached.
+        None if channel_grades_ is None else runtime.level_of(channel_grades_)
+        for channel_grades_ in parts.grades
+    ]
+    return runtime

@@ -1,0 +1,120 @@
+"""From an any-width model to a plain Keras model of one width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.graph import replay
+from awn_keras.layers.base import TriangularKernel
+from awn_keras.model import AnyWidthModel
+from awn_keras.propagation import Flow, active, active_slices, rule_of
+from awn_keras.widths import check_width
+
+
+def slim(model: AnyWidthModel, width: float) -> keras.Model:
+    """Copies the active part of a model into stock Keras layers.
+
+    The result computes what the model computes at this width, with fewer weights and
+    operations, and knows nothing of awn_keras. Layers keep their names.
+
+    Args:
+        model: The model; it is left as it is.
+        width: Width in [min_width, 1].
+
+    Returns:
+        A new functional `keras.Model`, not compiled. A kernel `(rows, cols, in, out)`
+        keeps its first active channels of `in` and `out`; dtypes stay.
+
+    Raises:
+        TypeError: If `model` is not an `AnyWidthModel`.
+        ValueError: If `width` is outside [min_width, 1].
+
+    Example:
+
+    >>> from awn_keras import lenet_3c1l, slim
+    >>> model = lenet_3c1l()
+    >>> small = slim(model, 0.5)
+    >>> small.get_layer("conv2").kernel.shape
+    (3, 3, 23, 23)
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 4.1.
+    """
+    if not isinstance(model, AnyWidthModel):
+        raise TypeError(
+            "`model` must be an `AnyWidthModel`; a plain model has one width only. "
+            f"Received: '{getattr(model, 'name', model)}' ({type(model).__name__})"
+        )
+    width = check_width(width, model.min_width)
+    propagation = model.propagation
+    flows = {
+        id(node.operation): propagation.flows[id(node)] for node in propagation.nodes
+    }
+    copies: dict[int, Any] = {}
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(operation, keras.Layer):
+            return operation(*args, **kwargs)
+        if id(operation) not in copies:
+            flow = flows[id(operation)]
+            copies[id(operation)] = _slim_layer(operation, flow, width)
+        return copies[id(operation)](*args, **kwargs)
+
+    inputs = keras.tree.map_structure(_same_input, model.input)
+    tensors = {
+        id(old): new
+        for old, new in zip(model.inputs, keras.tree.flatten(inputs), strict=True)
+    }
+    replay(propagation.nodes, tensors, call)
+    outputs = keras.tree.map_structure(lambda x: tensors[id(x)], model.output)
+    slimmed = keras.Model(inputs, outputs, name=model.name)
+    layers = {id(node.operation): node.operation for node in propagation.nodes}
+    for key, copy in copies.items():
+        layer = layers[key]
+        slices = active_slices(layer, flows[key], width)
+        copy.set_weights(
+            [
+                value[np.ix_(*index)]
+                for value, index in zip(_weights(layer), slices, strict=True)
+            ]
+        )
+    return slimmed
+
+
+def _same_input(x: Any) -> Any:
+    return keras.Input(
+        batch_shape=x.shape, dtype=x.dtype, name=x.name, sparse=x.sparse
+    )
+
+
+def _slim_layer(layer: keras.Layer, flow: Flow, width: float) -> keras.Layer:
+    """Makes a stock layer for the active channels; its weights come later."""
+    config = layer.get_config()
+    layer_class = type(layer)
+    if isinstance(layer, TriangularKernel):
+        layer_class = layer.stock_class
+        del config["in_grades"], config["out_grades"]
+    rule = rule_of(layer)
+    if rule is not None and rule.channels is not None:
+        channels = active(flow.output, flow.output_shape, width)
+        config[rule.channels] = int(channels.sum())
+    if isinstance(layer, keras.layers.Reshape):
+        config["target_shape"] = _slim_target(flow, width)
+    return layer_class.from_config(config)
+
+
+def _slim_target(flow: Flow, width: float) -> tuple[int, ...]:
+    channels = int(active(flow.output, flow.output_shape, width).sum())
+    sizes = [-1 if size is None else size for size in flow.output_shape[1:-1]]
+    return (*sizes, channels)
+
+
+def _weights(layer: keras.Layer) -> list[np.ndarray]:
+    values = [keras.ops.convert_to_numpy(weight) for weight in layer.weights]
+    if isinstance(layer, TriangularKernel):
+        # The kernel may hold forbidden entries since it was last assigned.
+        values[0] = keras.ops.convert_to_numpy(layer.masked(layer.weights[0]))
+    return values

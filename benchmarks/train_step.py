@@ -1,0 +1,196 @@
+"""Times one training step: one pass against a plain network and against the loop.
+
+    python benchmarks/train_step.py [--steps 40] [--batch-size 128] [--output FILE]
+
+LeNet-3C1L (45 channels) at 32x32x3. All arms run in one process, taking turns, so
+that drift of the machine meets all of them; reported are medians and their ratios to
+the plain full-width Keras model. Two minutes on 2 cores.
+
+- plain: the same network of ordinary convolutions, full width only;
+- one pass, 4 widths: `AnyWidthModel` with the sandwich rule, its default;
+- one pass, all widths: every distinct width in every step;
+- sliced loop: algorithm 1 of the paper as its authors run it, a forward and backward
+  pass for each of 4 widths, through convolutions sliced to the width. (Fixed widths
+  0.25, 0.5, 0.75, 1, so that all slices are static: the fastest loop there can be.)
+- masked loop: `compile(loop=True)`, the reference for tests: every pass runs the
+  whole trunk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, lenet_3c1l, slim
+from awn_keras.experiments.training import environment
+from awn_keras.propagation import active_slices
+
+SHAPE, CLASSES = (32, 32, 3), 10
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+OUTPUT = Path(__file__).parents[1] / "results" / "train_step.json"
+
+
+def compile_model(model: keras.Model, **kwargs: Any) -> keras.Model:
+    """The same optimizer, loss and metrics for all arms."""
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **kwargs,
+    )
+    return model
+
+
+def keras_step(model: keras.Model, batches: Iterator[Any]) -> Callable[[], Any]:
+    """The compiled step that `fit` runs."""
+    model.make_train_function()
+    return lambda: model.train_function(batches)
+
+
+def sliced_loop_step(model: AnyWidthModel, batches: Iterator[Any]) -> Callable[[], Any]:
+    """Algorithm 1 with slicing: one pass of a slimmed network for each width.
+
+    The slimmed networks lend only their graphs; weights are slices of the model's.
+    """
+    layers = {node.operation.name: node for node in model.propagation.nodes}
+    networks = []
+    for width in WIDTHS:
+        network = slim(model, width)
+        sources = {}
+        for layer in network.layers:
+            if not layer.weights:
+                continue
+            node = layers[layer.name]
+            flow = model.propagation.flows[id(node)]
+            indices = active_slices(node.operation, flow, width)
+            for weight, full, index in zip(
+                layer.weights, node.operation.weights, indices, strict=True
+            ):
+                sources[id(weight)] = (full, index)
+        networks.append((network, sources))
+
+    def part(full: keras.Variable, index: tuple[np.ndarray, ...]) -> tf.Tensor:
+        value = full.value
+        for axis, chosen in enumerate(index):
+            if len(chosen) == full.shape[axis]:
+                continue
+            if chosen[-1] == len(chosen) - 1:  # a prefix: a slice, not a gather
+                begin = [0] * len(index)
+                size = [-1] * axis + [len(chosen)] + [-1] * (len(index) - axis - 1)
+                value = tf.slice(value, begin, size)
+            else:
+                value = tf.gather(value, chosen, axis=axis)
+        return value
+
+    @tf.function
+    def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        gradients: list[Any] = [0.0] * len(model.trainable_variables)
+        total = 0.0
+        for network, sources in networks:
+            with tf.GradientTape() as tape:
+                parts = [part(*sources[id(v)]) for v in network.trainable_variables]
+                fixed = network.non_trainable_variables
+                y_pred, updated = network.stateless_call(
+                    parts, [part(*sources[id(v)]) for v in fixed], x, training=True
+                )
+                loss = model.loss(y, y_pred)
+            for variable, value in zip(fixed, updated, strict=True):
+                full, (index,) = sources[id(variable)]
+                full.value[: len(index)].assign(value)
+            new = tape.gradient(loss, model.trainable_variables)
+            gradients = [
+                a + tf.convert_to_tensor(b)
+                for a, b in zip(gradients, new, strict=True)
+            ]
+            total += loss
+        model.optimizer.apply_gradients(
+            zip(gradients, model.trainable_variables, strict=True)
+        )
+        return total
+
+    model.optimizer.build(model.trainable_variables)
+    return lambda: step(*next(batches))
+
+
+def plain_model() -> keras.Model:
+    """The same network of ordinary convolutions, of full width."""
+    return keras.models.clone_model(slim(lenet_3c1l(SHAPE, CLASSES), 1.0))
+
+
+def main() -> None:
+    """Runs all arms and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    args = parser.parse_args()
+
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(args.batch_size, *SHAPE)).astype("float32")
+    y = rng.integers(0, CLASSES, args.batch_size)
+
+    def batches() -> Iterator[Any]:
+        return iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+
+    def any_width(widths: Any, **kwargs: Any) -> AnyWidthModel:
+        model = lenet_3c1l(SHAPE, CLASSES)
+        if widths is None:
+            widths = FixedWidths(model.distinct_widths)
+        return compile_model(model, widths=widths, **kwargs)
+
+    sandwich, everything = SandwichWidths(0.25, 1.0, num_widths=4), None
+    models = {
+        "plain": compile_model(plain_model()),
+        "one pass, 4 widths": any_width(sandwich),
+        "one pass, all widths": any_width(everything),
+        "masked loop, 4 widths": any_width(sandwich, loop=True),
+    }
+    steps = {name: keras_step(model, batches()) for name, model in models.items()}
+    steps["sliced loop, 4 widths"] = sliced_loop_step(any_width(sandwich), batches())
+
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for index in range(args.steps + 3):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            keras.tree.map_structure(np.asarray, step())
+            if index >= 3:  # the first trace and warm up
+                times[name].append(1000 * (time.perf_counter() - start))
+
+    plain = statistics.median(times["plain"])
+    rows = [
+        {
+            "arm": name,
+            "median_ms": statistics.median(values),
+            "min_ms": min(values),
+            "p90_ms": float(np.percentile(values, 90)),
+            "ratio_to_plain": statistics.median(values) / plain,
+        }
+        for name, values in times.items()
+    ]
+    for row in rows:
+        print(
+            f"{row['arm']:24} {row['median_ms']:8.1f} ms  {row['ratio_to_plain']:.2f}x"
+        )
+    report = {
+        "what": "one training step, LeNet-3C1L, 45 channels, 32x32x3",
+        "batch_size": args.batch_size,
+        "steps": args.steps,
+        "distinct_widths": len(models["one pass, 4 widths"].distinct_widths),
+        "rows": rows,
+        "environment": environment(),
+    }
+    args.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

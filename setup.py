@@ -1,0 +1,46 @@
+"""Packaging of awn_keras; settings of the tools are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TEST = [
+    "hypothesis>=6.100",
+    "pytest>=8",
+    "pytest-randomly>=3.15",
+]
+DEV = [
+    *TEST,
+    "codespell>=2.3",
+    "import-linter>=2.1",
+    "mypy>=1.13",
+    "ruff>=0.9",
+]
+
+setup(
+    name="awn_keras",
+    version="0.1.0",
+    description="Any-width networks for Keras: train every width at once, run any",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["awn_keras", "awn_keras.*"]),
+    install_requires=[
+        "ai-edge-litert>=2.1",
+        # TFDS 4.9 needs it on Python 3.11 and later, and does not ask for it.
+        "importlib_resources",
+        "keras>=3.12,<4",
+        "matplotlib>=3.8",
+        "numpy>=2.0",
+        "scikit-learn>=1.4",
+        "tensorflow>=2.20,<2.23",
+        "tensorflow-datasets>=4.9.7",
+    ],
+    extras_require={"test": TEST, "dev": DEV},
+    entry_points={"console_scripts": ["awn=awn_keras.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
