@@ -38,7 +38,7 @@ setup(
         "tensorflow-datasets>=4.9.7",
     ],
     extras_require={"test": TEST, "dev": DEV},
-    entry_points={"console_scripts": ["awn=awn_keras.cli:main"]},
+    entry_points={"console_scripts": ["awn=awn_keras.cli:console"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from awn_keras.architectures import lenet_3c1l
 from awn_keras.constraints import LowerTriangular, triangular_mask
+from awn_keras.deploy import export_tflite
 from awn_keras.evaluation import (
     TradeOffCurve,
     count_macs,
@@ -43,6 +44,7 @@ __all__ = [
     "channel_grades",
     "count_macs",
     "count_parameters",
+    "export_tflite",
     "lenet_3c1l",
     "register_width_rule",
     "slim",

@@ -30,7 +30,6 @@ def triangular_mask(
         than zero. It broadcasts against any Keras kernel `(..., in, out)`.
 
     Example:
-
     >>> from awn_keras import channel_grades, triangular_mask
     >>> triangular_mask(channel_grades(3), channel_grades(3)).astype(int)
     array([[1, 1, 1],
@@ -77,7 +76,6 @@ class LowerTriangular(keras.constraints.Constraint):
         inner: Constraint that is applied first, such as `keras.constraints.MaxNorm`.
 
     Example:
-
     >>> from awn_keras import LowerTriangular
     >>> float(LowerTriangular()(keras.ops.ones((3, 3, 8, 8))).numpy().sum())
     324.0

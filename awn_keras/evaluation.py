@@ -115,7 +115,10 @@ class TradeOffCurve:
 
 
 def trade_off_curve(
-    model: AnyWidthModel, *args: Any, widths: Sequence[float] | None = None, **kwargs: Any
+    model: AnyWidthModel,
+    *args: Any,
+    widths: Sequence[float] | None = None,
+    **kwargs: Any,
 ) -> TradeOffCurve:
     """Evaluates a model at many widths, by one pass over the data.
 
@@ -133,7 +136,6 @@ def trade_off_curve(
         ValueError: If the model is not compiled, or a width is out of range.
 
     Example:
-
     >>> import numpy as np
     >>> from awn_keras import lenet_3c1l, trade_off_curve
     >>> model = lenet_3c1l((8, 8, 1), padding="same", widths_grid=[0.5, 1.0])
@@ -148,14 +150,12 @@ def trade_off_curve(
             f"`model` must be an `AnyWidthModel`. Received: {type(model).__name__}"
         )
     widths = list(model.distinct_widths if widths is None else widths)
-    results = model.evaluate_widths(
-        *args, widths=widths, **{"verbose": 0, **kwargs}
-    )
+    results = model.evaluate_widths(*args, widths=widths, **{"verbose": 0, **kwargs})
     loss = results.pop("loss").tolist()
     metrics = {name: values.tolist() for name, values in results.items()}
     return TradeOffCurve(
         widths=widths,
-        accuracy=metrics.get(model.accuracy_name, []),
+        accuracy=metrics.get(model.accuracy_name or "", []),
         loss=loss,
         macs=[count_macs(model, width) for width in widths],
         parameters=[count_parameters(model, width) for width in widths],
@@ -181,9 +181,7 @@ def count_macs(model: keras.Model, width: float | None = None) -> int:
         ValueError: If the width is out of range, or the model's spatial sizes are not
             known.
     """
-    return sum(
-        _macs(layer, flow, width) for layer, flow in _flows_at(model, width)
-    )
+    return sum(_macs(layer, flow, width) for layer, flow in _flows_at(model, width))
 
 
 def count_parameters(model: keras.Model, width: float | None = None) -> int:

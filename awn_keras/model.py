@@ -105,7 +105,6 @@ class AnyWidthModel(keras.Model):
         NotImplementedError: If there is no width rule for a layer.
 
     Example:
-
     >>> import keras
     >>> from awn_keras import AnyWidthModel, TriDense
     >>> inputs = keras.Input((4,))
@@ -118,6 +117,8 @@ class AnyWidthModel(keras.Model):
     Reference:
         Vu et al., Any-Width Networks (2020), sections 3 and 4.
     """
+
+    _width_config: dict[str, Any]
 
     def __init__(
         self,
@@ -154,11 +155,7 @@ class AnyWidthModel(keras.Model):
         for node in propagation.nodes:
             if isinstance(node.operation, TriangularKernel):
                 flow = propagation.flows[id(node)]
-                (kind,) = flow.inputs
-                fixed = np.zeros(flow.input_shapes[0][-1])
-                node.operation.set_grades(
-                    getattr(kind, "grades", fixed), flow.output.grades
-                )
+                node.operation.set_grades(*flow.grades())
         self._runtime = _make_runtime(self, propagation)
 
     # ------------------------------------------------------------------- width
@@ -224,7 +221,9 @@ class AnyWidthModel(keras.Model):
             stacked = keras.ops.broadcast_to(x, (count, *shape))
             if channel_levels is not None:
                 active = channel_levels <= keras.ops.expand_dims(levels, -1)
-                active = keras.ops.reshape(active, (count, *(1,) * (len(shape) - 1), -1))
+                active = keras.ops.reshape(
+                    active, (count, *(1,) * (len(shape) - 1), -1)
+                )
                 # Not a product: a wide channel that overflows must not reach a
                 # narrow width as 0 * inf.
                 stacked = keras.ops.where(active, stacked, keras.ops.zeros_like(x))
@@ -429,12 +428,12 @@ class AnyWidthModel(keras.Model):
         training = mode == "train"
         runtime = self._runtime
 
-        def update(level: Any, track_loss: bool) -> dict[str, Any]:
+        def update(level: Any, loss_offset: Any = 0.0, track_loss: bool = True) -> Any:
             levels = keras.ops.expand_dims(level, 0)
             y_pred = self._outputs_at(levels, features, training)[0]
             if track_loss:
                 loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
-                self._track_loss(loss, x)
+                self._track_loss(loss + loss_offset, x)
             return self.compute_metrics(x, y, y_pred, sample_weight)
 
         logs = update(runtime.level.value, track_loss=not training)
@@ -447,11 +446,18 @@ class AnyWidthModel(keras.Model):
         if len(states.levels) == 0:
             return logs
 
+        # In a stateless scope Keras sees the losses of what runs inside it only, and
+        # regularizes the weights that are mapped.
+        offset = sum(
+            map(self._aggregate_additional_loss, self._trunk_activity_losses())
+        )
+        weights = [(variable, variable.value) for variable in self.trainable_variables]
+
         def update_one(arguments: Any) -> list[Any]:
             level, *values = arguments
-            mapping = list(zip(variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=mapping) as scope:
-                update(level, track_loss=True)
+            mapping = [*zip(variables, values, strict=True), *weights]
+            with keras.StatelessScope(mapping, collect_losses=True) as scope:
+                update(level, offset)
                 return [scope.get_current_value(variable) for variable in variables]
 
         stacked = [variable.value for variable in states.variables]
@@ -459,6 +465,13 @@ class AnyWidthModel(keras.Model):
         for variable, value in zip(states.variables, updated, strict=True):
             variable.assign(value)
         return {**logs, **self._report(states)}
+
+    def _trunk_activity_losses(self) -> list[Any]:
+        """What activity regularizers of the trunk's layers gave in its last run."""
+        trunk = self._runtime.parts.trunk
+        losses = trunk.losses  # weight regularizers come last
+        count = sum(w.regularizer is not None for w in trunk.trainable_weights)
+        return losses[: len(losses) - count]
 
     def _levels(self, widths: Sequence[float] | None) -> np.ndarray:
         if widths is None:
@@ -545,6 +558,8 @@ class AnyWidthModel(keras.Model):
 
     def _results_at_all_levels(self) -> dict[str, np.ndarray]:
         states = self._runtime.test_metrics
+        if states is None:  # nothing was evaluated
+            return {}
         results = [self._result_at(states, i) for i in range(len(states.levels))]
         return {
             name: np.array([float(result[name]) for result in results])
@@ -609,7 +624,9 @@ class AnyWidthModel(keras.Model):
         )
 
 
-def area_under_curve(widths: Sequence[float], values: Sequence[float]) -> float:
+def area_under_curve(
+    widths: Sequence[float], values: Sequence[float] | np.ndarray
+) -> float:
     """Average of a value over widths: the trapezoid's area over the range's length.
 
     Args:

@@ -62,6 +62,11 @@ class PerWidth:
 Kind = Fixed | Graded | PerWidth
 
 
+def _grades(kind: Kind, shape: tuple[Any, ...]) -> np.ndarray:
+    """Grades of a tensor's channels; 0 for those that are always there."""
+    return kind.grades if isinstance(kind, Graded) else np.zeros(shape[-1] or 1)
+
+
 @dataclass(frozen=True)
 class LayerCall:
     """One call of a layer in the graph, as a rule sees it.
@@ -83,21 +88,19 @@ class LayerCall:
         return self.node.operation
 
     @property
-    def input_shapes(self) -> list[tuple[int | None, ...]]:
+    def input_shapes(self) -> list[tuple[Any, ...]]:
         """Shapes of the input tensors, batch first."""
         return [tuple(x.shape) for x in self.node.input_tensors]
 
     @property
-    def output_shape(self) -> tuple[int | None, ...]:
+    def output_shape(self) -> tuple[Any, ...]:
         """Shape of the first output tensor, batch first."""
         return tuple(self.node.outputs[0].shape)
 
     def grades(self) -> np.ndarray:
         """Grades of the only input, all 0 if it is Fixed."""
         (kind,) = self.kinds
-        if isinstance(kind, Graded):
-            return kind.grades
-        return np.zeros(self.input_shapes[0][-1] or 0)
+        return _grades(kind, self.input_shapes[0])
 
     def error(self, reason: str) -> ValueError:
         """An error that names this layer."""
@@ -177,7 +180,6 @@ def register_width_rule(
             `WidthRule`.
 
     Example:
-
     >>> import keras
     >>> from awn_keras import WidthRule, register_width_rule
     >>> class Scale(keras.layers.Layer):
@@ -208,16 +210,21 @@ def rule_of(operation: Any) -> WidthRule | None:
 
 # ------------------------------------------------------------------------- checks
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 _L = keras.layers
 _A = keras.activations
 _CHANNELWISE_ACTIVATIONS = {
     getattr(_A, name)
-    for name in (
+    for name in _words(
         "celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_tanh "
         "leaky_relu linear log_sigmoid mish relu relu6 selu sigmoid silu soft_shrink "
         "softplus softsign sparse_plus sparse_sigmoid squareplus tanh tanh_shrink "
         "threshold"
-    ).split()
+    )
 }
 
 
@@ -343,11 +350,8 @@ def _concatenate(call: LayerCall) -> Kind:
     rank = len(call.output_shape)
     if call.layer.axis not in (-1, rank - 1):
         return _merge(call)
-    parts = [
-        kind.grades if isinstance(kind, Graded) else np.zeros(shape[-1])
-        for kind, shape in zip(call.kinds, call.input_shapes, strict=True)
-    ]
-    return Graded(np.concatenate(parts))
+    parts = map(_grades, call.kinds, call.input_shapes)
+    return Graded(np.concatenate(list(parts)))
 
 
 def _operation(call: LayerCall) -> Kind:
@@ -372,16 +376,19 @@ def _describe(kind: Kind) -> str:
 
 _DIMENSIONS = ("1D", "2D", "3D")
 _PER_CHANNEL = [
-    *"Activation ActivityRegularization AlphaDropout Dropout ELU GaussianDropout "
-    "GaussianNoise Identity LeakyReLU ReLU Resizing".split(),
+    *_words(
+        "Activation ActivityRegularization AlphaDropout Dropout ELU GaussianDropout "
+        "GaussianNoise Identity LeakyReLU ReLU Resizing"
+    ),
     *(
         name + dimensions
-        for name in "AveragePooling Cropping MaxPooling SpatialDropout UpSampling "
-        "ZeroPadding".split()
+        for name in _words(
+            "AveragePooling Cropping MaxPooling SpatialDropout UpSampling ZeroPadding"
+        )
         for dimensions in _DIMENSIONS
     ),
 ]
-_MERGES = "Add Average Maximum Minimum Multiply Subtract".split()
+_MERGES = _words("Add Average Maximum Minimum Multiply Subtract")
 
 _CONV = {"in_axes": {"kernel": -2}, "out_axes": {"kernel": -1, "bias": 0}}
 _DENSE = {"in_axes": {"kernel": 0}, "out_axes": {"kernel": 1, "bias": 0}}
@@ -414,9 +421,11 @@ _RULES.update(
 )
 _OPERATION_RULES = {
     name: WidthRule(_operation)
-    for name in "Absolute Add Clip Divide Exp Elu Gelu HardSigmoid HardSilu LeakyRelu "
-    "Maximum Minimum Multiply Negative Relu Relu6 Sigmoid Silu Softplus Sqrt Square "
-    "Subtract Tanh TrueDivide".split()
+    for name in _words(
+        "Absolute Add Clip Divide Exp Elu Gelu HardSigmoid HardSilu LeakyRelu Maximum "
+        "Minimum Multiply Negative Relu Relu6 Sigmoid Silu Softplus Sqrt Square "
+        "Subtract Tanh TrueDivide"
+    )
 }
 
 _TRIANGULAR = (TriConv2D, TriDense)
@@ -447,8 +456,15 @@ class Flow:
 
     inputs: tuple[Kind, ...]
     output: Kind
-    input_shapes: list[tuple[int | None, ...]]
-    output_shape: tuple[int | None, ...]
+    input_shapes: list[tuple[Any, ...]]
+    output_shape: tuple[Any, ...]
+
+    def grades(self) -> tuple[np.ndarray, np.ndarray]:
+        """Grades of the first input's and the output's channels, 0 where Fixed."""
+        return (
+            _grades(self.inputs[0], self.input_shapes[0]),
+            _grades(self.output, self.output_shape),
+        )
 
 
 @dataclass(frozen=True)
@@ -494,7 +510,8 @@ def propagate(
         output = _output_kind(call)
         flow = Flow(inputs, output, call.input_shapes, call.output_shape)
         first = seen.setdefault(id(node.operation), flow)
-        if (first.inputs, first.output) != (inputs, output) and call.layer.weights:
+        moved = (first.inputs, first.output) != (inputs, output)
+        if moved and _weights(call.layer):
             raise call.error(
                 "is shared between places with different grades, and its weights can "
                 "have one place only. Use one layer for each place."
@@ -573,14 +590,17 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
 
 
 def _check_outputs(model: keras.Model, kinds: dict[int, Kind]) -> None:
-    for output in model.outputs:
-        if isinstance(kinds[id(output)], Graded):
-            name = output._keras_history.operation.name
-            raise ValueError(
-                f"The model has no readout before its output '{name}', whose channels "
-                "come and go with the width. End with a plain layer, such as "
-                "`keras.layers.Dense(classes)`: its outputs are there at every width."
-            )
+    graded = [
+        output._keras_history.operation.name
+        for output in model.outputs
+        if isinstance(kinds[id(output)], Graded)
+    ]
+    if graded:
+        raise ValueError(
+            f"The model has no readout before its output '{graded[0]}', whose channels "
+            "come and go with the width. End with a plain layer, such as "
+            "`keras.layers.Dense(classes)`: its outputs are there at every width."
+        )
     if not any(isinstance(kinds[id(output)], PerWidth) for output in model.outputs):
         raise ValueError(
             "No output of the model depends on the width. An any-width network has a "
@@ -670,7 +690,11 @@ def split(model: keras.Model, propagation: Propagation) -> Split:
 # ------------------------------------------------------------- channels at a width
 
 
-def active(kind: Kind, shape: tuple[int | None, ...], width: float) -> np.ndarray:
+def _weights(operation: Any) -> list[Any]:
+    return getattr(operation, "weights", [])  # an operation of `keras.ops` has none
+
+
+def active(kind: Kind, shape: tuple[Any, ...], width: float) -> np.ndarray:
     """Says which channels of a tensor are there at a width.
 
     Args:
@@ -681,9 +705,7 @@ def active(kind: Kind, shape: tuple[int | None, ...], width: float) -> np.ndarra
     Returns:
         bool array `(channels,)`.
     """
-    if isinstance(kind, Graded):
-        return kind.grades <= width
-    return np.ones(shape[-1] or 1, bool)
+    return _grades(kind, shape) <= width
 
 
 def active_slices(layer: Any, flow: Flow, width: float) -> list[tuple[np.ndarray, ...]]:
@@ -696,13 +718,14 @@ def active_slices(layer: Any, flow: Flow, width: float) -> list[tuple[np.ndarray
         width: Width in (0, 1].
 
     Returns:
-        For each of `layer.weights` an index array per axis, as `np.ix_` takes them.
+        For each of `layer.weights` (an operation of `keras.ops` has none) an index
+        array per axis, as `np.ix_` takes them.
     """
     rule = rule_of(layer) or WidthRule()
     into = active(flow.inputs[0], flow.input_shapes[0], width)
     out = active(flow.output, flow.output_shape, width)
     slices = []
-    for weight in layer.weights:
+    for weight in _weights(layer):
         index = [np.arange(size) for size in weight.shape]
         for axes, mask in ((rule.in_axes, into), (rule.out_axes, out)):
             axis = axes.get(weight.name)

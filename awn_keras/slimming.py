@@ -14,7 +14,9 @@ from awn_keras.propagation import Flow, active, active_slices, rule_of
 from awn_keras.widths import check_width
 
 
-def slim(model: AnyWidthModel, width: float) -> keras.Model:
+def slim(
+    model: AnyWidthModel, width: float, *, dtype: str | None = None
+) -> keras.Model:
     """Copies the active part of a model into stock Keras layers.
 
     The result computes what the model computes at this width, with fewer weights and
@@ -23,17 +25,18 @@ def slim(model: AnyWidthModel, width: float) -> keras.Model:
     Args:
         model: The model; it is left as it is.
         width: Width in [min_width, 1].
+        dtype: Dtype policy of the new layers, such as `"float32"` for a model trained
+            in mixed precision. `None` keeps each layer's own.
 
     Returns:
         A new functional `keras.Model`, not compiled. A kernel `(rows, cols, in, out)`
-        keeps its first active channels of `in` and `out`; dtypes stay.
+        keeps its first active channels of `in` and `out`.
 
     Raises:
         TypeError: If `model` is not an `AnyWidthModel`.
         ValueError: If `width` is outside [min_width, 1].
 
     Example:
-
     >>> from awn_keras import lenet_3c1l, slim
     >>> model = lenet_3c1l()
     >>> small = slim(model, 0.5)
@@ -60,7 +63,7 @@ def slim(model: AnyWidthModel, width: float) -> keras.Model:
             return operation(*args, **kwargs)
         if id(operation) not in copies:
             flow = flows[id(operation)]
-            copies[id(operation)] = _slim_layer(operation, flow, width)
+            copies[id(operation)] = _slim_layer(operation, flow, width, dtype)
         return copies[id(operation)](*args, **kwargs)
 
     inputs = keras.tree.map_structure(_same_input, model.input)
@@ -85,14 +88,16 @@ def slim(model: AnyWidthModel, width: float) -> keras.Model:
 
 
 def _same_input(x: Any) -> Any:
-    return keras.Input(
-        batch_shape=x.shape, dtype=x.dtype, name=x.name, sparse=x.sparse
-    )
+    return keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name, sparse=x.sparse)
 
 
-def _slim_layer(layer: keras.Layer, flow: Flow, width: float) -> keras.Layer:
+def _slim_layer(
+    layer: keras.Layer, flow: Flow, width: float, dtype: str | None
+) -> keras.Layer:
     """Makes a stock layer for the active channels; its weights come later."""
     config = layer.get_config()
+    if dtype is not None:
+        config["dtype"] = dtype
     layer_class = type(layer)
     if isinstance(layer, TriangularKernel):
         layer_class = layer.stock_class

@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, lenet_3c1l, slim
-from awn_keras.experiments.training import environment
+from awn_keras.environment import environment
 from awn_keras.propagation import active_slices
 
 SHAPE, CLASSES = (32, 32, 3), 10
@@ -56,66 +56,75 @@ def keras_step(model: keras.Model, batches: Iterator[Any]) -> Callable[[], Any]:
     return lambda: model.train_function(batches)
 
 
+def weight_sources(model: AnyWidthModel, network: keras.Model, width: float) -> dict:
+    """For each weight of a slimmed network: the model's weight, and which part."""
+    nodes = {node.operation.name: node for node in model.propagation.nodes}
+    sources = {}
+    for layer in network.layers:
+        if layer.weights:
+            node = nodes[layer.name]
+            flow = model.propagation.flows[id(node)]
+            indices = active_slices(node.operation, flow, width)
+            full = node.operation.weights
+            for weight, source in zip(
+                layer.weights, zip(full, indices, strict=True), strict=True
+            ):
+                sources[id(weight)] = source
+    return sources
+
+
+def part(full: keras.Variable, index: tuple[np.ndarray, ...]) -> tf.Tensor:
+    """Cuts a weight; by slicing where the channels are a prefix, else by gathering."""
+    value = full.value
+    for axis, chosen in enumerate(index):
+        if len(chosen) == full.shape[axis]:
+            continue
+        if chosen[-1] == len(chosen) - 1:
+            size = [-1] * len(index)
+            size[axis] = len(chosen)
+            value = tf.slice(value, [0] * len(index), size)
+        else:
+            value = tf.gather(value, chosen, axis=axis)
+    return value
+
+
 def sliced_loop_step(model: AnyWidthModel, batches: Iterator[Any]) -> Callable[[], Any]:
     """Algorithm 1 with slicing: one pass of a slimmed network for each width.
 
     The slimmed networks lend only their graphs; weights are slices of the model's.
     """
-    layers = {node.operation.name: node for node in model.propagation.nodes}
-    networks = []
-    for width in WIDTHS:
-        network = slim(model, width)
-        sources = {}
-        for layer in network.layers:
-            if not layer.weights:
-                continue
-            node = layers[layer.name]
-            flow = model.propagation.flows[id(node)]
-            indices = active_slices(node.operation, flow, width)
-            for weight, full, index in zip(
-                layer.weights, node.operation.weights, indices, strict=True
-            ):
-                sources[id(weight)] = (full, index)
-        networks.append((network, sources))
+    networks = [slim(model, width) for width in WIDTHS]
+    sources = [
+        weight_sources(model, network, width)
+        for network, width in zip(networks, WIDTHS, strict=True)
+    ]
 
-    def part(full: keras.Variable, index: tuple[np.ndarray, ...]) -> tf.Tensor:
-        value = full.value
-        for axis, chosen in enumerate(index):
-            if len(chosen) == full.shape[axis]:
-                continue
-            if chosen[-1] == len(chosen) - 1:  # a prefix: a slice, not a gather
-                begin = [0] * len(index)
-                size = [-1] * axis + [len(chosen)] + [-1] * (len(index) - axis - 1)
-                value = tf.slice(value, begin, size)
-            else:
-                value = tf.gather(value, chosen, axis=axis)
-        return value
+    def one_pass(network: keras.Model, source: dict, x: Any, y: Any) -> list[Any]:
+        moving = network.non_trainable_variables
+        with tf.GradientTape() as tape:
+            weights = [part(*source[id(v)]) for v in network.trainable_variables]
+            statistics = [part(*source[id(v)]) for v in moving]
+            y_pred, updated = network.stateless_call(
+                weights, statistics, x, training=True
+            )
+            loss = model.loss(y, y_pred)
+        for variable, value in zip(moving, updated, strict=True):
+            full, (index,) = source[id(variable)]
+            full.value[: len(index)].assign(value)
+        return tape.gradient(loss, model.trainable_variables)
 
     @tf.function
     def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         gradients: list[Any] = [0.0] * len(model.trainable_variables)
-        total = 0.0
-        for network, sources in networks:
-            with tf.GradientTape() as tape:
-                parts = [part(*sources[id(v)]) for v in network.trainable_variables]
-                fixed = network.non_trainable_variables
-                y_pred, updated = network.stateless_call(
-                    parts, [part(*sources[id(v)]) for v in fixed], x, training=True
-                )
-                loss = model.loss(y, y_pred)
-            for variable, value in zip(fixed, updated, strict=True):
-                full, (index,) = sources[id(variable)]
-                full.value[: len(index)].assign(value)
-            new = tape.gradient(loss, model.trainable_variables)
+        for network, source in zip(networks, sources, strict=True):
+            new = one_pass(network, source, x, y)
             gradients = [
-                a + tf.convert_to_tensor(b)
-                for a, b in zip(gradients, new, strict=True)
+                a + tf.convert_to_tensor(b) for a, b in zip(gradients, new, strict=True)
             ]
-            total += loss
         model.optimizer.apply_gradients(
             zip(gradients, model.trainable_variables, strict=True)
         )
-        return total
+        return model.optimizer.iterations.value
 
     model.optimizer.build(model.trainable_variables)
     return lambda: step(*next(batches))

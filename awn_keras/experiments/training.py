@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from awn_keras.architectures import lenet_3c1l
-from awn_keras.data import ImageData, load_data
+from awn_keras.data import DATASETS, ImageData, load_data
+from awn_keras.environment import environment
 from awn_keras.evaluation import TradeOffCurve, trade_off_curve
+from awn_keras.files import write_whole
 from awn_keras.model import AnyWidthModel
-from awn_keras.widths import FixedWidths, SandwichWidths, UniformWidths, WidthSampler
+from awn_keras.widths import (
+    FixedWidths,
+    SandwichWidths,
+    UniformWidths,
+    WidthSampler,
+    check_width,
+)
 
 #: Architectures by name.
 ARCHITECTURES = {"lenet_3c1l": lenet_3c1l}
 #: Ways to choose the widths of a step: `sandwich` is the paper's AWN+RS.
 SAMPLERS = ("sandwich", "uniform", "all")
+#: AUC of AWN+RS with LeNet-3C1L in the paper's table 2.
+PAPER_AUC = {"fashion_mnist": 0.9106, "cifar10": 0.7375, "cifar100": 0.4365}
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,52 @@ class Recipe:
     num_widths: int = 4
     width_reduction: str = "sum"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks names and ranges.
+
+        Raises:
+            ValueError: If one is wrong.
+        """
+        for name, allowed in (
+            ("dataset", DATASETS),
+            ("architecture", ARCHITECTURES),
+            ("sampler", SAMPLERS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"`{name}` must be one of {sorted(allowed)}. Received: "
+                    f"{name}={getattr(self, name)!r}"
+                )
+        for name in ("filters", "epochs", "batch_size", "num_widths", "divisor"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1. Received: "
+                    f"{name}={getattr(self, name)}"
+                )
+        for name in ("learning_rate", "width_multiplier"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"`{name}` must be above 0. Received: {name}={getattr(self, name)}"
+                )
+        check_width(self.min_width, name="min_width")
+
+    @classmethod
+    def paper(cls, dataset: str) -> Recipe:
+        """The paper's recipe for LeNet-3C1L (AWN+RS) on a data set.
+
+        Args:
+            dataset: One of `awn_keras.data.DATASETS`.
+
+        Returns:
+            20 epochs without weight decay; on CIFAR 100 epochs with 5e-4.
+
+        Reference:
+            Vu et al., Any-Width Networks (2020), section 5.1.
+        """
+        if dataset.startswith("cifar"):
+            return cls(dataset, epochs=100, weight_decay=5e-4)
+        return cls(dataset)
 
 
 def build(recipe: Recipe, data: ImageData) -> AnyWidthModel:
@@ -144,25 +196,7 @@ class _Checkpoint(keras.callbacks.Callback):
         path = self.directory / "model.keras"
         temporary = path.with_name("model.partial.keras")
         self.model.save(temporary)
-        os.replace(temporary, path)
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file so that it is there whole or not at all.
-
-    Args:
-        path: The file.
-        content: Text (UTF-8) or bytes.
-    """
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        if isinstance(content, str):
-            temporary.write_text(content, encoding="utf-8")
-        else:
-            temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary.replace(path)
 
 
 @dataclass(frozen=True)
@@ -209,8 +243,8 @@ def run(
         The result.
 
     Raises:
-        ValueError: If the recipe does not fit, or `resume` is given and the directory
-            holds another recipe's run.
+        ValueError: If the directory holds a run and `resume` is not given, or that of
+            another recipe.
         DatasetUnavailableError: If the data set is missing.
         OSError: If the directory cannot be written.
     """
@@ -218,16 +252,18 @@ def run(
     directory.mkdir(parents=True, exist_ok=True)
     model = build(recipe, data)
     history: list[dict[str, Any]] = []
-    if resume and (directory / "model.keras").exists():
+    if (directory / "model.keras").exists():
+        if not resume:
+            raise ValueError(
+                f"{directory} holds a run already. Resume it, or name another one."
+            )
         _check_same_recipe(recipe, directory / "recipe.json")
         model = keras.saving.load_model(directory / "model.keras")
         history = json.loads((directory / "history.json").read_text())
     steps = len(data.train(recipe.batch_size))
     done = int(model.optimizer.iterations) // steps
     del history[done:]
-    write_whole(
-        directory / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n"
-    )
+    write_whole(directory / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
     model.fit(
         data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done),
         validation_data=data.test(),
@@ -268,35 +304,20 @@ def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
 
     Returns:
         A dict. Accuracies and AUC are fractions; `best_epoch` is chosen on the test
-        set, as the paper's authors do.
+        set, as the paper's authors do; `paper_auc` is given if the recipe is the
+        paper's.
     """
     best = max(result.history, key=lambda logs: logs["val_auc"])
+    paper = None
+    if recipe == replace(Recipe.paper(recipe.dataset), seed=recipe.seed):
+        paper = PAPER_AUC.get(recipe.dataset)
     return {
         "recipe": asdict(recipe),
         "auc": result.curve.auc,
+        "paper_auc": paper,
         "best_epoch": {"epoch": best["epoch"], "auc": best["val_auc"]},
         "curve": asdict(result.curve),
         "seconds": sum(logs["seconds"] for logs in result.history),
         "history": result.history,
         "environment": environment(),
     }
-
-
-def environment() -> dict[str, Any]:
-    """Says where a number was measured: date, versions, processor, threads."""
-    packages = ("awn_keras", "keras", "tensorflow", "numpy", "ai-edge-litert")
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()

@@ -65,10 +65,10 @@ def _fan_scale(
 def checksum(kernel: Any) -> int:
     """Tells an untouched kernel from one that was trained or loaded."""
     array = keras.ops.convert_to_numpy(kernel)
-    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8))
+    return zlib.crc32(array.tobytes())
 
 
-class TriangularKernel:
+class TriangularKernel(keras.Layer):
     """Mixin for a Keras layer with a kernel `(..., in, out)`; comes before it.
 
     Subclasses take `in_grades` and `out_grades` as last, keyword-only arguments, hand
@@ -86,31 +86,31 @@ class TriangularKernel:
     ) -> None:
         if (in_grades is None) != (out_grades is None):
             raise ValueError(
-                f"{self._called()}: give both `in_grades` and `out_grades`, or "
+                f"{self._title()}: give both `in_grades` and `out_grades`, or "
                 f"neither. Received: in_grades={in_grades}, out_grades={out_grades}"
             )
         if getattr(self, "data_format", None) == "channels_first":
             raise ValueError(
-                f"{self._called()}: `data_format` must be 'channels_last', as TFLite "
+                f"{self._title()}: `data_format` must be 'channels_last', as TFLite "
                 "needs it. Received: data_format='channels_first'"
             )
         if getattr(self, "groups", 1) != 1:
             raise ValueError(
-                f"{self._called()}: `groups` must be 1, since groups of channels have "
+                f"{self._title()}: `groups` must be 1, since groups of channels have "
                 "no common order to cut at; use DepthwiseConv2D for one group a "
                 f"channel. Received: groups={self.groups}"
             )
         if getattr(self, "lora_rank", None):
-            self.enable_lora(self.lora_rank)
+            raise self._no_lora()
         quantized = isinstance(
             self.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy
         )
         if quantized or getattr(self, "quantization_config", None) is not None:
-            self.quantize(None)
+            raise self._no_quantization()
         self._triangle = LowerTriangular(in_grades, out_grades, self.kernel_constraint)
-        self._mask: np.ndarray | None = None
+        self._mask = np.ones((1, 1), bool)  # until the kernel is there
 
-    def _called(self) -> str:
+    def _title(self) -> str:
         return f"{type(self).__name__} '{self.name}'"
 
     @property
@@ -143,9 +143,7 @@ class TriangularKernel:
         kernel = keras.ops.convert_to_tensor(kernel)
         return keras.ops.where(self._mask, kernel, keras.ops.zeros_like(kernel))
 
-    def set_grades(
-        self, in_grades: Sequence[float], out_grades: Sequence[float]
-    ) -> None:
+    def set_grades(self, in_grades: np.ndarray, out_grades: np.ndarray) -> None:
         """Gives the layer its place in an any-width model, once.
 
         `AnyWidthModel` calls this. A kernel that was neither trained nor loaded is
@@ -159,14 +157,15 @@ class TriangularKernel:
             ValueError: If the layer has other grades already.
         """
         grades = (np.asarray(in_grades, float), np.asarray(out_grades, float))
-        if self.in_grades is not None:
-            if all(map(np.array_equal, grades, (self.in_grades, self.out_grades))):
+        if self.in_grades is not None and self.out_grades is not None:
+            same = np.array_equal(grades[0], self.in_grades)
+            if same and np.array_equal(grades[1], self.out_grades):
                 return
             raise ValueError(
-                f"{self._called()} already has its place in a model with other widths "
+                f"{self._title()} already has its place in a model with other widths "
                 "(min_width, divisor or widths_grid), or is called at two places with "
-                "different grades. Build a fresh layer, or "
-                "`keras.models.clone_model(model)`."
+                "different grades. Build a fresh layer; to copy a model, "
+                "`AnyWidthModel.from_config(model.get_config())`."
             )
         self._triangle = LowerTriangular(*grades, self.kernel_constraint)
         if not self.built:
@@ -197,11 +196,7 @@ class TriangularKernel:
         Raises:
             NotImplementedError: Always.
         """
-        raise NotImplementedError(
-            f"{self._called()}: `lora_rank` is not supported, because a low-rank "
-            "update fills the forbidden half of the kernel. Train the kernel itself, "
-            "or use LoRA on `slim(model, width)`."
-        )
+        raise self._no_lora()
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Refused: Keras would quantize the kernel past its mask.
@@ -209,8 +204,18 @@ class TriangularKernel:
         Raises:
             NotImplementedError: Always.
         """
-        raise NotImplementedError(
-            f"{self._called()}: Keras quantization is not supported, because its "
+        raise self._no_quantization()
+
+    def _no_lora(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"{self._title()}: `lora_rank` is not supported, because a low-rank "
+            "update fills the forbidden half of the kernel. Train the kernel itself, "
+            "or use LoRA on `slim(model, width)`."
+        )
+
+    def _no_quantization(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"{self._title()}: Keras quantization is not supported, because its "
             "forward pass does not know the mask. Quantize `slim(model, width)`."
         )
 
@@ -221,5 +226,3 @@ class TriangularKernel:
             "in_grades": pack_grades(self.in_grades),
             "out_grades": pack_grades(self.out_grades),
         }
-
-

@@ -61,7 +61,6 @@ class TriConv2D(TriangularKernel, keras.layers.Conv2D):
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Example:
-
     >>> import numpy as np
     >>> from awn_keras import TriConv2D
     >>> layer = TriConv2D(45, 3, use_bias=False)

@@ -53,7 +53,6 @@ class TriDense(TriangularKernel, keras.layers.Dense):
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Example:
-
     >>> import numpy as np
     >>> from awn_keras import TriDense
     >>> TriDense(16)(np.ones((1, 32), "float32")).shape

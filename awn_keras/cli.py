@@ -1,0 +1,306 @@
+"""The command `awn`: arguments in, one call, a table out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers bad arguments by one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
+
+
+def console() -> int:
+    """Runs the command as a program of its own: without native log lines.
+
+    TensorFlow and its converter write dozens of lines to file descriptor 2 that no
+    setting turns off. Python's own stderr stays. `AWN_NATIVE_LOGS=1` shows them.
+
+    Returns:
+        The exit code.
+    """
+    if not os.environ.get("AWN_NATIVE_LOGS"):
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+    return main()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: Arguments. `None` for the process's own.
+
+    Returns:
+        The exit code: 0, or 2 after bad input, which one line on stderr explains.
+    """
+    args = _parser().parse_args(argv)
+    from awn_keras.data import DatasetUnavailableError
+    from awn_keras.deploy.export import ExportError
+
+    try:
+        args.run(args)
+    except (
+        DatasetUnavailableError,
+        ExportError,
+        NotImplementedError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as error:
+        message = " ".join(str(error).split())
+        sys.stderr.write(f"awn {args.command}: error: {message}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"awn {args.command}: interrupted\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="awn", description="Any-width networks: train once, run any width."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Callable[[Any], None], text: str) -> Any:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    demo = command(
+        "demo", _demo, "Train on scikit-learn's digits, show the curve, export TFLite."
+    )
+    demo.add_argument("--output", type=Path, default=Path("awn_demo"), help="directory")
+
+    train = command("train", _train, "Train a network of the paper; see its curve.")
+    add = train.add_argument
+    add("--dataset", required=True, help="digits, mnist, fashion_mnist, cifar10, ...")
+    add("--model", dest="architecture", help="architecture (default: lenet_3c1l)")
+    add("--output", type=Path, help="directory (default: runs/DATASET_MODEL)")
+    add("--resume", action="store_true", help="go on from the last finished epoch")
+    add("--epochs", type=int)
+    add("--batch-size", type=int)
+    add("--learning-rate", type=float)
+    add("--momentum", type=float)
+    add("--weight-decay", type=float)
+    add("--filters", type=int, help="channels before --width-multiplier")
+    add("--width-multiplier", type=float, help="default: sqrt(2)")
+    add("--min-width", type=float, help="smallest width (default: 0.25)")
+    add("--divisor", type=int, help="channels come in blocks of this size")
+    add("--widths-grid", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
+    add("--sampler", help="widths of a step: sandwich (default), uniform, all")
+    add("--num-widths", type=int, help="widths in a step (default: 4)")
+    add("--width-reduction", help="of the losses: sum (default) or mean")
+    add("--seed", type=int)
+    _add_data_arguments(train)
+
+    evaluate = command("evaluate", _evaluate, "Evaluate a saved model at many widths.")
+    evaluate.add_argument("model", type=Path, help="a .keras file")
+    evaluate.add_argument("--dataset", required=True)
+    evaluate.add_argument("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
+    evaluate.add_argument("--output", type=Path, help="directory for csv, json, png")
+    _add_data_arguments(evaluate)
+
+    export = command("export", _export, "Write a TFLite file for each of some widths.")
+    export.add_argument("model", type=Path, help="a .keras file")
+    export.add_argument("--output", type=Path, default=Path("tflite_export"))
+    export.add_argument("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
+    export.add_argument("--dataset", help="compare on this set's test images")
+    _add_data_arguments(export)
+    return parser
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
+    parser.add_argument(
+        "--download", action="store_true", help="let TFDS fetch a missing set"
+    )
+
+
+def _widths(text: str) -> tuple[float, ...]:
+    from awn_keras.widths import check_width
+
+    try:
+        return tuple(check_width(float(part)) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{WIDTHS_HELP}. Received: {text!r}"
+        ) from error
+
+
+# ------------------------------------------------------------------------ commands
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from awn_keras.data import load_data
+    from awn_keras.deploy import export_tflite
+    from awn_keras.experiments.training import Recipe, run
+    from awn_keras.files import write_whole
+
+    directory = _writable(args.output)
+    (directory / "model.keras").unlink(missing_ok=True)  # of an earlier demo
+    start = time.perf_counter()
+    result = run(replace(Recipe.paper("digits"), epochs=15), directory)
+    seconds = time.perf_counter() - start
+    _print_curve(result.curve)
+    samples, _ = load_data("digits").test()[0]
+    exported = export_tflite(result.model, directory, samples=samples[:16])
+    summary = _summary(result.curve, exported, seconds, directory)
+    write_whole(directory / "summary.txt", summary)
+    _print("\n" + summary)
+
+
+def _summary(curve: Any, exported: Any, seconds: float, directory: Path) -> str:
+    small, full = exported[0], exported[-1]
+    accuracy = dict(zip(curve.widths, curve.accuracy, strict=True))
+    error = max(one.largest_error for one in exported)
+    return (
+        f"One training run of {seconds:.0f} s gave {len(curve.widths)} networks in one "
+        "model, one for each number of channels.\n"
+        f"The whole one reads {100 * accuracy[1.0]:.1f} % of the test digits right; it "
+        f"takes {full.macs / 1e6:.2f} million multiplications for a digit, in a file "
+        f"of {full.bytes / 1e3:.0f} kB.\n"
+        f"The narrowest reads {100 * accuracy[small.width]:.1f} % right with "
+        f"{full.macs / small.macs:.0f} times fewer multiplications, in a file of "
+        f"{small.bytes / 1e3:.0f} kB.\n"
+        f"On average over all widths {100 * curve.auc:.1f} % are right (AUC).\n"
+        f"Each of the {len(exported)} TFLite files was run with LiteRT and answers as "
+        f"the model does at its width (largest difference {error:.0e}).\n"
+        f"In {directory}: model.keras, curve.png, curve.csv, result.json, the .tflite "
+        "files with manifest.json, and this text as summary.txt.\n"
+    )
+
+
+def _train(args: argparse.Namespace) -> None:
+    from awn_keras.experiments.training import Recipe, run
+
+    recipe = Recipe.paper(args.dataset)
+    given = {
+        field.name: getattr(args, field.name)
+        for field in fields(Recipe)
+        if getattr(args, field.name, None) is not None
+    }
+    recipe = replace(recipe, **given)
+    output = args.output or Path("runs") / f"{recipe.dataset}_{recipe.architecture}"
+    result = run(
+        recipe,
+        _writable(output),
+        resume=args.resume,
+        data_dir=args.data_dir,
+        download=args.download,
+    )
+    _print_curve(result.curve)
+    _print(f"AUC {100 * result.curve.auc:.2f} %, in {output}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from awn_keras.data import load_data
+    from awn_keras.evaluation import trade_off_curve
+
+    model = _load(args.model)
+    output = args.output and _writable(args.output)
+    data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
+    if tuple(model.input_shape[1:]) != data.input_shape:
+        raise ValueError(
+            f"`--dataset` must have images of shape {tuple(model.input_shape[1:])}. "
+            f"Received: {data.name}, of {data.input_shape}"
+        )
+    curve = trade_off_curve(model, data.test(), widths=args.widths)
+    _print_curve(curve)
+    if output:
+        curve.to_csv(output / "curve.csv")
+        curve.to_json(output / "curve.json")
+        curve.plot().figure.savefig(output / "curve.png", dpi=150)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from awn_keras.data import load_data
+    from awn_keras.deploy import export_tflite
+
+    model = _load(args.model)
+    samples = None
+    if args.dataset:
+        data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
+        samples = data.test()[0][0][:16]
+    exported = export_tflite(
+        model, _writable(args.output), widths=args.widths, samples=samples
+    )
+    _print(f"{'width':>8} {'kB':>9} {'MACs':>13} {'largest error':>14}  file")
+    for one in exported:
+        _print(
+            f"{one.width:8.4g} {one.bytes / 1e3:9.1f} {one.macs:13,} "
+            f"{one.largest_error:14.1e}  {one.file}"
+        )
+
+
+# ------------------------------------------------------------------------- helpers
+
+
+def _load(path: Path) -> Any:
+    """Loads a saved any-width model, or says why that cannot be."""
+    import keras
+
+    from awn_keras.model import AnyWidthModel
+
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    wanted = f"{path} is not a saved Keras model (a .keras file that `awn train` wrote)"
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise ValueError(f"{wanted}.")
+    try:
+        model = keras.saving.load_model(path)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ValueError(f"{wanted}: {error}") from error
+    if not isinstance(model, AnyWidthModel):
+        raise TypeError(
+            f"{path} holds a {type(model).__name__}, which has one width only; an "
+            "AnyWidthModel is needed."
+        )
+    return model
+
+
+def _writable(directory: Path) -> Path:
+    """Makes a directory and finds out now whether it can be written."""
+    directory.mkdir(parents=True, exist_ok=True)
+    probe = directory / ".awn_probe.partial"
+    try:
+        probe.touch()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return directory
+
+
+def _print_curve(curve: Any) -> None:
+    _print(f"{'width':>8} {'accuracy':>9} {'loss':>8} {'MACs':>13} {'parameters':>11}")
+    accuracy = curve.accuracy or [float("nan")] * len(curve.widths)
+    rows = zip(
+        curve.widths, accuracy, curve.loss, curve.macs, curve.parameters, strict=True
+    )
+    for width, right, loss, macs, parameters in rows:
+        _print(
+            f"{width:8.4f} {100 * right:7.2f} % {loss:8.4f} {macs:13,} {parameters:11,}"
+        )
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(console())

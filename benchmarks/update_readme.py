@@ -1,0 +1,113 @@
+"""Writes the tables of the README from the JSON files in results/.
+
+    python benchmarks/update_readme.py [--check]
+
+A block of the README between `<!-- NAME -->` and `<!-- /NAME -->` is replaced by the
+table of that name. With `--check` nothing is written; the exit code is 1 if the README
+is not what the command would write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+
+def load(name: str) -> dict[str, Any]:
+    """Reads a result."""
+    return json.loads((ROOT / "results" / f"{name}.json").read_text())
+
+
+def where(environment: dict[str, Any]) -> str:
+    """The line below a table: what it was measured with."""
+    packages = environment["packages"]
+    return (
+        f"{environment['processor']}, {environment['cores']} cores, TensorFlow "
+        f"{packages['tensorflow']}, Keras {packages['keras']}, Python "
+        f"{environment['python']}, {environment['date']}."
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def fashion_mnist() -> str:
+    """AUC next to the paper's, and some widths."""
+    result = load("fashion_mnist_lenet_awn_rs")
+    curve = result["curve"]
+    rows = []
+    for wanted in (0.25, 0.5, 0.75, 1.0):
+        index = min(
+            range(len(curve["widths"])),
+            key=lambda i: abs(curve["widths"][i] - wanted),
+        )
+        rows.append(
+            [
+                f"{curve['widths'][index]:.2f}",
+                f"{100 * curve['accuracy'][index]:.2f} %",
+                f"{curve['macs'][index] / 1e6:.2f} M",
+                f"{curve['parameters'][index] / 1e3:.1f} k",
+            ]
+        )
+    recipe = result["recipe"]
+    return (
+        f"{table(['width', 'accuracy', 'MACs', 'parameters'], rows)}\n\n"
+        f"AUC (mean accuracy over {len(curve['widths'])} widths): "
+        f"**{100 * result['auc']:.2f} %** after the last epoch, "
+        f"{100 * result['best_epoch']['auc']:.2f} % at the best one on the test set; "
+        f"the paper reports {100 * result['paper_auc']:.2f} %. One run, seed "
+        f"{recipe['seed']}, {recipe['epochs']} epochs, "
+        f"{result['seconds'] / 60:.0f} minutes. {where(result['environment'])}"
+    )
+
+
+def train_step() -> str:
+    """Step times against the plain network."""
+    result = load("train_step")
+    rows = [
+        [row["arm"], f"{row['median_ms']:.0f} ms", f"{row['ratio_to_plain']:.2f}x"]
+        for row in result["rows"]
+    ]
+    return (
+        f"{table(['training step', 'median', 'of plain'], rows)}\n\n"
+        f"{result['what']}, batch {result['batch_size']}, {result['distinct_widths']} "
+        f"distinct widths, medians of {result['steps']} steps in one process. "
+        f"{where(result['environment'])}"
+    )
+
+
+BLOCKS = {"fashion_mnist": fashion_mnist, "train_step": train_step}
+
+
+def main() -> None:
+    """Writes or checks the README."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    old = new = README.read_text()
+    for name, make in BLOCKS.items():
+        pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(new):
+            sys.exit(f"README.md has no block {name}")
+        content = make()
+        new = pattern.sub(
+            lambda found, text=content: f"{found[1]}{text}\n{found[2]}", new
+        )
+    if args.check and new != old:
+        sys.exit("README.md is not what `python benchmarks/update_readme.py` writes.")
+    if not args.check:
+        README.write_text(new)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Fixtures and small networks that several test files use."""
+
+import os
+
+# Before TensorFlow is imported: no GPU, fewer native log lines.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+
+from awn_keras import AnyWidthModel, TriConv2D, TriDense
+
+# Keras builds take tens of milliseconds, so that a deadline would only add noise.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    keras.utils.set_random_seed(0)
+
+
+def stem_and_trunk(inputs, channels=(6, 8), **conv):
+    """Conv stem, then Tri convolutions, each with normalization and ReLU."""
+    x = keras.layers.Conv2D(channels[0], 3, padding="same", use_bias=False)(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    for count in channels[1:]:
+        x = TriConv2D(count, 3, padding="same", use_bias=False, **conv)(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    return x
+
+
+def small_conv(min_width=0.25, **kwargs):
+    """6x6x2 images, 3 classes; the readout has several features a channel."""
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.MaxPooling2D()(stem_and_trunk(inputs))
+    outputs = keras.layers.Dense(3)(keras.layers.Flatten()(x))
+    return AnyWidthModel(inputs, outputs, min_width=min_width, **kwargs)
+
+
+def small_dense(**kwargs):
+    """4 inputs, 3 classes."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(8, activation="relu")(inputs)
+    x = TriDense(8, activation="relu")(x)
+    return AnyWidthModel(inputs, keras.layers.Dense(3)(x), **kwargs)
+
+
+def rich(**kwargs):
+    """Two inputs and outputs; every way of joining and reshaping channels.
+
+    Depthwise and squeeze-and-excite blocks, Add, Concatenate (which unsorts the
+    grades), PReLU, Reshape, operators, a fixed branch into the tail, a readout that
+    is a convolution.
+    """
+    image = keras.Input((6, 6, 2), name="image")
+    vector = keras.Input((3,), name="vector")
+    x = stem_and_trunk(image, (6, 6))
+    y = keras.layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x)
+    y = keras.layers.PReLU(shared_axes=[1, 2])(y)
+    y = TriConv2D(6, 1)(y)
+    x = keras.layers.Add()([x, y])
+    squeezed = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    squeezed = TriConv2D(3, 1, activation="relu")(squeezed)
+    squeezed = TriConv2D(6, 1, activation="sigmoid")(squeezed)
+    x = keras.layers.Multiply()([x, squeezed])
+    x = keras.layers.Concatenate()([x, keras.ops.relu(y * 2.0)])
+    x = TriConv2D(5, 3, strides=2, padding="same")(x)
+    scores = keras.layers.Conv2D(2, 1, name="scores")(x)
+    flat = keras.layers.Reshape((-1,))(x)
+    z = keras.layers.Dense(4, activation="tanh")(vector)
+    z = TriDense(7)(keras.layers.Concatenate()([flat, z]))
+    classes = keras.layers.Dense(3)(z)
+    classes = keras.layers.Concatenate(name="classes")([classes, vector])
+    return AnyWidthModel(
+        {"image": image, "vector": vector},
+        {"scores": scores, "classes": classes},
+        **{"min_width": 0.25, **kwargs},
+    )
+
+
+def inputs_of(model, count=5):
+    """Random inputs for a model, with its structure."""
+    rng = np.random.default_rng(1)
+    return keras.tree.map_structure(
+        lambda x: rng.normal(size=(count, *x.shape[1:])).astype("float32"), model.input
+    )
+
+
+def at_width(model, width, x, **kwargs):
+    """The outputs of a model at a width, flat, as arrays."""
+    model.width = width
+    return [
+        keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(x, **kwargs))
+    ]
+
+
+def classification(model, **kwargs):
+    """Compiles a model of one output of logits."""
+    model.compile(
+        **{
+            "optimizer": "sgd",
+            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "metrics": ["accuracy"],
+            **kwargs,
+        }
+    )
+    return model
+
+
+def labelled(model, count=40):
+    """Random inputs with labels for `classification`."""
+    rng = np.random.default_rng(2)
+    return inputs_of(model, count), rng.integers(0, 3, count)

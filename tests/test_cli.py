@@ -1,0 +1,160 @@
+import json
+import re
+import subprocess
+import sys
+
+import keras
+import pytest
+
+from awn_keras import slim
+from awn_keras.cli import main
+from tests.conftest import classification, small_conv
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    code = main(
+        f"train --dataset digits --filters 4 --epochs 2 --widths-grid 0.25,0.5,1 "
+        f"--output {directory}".split()
+    )
+    assert code == 0
+    return directory
+
+
+def test_train_prints_the_curve_and_keeps_the_run(trained, capsys):
+    result = json.loads((trained / "result.json").read_text())
+    assert result["recipe"]["filters"] == 4
+    assert result["recipe"]["widths_grid"] == [0.25, 0.5, 1.0]
+    assert len(result["history"]) == 2
+    code = main(
+        f"train --dataset digits --filters 4 --epochs 2 --widths-grid 0.25,0.5,1 "
+        f"--output {trained} --resume".split()
+    )
+    assert code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-5:-1]] == [
+        *("width", "0.2500", "0.5000", "1.0000")
+    ]
+    assert lines[-1].startswith(f"AUC {100 * result['auc']:.2f} %")
+
+
+def test_evaluate(trained, tmp_path, capsys):
+    code = main(
+        f"evaluate {trained}/model.keras --dataset digits --widths 0.5,1 "
+        f"--output {tmp_path}".split()
+    )
+    assert code == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["0.5000", "1.0000"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("curve.csv", "curve.json", "curve.png")
+    ]
+    result = json.loads((trained / "result.json").read_text())
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert curve["accuracy"] == result["curve"]["accuracy"][1:]
+
+
+def test_export(trained, tmp_path, capsys):
+    code = main(
+        f"export {trained}/model.keras --widths 0.25,1 --dataset digits "
+        f"--output {tmp_path}".split()
+    )
+    assert code == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[-1].endswith("lenet_3c1l_width_100.tflite")
+    assert (tmp_path / "lenet_3c1l_width_025.tflite").stat().st_size > 1000
+    assert (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_demo_as_a_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "awn_keras.cli", "demo", "--output", tmp_path / "demo"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "35 networks in one model" in done.stdout
+    accuracy = float(re.search(r"whole one reads ([\d.]+) %", done.stdout)[1])
+    assert accuracy > 95
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"summary.txt", "curve.png", "model.keras", "manifest.json"} <= names
+    assert sum(name.endswith(".tflite") for name in names) == 4
+    # No warnings; of native log lines only those of TensorFlow's import, which come
+    # before the command can have its say.
+    rest = [line for line in done.stderr.splitlines() if "cudart_stub" not in line]
+    assert [line for line in rest if "absl::InitializeLog" not in line] == []
+
+
+# --------------------------------------------------------------------------- errors
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "file").write_text("no folder")
+    (folder / "text.keras").write_text("no zip file")
+    (folder / "model.h5").write_text("another format")
+    model = small_conv()
+    slim(model, 1.0).save(folder / "plain.keras")
+    classification(model).save(folder / "any.keras")
+    model.save_weights(folder / "w.weights.h5")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "match"),
+    [
+        ("", "required: command"),
+        ("fly", "invalid choice: 'fly'"),
+        ("train", "required: --dataset"),
+        ("train --dataset imagenet", "`dataset` must be one of.*'imagenet'"),
+        ("train --dataset digits --model resnet", "`architecture` must be one of"),
+        ("train --dataset digits --min-width 0", r"`min_width` must be in \(0, 1\]"),
+        ("train --dataset digits --min-width 1.5", r"`min_width` must be in \(0, 1\]"),
+        ("train --dataset digits --epochs ten", "invalid int value: 'ten'"),
+        ("train --dataset digits --widths-grid 0.5,x", "separated by commas"),
+        ("train --dataset digits --output {bad}/file", "File exists"),
+        ("train --dataset digits --output {bad}/file/run", "Not a directory"),
+        ("train --dataset mnist --data-dir {bad} --output {bad}/o", "not prepared at"),
+        ("demo --output {bad}/file", "File exists"),
+        ("evaluate {bad}/none.keras --dataset digits", "There is no file"),
+        ("evaluate {bad}/text.keras --dataset digits", "is not a saved Keras model"),
+        ("evaluate {bad}/any.keras --dataset digits", "must have images of shape"),
+        ("export {bad}/model.h5", "is not a saved Keras model"),
+        ("export {bad}", "is not a saved Keras model"),
+        ("export {bad}/plain.keras", "has one width only"),
+        ("export {bad}/any.keras --widths 0", r"argument --widths: widths in \(0, 1\]"),
+        ("export {bad}/any.keras --widths 1.5", "argument --widths"),
+        ("export {bad}/any.keras --widths 0.1 --output {bad}/o", "min_width=0.25"),
+        ("export {bad}/any.keras --output {bad}/file/x", "Not a directory"),
+    ],
+)
+def test_bad_input_gets_one_line_and_code_2(command, match, bad_files, capsys):
+    arguments = command.format(bad=bad_files).split()
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # argparse ends the process itself
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert re.search(match, error)
+    assert error.startswith("awn")
+    assert error.count("\n") == 1
+
+
+def test_a_broken_archive_is_one_line_too(bad_files, capsys, tmp_path):
+    content = (bad_files / "any.keras").read_bytes()
+    (tmp_path / "broken.keras").write_bytes(content[: len(content) // 2])
+    assert main(["export", str(tmp_path / "broken.keras")]) == 2
+    assert "is not a saved Keras model" in capsys.readouterr().err
+
+
+def test_interruption_is_no_traceback(monkeypatch, capsys, bad_files):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.saving, "load_model", interrupt)
+    assert main(["export", str(bad_files / "any.keras")]) == 130
+    assert capsys.readouterr().err == "awn export: interrupted\n"

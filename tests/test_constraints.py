@@ -1,0 +1,93 @@
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from awn_keras.constraints import (
+    LowerTriangular,
+    pack_grades,
+    triangular_mask,
+    unpack_grades,
+)
+from awn_keras.widths import active_channels, channel_grades
+
+channels = st.integers(1, 40)
+
+
+@given(channels, channels, st.sampled_from([1, 4, 8]))
+def test_the_closed_form_equals_brute_force_over_all_widths(into, out, divisor):
+    mask = triangular_mask(channel_grades(into, divisor), channel_grades(out, divisor))
+    # Every width at which anything changes, and 1.
+    thresholds = np.concatenate(
+        [channel_grades(into, divisor), channel_grades(out, divisor), [1.0]]
+    )
+    expected = np.ones((into, out), bool)
+    for width in np.unique(thresholds[thresholds > 0]):
+        present = active_channels(out, width, divisor)
+        readable = active_channels(into, width, divisor)
+        # Active output channels may not read what is not there.
+        expected[readable:, :present] = False
+    # Below the first threshold only the channels of grade 0 are there.
+    expected[
+        np.count_nonzero(channel_grades(into, divisor) == 0) :,
+        : np.count_nonzero(channel_grades(out, divisor) == 0),
+    ] = False
+    np.testing.assert_array_equal(mask, expected)
+
+
+@given(channels)
+def test_equal_layers_give_the_papers_triangle(count):
+    grades = channel_grades(count)
+    # Equation 7, transposed: Keras kernels are (in, out).
+    expected = np.triu(np.ones((count, count), bool))
+    np.testing.assert_array_equal(triangular_mask(grades, grades), expected)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_a_grid_of_equal_steps_keeps_its_share(steps):
+    grid = [(i + 1) / steps for i in range(steps)]
+    grades = channel_grades(64, 1, grid[0], grid)
+    # G equal blocks keep (G + 1) / 2G of the kernel.
+    assert triangular_mask(grades, grades).mean() == (steps + 1) / (2 * steps)
+
+
+def test_the_constraint_zeroes_the_other_half():
+    kernel = keras.ops.ones((3, 3, 5, 5))
+    constrained = keras.ops.convert_to_numpy(LowerTriangular()(kernel))
+    expected = np.broadcast_to(np.triu(np.ones((5, 5))), (3, 3, 5, 5))
+    np.testing.assert_array_equal(constrained, expected)
+
+
+def test_forbidden_entries_that_are_not_finite_are_zeroed():
+    kernel = np.where(np.tri(3, k=-1), np.nan, 1.0).astype("float32")
+    assert np.isfinite(keras.ops.convert_to_numpy(LowerTriangular()(kernel))).all()
+
+
+def test_an_inner_constraint_comes_first():
+    constraint = LowerTriangular(inner=keras.constraints.NonNeg())
+    kernel = keras.ops.convert_to_numpy(constraint(-keras.ops.ones((2, 2))))
+    assert not kernel.any()
+
+
+def test_config_round_trip():
+    grades = channel_grades(6, min_width=0.5)
+    old = LowerTriangular(grades, grades, keras.constraints.MaxNorm(3.0))
+    new = keras.constraints.deserialize(keras.constraints.serialize(old))
+    np.testing.assert_array_equal(new.in_grades, grades)
+    assert new.inner.max_value == 3.0
+    np.testing.assert_array_equal(new.mask((1, 1, 6, 6)), old.mask((1, 1, 6, 6)))
+
+
+@given(st.lists(st.sampled_from([0.0, 1 / 3, 0.5, 0.9]), min_size=1))
+def test_grades_survive_packing(grades):
+    np.testing.assert_array_equal(unpack_grades(pack_grades(np.array(grades))), grades)
+
+
+def test_no_grades_stay_none():
+    assert unpack_grades(pack_grades(None)) is None
+
+
+def test_grades_of_another_kernel_are_refused():
+    with pytest.raises(ValueError, match="must be as many as the kernel has"):
+        LowerTriangular([0.0, 0.5], [0.0, 0.5])(keras.ops.ones((3, 2)))

@@ -1,0 +1,164 @@
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from awn_keras import (
+    TradeOffCurve,
+    count_macs,
+    count_parameters,
+    lenet_3c1l,
+    slim,
+    trade_off_curve,
+)
+from tests.conftest import (
+    classification,
+    inputs_of,
+    labelled,
+    rich,
+    small_conv,
+    small_dense,
+)
+
+
+@pytest.fixture(scope="module")
+def curve_of_model():
+    keras.utils.set_random_seed(0)
+    model = classification(small_conv(None, widths_grid=[0.25, 0.5, 1.0]))
+    x, y = labelled(model)
+    model.fit(x, y, verbose=0)
+    return trade_off_curve(model, x, y), model, (x, y)
+
+
+def test_the_curve_is_that_of_slimmed_networks(curve_of_model):
+    curve, model, (x, y) = curve_of_model
+    assert curve.widths == [0.25, 0.5, 1.0]
+    for index, width in enumerate(curve.widths):
+        small = classification(slim(model, width))
+        loss, accuracy = small.evaluate(x, y, verbose=0)
+        # Sums in another order.
+        assert curve.loss[index] == pytest.approx(loss, rel=1e-5)
+        assert curve.accuracy[index] == pytest.approx(accuracy)
+        assert curve.parameters[index] == small.count_params()
+        assert curve.macs[index] == count_macs(small)
+    assert curve.metrics == {"accuracy": curve.accuracy}
+
+
+def test_auc_is_the_trapezoid_over_the_range():
+    curve = TradeOffCurve(
+        [0.25, 0.5, 1.0], [0.0, 1.0, 1.0], [0] * 3, [1] * 3, [1] * 3, {}
+    )
+    assert curve.auc == pytest.approx((0.125 + 0.5) / 0.75)
+
+
+def test_chosen_widths(curve_of_model):
+    curve, model, data = curve_of_model
+    some = trade_off_curve(model, *data, widths=[0.5, 1.0])
+    assert some.widths == [0.5, 1.0]
+    assert some.accuracy == curve.accuracy[1:]
+
+
+def test_csv_and_json(curve_of_model, tmp_path):
+    curve = curve_of_model[0]
+    curve.to_csv(tmp_path / "curve.csv")
+    with (tmp_path / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["width", "accuracy", "loss", "macs", "parameters"]
+    assert [float(row["width"]) for row in rows] == curve.widths
+    assert [float(row["accuracy"]) for row in rows] == curve.accuracy
+    curve.to_json(tmp_path / "curve.json")
+    content = json.loads((tmp_path / "curve.json").read_text())
+    assert content.pop("auc") == curve.auc
+    assert TradeOffCurve(**content) == curve
+
+
+def test_plot(curve_of_model, tmp_path):
+    curve = curve_of_model[0]
+    axes = curve.plot()
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), curve.widths)
+    np.testing.assert_allclose(
+        axes.lines[0].get_ydata(), 100 * np.array(curve.accuracy)
+    )
+    assert curve.plot(axes, label="again") is axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()][1] == "again"
+    axes.figure.savefig(tmp_path / "curve.png")
+
+
+def test_a_curve_without_accuracy():
+    model = small_dense(widths_grid=[0.5, 1.0])
+    model.compile("sgd", "mse", metrics=["mae"])
+    curve = trade_off_curve(model, inputs_of(model), np.zeros((5, 3)))
+    assert curve.accuracy == []
+    assert len(curve.metrics["mae"]) == 2
+    with pytest.raises(
+        ValueError, match=r"Compile the model with `metrics=\['accuracy"
+    ):
+        curve.auc  # noqa: B018
+    with pytest.raises(ValueError, match="no accuracy"):
+        curve.plot()
+
+
+def test_a_plain_model_has_no_curve():
+    plain = slim(small_dense(), 1.0)
+    with pytest.raises(TypeError, match="must be an `AnyWidthModel`"):
+        trade_off_curve(plain, np.zeros((1, 4)), np.zeros(1))
+
+
+# --------------------------------------------------------------- MACs and parameters
+
+
+def test_macs_of_lenet_by_hand():
+    model = lenet_3c1l((32, 32, 3), 10)
+    for width, k in ((0.25, 11), (0.5, 23), (1.0, 45)):
+        by_hand = (
+            30 * 30 * 9 * 3 * k
+            + 28 * 28 * 9 * k * k
+            + 10 * 10 * 25 * k * k
+            + 25 * k * 10
+        )
+        assert count_macs(model, width) == by_hand
+
+
+@pytest.mark.parametrize("make", [small_conv, rich])
+def test_macs_at_a_width_are_those_of_the_slimmed_network(make):
+    model = make()
+    for width in model.distinct_widths:
+        small = slim(model, width)
+        assert count_macs(model, width) == count_macs(small)
+        assert count_parameters(model, width) == count_parameters(small)
+        assert count_parameters(small) == small.count_params()
+    assert count_macs(model) == count_macs(model, 1.0)
+
+
+def test_macs_of_grouped_and_depthwise_convolutions():
+    inputs = keras.Input((4, 4, 6))
+    x = keras.layers.Conv2D(8, 3, padding="same", groups=2)(inputs)
+    x = keras.layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x)
+    model = keras.Model(inputs, x)
+    assert count_macs(model) == 16 * 9 * 3 * 8 + 16 * 9 * 16
+
+
+def test_a_shared_layer_counts_its_weights_once_and_its_macs_twice():
+    inputs = keras.Input((4,))
+    layer = keras.layers.Dense(4, use_bias=False)
+    model = keras.Model(inputs, layer(layer(inputs)))
+    assert (count_macs(model), count_parameters(model)) == (32, 16)
+
+
+def test_macs_need_a_known_shape():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="conv")(inputs))
+    with pytest.raises(ValueError, match=r"layer 'conv'.*full shape"):
+        count_macs(model)
+
+
+def test_a_plain_model_has_one_width():
+    with pytest.raises(ValueError, match="has one width only"):
+        count_macs(slim(small_dense(), 1.0), 0.5)
+
+
+def test_a_width_below_min_width_is_refused():
+    with pytest.raises(ValueError, match=r"min_width=0.25"):
+        count_macs(small_dense(), 0.1)

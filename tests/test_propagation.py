@@ -1,0 +1,377 @@
+import keras
+import numpy as np
+import pytest
+
+from awn_keras import (
+    AnyWidthModel,
+    TriConv2D,
+    TriDense,
+    WidthRule,
+    register_width_rule,
+    slim,
+)
+from awn_keras.graph import graph_nodes
+from awn_keras.propagation import Fixed, Graded, PerWidth, propagate, rule_of, split
+from awn_keras.widths import channel_grades
+from tests.conftest import at_width, inputs_of, rich, small_conv
+
+L = keras.layers
+
+
+def output_kind(build, channels=6):
+    """Kind after `build`, which gets graded feature maps `(None, 4, 4, channels)`."""
+    inputs = keras.Input((4, 4, 1))
+    x = build(L.Conv2D(channels, 1, name="stem")(inputs))
+    model = keras.Model(inputs, L.Dense(1, name="head")(x))
+    return propagate(model, channel_grades).kinds[id(x)]
+
+
+def build_model(build, shape=(4, 4, 1)):
+    """An any-width model of a stem, `build`, and a readout."""
+    inputs = keras.Input(shape)
+    x = build(L.Conv2D(6, 1, name="stem")(inputs))
+    return AnyWidthModel(inputs, L.Dense(2, name="head")(x))
+
+
+GRADES = channel_grades(6)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        L.Activation("gelu"),
+        L.AveragePooling2D(2),
+        L.BatchNormalization(),
+        L.Cropping2D(1),
+        L.Dropout(0.5),
+        L.LeakyReLU(),
+        L.MaxPooling2D(),
+        L.PReLU(),
+        L.Permute((2, 1, 3)),
+        L.ReLU(6.0),
+        L.Rescaling(2.0),
+        L.Resizing(3, 3),
+        L.SpatialDropout2D(0.5),
+        L.UpSampling2D(),
+        L.ZeroPadding2D(),
+        L.DepthwiseConv2D(3),
+        L.GlobalAveragePooling2D(),
+        L.GlobalMaxPooling2D(keepdims=True),
+        L.Reshape((16, 6)),
+        L.Activation(keras.ops.relu),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_per_channel_layers_keep_the_grades(layer):
+    if isinstance(layer, L.Activation) and layer.activation is keras.ops.relu:
+        with pytest.raises(ValueError, match="not known to act on each channel"):
+            output_kind(layer)
+        return
+    assert output_kind(layer) == Graded(GRADES)
+
+
+def test_depth_multiplier_repeats_grades():
+    kind = output_kind(L.DepthwiseConv2D(3, depth_multiplier=2))
+    assert kind == Graded(np.repeat(GRADES, 2))
+
+
+@pytest.mark.parametrize("layer", [L.Flatten(), L.Reshape((96,)), L.Reshape((-1,))])
+def test_flattening_tiles_grades(layer):
+    assert output_kind(layer) == Graded(np.tile(GRADES, 16))
+
+
+def test_a_tri_layer_gives_grades_of_its_own():
+    assert output_kind(TriConv2D(9, 3)) == Graded(channel_grades(9))
+
+
+def test_concatenation_concatenates_grades():
+    kind = output_kind(lambda x: L.Concatenate()([x, TriConv2D(4, 1)(x)]))
+    assert kind == Graded(np.concatenate([GRADES, channel_grades(4)]))
+
+
+def test_concatenation_along_rows_keeps_grades():
+    assert output_kind(lambda x: L.Concatenate(axis=1)([x, x])) == Graded(GRADES)
+
+
+@pytest.mark.parametrize(
+    "join", [L.Add(), L.Multiply(), L.Maximum(), L.Average(), L.Subtract()]
+)
+def test_merging_equal_grades_keeps_them(join):
+    kind = output_kind(lambda x: join([x, TriConv2D(6, 1)(x)]))
+    assert kind == Graded(GRADES)
+
+
+def test_operators_are_merges():
+    assert output_kind(lambda x: keras.ops.relu6(x + 3.0) * x / 6.0) == Graded(GRADES)
+
+
+def test_one_channel_broadcasts():
+    kind = output_kind(lambda x: x * TriConv2D(1, 1, activation="sigmoid")(x))
+    assert kind == Graded(GRADES)
+
+
+def test_kinds_of_stem_readout_and_tail():
+    inputs = keras.Input((4, 4, 1))
+    scaled = L.Rescaling(2.0)(inputs)
+    stem = L.Conv2D(6, 1)(scaled)
+    readout = L.Conv2D(3, 1, name="readout")(stem)
+    tail = L.Softmax()(L.LayerNormalization()(L.Reshape((48,))(readout)))
+    kinds = propagate(keras.Model(inputs, tail), channel_grades).kinds
+    assert kinds[id(scaled)] == Fixed()
+    assert kinds[id(stem)] == Graded(GRADES)
+    assert kinds[id(readout)] == kinds[id(tail)] == PerWidth("readout")
+    assert kinds[id(tail)].readout == "readout"
+
+
+def test_a_tri_layer_on_the_input_is_dense():
+    inputs = keras.Input((4,))
+    layer = TriDense(5)
+    model = AnyWidthModel(inputs, L.Dense(2)(layer(inputs)))
+    assert (layer.get_weights()[0] != 0).all()
+    assert model.distinct_widths[-1] == 1.0
+
+
+def test_preprocessing_may_be_nested_or_unknown():
+    class Noise(L.Layer):
+        def call(self, x):
+            return x + 1.0
+
+    preprocess = keras.Sequential([L.Rescaling(0.5), L.RandomFlip()])
+    inputs = keras.Input((4, 4, 1))
+    x = preprocess(Noise()(inputs))
+    model = AnyWidthModel(inputs, L.Dense(2)(L.Flatten()(TriConv2D(4, 1)(x))))
+    small = slim(model, 0.5)
+    x = inputs_of(model)
+    got = at_width(model, 0.5, x, training=False)[0]
+    # Sums in another order.
+    np.testing.assert_allclose(got, small(x, training=False), atol=1e-6)
+
+
+def test_shared_layers_without_weights_may_stand_anywhere():
+    relu = L.ReLU()
+    inputs = keras.Input((4,))
+    x = relu(L.Dense(6)(inputs))
+    x = relu(L.Dense(6)(relu(TriDense(6)(x))))
+    model = AnyWidthModel(inputs, L.Dense(2)(x))
+    x = inputs_of(model)
+    # Sums in another order.
+    np.testing.assert_allclose(
+        at_width(model, 0.5, x)[0], slim(model, 0.5)(x), atol=1e-6
+    )
+
+
+def test_shared_layers_with_weights_work_at_places_of_equal_grades():
+    tri, head = TriDense(6), L.Dense(2)
+    inputs = keras.Input((4,))
+    x = L.Dense(6)(inputs)
+    outputs = L.Add()([head(tri(x)), head(tri(tri(x)))])
+    model = AnyWidthModel(inputs, outputs)
+    x = inputs_of(model)
+    # Sums in another order.
+    np.testing.assert_allclose(
+        at_width(model, 0.5, x)[0], slim(model, 0.5)(x), atol=1e-5
+    )
+
+
+# -------------------------------------------------------------------------- errors
+
+
+def conv_after_batch_norm(x):
+    return L.BatchNormalization(name="bn")(L.Conv2D(6, 1, name="plain")(x))
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (
+            L.LayerNormalization(name="ln"),
+            r"'ln' \(LayerNormalization\): cannot stand before the readout: it norm",
+        ),
+        (L.Softmax(name="s"), r"'s' \(Softmax\).*Put it after the readout"),
+        (L.UnitNormalization(), "normalizes over the channels"),
+        (L.Activation("softmax", name="a"), "'a'.*activation `softmax` is not known"),
+        (TriConv2D(4, 1, activation="softmax"), "activation `softmax`"),
+        (conv_after_batch_norm, "'bn'.*after a readout.*'plain' is a plain.*TriConv2D"),
+        (
+            lambda x: TriConv2D(4, 1, name="t")(L.Conv2D(6, 1, name="plain")(x)),
+            "'t'.*cannot stand after a readout. 'plain' is a plain layer",
+        ),
+        (
+            lambda x: L.Add(name="add")([x, L.Conv2D(6, 1, name="plain")(x)]),
+            "'add'.*joins graded channels with what the readout 'plain' gave",
+        ),
+        (
+            lambda x: L.Add(name="add")([x, L.ZeroPadding2D(0)(L.Concatenate()([
+                TriConv2D(2, 1)(x), TriConv2D(4, 1)(x)]))]),
+            "'add'.*equal grades.*6 graded channels, 6 graded channels",
+        ),
+        (L.BatchNormalization(axis=1), "`axis` must be the last"),
+        (L.Permute((3, 1, 2)), "must keep the channels last"),
+        (L.Reshape((24, 4)), "must keep the channels as the last axis"),
+        (L.Conv2D(6, 1, groups=2), "`groups` must be 1"),
+        (L.Rescaling([1.0] * 6), "must be numbers on graded channels"),
+        (L.MaxPooling2D(data_format="channels_first"), "must be 'channels_last'"),
+        (lambda x: x * np.ones(6, "float32"), "an array cannot follow the channels"),
+        (
+            lambda x: keras.ops.reshape(x, (-1, 16, 6)) + L.GlobalMaxPooling2D()(x),
+            "No width rule",
+        ),
+        (lambda x: x + L.GlobalMaxPooling2D()(x), "same number of axes"),
+    ],
+)  # fmt: skip
+def test_what_breaks_the_rule_is_named_with_reason_and_way_out(build, match):
+    with pytest.raises((ValueError, NotImplementedError), match=match):
+        build_model(build)
+
+
+class Unknown(L.Layer):
+    def call(self, x):
+        return x[..., ::-1]
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (Unknown(name="u"), r"No width rule for layer 'u' \(Unknown\).*register_width"),
+        (L.Lambda(lambda x: x, name="f"), r"No width rule for layer 'f' \(Lambda\)"),
+        (L.MultiHeadAttention(1, 2), "No width rule"),
+        (L.GroupNormalization(2), "normalizes over the channels"),
+        (
+            lambda x: Unknown(name="u")(L.Dense(3, name="plain")(x)),
+            "layer 'u'.*after the readout 'plain'.*register_width_rule",
+        ),
+        (
+            keras.Sequential([L.Dense(4)], name="nested"),
+            "Nested model 'nested'.*Call its layers on the outer tensors",
+        ),
+    ],
+)
+def test_layers_without_a_rule_are_refused_never_guessed(build, match):
+    if isinstance(build, L.MultiHeadAttention):
+        attention = build
+        build = lambda x: attention(x, x)  # noqa: E731
+    with pytest.raises((ValueError, NotImplementedError), match=match):
+        build_model(build)
+
+
+def test_a_layer_of_ones_own_that_trains_on_the_input_needs_a_rule():
+    class Own(L.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], 3))
+
+        def call(self, x):
+            return x @ self.w
+
+    inputs = keras.Input((4,))
+    with pytest.raises(NotImplementedError, match="No width rule"):
+        AnyWidthModel(inputs, L.Dense(2)(TriDense(4)(Own()(inputs))))
+
+
+def test_a_model_without_readout_is_refused():
+    inputs = keras.Input((4,))
+    outputs = TriDense(4, name="last")(L.Dense(4)(inputs))
+    with pytest.raises(ValueError, match="no readout before its output 'last'"):
+        AnyWidthModel(inputs, outputs)
+
+
+def test_a_model_that_width_does_not_touch_is_refused():
+    inputs = keras.Input((4,))
+    with pytest.raises(ValueError, match="No output of the model depends on the width"):
+        AnyWidthModel(inputs, L.ReLU()(inputs))
+
+
+def test_flattening_unknown_rows_is_refused():
+    inputs = keras.Input((None, 4, 1))
+    x = L.Flatten(name="flat")(L.Conv2D(6, 1)(inputs))
+    with pytest.raises(ValueError, match=r"'flat'.*rows and cols must be known"):
+        AnyWidthModel(inputs, L.ReLU()(x))
+
+
+def test_a_shared_layer_at_places_of_different_grades_is_refused():
+    batch_normalization = L.BatchNormalization(name="bn")
+    inputs = keras.Input((4,))
+    x = batch_normalization(L.Dense(6)(inputs))
+    y = L.Concatenate()([TriDense(2)(x), TriDense(4)(x)])
+    with pytest.raises(ValueError, match=r"'bn'.*shared between places with different"):
+        AnyWidthModel(inputs, L.Dense(2)(batch_normalization(y)))
+
+
+# ------------------------------------------------------------------------ registry
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Scale(L.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(
+            name="scale", shape=(shape[-1],), initializer="random_normal"
+        )
+
+    def call(self, x):
+        return x * self.scale
+
+
+def test_a_registered_layer_propagates_and_slims():
+    register_width_rule(Scale, WidthRule(in_axes={"scale": -1}))
+    model = build_model(Scale(name="scale"))
+    small = slim(model, 0.5)
+    assert small.get_layer("scale").scale.shape == (3,)
+    x = inputs_of(model)
+    # Sums in another order.
+    np.testing.assert_allclose(at_width(model, 0.5, x)[0], small(x), atol=1e-6)
+
+
+def test_a_rule_does_not_hold_for_subclasses():
+    class MyReLU(L.ReLU):
+        pass
+
+    assert rule_of(L.ReLU()) is not None
+    assert rule_of(MyReLU()) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((int,), "`layer_class` must be a Keras layer class"),
+        ((L.ReLU(),), "`layer_class` must be a Keras layer class"),
+        ((Scale, {"scale": -1}), "`rule` must be a `WidthRule`"),
+    ],
+)
+def test_bad_registrations_are_refused(arguments, match):
+    with pytest.raises(TypeError, match=match):
+        register_width_rule(*arguments)
+
+
+def test_a_per_channel_layer_must_keep_the_number_of_channels():
+    class Half(L.Layer):
+        def call(self, x):
+            return x[..., ::2]
+
+    register_width_rule(Half)
+    with pytest.raises(ValueError, match="must keep the number of channels"):
+        build_model(Half())
+
+
+# --------------------------------------------------------------------------- split
+
+
+@pytest.mark.parametrize("make", [small_conv, rich])
+def test_trunk_then_tail_is_the_model(make):
+    model = make()
+    parts = split(model, model.propagation)
+    x = inputs_of(model)
+    outputs = parts.tail(keras.tree.flatten(parts.trunk(x)))
+    for got, wanted in zip(
+        keras.tree.flatten(outputs), at_width(model, 1.0, x), strict=True
+    ):
+        # The same operations on the same numbers, at full width nothing is masked.
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_trunk_and_tail_share_all_layers():
+    model = rich()
+    parts = split(model, model.propagation)
+    ids = {id(weight) for part in (parts.trunk, parts.tail) for weight in part.weights}
+    assert ids == {id(weight) for weight in model.weights}
+    trunk = [node.operation.name for node in graph_nodes(parts.trunk)]
+    assert "scores" not in trunk
+    assert "scores" in [node.operation.name for node in graph_nodes(parts.tail)]

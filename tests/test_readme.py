@@ -1,0 +1,37 @@
+"""The README's code runs, and what it promises is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import awn_keras
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    assert "epochs=20" in code
+    names = {}
+    exec(code.replace("epochs=20", "epochs=4, verbose=0"), names)
+    # Chance is 10 %.
+    assert names["curve"].auc > 0.5
+    assert names["small"].count_params() < names["model"].count_params()
+    assert len(list((tmp_path / "out").glob("*.tflite"))) == 4
+
+
+def test_public_names_are_documented():
+    for name in awn_keras.__all__:
+        assert getattr(awn_keras, name).__doc__, name
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+def test_its_commands_are_parsed(command):
+    from awn_keras.cli import _parser
+
+    for line in re.findall(rf"^awn ({command} [^#\n]*)", README, re.MULTILINE):
+        assert _parser().parse_args(line.split()).command == command

@@ -1,0 +1,211 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from awn_keras.widths import (
+    FixedWidths,
+    SandwichWidths,
+    UniformWidths,
+    WidthSampler,
+    active_channels,
+    channel_grades,
+    check_width,
+    check_widths_grid,
+    round_half_up,
+)
+
+channels = st.integers(1, 300)
+divisors = st.sampled_from([1, 2, 3, 4, 8, 16])
+widths = st.floats(0.001, 1.0)
+grids = st.lists(st.integers(1, 99), max_size=6, unique=True).map(
+    lambda values: [value / 100 for value in sorted(values)] + [1.0]
+)
+
+
+def counted(count, width, divisor):
+    """The rounding rule in exact arithmetic, straight from its definition."""
+    if width == 1:
+        return count
+    rounded = (Fraction(width) * count / divisor + Fraction(1, 2)).__floor__() * divisor
+    return max(min(rounded, count), min(divisor, count))
+
+
+@given(channels, widths, divisors)
+def test_active_channels_follow_the_rounding_rule(count, width, divisor):
+    got = active_channels(count, width, divisor)
+    exact = counted(count, width, divisor)
+    # A float next to a threshold may stand for the threshold itself (1/3 typed as a
+    # float): widths one ulp to either side bracket it.
+    near = [counted(count, Fraction(np.nextafter(width, s)), divisor) for s in (0, 1)]
+    assert got == exact or near[0] <= got <= near[1]
+
+
+@given(channels, divisors, st.integers(0, 600))
+def test_a_threshold_typed_as_a_float_is_met(count, divisor, numerator):
+    # The widths at which a channel appears are quotients; Python's `/` gives the same
+    # float as the grade, so that the channel is there.
+    width = (2 * numerator + 1) * divisor / (2 * count)
+    if width < 1:
+        expected = max(min((numerator + 1) * divisor, count), min(divisor, count))
+        assert active_channels(count, width, divisor) == expected
+
+
+@given(channels, divisors, widths, widths)
+def test_active_channels_grow_with_width(count, divisor, one, other):
+    narrow, wide = sorted((one, other))
+    assert active_channels(count, narrow, divisor) <= active_channels(
+        count, wide, divisor
+    )
+
+
+@given(channels, divisors)
+def test_all_channels_are_active_at_full_width(count, divisor):
+    # Also where less than half a block is left over: 10 channels in blocks of 8.
+    assert active_channels(count, 1.0, divisor) == count
+
+
+@given(channels, divisors, widths)
+def test_active_channels_are_whole_blocks(count, divisor, width):
+    got = active_channels(count, width, divisor)
+    assert got % divisor == 0 or got == count
+
+
+@given(channels, divisors, st.floats(0, 1))
+def test_grades_are_exact(count, divisor, min_width):
+    # Compared as floats, grades have the order of the fractions they stand for.
+    grades = channel_grades(count, divisor)
+    blocks = [s // divisor + 1 for s in range(count)]
+    exact = [
+        Fraction(0)
+        if b == 1
+        else min(Fraction((2 * b - 1) * divisor, 2 * count), Fraction(1))
+        for b in blocks
+    ]
+    assert [float(f) for f in exact] == grades.tolist()
+
+
+@given(channels, channels, divisors)
+def test_grades_of_two_layers_compare_as_fractions(one, other, divisor):
+    first, second = channel_grades(one, divisor), channel_grades(other, divisor)
+    for s, t in ((one // 2, other // 2), (one - 1, other - 1)):
+        exact = [
+            Fraction(0)
+            if i // divisor == 0
+            else min(Fraction((2 * (i // divisor) + 1) * divisor, 2 * n), Fraction(1))
+            for i, n in ((s, one), (t, other))
+        ]
+        assert (first[s] <= second[t]) == (exact[0] <= exact[1])
+
+
+@given(channels, divisors, st.floats(0.01, 1), widths)
+def test_min_width_makes_its_channels_permanent(count, divisor, min_width, width):
+    grades = channel_grades(count, divisor, min_width)
+    assert np.count_nonzero(grades == 0) == active_channels(count, min_width, divisor)
+    if width >= min_width:
+        assert np.count_nonzero(grades <= width) == active_channels(
+            count, width, divisor
+        )
+
+
+@given(channels, divisors, grids, widths)
+def test_a_grid_rounds_the_width_down(count, divisor, grid, width):
+    grades = channel_grades(count, divisor, grid[0], grid)
+    assert set(grades) <= {0.0, *grid[1:]}
+    below = max((w for w in grid if w <= width), default=grid[0])
+    # A width below the grid's first runs as the first: those channels are permanent.
+    assert np.count_nonzero(grades <= width) == active_channels(count, below, divisor)
+
+
+@given(channels, divisors)
+def test_grades_ascend_from_zero(count, divisor):
+    grades = channel_grades(count, divisor)
+    assert grades[0] == 0
+    assert np.all(np.diff(grades) >= 0)
+    assert grades[-1] <= 1
+
+
+def test_the_papers_45_channels():
+    assert [active_channels(45, w) for w in (0.25, 0.5, 0.75, 1)] == [11, 23, 34, 45]
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.5, float("nan")])
+def test_a_width_out_of_range_is_refused(value):
+    with pytest.raises(ValueError, match=r"must be in \(0, 1\]. Received: width="):
+        check_width(value)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True])
+def test_a_width_that_is_no_number_is_refused(value):
+    with pytest.raises(TypeError, match="`width` must be a number"):
+        check_width(value)
+
+
+def test_a_width_below_min_width_is_refused():
+    with pytest.raises(ValueError, match=r"at least the model's min_width=0.25"):
+        check_width(0.2, 0.25)
+
+
+@pytest.mark.parametrize("grid", [[], [0.5], [0.5, 0.25, 1.0], [0.5, 0.5, 1.0]])
+def test_a_bad_grid_is_refused(grid):
+    with pytest.raises(ValueError, match=r"`widths_grid` must ascend and end at 1.0"):
+        check_widths_grid(grid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"channels": 0}, "`channels` must be a positive integer"),
+        ({"channels": 4.0}, "`channels` must be a positive integer"),
+        ({"channels": 4, "divisor": 0}, "`divisor` must be a positive integer"),
+        ({"channels": 4, "min_width": 2}, r"`min_width` must be in \[0, 1\]"),
+    ],
+)
+def test_bad_arguments_of_grades_are_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        channel_grades(**arguments)
+
+
+def test_halves_are_rounded_up():
+    assert [round_half_up(x) for x in (0.4, 0.5, 1.5, 2.5)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "fixed", "num_random"),
+    [
+        (SandwichWidths(0.25, 1.0, num_widths=4), (0.25, 1.0), 2),
+        (UniformWidths(0.5, 0.75, num_widths=3), (), 3),
+        (FixedWidths([0.5, 1.0]), (0.5, 1.0), 0),
+        (WidthSampler([1.0], num_random=1), (1.0,), 1),
+    ],
+)
+def test_samplers_say_what_a_step_runs(sampler, fixed, num_random):
+    assert (sampler.fixed, sampler.num_random) == (fixed, num_random)
+    assert sampler.num_widths == len(fixed) + num_random
+    copy = type(sampler).from_config(sampler.get_config())
+    assert copy.get_config() == sampler.get_config()
+    assert repr(copy) == repr(sampler)
+
+
+def test_the_smallest_width_of_a_sampler():
+    assert SandwichWidths(0.3, 1.0).smallest == 0.3
+    assert UniformWidths(0.5, 1.0).smallest == 0.5
+    # The range of random widths counts only if there are any.
+    assert FixedWidths([0.75, 1.0]).smallest == 0.75
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: SandwichWidths(num_widths=1), "`num_widths` must be at least 2"),
+        (lambda: SandwichWidths(0.8, 0.5), "`min_width` must not exceed `max_width`"),
+        (lambda: UniformWidths(num_widths=0), "at least one width"),
+        (lambda: FixedWidths([]), "at least one width"),
+        (lambda: FixedWidths([0.5, 2]), r"`fixed` must be in \(0, 1\]"),
+    ],
+)
+def test_bad_samplers_are_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
