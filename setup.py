@@ -25,20 +25,23 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    # The program is outside the package, because it must run before TensorFlow is
+    # imported; see _awn.py.
+    py_modules=["_awn"],
     packages=find_packages(include=["awn_keras", "awn_keras.*"]),
     install_requires=[
-        "ai-edge-litert>=2.1",
+        "ai-edge-litert>=2.1,<3",
         # TFDS 4.9 needs it on Python 3.11 and later, and does not ask for it.
         "importlib_resources",
-        "keras>=3.12,<4",
+        "keras>=3.15,<4",
         "matplotlib>=3.8",
         "numpy>=2.0",
         "scikit-learn>=1.4",
-        "tensorflow>=2.20,<2.23",
+        "tensorflow>=2.21,<3",
         "tensorflow-datasets>=4.9.7",
     ],
     extras_require={"test": TEST, "dev": DEV},
-    entry_points={"console_scripts": ["awn=awn_keras.cli:console"]},
+    entry_points={"console_scripts": ["awn=_awn:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

@@ -13,7 +13,12 @@ from awn_keras.evaluation import (
 )
 from awn_keras.layers import TriConv2D, TriDense
 from awn_keras.model import AnyWidthModel
-from awn_keras.propagation import WidthRule, register_width_rule
+from awn_keras.propagation import (
+    WidthRule,
+    per_channel,
+    per_sample,
+    register_width_rule,
+)
 from awn_keras.slimming import slim
 from awn_keras.widths import (
     FixedWidths,
@@ -46,6 +51,8 @@ __all__ = [
     "count_parameters",
     "export_tflite",
     "lenet_3c1l",
+    "per_channel",
+    "per_sample",
     "register_width_rule",
     "slim",
     "trade_off_curve",

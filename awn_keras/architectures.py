@@ -57,6 +57,11 @@ def lenet_3c1l(
     Reference:
         Vu et al., Any-Width Networks (2020), section 5.1.
     """
+    if len(input_shape) != 3:
+        raise ValueError(
+            "`input_shape` must be (rows, cols, channels). Received: "
+            f"input_shape={input_shape}"
+        )
     rows, cols, _ = input_shape
     if padding == "valid" and min(rows, cols) < 16:
         raise ValueError(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,22 +19,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
-
-
-def console() -> int:
-    """Runs the command as a program of its own: without native log lines.
-
-    TensorFlow and its converter write dozens of lines to file descriptor 2 that no
-    setting turns off. Python's own stderr stays. `AWN_NATIVE_LOGS=1` shows them.
-
-    Returns:
-        The exit code.
-    """
-    if not os.environ.get("AWN_NATIVE_LOGS"):
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-    return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,41 +131,56 @@ def _widths(text: str) -> tuple[float, ...]:
 def _demo(args: argparse.Namespace) -> None:
     from awn_keras.data import load_data
     from awn_keras.deploy import export_tflite
-    from awn_keras.experiments.training import Recipe, run
+    from awn_keras.evaluation import trade_off_curve
+    from awn_keras.experiments.training import Recipe, holds_run_of, run
     from awn_keras.files import write_whole
 
     directory = _writable(args.output)
-    (directory / "model.keras").unlink(missing_ok=True)  # of an earlier demo
+    # So narrow that the digits, which are easy, show what width is worth.
+    recipe = replace(Recipe.paper("digits"), epochs=15, min_width=0.05)
+    if holds_run_of(recipe, directory):  # an earlier demo
+        (directory / "model.keras").unlink()
     start = time.perf_counter()
-    result = run(replace(Recipe.paper("digits"), epochs=15), directory)
+    result = run(recipe, directory)
     seconds = time.perf_counter() - start
     _print_curve(result.curve)
-    samples, _ = load_data("digits").test()[0]
-    exported = export_tflite(result.model, directory, samples=samples[:16])
-    summary = _summary(result.curve, exported, seconds, directory)
+    test = load_data("digits").test()
+    widths = [0.05, 0.25, 0.5, 1.0]
+    exported = export_tflite(
+        result.model, directory, widths=widths, samples=test[0][0][:16]
+    )
+    chosen = trade_off_curve(result.model, test, widths=widths)
+    summary = _summary(result.curve, chosen.accuracy, exported, seconds, directory)
     write_whole(directory / "summary.txt", summary)
     _print("\n" + summary)
 
 
-def _summary(curve: Any, exported: Any, seconds: float, directory: Path) -> str:
-    small, full = exported[0], exported[-1]
-    accuracy = dict(zip(curve.widths, curve.accuracy, strict=True))
-    error = max(one.largest_error for one in exported)
-    return (
+def _summary(
+    curve: Any, accuracy: list[float], exported: Any, seconds: float, directory: Path
+) -> str:
+    full = exported[-1]
+    lines = [
         f"One training run of {seconds:.0f} s gave {len(curve.widths)} networks in one "
-        "model, one for each number of channels.\n"
-        f"The whole one reads {100 * accuracy[1.0]:.1f} % of the test digits right; it "
-        f"takes {full.macs / 1e6:.2f} million multiplications for a digit, in a file "
-        f"of {full.bytes / 1e3:.0f} kB.\n"
-        f"The narrowest reads {100 * accuracy[small.width]:.1f} % right with "
-        f"{full.macs / small.macs:.0f} times fewer multiplications, in a file of "
-        f"{small.bytes / 1e3:.0f} kB.\n"
-        f"On average over all widths {100 * curve.auc:.1f} % are right (AUC).\n"
-        f"Each of the {len(exported)} TFLite files was run with LiteRT and answers as "
-        f"the model does at its width (largest difference {error:.0e}).\n"
-        f"In {directory}: model.keras, curve.png, curve.csv, result.json, the .tflite "
-        "files with manifest.json, and this text as summary.txt.\n"
-    )
+        "model. On average they read",
+        f"{100 * curve.auc:.1f} % of the test digits right (AUC). Four of them, as "
+        "TFLite files:",
+        "",
+    ]
+    for right, one in zip(accuracy, exported, strict=True):
+        lines.append(
+            f"  width {one.width:4.2f}: {100 * right:5.1f} % right, {one.macs:9,} "
+            f"multiplications for a digit ({full.macs / one.macs:5.1f} times fewer), "
+            f"{one.bytes / 1e3:5.0f} kB"
+        )
+    error = max(one.largest_error for one in exported)
+    lines += [
+        "",
+        "Each file was run with LiteRT and answers as the model does at its width "
+        f"(largest difference {error:.0e}).",
+        f"In {directory}: the .tflite files with manifest.json, model.keras, "
+        "curve.png, curve.csv, result.json, and this text as summary.txt.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -211,31 +208,31 @@ def _train(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from awn_keras.data import load_data
     from awn_keras.evaluation import trade_off_curve
+    from awn_keras.loading import load_model
 
-    model = _load(args.model)
+    model = load_model(args.model)
     output = args.output and _writable(args.output)
     data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
-    if tuple(model.input_shape[1:]) != data.input_shape:
-        raise ValueError(
-            f"`--dataset` must have images of shape {tuple(model.input_shape[1:])}. "
-            f"Received: {data.name}, of {data.input_shape}"
-        )
+    _check_data_fits(model, data)
     curve = trade_off_curve(model, data.test(), widths=args.widths)
     _print_curve(curve)
     if output:
         curve.to_csv(output / "curve.csv")
         curve.to_json(output / "curve.json")
+    if output and curve.accuracy:
         curve.plot().figure.savefig(output / "curve.png", dpi=150)
 
 
 def _export(args: argparse.Namespace) -> None:
     from awn_keras.data import load_data
     from awn_keras.deploy import export_tflite
+    from awn_keras.loading import load_model
 
-    model = _load(args.model)
+    model = load_model(args.model)
     samples = None
     if args.dataset:
         data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
+        _check_data_fits(model, data)
         samples = data.test()[0][0][:16]
     exported = export_tflite(
         model, _writable(args.output), widths=args.widths, samples=samples
@@ -251,27 +248,19 @@ def _export(args: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------- helpers
 
 
-def _load(path: Path) -> Any:
-    """Loads a saved any-width model, or says why that cannot be."""
-    import keras
-
-    from awn_keras.model import AnyWidthModel
-
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}.")
-    wanted = f"{path} is not a saved Keras model (a .keras file that `awn train` wrote)"
-    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        raise ValueError(f"{wanted}.")
-    try:
-        model = keras.saving.load_model(path)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ValueError(f"{wanted}: {error}") from error
-    if not isinstance(model, AnyWidthModel):
-        raise TypeError(
-            f"{path} holds a {type(model).__name__}, which has one width only; an "
-            "AnyWidthModel is needed."
+def _check_data_fits(model: Any, data: Any) -> None:
+    inputs = [tuple(x.shape[1:]) for x in model.inputs]
+    if inputs != [data.input_shape]:
+        raise ValueError(
+            f"`--dataset` must have images of shape {inputs}. Received: {data.name}, "
+            f"of {data.input_shape}"
         )
-    return model
+    outputs = [tuple(x.shape[1:]) for x in model.outputs]
+    if outputs != [(data.classes,)]:
+        raise ValueError(
+            f"`--dataset` must have classes for outputs of shape {outputs}. Received: "
+            f"{data.name}, of {data.classes} classes"
+        )
 
 
 def _writable(directory: Path) -> Path:
@@ -303,4 +292,4 @@ def _print(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(console())
+    sys.exit(main())

@@ -75,6 +75,9 @@ class LowerTriangular(keras.constraints.Constraint):
         out_grades: Grades of the output channels, likewise.
         inner: Constraint that is applied first, such as `keras.constraints.MaxNorm`.
 
+    Raises:
+        ValueError: If a grade is outside [0, 1].
+
     Example:
     >>> from awn_keras import LowerTriangular
     >>> float(LowerTriangular()(keras.ops.ones((3, 3, 8, 8))).numpy().sum())
@@ -92,6 +95,12 @@ class LowerTriangular(keras.constraints.Constraint):
     ) -> None:
         self.in_grades = unpack_grades(in_grades)
         self.out_grades = unpack_grades(out_grades)
+        for grades in (self.in_grades, self.out_grades):
+            if grades is not None and not ((grades >= 0) & (grades <= 1)).all():
+                raise ValueError(
+                    "`in_grades` and `out_grades` must be in [0, 1]. Received: "
+                    f"{grades.tolist()}"
+                )
         self.inner = keras.constraints.get(inner)
 
     def mask(self, shape: Sequence[int]) -> np.ndarray:

@@ -104,7 +104,7 @@ def shift_and_flip(
         images: float32 array `(n, rows, cols, channels)`, normalized: the border is
             0, the mean colour.
         rng: Source of randomness.
-        padding: Width of the border in pixels.
+        padding: Pixels of border on each side.
 
     Returns:
         Array of the same shape and dtype.

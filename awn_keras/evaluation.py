@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,9 +14,21 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.files import write_whole
 from awn_keras.model import AnyWidthModel, area_under_curve
 from awn_keras.propagation import Flow, active, active_slices, graph_flows
-from awn_keras.widths import check_width
+from awn_keras.widths import check_width, check_widths
+
+_L = keras.layers
+_TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose)
+_DEPTHWISE = (_L.DepthwiseConv1D, _L.DepthwiseConv2D)
+_SEPARABLE = (_L.SeparableConv1D, _L.SeparableConv2D)
+_COUNTED = (
+    *(_L.Conv1D, _L.Conv2D, _L.Conv3D, _L.Dense),
+    *_TRANSPOSED,
+    *_DEPTHWISE,
+    *_SEPARABLE,
+)
 
 
 @dataclass(frozen=True)
@@ -64,11 +77,14 @@ class TradeOffCurve:
 
         Args:
             path: File to write.
+
+        Raises:
+            OSError: If it cannot be written.
         """
         content = asdict(self)
         if self.accuracy:
             content["auc"] = self.auc
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        write_whole(Path(path), json.dumps(content, indent=1) + "\n")
 
     def to_csv(self, path: str | Path) -> None:
         """Writes a row for each width.
@@ -76,16 +92,20 @@ class TradeOffCurve:
         Args:
             path: File to write; its columns are `width`, `accuracy` (if there is
                 one), `loss`, `macs`, `parameters` and the metrics.
+
+        Raises:
+            OSError: If it cannot be written.
         """
         columns: dict[str, Sequence[float]] = {"width": self.widths}
         if self.accuracy:
             columns["accuracy"] = self.accuracy
         columns.update(loss=self.loss, macs=self.macs, parameters=self.parameters)
         columns.update({k: v for k, v in self.metrics.items() if k not in columns})
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        write_whole(Path(path), text.getvalue())
 
     def plot(self, ax: Any = None, label: str | None = None) -> Any:
         """Draws accuracy over width.
@@ -125,7 +145,7 @@ def trade_off_curve(
     Args:
         model: A compiled model.
         *args: Data, as in `model.evaluate`: a data set, or `x` and `y`.
-        widths: Widths in [min_width, 1]. `None` for all that differ.
+        widths: Widths in [min_width, 1], in any order. `None` for all that differ.
         **kwargs: As in `model.evaluate`; `verbose` is 0 if not given.
 
     Returns:
@@ -149,7 +169,8 @@ def trade_off_curve(
         raise TypeError(
             f"`model` must be an `AnyWidthModel`. Received: {type(model).__name__}"
         )
-    widths = list(model.distinct_widths if widths is None else widths)
+    chosen = model.distinct_widths if widths is None else widths
+    widths = sorted(set(check_widths(chosen, model.min_width)))
     results = model.evaluate_widths(*args, widths=widths, **{"verbose": 0, **kwargs})
     loss = results.pop("loss").tolist()
     metrics = {name: values.tolist() for name, values in results.items()}
@@ -180,6 +201,8 @@ def count_macs(model: keras.Model, width: float | None = None) -> int:
     Raises:
         ValueError: If the width is out of range, or the model's spatial sizes are not
             known.
+        NotImplementedError: If the model has a layer with kernels of another kind
+            (recurrent, attention), which cannot be counted.
     """
     return sum(_macs(layer, flow, width) for layer, flow in _flows_at(model, width))
 
@@ -220,21 +243,30 @@ def _flows_at(model: keras.Model, width: float | None) -> list[tuple[Any, Flow]]
 
 
 def _macs(layer: Any, flow: Flow, width: float | None) -> int:
-    width = 1.0 if width is None else width
-    convolutions = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-    if not isinstance(
-        layer, (*convolutions, keras.layers.Dense, keras.layers.DepthwiseConv2D)
-    ):
+    if isinstance(layer, keras.Model):
+        return count_macs(layer)
+    kernels = [w.shape for w in getattr(layer, "weights", []) if "kernel" in w.name]
+    if not kernels:
         return 0
-    if None in flow.output_shape[1:]:
-        raise ValueError(
-            f"MACs need a known shape. Received: layer '{layer.name}' with output "
-            f"shape {flow.output_shape}. Give the `Input` a full shape."
+    if not isinstance(layer, _COUNTED):
+        raise NotImplementedError(
+            f"Cannot count the MACs of layer '{layer.name}' ({type(layer).__name__})."
         )
-    positions = math.prod(flow.output_shape[1:-1])
+    transposed = isinstance(layer, _TRANSPOSED)
+    shape = flow.input_shapes[0] if transposed else flow.output_shape
+    if None in shape[1:]:
+        raise ValueError(
+            f"MACs need a known shape. Received: layer '{layer.name}' with shape "
+            f"{shape}. Give the `Input` a full shape."
+        )
+    positions = math.prod(shape[1:-1])
+    width = 1.0 if width is None else width
     out = int(active(flow.output, flow.output_shape, width).sum())
-    window = math.prod(getattr(layer, "kernel_size", (1,)))
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return positions * window * out
     into = int(active(flow.inputs[0], flow.input_shapes[0], width).sum())
+    window = math.prod(getattr(layer, "kernel_size", (1,)))
+    if isinstance(layer, _DEPTHWISE):
+        return positions * window * out
+    if isinstance(layer, _SEPARABLE):
+        between = into * layer.depth_multiplier
+        return positions * (window * between + between * out)
     return positions * window * (into // getattr(layer, "groups", 1)) * out

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,31 +24,71 @@ from awn_keras.widths import (
     WidthSampler,
     channel_grades,
     check_width,
+    check_widths,
     check_widths_grid,
+    width_label,
 )
 
 for _sampler_class in (WidthSampler, SandwichWidths, UniformWidths, FixedWidths):
     keras.saving.register_keras_serializable(package="awn_keras")(_sampler_class)
 
 _REDUCTIONS = ("mean", "sum")
+_CURVE_WIDTHS = 64
+_ACCURACIES = (
+    keras.metrics.Accuracy,
+    keras.metrics.BinaryAccuracy,
+    keras.metrics.CategoricalAccuracy,
+    keras.metrics.SparseCategoricalAccuracy,
+    keras.metrics.TopKCategoricalAccuracy,
+    keras.metrics.SparseTopKCategoricalAccuracy,
+)
 
 
 class _WidthMetrics(keras.metrics.Metric):
     """The state of a model's metrics once for each of several widths.
 
     Args:
-        variables: The metrics' own variables; here each gets a first axis `width`.
+        metrics: The metrics; here each of their variables gets a first axis `width`.
         levels: Integer levels `(widths,)` that the states belong to.
     """
 
-    def __init__(self, variables: list[Any], levels: np.ndarray) -> None:
+    def __init__(self, metrics: list[Any], levels: np.ndarray) -> None:
         super().__init__(name="width_metrics")
         self.levels = np.asarray(levels, "int32")
-        for variable in variables:
-            # Zero is what a Keras metric's `reset_state` starts from.
+        self.starts = _start_values(metrics)
+        for start in self.starts:
             self.add_variable(
-                (len(levels), *variable.shape), "zeros", variable.dtype, name="state"
+                (len(levels), *start.shape), "zeros", start.dtype, name="state"
             )
+        with _eagerly():
+            self.reset_state()
+
+    def reset_state(self) -> None:
+        """Sets every width to the state that the metrics start from."""
+        for variable, start in zip(self.variables, self.starts, strict=True):
+            variable.assign(np.broadcast_to(start, variable.shape))
+
+
+def _eagerly() -> Any:
+    """Leaves the graph that is being traced, if any."""
+    import tensorflow as tf
+
+    return tf.init_scope()
+
+
+def _start_values(metrics: list[Any]) -> list[np.ndarray]:
+    """The values of metrics' variables after `reset_state`; the metrics are kept."""
+    with _eagerly():
+        variables = [variable for metric in metrics for variable in metric.variables]
+        values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        for metric in metrics:
+            metric.reset_state()
+        starts = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        for variable, value in zip(variables, values, strict=True):
+            # While the first step is traced, variables made in it have no value yet.
+            if value.shape == tuple(variable.shape):
+                variable.assign(value)
+    return starts
 
 
 @dataclass
@@ -84,9 +125,12 @@ class AnyWidthModel(keras.Model):
     - `fit` trains several widths in every step, by one pass through the trunk;
     - `width` sets the width of `predict`, `evaluate` and `model(x)`;
     - logs hold each metric at the current width under its own name, and at the report
-      widths as `accuracy_w0.25`; validation adds `auc`, the accuracy averaged over
-      all widths (`width_auc` if the model has a metric called `auc`). AUC needs one
-      of Keras' accuracy metrics in `metrics`.
+      widths as `accuracy_w025`; validation adds `auc`, the accuracy averaged over
+      widths (`width_auc` if the model has a metric called `auc`). AUC needs one of
+      Keras' accuracy metrics in `metrics`.
+
+    A copy with the same widths is `AnyWidthModel.from_config(model.get_config())`;
+    `keras.models.clone_model` knows only of Keras' own arguments.
 
     Args:
         inputs: `keras.Input`, or a structure of them.
@@ -162,7 +206,10 @@ class AnyWidthModel(keras.Model):
 
     @property
     def width(self) -> float:
-        """The width at which the model runs, in [min_width, 1]; 1 at first."""
+        """The width at which the model runs, in [min_width, 1].
+
+        1 at first, and again after saving and loading.
+        """
         return self._runtime.width
 
     @width.setter
@@ -172,10 +219,11 @@ class AnyWidthModel(keras.Model):
 
     @property
     def distinct_widths(self) -> tuple[float, ...]:
-        """One width for each different network there is, ascending, 1 the last.
+        """One width for each different network there is, ascending.
 
-        Between two of them some channel appears: a width in the middle of the range
-        in which the network stays the same, or the grid's own.
+        The first is `min_width`; the last, if there are several, is 1. Between two of
+        them some channel appears: a width is in the middle of the range in which the
+        network stays the same, or is the grid's own.
         """
         starts = np.append(self.min_width, self._runtime.thresholds)
         if self.widths_grid is not None:
@@ -224,8 +272,8 @@ class AnyWidthModel(keras.Model):
                 active = keras.ops.reshape(
                     active, (count, *(1,) * (len(shape) - 1), -1)
                 )
-                # Not a product: a wide channel that overflows must not reach a
-                # narrow width as 0 * inf.
+                # Not a product: in mixed precision a wide channel may overflow, and
+                # 0 * inf would carry it through the readout to narrow widths.
                 stacked = keras.ops.where(active, stacked, keras.ops.zeros_like(x))
             folded.append(keras.ops.reshape(stacked, (-1, *shape[1:])))
         outputs = self._runtime.parts.tail(folded, training=training)
@@ -245,6 +293,7 @@ class AnyWidthModel(keras.Model):
         widths: WidthSampler | None = None,
         width_reduction: str = "mean",
         report_widths: Sequence[float] | None = None,
+        curve_widths: Sequence[float] | None = None,
         loop: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -260,6 +309,9 @@ class AnyWidthModel(keras.Model):
             report_widths: Widths in [min_width, 1] at which `fit` and `evaluate`
                 report loss and metrics. `None` for the smallest, the middle and 1; an
                 empty sequence for none.
+            curve_widths: Widths in [min_width, 1] over which `evaluate` takes the AUC.
+                `None` for `distinct_widths`, or 64 of them, evenly spread, if there
+                are more.
             loop: Runs the paper's algorithm 1 literally, one forward and backward
                 pass for each width: the reference for tests. The gradients are the
                 same, it takes much longer, and BatchNormalization updates its moving
@@ -289,9 +341,12 @@ class AnyWidthModel(keras.Model):
             )
         if report_widths is None:
             report_widths = (self.min_width, (self.min_width + 1) / 2, 1.0)
-        report_widths = sorted(
-            {check_width(w, self.min_width, "report_widths") for w in report_widths}
-        )
+        report_widths = check_widths(report_widths, self.min_width, "report_widths")
+        if curve_widths is None:
+            every = self.distinct_widths
+            chosen = np.linspace(0, len(every) - 1, min(len(every), _CURVE_WIDTHS))
+            curve_widths = [every[i] for i in chosen.round().astype(int)]
+        curve_widths = check_widths(curve_widths, self.min_width, "curve_widths")
         super().compile(*args, **kwargs)
         self._width_seed = keras.random.SeedGenerator(widths.seed)
         # Known from here on, so that a saved model goes on with the same widths.
@@ -300,7 +355,8 @@ class AnyWidthModel(keras.Model):
         self._width_config = {
             "widths": widths,
             "width_reduction": width_reduction,
-            "report_widths": tuple(report_widths),
+            "report_widths": tuple(sorted(set(report_widths))),
+            "curve_widths": tuple(sorted(set(curve_widths))),
             "loop": loop,
         }
         self._runtime.train_metrics = self._runtime.test_metrics = None
@@ -311,7 +367,8 @@ class AnyWidthModel(keras.Model):
         if config:
             config.update(self._width_config)
             config["widths"] = keras.saving.serialize_keras_object(config["widths"])
-            config["report_widths"] = list(config["report_widths"])
+            for name in ("report_widths", "curve_widths"):
+                config[name] = list(config[name])
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -356,14 +413,21 @@ class AnyWidthModel(keras.Model):
                     strict=True,
                 )
             ]
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_weights, strict=True)
-        )
         self._track_loss(loss, x)
-        return self._update_metrics("train", features, x, y, sample_weight)
+        # Before the update: the metrics are those of the weights that gave the loss.
+        logs = self._update_metrics("train", features, x, y, sample_weight)
+        if gradients:
+            self.optimizer.apply_gradients(
+                zip(gradients, self.trainable_weights, strict=True)
+            )
+        else:
+            warnings.warn(
+                "The model does not have any trainable weights.", stacklevel=2
+            )
+        return logs
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluates a batch at the current width and at all distinct widths.
+        """Evaluates a batch at the current, the report and the curve widths.
 
         Args:
             data: `(x, y)` or `(x, y, sample_weight)`, a batch.
@@ -440,8 +504,11 @@ class AnyWidthModel(keras.Model):
         variables = self._plain_metric_variables()
         states = getattr(runtime, f"{mode}_metrics")
         if states is None:
-            widths = self._width_config["report_widths"] if training else None
-            states = _WidthMetrics(variables, self._levels(widths))
+            widths = list(self._width_config["report_widths"])
+            if not training:
+                widths += self._width_config["curve_widths"]
+            levels = np.unique(runtime.level_of(np.asarray(widths, float)))
+            states = _WidthMetrics(self.metrics, levels)
             setattr(runtime, f"{mode}_metrics", states)
         if len(states.levels) == 0:
             return logs
@@ -473,11 +540,6 @@ class AnyWidthModel(keras.Model):
         count = sum(w.regularizer is not None for w in trunk.trainable_weights)
         return losses[: len(losses) - count]
 
-    def _levels(self, widths: Sequence[float] | None) -> np.ndarray:
-        if widths is None:
-            return np.arange(len(self._runtime.thresholds) + 1)
-        return self._runtime.level_of(np.asarray(widths, float))
-
     def _plain_metric_variables(self) -> list[Any]:
         return [variable for metric in self.metrics for variable in metric.variables]
 
@@ -485,13 +547,13 @@ class AnyWidthModel(keras.Model):
         """Loss and metrics at the report widths."""
         logs = {}
         for width in self._width_config["report_widths"]:
-            level = self._runtime.level_of(width)
-            index = int(np.flatnonzero(states.levels == level)[0])
-            for name, value in self._result_at(states, index).items():
-                logs[f"{name}_w{width:g}"] = value
+            for name, value in self._result_at(states, width).items():
+                logs[f"{name}_w{width_label(width)}"] = value
         return logs
 
-    def _result_at(self, states: _WidthMetrics, index: int) -> dict[str, Any]:
+    def _result_at(self, states: _WidthMetrics, width: float) -> dict[str, Any]:
+        level = self._runtime.level_of(width)
+        index = int(np.flatnonzero(states.levels == level)[0])
         values = [variable[index] for variable in states.variables]
         mapping = list(zip(self._plain_metric_variables(), values, strict=True))
         with keras.StatelessScope(state_mapping=mapping):
@@ -525,10 +587,10 @@ class AnyWidthModel(keras.Model):
         """
         logs = super().evaluate(*args, return_dict=True, **kwargs)
         name = self.accuracy_name
-        if name is not None:
-            accuracy = self._results_at_all_levels()[name]
+        if name is not None and self._runtime.test_metrics is not None:
+            widths = self._width_config["curve_widths"]
             key = "width_auc" if "auc" in logs else "auc"
-            logs[key] = area_under_curve(self.distinct_widths, accuracy)
+            logs[key] = area_under_curve(widths, self._results_at(widths)[name])
         return logs if return_dict else self._flatten_metrics_in_order(logs)
 
     def evaluate_widths(
@@ -547,20 +609,34 @@ class AnyWidthModel(keras.Model):
         Raises:
             ValueError: If the model is not compiled, or a width is out of range.
         """
-        if widths is not None:
-            widths = [check_width(w, self.min_width, "widths") for w in widths]
-        self.evaluate(*args, **kwargs)
-        levels = self._levels(widths)
-        return {
-            name: values[levels]
-            for name, values in self._results_at_all_levels().items()
-        }
+        self._assert_compile_called("evaluate_widths")
+        widths = self.distinct_widths if widths is None else widths
+        widths = check_widths(widths, self.min_width)
+        before = self._width_config["curve_widths"]
+        new = not set(widths) <= set(before)
+        try:
+            if new:
+                self._measure_at(widths)
+            self.evaluate(*args, **kwargs)
+            return self._results_at(widths)
+        finally:
+            if new:
+                self._measure_at(before)
 
-    def _results_at_all_levels(self) -> dict[str, np.ndarray]:
+    def _measure_at(self, widths: Sequence[float]) -> None:
+        """Chooses the widths of `evaluate`, which is traced anew."""
+        self._width_config["curve_widths"] = tuple(sorted(set(widths)))
+        self._runtime.test_metrics = None
+        self.test_function = None
+
+    def _results_at(self, widths: Sequence[float]) -> dict[str, np.ndarray]:
         states = self._runtime.test_metrics
-        if states is None:  # nothing was evaluated
-            return {}
-        results = [self._result_at(states, i) for i in range(len(states.levels))]
+        if states is None or not widths:
+            raise ValueError(
+                "`evaluate_widths` needs at least one batch of data and one width. "
+                f"Received: widths={list(widths)}"
+            )
+        results = [self._result_at(states, width) for width in widths]
         return {
             name: np.array([float(result[name]) for result in results])
             for name, value in results[0].items()
@@ -569,24 +645,22 @@ class AnyWidthModel(keras.Model):
 
     @property
     def accuracy_name(self) -> str | None:
-        """Name of the first accuracy among the results, or `None`."""
-        accuracies = (
-            keras.metrics.Accuracy,
-            keras.metrics.BinaryAccuracy,
-            keras.metrics.CategoricalAccuracy,
-            keras.metrics.SparseCategoricalAccuracy,
-            keras.metrics.TopKCategoricalAccuracy,
-            keras.metrics.SparseTopKCategoricalAccuracy,
-        )
-        names = tuple(
-            metric.name
-            for group in self.metrics
-            for metric in getattr(group, "metrics", [group])
-            if isinstance(metric, accuracies)
-        )
-        return next(
-            (key for key in self.get_metrics_result() if key.endswith(names)), None
-        )
+        """Name of the first accuracy in the logs; top-k only if there is no other.
+
+        `None` if there is none, or nothing was evaluated yet.
+        """
+        found: dict[str, Any] = {}
+        for metric in self.metrics:
+            parts = getattr(metric, "metrics", [metric])  # of `compile`, in order
+            if any(isinstance(part, _ACCURACIES) for part in parts) and parts:
+                results = metric.result()
+                names = results if isinstance(results, dict) else [metric.name]
+                found.update(zip(names, parts, strict=True))
+        for kinds in (_ACCURACIES[:4], _ACCURACIES):
+            for name, metric in found.items():
+                if isinstance(metric, kinds):
+                    return name
+        return None
 
     # ------------------------------------------------------------------ saving
 

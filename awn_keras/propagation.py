@@ -134,14 +134,32 @@ def per_channel(call: LayerCall) -> Kind:
     return call.kinds[0]
 
 
+def per_sample(call: LayerCall) -> Kind:
+    """Rule of a layer that mixes channels, but no samples: only after the readout.
+
+    Args:
+        call: A call before the readout.
+
+    Raises:
+        ValueError: Always; below the readout no rule is asked.
+    """
+    raise call.error(
+        "mixes channels, and these come and go with the width. Put it after the "
+        "readout."
+    )
+
+
 @dataclass(frozen=True)
 class WidthRule:
     """What a layer class does to width.
 
+    After the readout any rule only says that the layer computes each sample of a
+    batch by itself.
+
     Args:
         kind: `kind(call)` takes a `LayerCall` and returns the kind of the output:
-            `per_channel`, or a function of your own that raises `call.error(reason)`
-            for what it cannot do.
+            `per_channel`, `per_sample`, or a function of your own that raises
+            `call.error(reason)` for what it cannot do.
         in_axes: For each weight that follows the *input* channels, its name and the
             axis, as in `{"scale": -1}`. Names are those of the variables
             (`layer.weights[i].name`).
@@ -203,9 +221,15 @@ def register_width_rule(
 def rule_of(operation: Any) -> WidthRule | None:
     """The rule of a layer or of an operation of `keras.ops`, if there is one."""
     rule = _RULES.get(type(operation))
-    if rule is None and type(operation).__module__.startswith("keras.src.ops"):
+    if rule is None and _is_stock_operation(operation):
         rule = _OPERATION_RULES.get(type(operation).__name__)
     return rule
+
+
+def _is_stock_operation(operation: Any) -> bool:
+    return not isinstance(operation, keras.Layer) and type(
+        operation
+    ).__module__.startswith(("keras.src.ops", "keras.src.activations"))
 
 
 # ------------------------------------------------------------------------- checks
@@ -232,8 +256,10 @@ def _check_activation(call: LayerCall) -> None:
     activation = getattr(call.layer, "activation", None)
     if activation is None or activation in _CHANNELWISE_ACTIVATIONS:
         return
-    if isinstance(activation, keras.layers.Layer) and rule_of(activation):
-        return
+    if isinstance(activation, keras.Layer):
+        rule = rule_of(activation)
+        if rule == WidthRule():  # per channel, and without weights
+            return
     name = getattr(activation, "__name__", str(activation))
     raise call.error(
         f"the activation `{name}` is not known to act on each channel by itself, and "
@@ -255,6 +281,21 @@ def _batch_normalization(call: LayerCall) -> Kind:
     if call.layer.axis not in (-1, rank - 1):
         raise call.error(f"`axis` must be the last. Received: axis={call.layer.axis}")
     return per_channel(call)
+
+
+def _dropout(call: LayerCall) -> Kind:
+    if call.layer.noise_shape is not None and call.layer.noise_shape[-1] not in (
+        *(None, 1),
+    ):
+        raise call.error(
+            "the last of `noise_shape` must be None or 1 on graded channels. "
+            f"Received: noise_shape={call.layer.noise_shape}"
+        )
+    return per_channel(call)
+
+
+def _keeps_last_axis(call: LayerCall) -> Kind:
+    return call.kinds[0]
 
 
 def _rescaling(call: LayerCall) -> Kind:
@@ -281,9 +322,26 @@ def _plain(call: LayerCall) -> Kind:
     if getattr(call.layer, "groups", 1) != 1:
         raise call.error("`groups` must be 1; use DepthwiseConv2D for one a channel.")
     if isinstance(call.kinds[0], Graded):
+        _check_mixes_no_samples(call)
         return PerWidth(call.layer.name)
     _check_activation(call)
     return Graded(call.new_grades(call.output_shape[-1]))
+
+
+def _check_mixes_no_samples(call: LayerCall) -> None:
+    """Below the readout the widths of a step are folded into the batch."""
+    layer = call.layer
+    if isinstance(getattr(layer, "activation", None), keras.layers.BatchNormalization):
+        raise call.error(
+            "BatchNormalization as `activation` cannot stand after a readout, because "
+            "one set of batch statistics cannot serve all widths."
+        )
+    if isinstance(layer, keras.layers.Concatenate) and layer.axis == 0:
+        raise call.error("`axis` must not be the batch's. Received: axis=0")
+    if getattr(layer, "stateful", False):
+        raise call.error("`stateful` must be False: a batch holds several widths.")
+    if _is_stock_operation(layer) and getattr(layer, "axis", -1) == 0:
+        raise call.error("`axis` must not be the batch's. Received: axis=0")
 
 
 def _triangular(call: LayerCall) -> Kind:
@@ -377,7 +435,7 @@ def _describe(kind: Kind) -> str:
 _DIMENSIONS = ("1D", "2D", "3D")
 _PER_CHANNEL = [
     *_words(
-        "Activation ActivityRegularization AlphaDropout Dropout ELU GaussianDropout "
+        "Activation ActivityRegularization AlphaDropout ELU GaussianDropout "
         "GaussianNoise Identity LeakyReLU ReLU Resizing"
     ),
     *(
@@ -392,6 +450,7 @@ _MERGES = _words("Add Average Maximum Minimum Multiply Subtract")
 
 _CONV = {"in_axes": {"kernel": -2}, "out_axes": {"kernel": -1, "bias": 0}}
 _DENSE = {"in_axes": {"kernel": 0}, "out_axes": {"kernel": 1, "bias": 0}}
+_DEPTHWISE = WidthRule(_depthwise, in_axes={"kernel": -2}, out_axes={"bias": 0})
 _NORMALIZATION = dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), 0)
 
 _RULES.update({getattr(_L, name): WidthRule() for name in _PER_CHANNEL})
@@ -407,12 +466,13 @@ _RULES.update(
         _L.BatchNormalization: WidthRule(_batch_normalization, in_axes=_NORMALIZATION),
         _L.Concatenate: WidthRule(_concatenate),
         _L.Dense: WidthRule(_plain, **_DENSE, channels="units", stem=True),
-        _L.DepthwiseConv2D: WidthRule(
-            _depthwise, in_axes={"kernel": -2}, out_axes={"bias": 0}
-        ),
+        _L.DepthwiseConv1D: _DEPTHWISE,
+        _L.DepthwiseConv2D: _DEPTHWISE,
+        _L.Dropout: WidthRule(_dropout),
         _L.Flatten: WidthRule(_flatten),
         _L.Permute: WidthRule(_permute),
         _L.PReLU: WidthRule(in_axes={"alpha": -1}),
+        _L.RepeatVector: WidthRule(_keeps_last_axis),
         _L.Rescaling: WidthRule(_rescaling),
         _L.Reshape: WidthRule(_reshape),
         TriConv2D: WidthRule(_triangular, **_CONV, channels="filters", stem=True),
@@ -423,10 +483,12 @@ _OPERATION_RULES = {
     name: WidthRule(_operation)
     for name in _words(
         "Absolute Add Clip Divide Exp Elu Gelu HardSigmoid HardSilu LeakyRelu Maximum "
-        "Minimum Multiply Negative Relu Relu6 Sigmoid Silu Softplus Sqrt Square "
+        "Minimum Multiply Negative ReLU Relu Relu6 Sigmoid Silu Softplus Sqrt Square "
         "Subtract Tanh TrueDivide"
     )
 }
+
+_OPERATION_RULES.update(dict.fromkeys(("LogSoftmax", "Softmax"), WidthRule(per_sample)))
 
 _TRIANGULAR = (TriConv2D, TriDense)
 _MIXES_CHANNELS = {
@@ -509,6 +571,7 @@ def propagate(
         call = LayerCall(node, inputs, new_grades)
         output = _output_kind(call)
         flow = Flow(inputs, output, call.input_shapes, call.output_shape)
+        _check_rule_fits(call, flow)
         first = seen.setdefault(id(node.operation), flow)
         moved = (first.inputs, first.output) != (inputs, output)
         if moved and _weights(call.layer):
@@ -538,12 +601,47 @@ def _output_kind(call: LayerCall) -> Kind:
     reason = _MIXES_CHANNELS.get(type(layer))
     if reason is not None:
         raise call.error(f"cannot stand before the readout: {reason}.")
-    raise NotImplementedError(
-        f"No width rule for layer '{layer.name}' ({type(layer).__name__}). If it "
-        "treats each channel by itself, say so with "
-        f"`register_width_rule({type(layer).__name__})`; otherwise it can only stand "
-        "after the readout."
+    name = type(layer).__name__
+    way_out = (
+        f"If it treats each channel by itself, say so with `register_width_rule({name})"
+        "`; otherwise it can only stand after the readout."
     )
+    if not isinstance(layer, keras.Layer):
+        way_out = "Use a Keras layer in its place, or wrap it in a layer of your own."
+    raise NotImplementedError(
+        f"No width rule for layer '{layer.name}' ({name}). {way_out}"
+    )
+
+
+def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
+    """A rule speaks of weights and channels that the layer must really have."""
+    rule = rule_of(call.layer)
+    if rule is None or not isinstance(flow.output, Graded):
+        return
+    into, out = flow.grades()
+    if len(out) != call.output_shape[-1]:
+        raise call.error(
+            f"its width rule gives {len(out)} grades for {call.output_shape[-1]} "
+            "channels."
+        )
+    weights = {weight.name: weight.shape for weight in _weights(call.layer)}
+    for argument, axes, grades in (
+        ("in_axes", rule.in_axes, into),
+        ("out_axes", rule.out_axes, out),
+    ):
+        if weights and axes and not set(weights) & {*rule.in_axes, *rule.out_axes}:
+            raise call.error(
+                f"its width rule names none of the layer's weights {sorted(weights)}. "
+                f"Received: {argument}={dict(axes)}"
+            )
+        for name in set(axes) & set(weights):
+            shape, axis = weights[name], axes[name]
+            fits = -len(shape) <= axis < len(shape)
+            if not fits or shape[axis] not in (1, len(grades)):
+                raise call.error(
+                    f"axis {axis} of weight '{name}' of shape {tuple(shape)} does not "
+                    f"follow {len(grades)} channels. Received: {argument}={dict(axes)}"
+                )
 
 
 def _nested(call: LayerCall) -> Kind:
@@ -577,14 +675,20 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
             "cannot stand after a readout, because one set of batch statistics cannot "
             f"serve all widths. {hint}; else leave the normalization out."
         )
+    _check_mixes_no_samples(call)
+    name = type(call.layer).__name__
     stock = type(call.layer).__module__.startswith("keras.src.layers")
     refused = (_L.Lambda, _L.Wrapper, keras.Model)
     if rule is None and (not stock or isinstance(call.layer, refused)):
+        way_out = (
+            "If it computes each sample of a batch by itself, say so with "
+            f"`register_width_rule({name}, WidthRule(per_sample))`."
+        )
+        if not isinstance(call.layer, keras.Layer):
+            way_out = "Use a Keras layer in its place."
         raise NotImplementedError(
-            f"No width rule for layer '{call.layer.name}' "
-            f"({type(call.layer).__name__}) after the readout '{readout}'. If each "
-            "sample of a batch is computed by itself, say so with "
-            f"`register_width_rule({type(call.layer).__name__})`."
+            f"No width rule for layer '{call.layer.name}' ({name}) after the readout "
+            f"'{readout}'. {way_out}"
         )
     return PerWidth(readout)
 

@@ -10,7 +10,7 @@ import numpy as np
 from awn_keras.graph import replay
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
-from awn_keras.propagation import Flow, active, active_slices, rule_of
+from awn_keras.propagation import Flow, Graded, active, active_slices, rule_of
 from awn_keras.widths import check_width
 
 
@@ -53,18 +53,31 @@ def slim(
         )
     width = check_width(width, model.min_width)
     propagation = model.propagation
+    layers = {
+        id(node.operation): node.operation
+        for node in propagation.nodes
+        if isinstance(node.operation, keras.Layer)
+    }
     flows = {
         id(node.operation): propagation.flows[id(node)] for node in propagation.nodes
     }
+    calls = [
+        propagation.flows[id(node)]
+        for node in propagation.nodes
+        if isinstance(node.operation, keras.Layer)
+    ]
     copies: dict[int, Any] = {}
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(operation, keras.Layer):
             return operation(*args, **kwargs)
-        if id(operation) not in copies:
-            flow = flows[id(operation)]
-            copies[id(operation)] = _slim_layer(operation, flow, width, dtype)
-        return copies[id(operation)](*args, **kwargs)
+        flow = calls.pop(0)
+        copy = copies.get(id(operation))
+        if copy is None or isinstance(operation, keras.layers.Reshape):
+            # A shared Reshape may have a shape of its own at each of its calls.
+            copy = _slim_layer(operation, flow, width, dtype, first=copy is None)
+            copies.setdefault(id(operation), copy)
+        return copy(*args, **kwargs)
 
     inputs = keras.tree.map_structure(_same_input, model.input)
     tensors = {
@@ -74,17 +87,32 @@ def slim(
     replay(propagation.nodes, tensors, call)
     outputs = keras.tree.map_structure(lambda x: tensors[id(x)], model.output)
     slimmed = keras.Model(inputs, outputs, name=model.name)
-    layers = {id(node.operation): node.operation for node in propagation.nodes}
     for key, copy in copies.items():
-        layer = layers[key]
-        slices = active_slices(layer, flows[key], width)
-        copy.set_weights(
-            [
-                value[np.ix_(*index)]
-                for value, index in zip(_weights(layer), slices, strict=True)
-            ]
-        )
+        _copy_weights(layers[key], copy, flows[key], width)
     return slimmed
+
+
+def _copy_weights(
+    layer: keras.Layer, copy: keras.Layer, flow: Flow, width: float
+) -> None:
+    slices = active_slices(layer, flow, width)
+    values = [
+        value[np.ix_(*index)]
+        for value, index in zip(_weights(layer), slices, strict=True)
+    ]
+    for weight, value in zip(copy.weights, values, strict=True):
+        if tuple(weight.shape) != value.shape:
+            raise ValueError(
+                f"Layer '{layer.name}' ({type(layer).__name__}): its width rule leaves "
+                f"weight '{weight.name}' at shape {value.shape}, but at width {width} "
+                f"the layer has {tuple(weight.shape)}. Name the weight in `in_axes` or "
+                "`out_axes` of its `WidthRule`."
+            )
+    copy.set_weights(values)
+    for part in copy._flatten_layers():
+        # Normalization computes with numbers that it derives from its weights.
+        if hasattr(part, "finalize_state"):
+            part.finalize_state()
 
 
 def _same_input(x: Any) -> Any:
@@ -92,10 +120,16 @@ def _same_input(x: Any) -> Any:
 
 
 def _slim_layer(
-    layer: keras.Layer, flow: Flow, width: float, dtype: str | None
+    layer: keras.Layer, flow: Flow, width: float, dtype: str | None, *, first: bool
 ) -> keras.Layer:
     """Makes a stock layer for the active channels; its weights come later."""
     config = layer.get_config()
+    if not first:
+        config["name"] = f"{layer.name}_at_{keras.backend.get_uid(layer.name)}"
+    for name, value in config.items():
+        # An array has the whole layer's shape.
+        if name.endswith("_initializer") and "Constant" in str(value):
+            config[name] = "zeros"
     if dtype is not None:
         config["dtype"] = dtype
     layer_class = type(layer)
@@ -106,7 +140,7 @@ def _slim_layer(
     if rule is not None and rule.channels is not None:
         channels = active(flow.output, flow.output_shape, width)
         config[rule.channels] = int(channels.sum())
-    if isinstance(layer, keras.layers.Reshape):
+    if isinstance(layer, keras.layers.Reshape) and isinstance(flow.output, Graded):
         config["target_shape"] = _slim_target(flow, width)
     return layer_class.from_config(config)
 

@@ -65,6 +65,45 @@ def check_width(width: float, min_width: float = 0.0, name: str = "width") -> fl
     return value
 
 
+def check_widths(
+    widths: Iterable[float], min_width: float = 0.0, name: str = "widths"
+) -> tuple[float, ...]:
+    """Returns several widths as floats after checking each.
+
+    Args:
+        widths: The widths, in any order.
+        min_width: The smallest width allowed, if above 0.
+        name: What to call the argument in the message.
+
+    Returns:
+        The widths in the order given.
+
+    Raises:
+        TypeError: If `widths` is not a sequence of numbers.
+        ValueError: If one is outside (0, 1], or below `min_width`.
+    """
+    if isinstance(widths, str) or not isinstance(widths, Iterable):
+        raise TypeError(
+            f"`{name}` must be a sequence of widths, such as [0.25, 1.0]. Received: "
+            f"{name}={widths!r}"
+        )
+    return tuple(check_width(width, min_width, name) for width in widths)
+
+
+def width_label(width: float) -> str:
+    """Writes a width as its percentage, for names of files, signatures and logs.
+
+    Args:
+        width: Width in (0, 1].
+
+    Returns:
+        `"025"` for 0.25, `"062_5"` for 0.625: no dot, which format strings such as
+        `ModelCheckpoint`'s would take for an attribute.
+    """
+    whole, _, fraction = f"{100 * width:.6f}".rstrip("0").partition(".")
+    return f"{whole:0>3}" + (f"_{fraction}" if fraction else "")
+
+
 def channel_grades(
     channels: int,
     divisor: int = 1,
@@ -152,7 +191,7 @@ def check_widths_grid(widths_grid: Iterable[float]) -> tuple[float, ...]:
     Raises:
         ValueError: If the grid is not ascending or does not end at 1.
     """
-    grid = tuple(check_width(width, name="widths_grid") for width in widths_grid)
+    grid = check_widths(widths_grid, name="widths_grid")
     if not grid or grid[-1] != 1.0 or any(np.diff(grid) <= 0):
         raise ValueError(
             "`widths_grid` must ascend and end at 1.0, the whole network. "
@@ -177,7 +216,7 @@ class WidthSampler:
     checkpoint draws what an uninterrupted one would have.
 
     Args:
-        fixed: Widths that every step runs, in (0, 1].
+        fixed: Widths that every step runs, in (0, 1]; in messages `widths`.
         num_random: Number of widths drawn uniformly from
             `[min_width, max_width]` at every step.
         min_width: Lower end of the drawn widths, in (0, 1].
@@ -198,7 +237,7 @@ class WidthSampler:
         max_width: float = 1.0,
         seed: int | None = None,
     ) -> None:
-        self.fixed = tuple(check_width(width, name="fixed") for width in fixed)
+        self.fixed = check_widths(fixed, name="widths")
         self.num_random = num_random
         self.min_width = check_width(min_width, name="min_width")
         self.max_width = check_width(max_width, name="max_width")
@@ -207,6 +246,11 @@ class WidthSampler:
             raise ValueError(
                 "`min_width` must not exceed `max_width`. Received: "
                 f"min_width={min_width}, max_width={max_width}"
+            )
+        if not isinstance(num_random, int | np.integer):
+            raise TypeError(
+                "The number of widths must be an integer. Received: "
+                f"num_random={num_random!r}"
             )
         if num_random < 0 or self.num_widths < 1:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Times one training step: one pass against a plain network and against the loop.
+"""Times a step of training and of evaluation against a plain network and the loop.
 
     python benchmarks/train_step.py [--steps 40] [--batch-size 128] [--output FILE]
 
@@ -13,7 +13,8 @@ the plain full-width Keras model. Two minutes on 2 cores.
   pass for each of 4 widths, through convolutions sliced to the width. (Fixed widths
   0.25, 0.5, 0.75, 1, so that all slices are static: the fastest loop there can be.)
 - masked loop: `compile(loop=True)`, the reference for tests: every pass runs the
-  whole trunk.
+  whole trunk;
+- evaluation, plain and at all widths: what `evaluate` and `fit`'s validation run.
 """
 
 from __future__ import annotations
@@ -86,6 +87,34 @@ def part(full: keras.Variable, index: tuple[np.ndarray, ...]) -> tf.Tensor:
         else:
             value = tf.gather(value, chosen, axis=axis)
     return value
+
+
+def keras_evaluation(model: keras.Model, batches: Iterator[Any]) -> Callable[[], Any]:
+    """The compiled step that `evaluate` runs."""
+    model.make_test_function()
+    return lambda: model.test_function(batches)
+
+
+def measure(steps: dict[str, Callable[[], Any]], count: int) -> list[dict[str, Any]]:
+    """Runs all steps in turns; ratios are to the first one."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for index in range(count + 3):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            keras.tree.map_structure(np.asarray, step())
+            if index >= 3:  # the first trace and warm up
+                times[name].append(1000 * (time.perf_counter() - start))
+    plain = statistics.median(next(iter(times.values())))
+    return [
+        {
+            "arm": name,
+            "median_ms": statistics.median(values),
+            "min_ms": min(values),
+            "p90_ms": float(np.percentile(values, 90)),
+            "ratio_to_plain": statistics.median(values) / plain,
+        }
+        for name, values in times.items()
+    ]
 
 
 def sliced_loop_step(model: AnyWidthModel, batches: Iterator[Any]) -> Callable[[], Any]:
@@ -167,31 +196,19 @@ def main() -> None:
     steps = {name: keras_step(model, batches()) for name, model in models.items()}
     steps["sliced loop, 4 widths"] = sliced_loop_step(any_width(sandwich), batches())
 
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for index in range(args.steps + 3):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            keras.tree.map_structure(np.asarray, step())
-            if index >= 3:  # the first trace and warm up
-                times[name].append(1000 * (time.perf_counter() - start))
-
-    plain = statistics.median(times["plain"])
-    rows = [
-        {
-            "arm": name,
-            "median_ms": statistics.median(values),
-            "min_ms": min(values),
-            "p90_ms": float(np.percentile(values, 90)),
-            "ratio_to_plain": statistics.median(values) / plain,
-        }
-        for name, values in times.items()
-    ]
+    evaluations = {
+        "evaluation, plain": keras_evaluation(models["plain"], batches()),
+        "evaluation, all widths": keras_evaluation(
+            models["one pass, 4 widths"], batches()
+        ),
+    }
+    rows = measure(steps, args.steps) + measure(evaluations, args.steps)
     for row in rows:
         print(
             f"{row['arm']:24} {row['median_ms']:8.1f} ms  {row['ratio_to_plain']:.2f}x"
         )
     report = {
-        "what": "one training step, LeNet-3C1L, 45 channels, 32x32x3",
+        "what": "LeNet-3C1L, 45 channels, 32x32x3",
         "batch_size": args.batch_size,
         "steps": args.steps,
         "distinct_widths": len(models["one pass, 4 widths"].distinct_widths),

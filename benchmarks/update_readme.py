@@ -79,7 +79,7 @@ def train_step() -> str:
         for row in result["rows"]
     ]
     return (
-        f"{table(['training step', 'median', 'of plain'], rows)}\n\n"
+        f"{table(['step', 'median', 'of plain'], rows)}\n\n"
         f"{result['what']}, batch {result['batch_size']}, {result['distinct_widths']} "
         f"distinct widths, medians of {result['steps']} steps in one process. "
         f"{where(result['environment'])}"
@@ -96,7 +96,7 @@ def main() -> None:
     args = parser.parse_args()
     old = new = README.read_text()
     for name, make in BLOCKS.items():
-        pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        pattern = re.compile(f"<!-- {name} -->\n.*?<!-- /{name} -->", re.DOTALL)
         if not pattern.search(new):
             sys.exit(f"README.md has no block {name}")
         content = make()

@@ -68,6 +68,11 @@ def test_arguments_reach_the_model():
     assert count_parameters(model, 0.5) < count_parameters(model, 1.0)
 
 
+def test_images_without_channels_are_refused():
+    with pytest.raises(ValueError, match=r"`input_shape` must be \(rows, cols, chan"):
+        lenet_3c1l((28, 28))
+
+
 def test_images_too_small_for_valid_padding_are_refused():
     with pytest.raises(ValueError, match=r"use `padding='same'`\. Received"):
         lenet_3c1l((8, 8, 1))

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import sys
 import keras
 import pytest
 
-from awn_keras import slim
+from awn_keras import lenet_3c1l, slim
 from awn_keras.cli import main
 from tests.conftest import classification, small_conv
 
@@ -69,22 +70,40 @@ def test_export(trained, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_demo_as_a_program(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "awn_keras.cli", "demo", "--output", tmp_path / "demo"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "35 networks in one model" in done.stdout
-    accuracy = float(re.search(r"whole one reads ([\d.]+) %", done.stdout)[1])
-    assert accuracy > 95
+    done = program("demo", "--output", tmp_path / "demo")
+    assert done.returncode == 0
+    assert "44 networks in one model" in done.stdout
+    found = re.findall(r"width ([\d.]+): +([\d.]+) % right", done.stdout)
+    assert [float(width) for width, _ in found] == [0.05, 0.25, 0.5, 1.0]
+    accuracy = [float(right) for _, right in found]
+    # Two channels read most digits, all of them nearly all.
+    assert accuracy[0] > 75
+    assert accuracy[-1] > 95
+    assert accuracy[-1] > accuracy[0]
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"summary.txt", "curve.png", "model.keras", "manifest.json"} <= names
     assert sum(name.endswith(".tflite") for name in names) == 4
-    # No warnings; of native log lines only those of TensorFlow's import, which come
-    # before the command can have its say.
-    rest = [line for line in done.stderr.splitlines() if "cudart_stub" not in line]
-    assert [line for line in rest if "absl::InitializeLog" not in line] == []
+    # No warnings, no native log lines.
+    assert done.stderr == ""
+
+
+def program(*arguments):
+    """Runs `awn` as a user does, without the test's environment variables."""
+    hidden = ("TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES", "AWN_NATIVE_LOGS")
+    return subprocess.run(
+        [sys.executable, "-m", "_awn", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={k: v for k, v in os.environ.items() if k not in hidden},
+    )
+
+
+def test_a_mistake_is_one_line_of_the_program():
+    done = program("train", "--dataset", "imagenet")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"awn train: error: .*'imagenet'\n", done.stderr)
 
 
 # --------------------------------------------------------------------------- errors
@@ -99,7 +118,14 @@ def bad_files(tmp_path_factory):
     model = small_conv()
     slim(model, 1.0).save(folder / "plain.keras")
     classification(model).save(folder / "any.keras")
-    model.save_weights(folder / "w.weights.h5")
+    three = lenet_3c1l((8, 8, 1), 3, filters=4, padding="same")
+    classification(three).save(folder / "three.keras")
+    (folder / "foreign").mkdir()
+    model.save(folder / "foreign" / "model.keras")
+    content = bytearray((folder / "any.keras").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    (folder / "damaged.keras").write_bytes(content)
     return folder
 
 
@@ -117,6 +143,13 @@ def bad_files(tmp_path_factory):
         ("train --dataset digits --widths-grid 0.5,x", "separated by commas"),
         ("train --dataset digits --output {bad}/file", "File exists"),
         ("train --dataset digits --output {bad}/file/run", "Not a directory"),
+        ("train --dataset digits --momentum nan", "`momentum` must be in"),
+        ("train --dataset digits --output {bad}/foreign", "holds a run already"),
+        ("train --dataset digits --output {bad}/foreign --resume", "another recipe"),
+        ("demo --output {bad}/foreign", "holds a run already"),
+        ("export {bad}/damaged.keras", "is not a saved Keras model"),
+        ("export {bad}/any.keras --dataset digits", "must have images of shape"),
+        ("evaluate {bad}/three.keras --dataset digits", "of 10 classes"),
         ("train --dataset mnist --data-dir {bad} --output {bad}/o", "not prepared at"),
         ("demo --output {bad}/file", "File exists"),
         ("evaluate {bad}/none.keras --dataset digits", "There is no file"),

@@ -88,6 +88,12 @@ def test_no_grades_stay_none():
     assert unpack_grades(pack_grades(None)) is None
 
 
+@pytest.mark.parametrize("grades", [[-0.1], [1.5], [float("nan")]])
+def test_grades_out_of_range_are_refused(grades):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
+        LowerTriangular(grades, [0.0])
+
+
 def test_grades_of_another_kernel_are_refused():
     with pytest.raises(ValueError, match="must be as many as the kernel has"):
         LowerTriangular([0.0, 0.5], [0.0, 0.5])(keras.ops.ones((3, 2)))

@@ -55,9 +55,11 @@ def test_auc_is_the_trapezoid_over_the_range():
 
 def test_chosen_widths(curve_of_model):
     curve, model, data = curve_of_model
-    some = trade_off_curve(model, *data, widths=[0.5, 1.0])
+    some = trade_off_curve(model, *data, widths=[1.0, 0.5, 1.0])
     assert some.widths == [0.5, 1.0]
     assert some.accuracy == curve.accuracy[1:]
+    with pytest.raises(TypeError, match="`widths` must be a sequence"):
+        trade_off_curve(model, *data, widths=0.5)
 
 
 def test_csv_and_json(curve_of_model, tmp_path):
@@ -138,6 +140,27 @@ def test_macs_of_grouped_and_depthwise_convolutions():
     x = keras.layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x)
     model = keras.Model(inputs, x)
     assert count_macs(model) == 16 * 9 * 3 * 8 + 16 * 9 * 16
+
+
+def test_macs_of_transposed_and_separable_convolutions():
+    inputs = keras.Input((4, 4, 6))
+    x = keras.layers.Conv2DTranspose(8, 3, strides=2, padding="same")(inputs)
+    x = keras.layers.SeparableConv2D(5, 3, padding="same", depth_multiplier=2)(x)
+    model = keras.Model(inputs, x)
+    assert count_macs(model) == 16 * 9 * 6 * 8 + 64 * (9 * 16 + 16 * 5)
+
+
+def test_nested_models_count():
+    nested = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)])
+    inputs = keras.Input((4,))
+    assert count_macs(keras.Model(inputs, keras.layers.Dense(2)(nested(inputs)))) == 36
+
+
+def test_layers_that_cannot_be_counted_are_refused():
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, keras.layers.LSTM(2, name="lstm")(inputs))
+    with pytest.raises(NotImplementedError, match="MACs of layer 'lstm'"):
+        count_macs(model)
 
 
 def test_a_shared_layer_counts_its_weights_once_and_its_macs_twice():

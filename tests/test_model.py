@@ -13,6 +13,7 @@ from awn_keras import (
     SandwichWidths,
     TriConv2D,
     UniformWidths,
+    count_parameters,
     lenet_3c1l,
     slim,
 )
@@ -29,6 +30,11 @@ from tests.conftest import (
     stem_and_trunk,
 )
 
+
+def zero(y_true, y_pred):
+    return 0.0 * y_pred[:, 0]
+
+
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -39,7 +45,9 @@ def clone(model):
     return copy
 
 
-def gradients_of_a_step(model, x, y, sample_weight=None, **compile_arguments):
+def gradients_of_a_step(
+    model, x, y, sample_weight=None, class_weight=None, **compile_arguments
+):
     """Gradients that a training step applies: SGD with rate 1 subtracts them.
 
     Without the constraint, so that the forbidden half shows too.
@@ -49,7 +57,7 @@ def gradients_of_a_step(model, x, y, sample_weight=None, **compile_arguments):
     for weight in model.trainable_weights:
         weight.constraint = None
     before = [weight.copy() for weight in map(np.asarray, model.trainable_weights)]
-    model.train_on_batch(x, y, sample_weight=sample_weight)
+    model.train_on_batch(x, y, sample_weight=sample_weight, class_weight=class_weight)
     after = map(np.asarray, model.trainable_weights)
     return [old - new for old, new in zip(before, after, strict=True)]
 
@@ -122,7 +130,8 @@ def test_one_pass_gradients_equal_the_loops_with_weights_and_regularizers(reduct
     nothing = gradients_of_a_step(model, x, y, np.zeros(len(x)), **arguments)
     for weight, gradient in zip(model.trainable_weights, nothing, strict=True):
         value = keras.ops.convert_to_numpy(weight)
-        name = type(weight.regularizer).__name__
+        penalty = getattr(weight.regularizer, "inner", weight.regularizer)
+        name = type(penalty).__name__
         expected = {"L2": 0.02 * value, "L1": 0.01 * np.sign(value)}.get(name, 0)
         np.testing.assert_allclose(gradient, expected * np.ones_like(value), atol=1e-7)
 
@@ -140,12 +149,12 @@ def test_reported_losses_hold_all_regularization():
     # At full width the model is a plain one.
     plain = classification(slim(model, 1.0))
     assert logs["loss"] == pytest.approx(plain.evaluate(x, y, verbose=0)[0], rel=1e-5)
-    assert logs["loss_w1"] == pytest.approx(logs["loss"], rel=1e-5)
+    assert logs["loss_w100"] == pytest.approx(logs["loss"], rel=1e-5)
     model.width = 0.5
     loss = model.evaluate(x, y, verbose=0)[0]
-    assert loss == pytest.approx(logs["loss_w0.5"], rel=1e-5)
+    assert loss == pytest.approx(logs["loss_w050"], rel=1e-5)
     history = model.fit(x, y, epochs=2, verbose=0).history
-    assert np.isfinite(history["loss_w0.5"]).all()
+    assert np.isfinite(history["loss_w050"]).all()
 
 
 def sliced_gradients(model, x, y, widths):
@@ -225,10 +234,10 @@ def test_one_pass_gradients_equal_the_loops_for_any_widths(widths, divisor, grid
 
 def test_distinct_widths_are_one_for_each_network():
     model = small_conv(0.2)
-    counts = [slim(model, width).count_params() for width in model.distinct_widths]
+    counts = [count_parameters(model, width) for width in model.distinct_widths]
     assert len(set(counts)) == len(counts)
     # No other network exists between them.
-    every = {slim(model, w).count_params() for w in np.linspace(0.2, 1.0, 200)}
+    every = {count_parameters(model, width) for width in np.linspace(0.2, 1.0, 500)}
     assert every == set(counts)
 
 
@@ -275,7 +284,7 @@ def test_width_decides_call_predict_and_evaluate_without_retracing():
             model.evaluate(x, y, verbose=0), small.evaluate(x, y, verbose=0), rtol=1e-5
         )
     # Batches of two sizes (32 and 8): two traces of `predict`.
-    assert len(traces) <= 2
+    assert 1 <= len(traces) <= 2
     assert not np.allclose(predicted[0.25], predicted[1.0])
 
 
@@ -351,7 +360,7 @@ def test_fit_reports_widths_and_auc():
     model = classification(small_conv(), metrics=["accuracy"])
     x, y = labelled(model)
     history = model.fit(x, y, validation_data=(x, y), epochs=2, verbose=0).history
-    widths = ("", "_w0.25", "_w0.625", "_w1")
+    widths = ("", "_w025", "_w062_5", "_w100")
     train = {f"{name}{w}" for name in ("loss", "accuracy") for w in widths}
     assert set(history) == train | {f"val_{name}" for name in train} | {"val_auc"}
     assert all(len(values) == 2 for values in history.values())
@@ -366,7 +375,7 @@ def test_reported_numbers_are_those_of_slimmed_networks():
     model.fit(x, y, epochs=3, verbose=0)
     model.width = 0.7
     logs = model.evaluate(x, y, return_dict=True, verbose=0)
-    for width, suffix in ((0.25, "_w0.25"), (0.4, "_w0.4"), (1.0, "_w1"), (0.7, "")):
+    for width, suffix in ((0.25, "_w025"), (0.4, "_w040"), (1.0, "_w100"), (0.7, "")):
         loss, accuracy = classification(slim(model, width)).evaluate(x, y, verbose=0)
         # Sums in another order.
         assert logs[f"loss{suffix}"] == pytest.approx(loss, rel=1e-5)
@@ -380,7 +389,7 @@ def test_reported_numbers_are_those_of_slimmed_networks():
     curves = model.evaluate_widths(x, y, verbose=0)
     np.testing.assert_allclose(curves["accuracy"], accuracies)
     some = model.evaluate_widths(x, y, widths=[0.4, 1.0], verbose=0)
-    assert some["loss"].tolist() == [logs["loss_w0.4"], logs["loss_w1"]]
+    assert some["loss"].tolist() == [logs["loss_w040"], logs["loss_w100"]]
 
 
 def test_lists_are_those_of_a_plain_model():
@@ -389,7 +398,7 @@ def test_lists_are_those_of_a_plain_model():
     assert len(model.evaluate(x, y, verbose=0)) == 2
     assert len(model.train_on_batch(x, y)) == 2
     assert len(model.test_on_batch(x, y)) == 2
-    assert "loss_w1" in model.train_on_batch(x, y, return_dict=True)
+    assert "loss_w100" in model.train_on_batch(x, y, return_dict=True)
 
 
 def test_metrics_start_anew_in_every_epoch():
@@ -398,7 +407,7 @@ def test_metrics_start_anew_in_every_epoch():
     x, y = x[:32], y[:32]
     history = model.fit(x, y, epochs=3, batch_size=32, verbose=0).history
     # With a learning rate of 0 every epoch gives the same numbers.
-    for name in ("accuracy_w0.25", "loss_w1"):
+    for name in ("accuracy_w025", "loss_w100"):
         assert history[name] == pytest.approx([history[name][0]] * 3)
 
 
@@ -417,8 +426,114 @@ def test_a_metric_called_auc_is_not_overwritten():
     )
     x, y = labelled(model)
     logs = model.evaluate(x, np.eye(3)[y], return_dict=True, verbose=0)
-    assert {"auc", "auc_w1", "width_auc"} <= set(logs)
-    assert logs["auc"] == logs["auc_w1"]
+    assert {"auc", "auc_w100", "width_auc"} <= set(logs)
+    assert logs["auc"] == logs["auc_w100"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ([keras.metrics.SparseTopKCategoricalAccuracy(2), "accuracy"], "accuracy"),
+        ([keras.metrics.SparseTopKCategoricalAccuracy(2, name="top")], "top"),
+        ([keras.metrics.MeanMetricWrapper(zero, name="my_acc"), "acc"], "acc"),
+        ([keras.metrics.SparseCategoricalAccuracy(name="right")], "right"),
+    ],
+)  # fmt: skip
+def test_auc_is_of_an_accuracy_of_keras_and_not_top_k(metrics, expected):
+    model = classification(small_conv(), metrics=metrics)
+    x, y = labelled(model)
+    assert model.accuracy_name is None
+    logs = model.evaluate(x, y, return_dict=True, verbose=0)
+    assert model.accuracy_name == expected
+    curve = model.evaluate_widths(x, y, verbose=0)[expected]
+    assert logs["auc"] == pytest.approx(area_under_curve(model.distinct_widths, curve))
+
+
+def test_training_metrics_are_those_before_the_update_as_in_keras():
+    model = small_conv(1.0)
+    x, y = labelled(model, 20)
+    plain = classification(slim(model, 1.0), optimizer=keras.optimizers.SGD(1.0))
+    classification(
+        model, optimizer=keras.optimizers.SGD(1.0), widths=FixedWidths([1.0])
+    )
+    for _ in range(2):
+        wanted = plain.train_on_batch(x, y, return_dict=True)
+        got = model.train_on_batch(x, y, return_dict=True)
+        # Sums in another order.
+        assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+        assert got["loss_w100"] == pytest.approx(wanted["loss"], rel=1e-4)
+        assert got["accuracy"] == wanted["accuracy"]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Lowest(keras.metrics.Metric):
+    """Smallest score of the first class; starts from 1e9."""
+
+    def __init__(self, name="lowest"):
+        super().__init__(name=name)
+        self.value = self.add_variable((), lambda *args, **kwargs: 1e9, name="value")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        smallest = keras.ops.min(y_pred[:, 0])
+        self.value.assign(keras.ops.minimum(self.value, smallest))
+
+    def reset_state(self):
+        self.value.assign(1e9)
+
+    def result(self):
+        return self.value
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_metrics_at_widths_start_where_the_metric_starts(run_eagerly):
+    model = classification(
+        small_conv(None, widths_grid=[0.5, 1.0]),
+        metrics=[Lowest()],
+        run_eagerly=run_eagerly,
+    )
+    model.layers[-1].bias.assign([5.0, 0, 0])
+    x, y = labelled(model)
+    for _ in range(2):
+        model.width = 1.0
+        logs = model.evaluate(x, y, return_dict=True, verbose=0)
+        for width, suffix in ((1.0, ""), (1.0, "_w100"), (0.5, "_w050")):
+            expected = at_width(model, width, x)[0][:, 0].min()
+            # Batches of another size.
+            assert logs[f"lowest{suffix}"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_auc_over_chosen_widths():
+    model = classification(small_conv(), curve_widths=[0.5, 1.0])
+    x, y = labelled(model)
+    logs = model.evaluate(x, y, return_dict=True, verbose=0)
+    every = model.evaluate_widths(x, y, verbose=0)["accuracy"]
+    assert len(every) == len(model.distinct_widths)
+    some = model.evaluate_widths(x, y, widths=[0.5, 1.0], verbose=0)["accuracy"]
+    assert logs["auc"] == pytest.approx(some.mean())
+    # The choice is as before.
+    again = model.evaluate(x, y, return_dict=True, verbose=0)
+    assert again == pytest.approx(logs)
+
+
+def test_a_network_of_many_widths_takes_the_auc_over_64():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(150)(inputs)
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.01)
+    classification(model)
+    assert len(model.distinct_widths) == 149
+    chosen = model._width_config["curve_widths"]
+    assert len(chosen) == 64
+    assert (chosen[0], chosen[-1]) == (0.01, 1.0)
+
+
+# `pytest.warns` reports again what the configuration ignores in Keras' modules.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_frozen_model_warns_as_in_keras():
+    model = small_conv()
+    model.trainable = False
+    classification(model)
+    with pytest.warns(UserWarning, match="does not have any trainable weights"):
+        model.fit(*labelled(model), verbose=0)
 
 
 def test_without_an_accuracy_there_is_no_auc():
@@ -456,8 +571,9 @@ def test_fit_learns(settings):
     history = model.fit(
         x, y, epochs=6, batch_size=20, validation_data=(x, y), verbose=0
     ).history
-    assert history["loss_w0.25"][-1] < 0.8 * history["loss_w0.25"][0]
-    assert history["sparse_top_k_categorical_accuracy_w1"][-1] >= 0.6
+    assert history["loss_w025"][-1] < 0.8 * history["loss_w025"][0]
+    # Chance is 67 %.
+    assert history["sparse_top_k_categorical_accuracy_w100"][-1] >= 0.75
 
 
 def test_sample_and_class_weights_count():
@@ -471,21 +587,21 @@ def test_sample_and_class_weights_count():
     assert max(np.abs(gradient).max() for gradient in only_first) > 0
     assert max(np.abs(gradient).max() for gradient in nothing) == 0
 
-    weighted = clone(model)
-    weighted.compile(
-        keras.optimizers.SGD(0.0), LOSS, weighted_metrics=["accuracy"], widths=None
+    by_class = gradients_of_a_step(
+        model, x, y, class_weight={0: 0.0, 1: 3.0, 2: 1.0}, **arguments
     )
-    history = weighted.fit(
-        x, y, class_weight={0: 0.0, 1: 0.0, 2: 1.0}, verbose=0, shuffle=False
-    ).history
+    by_sample = gradients_of_a_step(
+        model, x, y, np.array([0.0, 3.0, 1.0])[y], **arguments
+    )
+    assert_same_gradients(by_class, by_sample)
+
+    weighted = clone(model)
+    weighted.compile("sgd", LOSS, weighted_metrics=["accuracy"])
     of_class_2 = small_accuracy(model, x[y == 2], y[y == 2])
-    # The metric at width 0.25 in training mode differs from inference, so only its
-    # range is known; weights of zero must leave the other classes out.
-    assert 0 <= history["accuracy_w0.25"][0] <= 1
     logs = weighted.evaluate(
         x, y, sample_weight=(y == 2).astype("float32"), return_dict=True, verbose=0
     )
-    assert logs["accuracy_w0.25"] == pytest.approx(of_class_2)
+    assert logs["accuracy_w025"] == pytest.approx(of_class_2)
 
 
 def small_accuracy(model, x, y):
@@ -498,10 +614,10 @@ def test_mixed_precision_trains():
         model = classification(small_conv())
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
         x, y = labelled(model)
-        history = model.fit(x, y, epochs=3, verbose=0).history
+        history = model.fit(x, y, epochs=20, verbose=0).history
     finally:
         keras.config.set_dtype_policy("float32")
-    assert np.isfinite(history["loss"]).all()
+    assert history["loss_w025"][-1] < 0.9 * history["loss_w025"][0]
 
 
 def test_dropout_and_noise_on_both_sides_of_the_readout():
@@ -581,6 +697,8 @@ def test_backup_and_restore(tmp_path):
         keras.utils.set_random_seed(7)
         model = classification(small_conv(), widths=SandwichWidths(seed=1))
         model.fit(x, y, epochs=3, shuffle=False, verbose=0, callbacks=callbacks)
+        if callbacks:  # what was done before is not done again
+            assert model.history.epoch == [2]
         return model
 
     def backup():
@@ -605,16 +723,17 @@ def test_callbacks_see_widths(tmp_path):
         verbose=0,
         callbacks=[
             keras.callbacks.ModelCheckpoint(
-                tmp_path / "best.keras",
+                tmp_path / "best_{val_accuracy_w025:.1f}.keras",
                 monitor="val_auc",
                 mode="max",
                 save_best_only=True,
             ),
-            keras.callbacks.EarlyStopping("val_accuracy_w0.25", mode="max"),
+            keras.callbacks.EarlyStopping("val_accuracy_w025", mode="max"),
             keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         ],
     )
-    assert isinstance(keras.saving.load_model(tmp_path / "best.keras"), AnyWidthModel)
+    path = next(tmp_path.glob("best_*.keras"))
+    assert isinstance(keras.saving.load_model(path), AnyWidthModel)
     assert "val_auc" in (tmp_path / "log.csv").read_text()
 
 
@@ -641,6 +760,8 @@ def test_weights_are_those_of_the_layers_alone():
         ),
         ({"width_reduction": "max"}, ValueError, "`width_reduction` must be one of"),
         ({"report_widths": [0.1]}, ValueError, "`report_widths` must be at least"),
+        ({"report_widths": 0.5}, TypeError, "`report_widths` must be a sequence"),
+        ({"curve_widths": [0.1]}, ValueError, "`curve_widths` must be at least"),
     ],
 )
 def test_bad_compile_arguments_are_refused(arguments, error, match):

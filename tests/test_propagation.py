@@ -7,6 +7,7 @@ from awn_keras import (
     TriConv2D,
     TriDense,
     WidthRule,
+    per_sample,
     register_width_rule,
     slim,
 )
@@ -58,15 +59,13 @@ GRADES = channel_grades(6)
         L.GlobalAveragePooling2D(),
         L.GlobalMaxPooling2D(keepdims=True),
         L.Reshape((16, 6)),
-        L.Activation(keras.ops.relu),
+        L.Activation(L.LeakyReLU()),
+        keras.activations.relu,
+        keras.activations.gelu,
     ],
-    ids=lambda layer: layer.name,
+    ids=lambda layer: getattr(layer, "name", str(layer)),
 )
 def test_per_channel_layers_keep_the_grades(layer):
-    if isinstance(layer, L.Activation) and layer.activation is keras.ops.relu:
-        with pytest.raises(ValueError, match="not known to act on each channel"):
-            output_kind(layer)
-        return
     assert output_kind(layer) == Graded(GRADES)
 
 
@@ -147,6 +146,23 @@ def test_preprocessing_may_be_nested_or_unknown():
     np.testing.assert_allclose(got, small(x, training=False), atol=1e-6)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_adapted_normalization_slims(nested):
+    normalization = L.Normalization()
+    normalization.adapt(3 + 5 * np.random.default_rng(0).normal(size=(50, 4)))
+    before = keras.Sequential([normalization]) if nested else normalization
+    after = L.Normalization()
+    after.adapt(2 + np.random.default_rng(1).normal(size=(50, 3)))
+    inputs = keras.Input((4,))
+    x = TriDense(6)(L.Dense(6)(before(inputs)))
+    model = AnyWidthModel(inputs, after(L.Dense(3)(x)))
+    x = inputs_of(model)
+    # Sums in another order.
+    np.testing.assert_allclose(
+        at_width(model, 0.5, x)[0], slim(model, 0.5)(x), atol=1e-5
+    )
+
+
 def test_shared_layers_without_weights_may_stand_anywhere():
     relu = L.ReLU()
     inputs = keras.Input((4,))
@@ -211,6 +227,12 @@ def conv_after_batch_norm(x):
         (L.Conv2D(6, 1, groups=2), "`groups` must be 1"),
         (L.Rescaling([1.0] * 6), "must be numbers on graded channels"),
         (L.MaxPooling2D(data_format="channels_first"), "must be 'channels_last'"),
+        (L.Activation(keras.ops.relu), "activation `relu` is not known"),
+        (TriConv2D(4, 1, activation=L.PReLU()), "not known to act on each channel"),
+        (L.Activation(L.BatchNormalization()), "not known to act on each channel"),
+        (L.Dropout(0.1, noise_shape=(None, 1, 1, 6)), "last of `noise_shape` must be"),
+        (keras.ops.softmax, "mixes channels.*Put it after the readout"),
+        (lambda x: x**2, "No width rule.*Use a Keras layer in its place"),
         (lambda x: x * np.ones(6, "float32"), "an array cannot follow the channels"),
         (
             lambda x: keras.ops.reshape(x, (-1, 16, 6)) + L.GlobalMaxPooling2D()(x),
@@ -232,13 +254,14 @@ class Unknown(L.Layer):
 @pytest.mark.parametrize(
     ("build", "match"),
     [
+        (lambda x: L.Dense(3)(x)[:, :2], "after the readout.*Use a Keras layer in its"),
         (Unknown(name="u"), r"No width rule for layer 'u' \(Unknown\).*register_width"),
         (L.Lambda(lambda x: x, name="f"), r"No width rule for layer 'f' \(Lambda\)"),
         (L.MultiHeadAttention(1, 2), "No width rule"),
         (L.GroupNormalization(2), "normalizes over the channels"),
         (
             lambda x: Unknown(name="u")(L.Dense(3, name="plain")(x)),
-            "layer 'u'.*after the readout 'plain'.*register_width_rule",
+            r"'u'.*after the readout 'plain'.*Unknown, WidthRule\(per_sample\)",
         ),
         (
             keras.Sequential([L.Dense(4)], name="nested"),
@@ -296,6 +319,70 @@ def test_a_shared_layer_at_places_of_different_grades_is_refused():
         AnyWidthModel(inputs, L.Dense(2)(batch_normalization(y)))
 
 
+def tail_of(layer, batch=None):
+    inputs = keras.Input((4, 4), batch_size=batch)
+    x = L.Dense(6)(inputs)
+    return AnyWidthModel(inputs, layer(L.Dense(3)(x)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (lambda x: L.Concatenate(axis=0)([x, x]), "`axis` must not be the batch's"),
+        (lambda x: keras.ops.softmax(x, axis=0), "`axis` must not be the batch's"),
+        (L.LSTM(2, stateful=True), "`stateful` must be False"),
+        (L.Dense(3, activation=L.BatchNormalization()), "cannot stand after a readout"),
+    ],
+)
+def test_layers_that_mix_the_samples_of_a_batch_are_refused_in_the_tail(layer, match):
+    # There the widths of a step are folded into the batch.
+    with pytest.raises(ValueError, match=match):
+        tail_of(layer, batch=2)
+
+
+def test_a_readout_that_mixes_the_samples_of_a_batch_is_refused():
+    with pytest.raises(ValueError, match="BatchNormalization as `activation`"):
+        build_model(lambda x: L.Dense(3, activation=L.BatchNormalization())(x))
+
+
+@pytest.mark.parametrize(
+    "layer", [L.LSTM(2), keras.ops.softmax, L.Softmax(), L.Reshape((-1,))]
+)
+def test_layers_that_mix_channels_only_may_stand_in_the_tail(layer):
+    model = tail_of(layer)
+    x = inputs_of(model)
+    # Sums in another order.
+    np.testing.assert_allclose(
+        at_width(model, 0.5, x)[0], slim(model, 0.5)(x), atol=1e-5
+    )
+
+
+def test_a_shared_reshape_has_a_shape_at_each_of_its_calls():
+    reshape = L.Reshape((16, 6))
+    inputs = keras.Input((4, 4, 1))
+    x = L.Conv2D(6, 1)(inputs)
+    y = L.Concatenate()([TriConv2D(2, 1)(x), TriConv2D(4, 1)(x)])
+    heads = [L.Dense(2)(reshape(x)), L.Dense(2)(reshape(y))]
+    model = AnyWidthModel(inputs, L.Add()(heads), min_width=0.1)
+    x = inputs_of(model)
+    for width in model.distinct_widths:
+        # Sums in another order.
+        np.testing.assert_allclose(
+            at_width(model, width, x)[0], slim(model, width)(x), atol=1e-5
+        )
+
+
+def test_reshape_in_the_tail_of_images_of_unknown_size():
+    inputs = keras.Input((None, None, 3))
+    x = L.Conv2D(2, 1)(L.Conv2D(6, 1)(inputs))
+    model = AnyWidthModel(inputs, L.Reshape((-1,))(x))
+    x = np.ones((2, 5, 4, 3), "float32")
+    # Sums in another order.
+    np.testing.assert_allclose(
+        at_width(model, 0.5, x)[0], slim(model, 0.5)(x), atol=1e-5
+    )
+
+
 # ------------------------------------------------------------------------ registry
 
 
@@ -318,6 +405,46 @@ def test_a_registered_layer_propagates_and_slims():
     x = inputs_of(model)
     # Sums in another order.
     np.testing.assert_allclose(at_width(model, 0.5, x)[0], small(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("axes", "match"),
+    [
+        ({"scal": -1}, r"'s'.*names none of the layer's weights \['scale'\]"),
+        ({"scale": 3}, r"'s'.*axis 3 of weight 'scale' of shape \(6,\)"),
+    ],
+)
+def test_a_rule_must_fit_the_weights(axes, match):
+    register_width_rule(Scale, WidthRule(in_axes=axes))
+    with pytest.raises(ValueError, match=match):
+        build_model(Scale(name="s"))
+
+
+def test_a_rule_that_forgets_a_weight_is_found_by_slim():
+    register_width_rule(Scale)
+    with pytest.raises(ValueError, match=r"'s'.*leaves weight 'scale' at shape \(6,\)"):
+        slim(build_model(Scale(name="s")), 0.5)
+
+
+def test_a_rule_must_give_a_grade_for_each_channel():
+    class Twice(L.Layer):
+        def call(self, x):
+            return keras.ops.concatenate([x, x], axis=-1)
+
+    register_width_rule(Twice, WidthRule(lambda call: call.kinds[0]))
+    with pytest.raises(ValueError, match="gives 6 grades for 12 channels"):
+        build_model(Twice())
+
+
+def test_a_layer_of_ones_own_in_the_tail():
+    class First(L.Layer):
+        def call(self, x):
+            return x[..., ::-1] - keras.ops.mean(x, axis=-1, keepdims=True)
+
+    register_width_rule(First, WidthRule(per_sample))
+    assert tail_of(First())
+    with pytest.raises(ValueError, match="mixes channels"):
+        build_model(First())
 
 
 def test_a_rule_does_not_hold_for_subclasses():

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from awn_keras import AnyWidthModel, TriConv2D, count_parameters, lenet_3c1l, slim
+from awn_keras import (
+    AnyWidthModel,
+    TriConv2D,
+    TriDense,
+    count_parameters,
+    lenet_3c1l,
+    slim,
+)
 from awn_keras.graph import graph_nodes
 from awn_keras.propagation import Graded
 from tests.conftest import (
@@ -139,6 +146,14 @@ def test_slim_can_change_the_dtype():
     x = inputs_of(model)
     # Half precision keeps three digits.
     np.testing.assert_allclose(at_width(model, 0.5, x)[0], small(x), atol=1e-2)
+
+
+def test_initializers_of_the_whole_shape_are_left_behind():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(6, bias_initializer=keras.initializers.Constant([1.0] * 6))
+    model = AnyWidthModel(inputs, keras.layers.Dense(2)(TriDense(6)(x(inputs))))
+    x = inputs_of(model)
+    assert_close([np.asarray(slim(model, 0.5)(x))], at_width(model, 0.5, x))
 
 
 @settings(max_examples=10)

@@ -13,8 +13,10 @@ from awn_keras.widths import (
     active_channels,
     channel_grades,
     check_width,
+    check_widths,
     check_widths_grid,
     round_half_up,
+    width_label,
 )
 
 channels = st.integers(1, 300)
@@ -189,6 +191,35 @@ def test_samplers_say_what_a_step_runs(sampler, fixed, num_random):
     assert repr(copy) == repr(sampler)
 
 
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: FixedWidths(0.5), r"`widths` must be a sequence.*widths=0.5"),
+        (lambda: check_widths("0.5"), "`widths` must be a sequence"),
+        (lambda: check_widths_grid(0.5), "`widths_grid` must be a sequence"),
+        (lambda: UniformWidths(num_widths=2.0), "number of widths must be an integer"),
+    ],
+)
+def test_bad_types_are_refused(make, match):
+    with pytest.raises(TypeError, match=match):
+        make()
+
+
+@given(st.floats(1e-4, 1.0))
+def test_labels_tell_widths_apart(width):
+    label = width_label(width)
+    assert float(label.replace("_", ".")) / 100 == pytest.approx(width, abs=1e-8)
+    assert "." not in label
+
+
+@pytest.mark.parametrize(
+    ("width", "label"),
+    [(0.25, "025"), (1.0, "100"), (0.625, "062_5"), (0.07, "007")],
+)
+def test_labels(width, label):
+    assert width_label(width) == label
+
+
 def test_the_smallest_width_of_a_sampler():
     assert SandwichWidths(0.3, 1.0).smallest == 0.3
     assert UniformWidths(0.5, 1.0).smallest == 0.5
@@ -203,7 +234,7 @@ def test_the_smallest_width_of_a_sampler():
         (lambda: SandwichWidths(0.8, 0.5), "`min_width` must not exceed `max_width`"),
         (lambda: UniformWidths(num_widths=0), "at least one width"),
         (lambda: FixedWidths([]), "at least one width"),
-        (lambda: FixedWidths([0.5, 2]), r"`fixed` must be in \(0, 1\]"),
+        (lambda: FixedWidths([0.5, 2]), r"`widths` must be in \(0, 1\]"),
     ],
 )
 def test_bad_samplers_are_refused(make, match):

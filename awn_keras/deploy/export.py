@@ -19,7 +19,7 @@ from awn_keras.evaluation import count_macs, count_parameters
 from awn_keras.files import write_whole
 from awn_keras.model import AnyWidthModel
 from awn_keras.slimming import slim
-from awn_keras.widths import check_width
+from awn_keras.widths import check_widths, width_label
 
 MANIFEST = "manifest.json"
 
@@ -83,10 +83,10 @@ def export_tflite(
 
     Raises:
         TypeError: If `model` is not an `AnyWidthModel`.
-        ValueError: If there is no width, one is out of range, or `samples` do not fit
-            the model's inputs.
+        ValueError: If there is no width, one is out of range, `samples` do not fit the
+            model's inputs, or these have unknown rows or cols.
         ExportError: If a file would need operators that are not builtin, or computes
-            something else than the model. Nothing is written then.
+            something else than the model. No file is written then.
         OSError: If the directory cannot be written.
     """
     if not isinstance(model, AnyWidthModel):
@@ -96,22 +96,27 @@ def export_tflite(
         )
     if widths is None:
         widths = np.linspace(model.min_width, 1.0, 4).round(4).tolist()
-    widths = sorted({check_width(w, model.min_width, "widths") for w in widths})
-    if not widths:
-        raise ValueError("`widths` must not be empty. Received: widths=[]")
+    widths = sorted(set(check_widths(widths, model.min_width)))
+    if not widths or len(set(map(width_label, widths))) < len(widths):
+        raise ValueError(
+            "`widths` must not be empty, and differ by a millionth at least, for their "
+            f"names. Received: widths={widths}"
+        )
+    _check_shapes(model)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     inputs = _samples(model, samples)
     if tolerance is None:
-        half = model.compute_dtype != "float32"
+        half = any("16" in layer.compute_dtype for layer in model.layers)
         tolerance = 2e-2 if half else 1e-4
 
     contents: dict[str, bytes] = {}
     exported = []
     for width in widths:
-        content = convert(slim(model, width, dtype="float32"), width_label(width))
+        label = f"width_{width_label(width)}"
+        content = convert(slim(model, width, dtype="float32"), label)
         error = _compare(model, width, content, inputs, tolerance)
-        file = f"{model.name}_{width_label(width)}.tflite"
+        file = f"{model.name}_{label}.tflite"
         contents[file] = content
         exported.append(
             ExportedWidth(
@@ -141,17 +146,13 @@ def export_tflite(
     return exported
 
 
-def width_label(width: float) -> str:
-    """Names a width in files and signatures, by its percentage.
-
-    Args:
-        width: Width in (0, 1].
-
-    Returns:
-        `"width_025"` for 0.25, `"width_062_5"` for 0.625.
-    """
-    whole, _, fraction = f"{100 * width:.6f}".rstrip("0").partition(".")
-    return f"width_{whole:0>3}" + (f"_{fraction}" if fraction else "")
+def _check_shapes(model: AnyWidthModel) -> None:
+    unknown = [x for x in model.inputs if None in x.shape[1:]]
+    if unknown:
+        raise ValueError(
+            "TFLite files have fixed shapes: give the `Input` a full one. Received: "
+            f"input '{unknown[0].name}' of shape {tuple(unknown[0].shape)}"
+        )
 
 
 def convert(model: keras.Model, signature: str) -> bytes:
@@ -257,15 +258,12 @@ def _samples(model: AnyWidthModel, samples: Any) -> list[np.ndarray]:
     """Checks sample inputs against the model's, flat and of its dtypes."""
     if samples is None:
         rng = np.random.default_rng(0)
-        flat = [
-            rng.normal(size=(4, *(n or 1 for n in x.shape[1:]))) for x in model.inputs
-        ]
+        flat = [rng.normal(size=(4, *x.shape[1:])) for x in model.inputs]
     else:
         flat = keras.tree.flatten(samples)
     shapes = [np.shape(x) for x in flat]
     fit = len(flat) == len(model.inputs) and all(
-        len(shape) == len(x.shape)
-        and all(n in (None, m) for n, m in zip(x.shape[1:], shape[1:], strict=True))
+        tuple(x.shape[1:]) == tuple(shape[1:])
         for shape, x in zip(shapes, model.inputs, strict=True)
     )
     if not fit or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:

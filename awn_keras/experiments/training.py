@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from awn_keras.data import DATASETS, ImageData, load_data
 from awn_keras.environment import environment
 from awn_keras.evaluation import TradeOffCurve, trade_off_curve
 from awn_keras.files import write_whole
+from awn_keras.loading import load_model
 from awn_keras.model import AnyWidthModel
 from awn_keras.widths import (
     FixedWidths,
@@ -100,9 +102,15 @@ class Recipe:
                     f"{name}={getattr(self, name)}"
                 )
         for name in ("learning_rate", "width_multiplier"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(
                     f"`{name}` must be above 0. Received: {name}={getattr(self, name)}"
+                )
+        for name, end in (("momentum", 1), ("weight_decay", math.inf)):
+            if not 0 <= getattr(self, name) < end:
+                raise ValueError(
+                    f"`{name}` must be in [0, {end}). Received: "
+                    f"{name}={getattr(self, name)}"
                 )
         check_width(self.min_width, name="min_width")
 
@@ -257,8 +265,12 @@ def run(
             raise ValueError(
                 f"{directory} holds a run already. Resume it, or name another one."
             )
-        _check_same_recipe(recipe, directory / "recipe.json")
-        model = keras.saving.load_model(directory / "model.keras")
+        if not holds_run_of(recipe, directory):
+            raise ValueError(
+                f"Cannot resume: {directory} holds a run of another recipe. Its own is "
+                f"in {directory / 'recipe.json'}."
+            )
+        model = load_model(directory / "model.keras")
         history = json.loads((directory / "history.json").read_text())
     steps = len(data.train(recipe.batch_size))
     done = int(model.optimizer.iterations) // steps
@@ -284,15 +296,24 @@ def run(
     return result
 
 
-def _check_same_recipe(recipe: Recipe, path: Path) -> None:
-    old = json.loads(path.read_text())
-    new = json.loads(json.dumps(asdict(recipe)))
-    different = [f"{k}={old.get(k)!r} there" for k in new if new[k] != old.get(k)]
-    if different:
-        raise ValueError(
-            f"Cannot resume: {path.parent} holds a run of another recipe. Received: "
-            f"{', '.join(different)}"
-        )
+def holds_run_of(recipe: Recipe, directory: Path) -> bool:
+    """Says whether a directory holds a run of this recipe, finished or not.
+
+    Args:
+        recipe: The recipe.
+        directory: The directory.
+
+    Returns:
+        Whether `model.keras` is there, and `recipe.json` says the same recipe.
+    """
+    path = directory / "recipe.json"
+    if not path.exists() or not (directory / "model.keras").exists():
+        return False
+    try:
+        old = json.loads(path.read_text())
+    except ValueError:
+        return False
+    return old == json.loads(json.dumps(asdict(recipe)))
 
 
 def describe(recipe: Recipe, result: Result) -> dict[str, Any]:

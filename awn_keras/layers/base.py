@@ -62,6 +62,25 @@ def _fan_scale(
     return np.sqrt(drawn / wanted)
 
 
+class TriangularRegularizer(keras.regularizers.Regularizer):
+    """Regularizes what acts: an assigned or averaged kernel may hold more.
+
+    Args:
+        inner: The regularizer that the user chose.
+        layer: The layer whose kernel it is.
+    """
+
+    def __init__(
+        self, inner: keras.regularizers.Regularizer, layer: TriangularKernel
+    ) -> None:
+        self.inner = inner
+        self.layer = layer
+
+    def __call__(self, x: Any) -> Any:
+        """Returns the penalty of the masked kernel, a scalar."""
+        return self.inner(self.layer.masked(x))
+
+
 def checksum(kernel: Any) -> int:
     """Tells an untouched kernel from one that was trained or loaded."""
     array = keras.ops.convert_to_numpy(kernel)
@@ -130,6 +149,8 @@ class TriangularKernel(keras.Layer):
         self._mask = self._triangle.mask(kwargs["shape"])
         self._initializer = TriangularInitializer(kwargs["initializer"], self._triangle)
         kwargs.update(initializer=self._initializer, constraint=self._triangle)
+        if kwargs.get("regularizer") is not None:
+            kwargs["regularizer"] = TriangularRegularizer(kwargs["regularizer"], self)
         return super().add_weight(*args, **kwargs)
 
     def masked(self, kernel: Any) -> Any:

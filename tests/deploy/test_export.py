@@ -14,8 +14,8 @@ from awn_keras.deploy.export import (
     custom_operators,
     export_tflite,
     run_tflite,
-    width_label,
 )
+from awn_keras.widths import width_label
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize
 
@@ -62,7 +62,7 @@ def test_files_have_one_signature_batch_1_float32_and_builtin_operators(exported
         content = (directory / record.file).read_bytes()
         interpreter = Interpreter(model_content=content)
         signatures = interpreter.get_signature_list()
-        assert list(signatures) == [width_label(record.width)]
+        assert list(signatures) == [f"width_{width_label(record.width)}"]
         (detail,) = interpreter.get_input_details()
         assert detail["shape"].tolist() == [1, 6, 6, 2]
         assert detail["dtype"] is np.float32
@@ -100,12 +100,16 @@ def test_several_inputs_and_outputs(tmp_path):
     assert [x["name"] for x in manifest["inputs"]] == ["image", "vector"]
 
 
-def test_mixed_precision_exports_float32(tmp_path):
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_mixed_precision_exports_float32(tmp_path, reloaded):
     keras.config.set_dtype_policy("mixed_float16")
     try:
         model = small_conv()
     finally:
         keras.config.set_dtype_policy("float32")
+    if reloaded:
+        model.save(tmp_path / "model.keras")
+        model = keras.saving.load_model(tmp_path / "model.keras")
     (record,) = export_tflite(model, tmp_path, widths=[0.5])
     content = (tmp_path / record.file).read_bytes()
     (detail,) = Interpreter(model_content=content).get_input_details()
@@ -115,19 +119,6 @@ def test_mixed_precision_exports_float32(tmp_path):
 def test_default_widths_are_four(tmp_path):
     records = export_tflite(small_dense(min_width=0.4), tmp_path)
     assert [record.width for record in records] == [0.4, 0.6, 0.8, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("width", "label"),
-    [
-        (0.25, "width_025"),
-        (1.0, "width_100"),
-        (0.625, "width_062_5"),
-        (0.07, "width_007"),
-    ],
-)
-def test_labels(width, label):
-    assert width_label(width) == label
 
 
 # ------------------------------------------------------------------------- failures
@@ -193,6 +184,8 @@ def test_a_stock_layer_in_the_tail_is_converted(tmp_path):
     ("arguments", "error", "match"),
     [
         ({"widths": []}, ValueError, "`widths` must not be empty"),
+        ({"widths": 0.5}, TypeError, "`widths` must be a sequence"),
+        ({"widths": [1 / 3, 0.33333333]}, ValueError, "differ by a millionth"),
         ({"widths": [0.1]}, ValueError, "`widths` must be at least the model's"),
         ({"samples": np.zeros((2, 5))}, ValueError, r"`samples` must be.*\(2, 5\)"),
         ({"samples": np.zeros((0, 4))}, ValueError, "at least one sample"),
@@ -203,6 +196,13 @@ def test_bad_arguments_are_refused(tmp_path, arguments, error, match):
     with pytest.raises(error, match=match):
         export_tflite(small_dense(), tmp_path, **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_rows_and_cols_are_refused(tmp_path):
+    inputs = keras.Input((None, None, 3), name="image")
+    x = keras.layers.Conv2D(2, 1)(keras.layers.Conv2D(6, 1)(inputs))
+    with pytest.raises(ValueError, match=r"fixed shapes.*input 'image'"):
+        export_tflite(AnyWidthModel(inputs, x), tmp_path)
 
 
 def test_a_plain_model_is_refused(tmp_path):

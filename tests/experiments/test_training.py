@@ -29,6 +29,17 @@ class KillAfter(keras.callbacks.Callback):
             raise KilledError
 
 
+class Epochs(keras.callbacks.Callback):
+    """Remembers which epochs were run."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
@@ -103,7 +114,9 @@ def test_a_killed_and_resumed_run_is_an_uninterrupted_one(finished, tmp_path):
     # As if it had been killed between the two files of an epoch.
     history = json.loads((tmp_path / "history.json").read_text())
     (tmp_path / "history.json").write_text(json.dumps([*history, {"epoch": 1}]))
-    resumed = run(QUICK, tmp_path, resume=True, verbose=0)
+    begun = Epochs()
+    resumed = run(QUICK, tmp_path, resume=True, verbose=0, callbacks=[begun])
+    assert begun.epochs == [1, 2]
     for one, other in zip(
         whole.model.get_weights(), resumed.model.get_weights(), strict=True
     ):
@@ -124,7 +137,7 @@ def test_resuming_a_finished_run_trains_no_more(finished):
 
 def test_another_recipe_cannot_resume(finished):
     _, directory = finished
-    with pytest.raises(ValueError, match=r"another recipe. Received: filters=4 there"):
+    with pytest.raises(ValueError, match=r"another recipe.*recipe\.json"):
         run(replace(QUICK, filters=5), directory, resume=True)
 
 
@@ -142,6 +155,9 @@ def test_a_finished_run_is_not_overwritten(finished):
         ({"sampler": "random"}, "`sampler` must be one of"),
         ({"epochs": 0}, "`epochs` must be at least 1"),
         ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
+        ({"width_multiplier": float("inf")}, "`width_multiplier` must be above 0"),
+        ({"momentum": float("nan")}, r"`momentum` must be in \[0, 1\)"),
+        ({"weight_decay": -1.0}, r"`weight_decay` must be in \[0, inf\)"),
         ({"min_width": 1.5}, r"`min_width` must be in \(0, 1\]"),
     ],
 )

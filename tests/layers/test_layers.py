@@ -190,6 +190,18 @@ def test_a_subclassed_model_trains_in_graph_mode(case):
     assert not kernel[forbidden(model.tri)].any()
 
 
+def test_regularizers_see_what_acts(case):
+    layer_class, arguments, shape = case
+    layer = layer_class(**arguments, kernel_regularizer=keras.regularizers.L2(0.5))
+    layer.build(shape)
+    kernel = keras.ops.convert_to_numpy(layer._kernel)
+    expected = 0.5 * (kernel**2).sum()
+    violate(layer)
+    # float32 sums of some hundred numbers.
+    assert float(layer.losses[0]) == pytest.approx(expected, rel=1e-5)
+    assert layer.get_config()["kernel_regularizer"]["class_name"] == "L2"
+
+
 def test_the_kernel_has_the_constraint(case):
     layer_class, arguments, shape = case
     layer = layer_class(**arguments, kernel_constraint=keras.constraints.NonNeg())
