@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,8 +65,7 @@ def fashion_mnist() -> str:
         f"**{100 * result['auc']:.2f} %** after the last epoch, "
         f"{100 * result['best_epoch']['auc']:.2f} % at the best one on the test set; "
         f"the paper reports {100 * result['paper_auc']:.2f} %. One run, seed "
-        f"{recipe['seed']}, {recipe['epochs']} epochs, "
-        f"{result['seconds'] / 60:.0f} minutes. {where(result['environment'])}"
+        f"{recipe['seed']}, {recipe['epochs']} epochs. {where(result['environment'])}"
     )
 
 
@@ -96,13 +94,12 @@ def main() -> None:
     args = parser.parse_args()
     old = new = README.read_text()
     for name, make in BLOCKS.items():
-        pattern = re.compile(f"<!-- {name} -->\n.*?<!-- /{name} -->", re.DOTALL)
-        if not pattern.search(new):
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if begin not in new or end not in new:
             sys.exit(f"README.md has no block {name}")
-        content = make()
-        new = pattern.sub(
-            lambda found, text=content: f"{found[1]}{text}\n{found[2]}", new
-        )
+        before, _, rest = new.partition(begin)
+        after = rest.partition(end)[2]
+        new = f"{before}{begin}{make()}\n{end}{after}"
     if args.check and new != old:
         sys.exit("README.md is not what `python benchmarks/update_readme.py` writes.")
     if not args.check:
