@@ -55,40 +55,32 @@ class _WidthMetrics(keras.metrics.Metric):
     def __init__(self, metrics: list[Any], levels: np.ndarray) -> None:
         super().__init__(name="width_metrics")
         self.levels = np.asarray(levels, "int32")
-        self.starts = _start_values(metrics)
-        for start in self.starts:
+        # A function, not the list: Keras would take the metrics for parts of this one.
+        self._starts = partial(_start_values, metrics)
+        for index, start in enumerate(self._starts()):
             self.add_variable(
-                (len(levels), *start.shape), "zeros", start.dtype, name="state"
+                (len(levels), *start.shape),
+                lambda shape, dtype=None, index=index: keras.ops.broadcast_to(
+                    self._starts()[index], shape
+                ),
+                start.dtype,
+                name="state",
             )
-        with _eagerly():
-            self.reset_state()
 
     def reset_state(self) -> None:
         """Sets every width to the state that the metrics start from."""
-        for variable, start in zip(self.variables, self.starts, strict=True):
-            variable.assign(np.broadcast_to(start, variable.shape))
+        for variable, start in zip(self.variables, self._starts(), strict=True):
+            variable.assign(keras.ops.broadcast_to(start, variable.shape))
 
 
-def _eagerly() -> Any:
-    """Leaves the graph that is being traced, if any."""
-    import tensorflow as tf
-
-    return tf.init_scope()
-
-
-def _start_values(metrics: list[Any]) -> list[np.ndarray]:
-    """The values of metrics' variables after `reset_state`; the metrics are kept."""
-    with _eagerly():
-        variables = [variable for metric in metrics for variable in metric.variables]
-        values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+def _start_values(metrics: list[Any]) -> list[Any]:
+    """What `reset_state` gives the metrics' variables; these stay as they are."""
+    variables = [variable for metric in metrics for variable in metric.variables]
+    mapping = [(v, keras.ops.zeros(v.shape, v.dtype)) for v in variables]
+    with keras.StatelessScope(mapping) as scope:
         for metric in metrics:
             metric.reset_state()
-        starts = [keras.ops.convert_to_numpy(variable) for variable in variables]
-        for variable, value in zip(variables, values, strict=True):
-            # While the first step is traced, variables made in it have no value yet.
-            if value.shape == tuple(variable.shape):
-                variable.assign(value)
-    return starts
+        return [scope.get_current_value(variable) for variable in variables]
 
 
 @dataclass
@@ -557,7 +549,11 @@ class AnyWidthModel(keras.Model):
         values = [variable[index] for variable in states.variables]
         mapping = list(zip(self._plain_metric_variables(), values, strict=True))
         with keras.StatelessScope(state_mapping=mapping):
-            return self.get_metrics_result()
+            # A metric may return its variable, which outside has another value.
+            return keras.tree.map_structure(
+                lambda x: x.value if isinstance(x, keras.Variable) else x,
+                self.get_metrics_result(),
+            )
 
     def reset_metrics(self) -> None:
         """Resets all metrics, those at several widths included."""
