@@ -75,11 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", dest="architecture", help="architecture (default: lenet_3c1l)")
     add("--output", type=Path, help="directory (default: runs/DATASET_MODEL)")
     add("--resume", action="store_true", help="go on from the last finished epoch")
-    add("--epochs", type=int)
-    add("--batch-size", type=int)
-    add("--learning-rate", type=float)
-    add("--momentum", type=float)
-    add("--weight-decay", type=float)
+    add("--epochs", type=int, help="default: 100 for CIFAR, else 20")
+    add("--batch-size", type=int, help="default: 128")
+    add(
+        "--learning-rate",
+        type=float,
+        help="of SGD, at first (default: 0.01)",
+    )
+    add("--momentum", type=float, help="default: 0.9")
+    add("--weight-decay", type=float, help="default: 5e-4 for CIFAR, else 0")
     add("--filters", type=int, help="channels before --width-multiplier")
     add("--width-multiplier", type=float, help="default: sqrt(2)")
     add("--min-width", type=float, help="smallest width (default: 0.25)")
@@ -88,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sampler", help="widths of a step: sandwich (default), uniform, all")
     add("--num-widths", type=int, help="widths in a step (default: 4)")
     add("--width-reduction", help="of the losses: sum (default) or mean")
-    add("--seed", type=int)
+    add("--seed", type=int, help="of everything drawn (default: 0)")
     _add_data_arguments(train)
 
     evaluate = command("evaluate", _evaluate, "Evaluate a saved model at many widths.")
@@ -143,7 +147,7 @@ def _demo(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     result = run(recipe, directory)
     seconds = time.perf_counter() - start
-    _print_curve(result.curve)
+    _print(str(result.curve))
     test = load_data("digits").test()
     widths = [0.05, 0.25, 0.5, 1.0]
     exported = export_tflite(
@@ -196,12 +200,12 @@ def _train(args: argparse.Namespace) -> None:
     output = args.output or Path("runs") / f"{recipe.dataset}_{recipe.architecture}"
     result = run(
         recipe,
-        _writable(output),
+        output,
         resume=args.resume,
         data_dir=args.data_dir,
         download=args.download,
     )
-    _print_curve(result.curve)
+    _print(str(result.curve))
     _print(f"AUC {100 * result.curve.auc:.2f} %, in {output}")
 
 
@@ -215,7 +219,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
     _check_data_fits(model, data)
     curve = trade_off_curve(model, data.test(), widths=args.widths)
-    _print_curve(curve)
+    _print(str(curve))
     if output:
         curve.to_csv(output / "curve.csv")
         curve.to_json(output / "curve.json")
@@ -273,18 +277,6 @@ def _writable(directory: Path) -> Path:
         with contextlib.suppress(OSError):
             probe.unlink()
     return directory
-
-
-def _print_curve(curve: Any) -> None:
-    _print(f"{'width':>8} {'accuracy':>9} {'loss':>8} {'MACs':>13} {'parameters':>11}")
-    accuracy = curve.accuracy or [float("nan")] * len(curve.widths)
-    rows = zip(
-        curve.widths, accuracy, curve.loss, curve.macs, curve.parameters, strict=True
-    )
-    for width, right, loss, macs, parameters in rows:
-        _print(
-            f"{width:8.4f} {100 * right:7.2f} % {loss:8.4f} {macs:13,} {parameters:11,}"
-        )
 
 
 def _print(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,10 @@ class ImageData:
     """
 
     name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
+    x_train: np.ndarray = field(repr=False)
+    y_train: np.ndarray = field(repr=False)
+    x_test: np.ndarray = field(repr=False)
+    y_test: np.ndarray = field(repr=False)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -266,7 +266,7 @@ def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageD
 def _how_to_get(name: str, path: Any) -> str:
     return (
         f"Data set '{name}' is not prepared at {path}. With internet access, allow the "
-        "download (`awn train --download`, or `load_data(..., download=True)`); "
+        "download (`--download`, or `load_data(..., download=True)`); "
         "without, copy a folder of prepared TFDS data sets here and name it with "
         "`--data-dir` or TFDS_DATA_DIR."
     )

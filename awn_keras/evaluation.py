@@ -72,6 +72,22 @@ class TradeOffCurve:
                 f"metrics={sorted(self.metrics)}"
             )
 
+    def __str__(self) -> str:
+        """The curve as a table."""
+        lines = [
+            f"{'width':>8} {'accuracy':>9} {'loss':>8} {'MACs':>13} {'parameters':>11}"
+        ]
+        accuracy = self.accuracy or [float("nan")] * len(self.widths)
+        rows = zip(
+            *(self.widths, accuracy, self.loss, self.macs, self.parameters), strict=True
+        )
+        for width, right, loss, macs, parameters in rows:
+            lines.append(
+                f"{width:8.4f} {100 * right:7.2f} % {loss:8.4f} {macs:13,} "
+                f"{parameters:11,}"
+            )
+        return "\n".join(lines)
+
     def to_json(self, path: str | Path) -> None:
         """Writes the curve, and its AUC where there is one, as JSON.
 
@@ -115,12 +131,18 @@ class TradeOffCurve:
             label: Name of the curve in the legend. `None` for its AUC.
 
         Returns:
-            The axes.
+            The axes; `.figure.savefig(path)` writes a picture.
 
         Raises:
+            TypeError: If `ax` is a path.
             ValueError: If there is no accuracy.
         """
         self._need_accuracy()
+        if isinstance(ax, str | Path):
+            raise TypeError(
+                "`ax` must be Matplotlib axes. To write a picture: "
+                f"`curve.plot().figure.savefig({str(ax)!r})`. Received: ax={ax!r}"
+            )
         if ax is None:
             from matplotlib.figure import Figure
 

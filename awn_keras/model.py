@@ -193,6 +193,12 @@ class AnyWidthModel(keras.Model):
                 flow = propagation.flows[id(node)]
                 node.operation.set_grades(*flow.grades())
         self._runtime = _make_runtime(self, propagation)
+        if self.min_width < 1 and not len(self._runtime.thresholds):
+            raise ValueError(
+                "There is one network only: no layer has channels that are off at "
+                f"min_width={self.min_width}. Use more channels, or a smaller "
+                f"`divisor`. Received: divisor={divisor}"
+            )
 
     # ------------------------------------------------------------------- width
 

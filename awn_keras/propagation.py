@@ -785,8 +785,8 @@ def split(model: keras.Model, propagation: Propagation) -> Split:
     replay(tail_nodes, tensors)
     outputs = keras.tree.map_structure(lambda x: tensors[id(x)], model.output)
     return Split(
-        keras.Model(model.input, entries, name="trunk"),
-        keras.Model(inputs, outputs, name="tail"),
+        keras.Model(model.input, entries, name=f"{model.name}_trunk"),
+        keras.Model(inputs, outputs, name=f"{model.name}_tail"),
         [getattr(kinds[id(x)], "grades", None) for x in entries],
     )
 

@@ -116,7 +116,9 @@ def _copy_weights(
 
 
 def _same_input(x: Any) -> Any:
-    return keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name, sparse=x.sparse)
+    # An unnamed input's tensor is called `keras_tensor`; its layer has a name.
+    name = x._keras_history.operation.name
+    return keras.Input(batch_shape=x.shape, dtype=x.dtype, name=name, sparse=x.sparse)
 
 
 def _slim_layer(

@@ -86,6 +86,14 @@ def test_plot(curve_of_model, tmp_path):
     assert curve.plot(axes, label="again") is axes
     assert [text.get_text() for text in axes.get_legend().get_texts()][1] == "again"
     axes.figure.savefig(tmp_path / "curve.png")
+    with pytest.raises(TypeError, match=r"`curve.plot\(\).figure.savefig\('c.png'\)`"):
+        curve.plot("c.png")
+
+
+def test_str_is_a_table(curve_of_model):
+    lines = str(curve_of_model[0]).splitlines()
+    assert lines[0].split() == ["width", "accuracy", "loss", "MACs", "parameters"]
+    assert [line.split()[0] for line in lines[1:]] == ["0.2500", "0.5000", "1.0000"]
 
 
 def test_a_curve_without_accuracy():

@@ -776,6 +776,7 @@ def test_bad_compile_arguments_are_refused(arguments, error, match):
         ({"min_width": 0.5, "widths_grid": [0.25, 1.0]}, "the first of `widths_grid`"),
         ({"widths_grid": [0.25, 0.5]}, "`widths_grid` must ascend and end at 1.0"),
         ({"divisor": 0}, "`divisor` must be a positive integer"),
+        ({"divisor": 32}, "one network only.*divisor=32"),
     ],
 )
 def test_bad_model_arguments_are_refused(arguments, match):

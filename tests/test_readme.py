@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import awn_keras
@@ -12,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     assert "epochs=20" in code
@@ -21,6 +22,11 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     # Chance is 10 %.
     assert names["curve"].auc > 0.5
     assert names["small"].count_params() < names["model"].count_params()
+    (scores,) = names["scores"]
+    names["model"].width = 0.5
+    expected = names["model"].predict(names["image"], verbose=0)
+    # The exporter's own tolerance.
+    np.testing.assert_allclose(scores, expected[0], atol=1e-4 * abs(expected).max())
     assert len(list((tmp_path / "out").glob("*.tflite"))) == 4
 
 

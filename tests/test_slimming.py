@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from awn_keras import (
@@ -75,7 +75,9 @@ def test_slim_models_are_made_of_stock_layers(model):
         assert type(layer).__module__.startswith("keras.src.layers")
     names = [node.operation.name for node in graph_nodes(model)]
     assert [node.operation.name for node in graph_nodes(small)] == names
-    assert [x.name for x in small.inputs] == [x.name for x in model.inputs]
+    assert [x.name for x in small.inputs] == [
+        x._keras_history.operation.name for x in model.inputs
+    ]
     assert small.output_names == model.output_names
 
 
@@ -169,7 +171,11 @@ def test_slim_equals_the_model_for_any_channel_counts(counts, divisor, least, wh
     for count in counts[1:]:
         x = keras.layers.ReLU()(TriConv2D(count, 3, padding="same")(x))
     outputs = keras.layers.Dense(2)(keras.layers.Flatten()(x))
-    model = AnyWidthModel(inputs, outputs, min_width=least, divisor=divisor)
+    try:
+        model = AnyWidthModel(inputs, outputs, min_width=least, divisor=divisor)
+    except ValueError as error:
+        assume("one network only" not in str(error))
+        raise
     randomize(model)
     width = least + where * (1 - least)
     x = inputs_of(model)

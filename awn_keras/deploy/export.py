@@ -35,6 +35,7 @@ class ExportedWidth:
     Args:
         width: Its width.
         file: Its name in the export's directory.
+        signature: Name of the signature to run.
         bytes: Its size.
         sha256: Its hash, hexadecimal.
         macs: Multiply-accumulate operations for one sample; see `count_macs`.
@@ -45,6 +46,7 @@ class ExportedWidth:
 
     width: float
     file: str
+    signature: str
     bytes: int
     sha256: str
     macs: int
@@ -122,6 +124,7 @@ def export_tflite(
             ExportedWidth(
                 width=width,
                 file=file,
+                signature=label,
                 bytes=len(content),
                 sha256=hashlib.sha256(content).hexdigest(),
                 macs=count_macs(model, width),
@@ -173,7 +176,7 @@ def convert(model: keras.Model, signature: str) -> bytes:
     from tensorflow.lite.python.convert_phase import ConverterError
 
     specs = [
-        keras.InputSpec(shape=(1, *x.shape[1:]), dtype=x.dtype, name=x.name)
+        keras.InputSpec(shape=(1, *x.shape[1:]), dtype=x.dtype, name=_name(x))
         for x in model.inputs
     ]
 
@@ -293,7 +296,7 @@ def _compare(
         wanted = keras.tree.flatten(model(structure, training=False))
     finally:
         model.width = before
-    by_name = dict(zip((x.name for x in model.inputs), inputs, strict=True))
+    by_name = dict(zip(map(_name, model.inputs), inputs, strict=True))
     got = run_tflite(content, [by_name[name] for name in sorted(by_name)])
     named = dict(zip(model.output_names, wanted, strict=True))
     largest = 0.0
@@ -311,6 +314,11 @@ def _compare(
     return largest
 
 
+def _name(x: Any) -> str:
+    """Name of an input or output: that of the layer it comes from."""
+    return x._keras_history.operation.name
+
+
 def _describe(x: Any) -> dict[str, Any]:
-    operation = x._keras_history.operation
-    return {"name": operation.name, "shape": list(x.shape), "dtype": x.dtype}
+    """How a file's signature has it: with batch size 1."""
+    return {"name": _name(x), "shape": [1, *x.shape[1:]], "dtype": "float32"}

@@ -267,8 +267,8 @@ def run(
             )
         if not holds_run_of(recipe, directory):
             raise ValueError(
-                f"Cannot resume: {directory} holds a run of another recipe. Its own is "
-                f"in {directory / 'recipe.json'}."
+                f"Cannot resume: {directory} holds a run of another recipe"
+                f"{_difference(recipe, directory / 'recipe.json')}."
             )
         model = load_model(directory / "model.keras")
         history = json.loads((directory / "history.json").read_text())
@@ -314,6 +314,20 @@ def holds_run_of(recipe: Recipe, directory: Path) -> bool:
     except ValueError:
         return False
     return old == json.loads(json.dumps(asdict(recipe)))
+
+
+def _difference(recipe: Recipe, path: Path) -> str:
+    """Says which settings of a kept recipe differ."""
+    try:
+        old = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return ", and no recipe.json that could be read"
+    new = json.loads(json.dumps(asdict(recipe)))
+    return "".join(
+        f"; {name} is {old.get(name)!r} there, {value!r} here"
+        for name, value in new.items()
+        if value != old.get(name)
+    )
 
 
 def describe(recipe: Recipe, result: Result) -> dict[str, Any]:

@@ -100,6 +100,20 @@ def test_several_inputs_and_outputs(tmp_path):
     assert [x["name"] for x in manifest["inputs"]] == ["image", "vector"]
 
 
+def test_the_manifest_names_what_the_file_has(exported):
+    # Also where the `Input` has no name of its own.
+    _, directory, _, x = exported
+    manifest = json.loads((directory / "manifest.json").read_text())
+    for row in manifest["widths"]:
+        interpreter = Interpreter(model_path=str(directory / row["file"]))
+        runner = interpreter.get_signature_runner(row["signature"])
+        (one,), (out,) = manifest["inputs"], manifest["outputs"]
+        detail = runner.get_input_details()[one["name"]]
+        assert detail["shape"].tolist() == one["shape"]
+        scores = runner(**{one["name"]: x[:1]})[out["name"]]
+        assert list(scores.shape) == out["shape"]
+
+
 @pytest.mark.parametrize("reloaded", [False, True])
 def test_mixed_precision_exports_float32(tmp_path, reloaded):
     keras.config.set_dtype_policy("mixed_float16")

@@ -137,7 +137,7 @@ def test_resuming_a_finished_run_trains_no_more(finished):
 
 def test_another_recipe_cannot_resume(finished):
     _, directory = finished
-    with pytest.raises(ValueError, match=r"another recipe.*recipe\.json"):
+    with pytest.raises(ValueError, match="another recipe; filters is 4 there, 5 here"):
         run(replace(QUICK, filters=5), directory, resume=True)
 
 
