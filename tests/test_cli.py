@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 
 import keras
 import pytest
@@ -122,10 +123,14 @@ def bad_files(tmp_path_factory):
     classification(three).save(folder / "three.keras")
     (folder / "foreign").mkdir()
     model.save(folder / "foreign" / "model.keras")
-    content = bytearray((folder / "any.keras").read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 200] = bytes(200)
-    (folder / "damaged.keras").write_bytes(content)
+    # A whole archive without its weights. (Which bytes of a file matter is up to its
+    # reader: zeros written somewhere may go unnoticed.)
+    with (
+        zipfile.ZipFile(folder / "any.keras") as whole,
+        zipfile.ZipFile(folder / "damaged.keras", "w") as damaged,
+    ):
+        for name in ("config.json", "metadata.json"):
+            damaged.writestr(name, whole.read(name))
     return folder
 
 
