@@ -2,8 +2,9 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from awn_keras.architectures import lenet_3c1l
+from awn_keras.architectures import lenet_3c1l, mobilenet_v2
 from awn_keras.constraints import LowerTriangular, triangular_mask
+from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
 from awn_keras.deploy import export_tflite
 from awn_keras.evaluation import (
     TradeOffCurve,
@@ -11,15 +12,17 @@ from awn_keras.evaluation import (
     count_parameters,
     trade_off_curve,
 )
-from awn_keras.layers import TriConv2D, TriDense
-from awn_keras.model import AnyWidthModel
-from awn_keras.propagation import (
-    WidthRule,
-    per_channel,
-    per_sample,
-    register_width_rule,
+from awn_keras.layers import (
+    TriConv1D,
+    TriConv2D,
+    TriConv2DTranspose,
+    TriDense,
+    TriSeparableConv2D,
 )
+from awn_keras.model import AnyWidthModel
+from awn_keras.rules import WidthRule, per_channel, per_sample, register_width_rule
 from awn_keras.slimming import slim
+from awn_keras.summary import ModelSummary, NetworkList, list_networks, summarize
 from awn_keras.widths import (
     FixedWidths,
     SandwichWidths,
@@ -36,12 +39,18 @@ except PackageNotFoundError:  # running from a source tree
 
 __all__ = [
     "AnyWidthModel",
+    "ConversionError",
     "FixedWidths",
     "LowerTriangular",
+    "ModelSummary",
+    "NetworkList",
     "SandwichWidths",
     "TradeOffCurve",
+    "TriConv1D",
     "TriConv2D",
+    "TriConv2DTranspose",
     "TriDense",
+    "TriSeparableConv2D",
     "UniformWidths",
     "WidthRule",
     "WidthSampler",
@@ -51,10 +60,15 @@ __all__ = [
     "count_parameters",
     "export_tflite",
     "lenet_3c1l",
+    "list_networks",
+    "mobilenet_v2",
     "per_channel",
     "per_sample",
     "register_width_rule",
+    "reorder_channels",
     "slim",
+    "summarize",
+    "to_any_width",
     "trade_off_curve",
     "triangular_mask",
 ]

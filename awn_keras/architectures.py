@@ -11,6 +11,18 @@ from awn_keras.layers import TriConv2D
 from awn_keras.model import AnyWidthModel
 from awn_keras.widths import round_half_up
 
+#: Stages of MobileNetV2 on 32x32 images: expansion, channels, blocks, and the stride
+#: of the first block.
+_MOBILENET_V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
 
 def lenet_3c1l(
     input_shape: tuple[int, int, int] = (28, 28, 1),
@@ -57,57 +69,22 @@ def lenet_3c1l(
     Reference:
         Vu et al., Any-Width Networks (2020), section 5.1.
     """
-    if len(input_shape) != 3:
-        raise ValueError(
-            "`input_shape` must be (rows, cols, channels). Received: "
-            f"input_shape={input_shape}"
-        )
+    _check_image_shape(input_shape)
     rows, cols, _ = input_shape
     if padding == "valid" and min(rows, cols) < 16:
         raise ValueError(
             "With `padding='valid'` images must have at least 16 rows and cols; use "
             f"`padding='same'`. Received: input_shape={input_shape}"
         )
-    channels = round_half_up(filters * width_multiplier)
-
-    def penalty() -> keras.regularizers.Regularizer | None:
-        # The gradient of L2(l2) is 2 * l2 * weight.
-        return keras.regularizers.L2(weight_decay / 2) if weight_decay else None
-
-    def block(x: Any, layer_class: type, size: int, index: int) -> Any:
-        x = layer_class(
-            channels,
-            size,
-            padding=padding,
-            use_bias=False,
-            kernel_initializer=keras.initializers.VarianceScaling(
-                2.0, "fan_out", "untruncated_normal"
-            ),
-            kernel_regularizer=penalty(),
-            name=f"conv{index}",
-        )(x)
-        x = keras.layers.BatchNormalization(
-            momentum=0.9,
-            epsilon=1e-5,
-            gamma_regularizer=penalty(),
-            beta_regularizer=penalty(),
-            name=f"bn{index}",
-        )(x)
-        return keras.layers.ReLU(name=f"relu{index}")(x)
-
+    channels = _widened(filters, width_multiplier)
+    layers = _Layers(weight_decay, padding)
     inputs = keras.Input(input_shape, name="image")
-    x = block(inputs, keras.layers.Conv2D, 3, 1)
-    x = block(x, TriConv2D, 3, 2)
+    x = layers.convolution(inputs, keras.layers.Conv2D, channels, 3, name="{}1")
+    x = layers.convolution(x, TriConv2D, channels, 3, name="{}2")
     x = keras.layers.MaxPooling2D(name="pool2")(x)
-    x = block(x, TriConv2D, 5, 3)
+    x = layers.convolution(x, TriConv2D, channels, 5, name="{}3")
     x = keras.layers.MaxPooling2D(name="pool3")(x)
-    outputs = keras.layers.Dense(
-        classes,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-        kernel_regularizer=penalty(),
-        bias_regularizer=penalty(),
-        name="logits",
-    )(keras.layers.Flatten(name="flatten")(x))
+    outputs = layers.logits(keras.layers.Flatten(name="flatten")(x), classes)
     return AnyWidthModel(
         inputs,
         outputs,
@@ -116,3 +93,182 @@ def lenet_3c1l(
         divisor=divisor,
         widths_grid=widths_grid,
     )
+
+
+def mobilenet_v2(
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    classes: int = 10,
+    *,
+    width_multiplier: float = 2**0.5,
+    weight_decay: float = 0.0,
+    min_width: float | None = None,
+    divisor: int = 8,
+    widths_grid: Sequence[float] | None = None,
+    name: str = "mobilenet_v2",
+) -> AnyWidthModel:
+    """MobileNetV2 for small images: 17 inverted residuals, one linear layer.
+
+    A 3x3 stem of 32 channels; blocks of a 1x1 expansion, a 3x3 depthwise convolution
+    and a linear 1x1 projection, with a shortcut where input and output have the same
+    shape; a 1x1 head of 1280 channels; global average pooling; linear. Stem and first
+    stages have stride 1, so that 32x32 images end at 4x4. Batch normalization follows
+    each convolution, and ReLU6 all but the projections. Convolutions have no bias.
+    All 1x1 convolutions are `TriConv2D`.
+
+    Weights are drawn as in `lenet_3c1l`: normal with standard deviation
+    `sqrt(2 / (rows * cols * filters))`, in the linear layer 0.01. A depthwise
+    convolution counts as `filters = 1`, since one channel is what each of its inputs
+    goes to and each of its outputs comes from: sqrt(2/9).
+
+    Args:
+        input_shape: `(rows, cols, channels)` of the images; float32.
+        classes: Number of outputs (logits).
+        width_multiplier: Widens every convolution, the head too. The paper's sqrt(2)
+            makes up for the half of the kernels that the triangle forbids.
+        weight_decay: The paper's weight decay, in the gradient: an L2 penalty of half
+            of it on all weights.
+        min_width: See `AnyWidthModel`. `None` for the first of `widths_grid`, else
+            the paper's 0.35.
+        divisor: See `AnyWidthModel`. Channels are rounded to multiples of it, too.
+        widths_grid: See `AnyWidthModel`.
+        name: Name of the model.
+
+    Returns:
+        An `AnyWidthModel`, not compiled.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 5; Sandler et al.,
+        MobileNetV2: Inverted Residuals and Linear Bottlenecks (2018), table 2.
+    """
+    _check_image_shape(input_shape)
+    layers = _Layers(weight_decay, "same", max_value=6.0)
+
+    def widened(channels: int) -> int:
+        return _widened(channels, width_multiplier, divisor)
+
+    inputs = keras.Input(input_shape, name="image")
+    x = layers.convolution(inputs, keras.layers.Conv2D, widened(32), 3, name="stem_{}")
+    index = 0
+    for expansion, channels, blocks, stride in _MOBILENET_V2:
+        for block in range(blocks):
+            index += 1
+            x = _inverted_residual(
+                layers,
+                x,
+                expansion,
+                widened(channels),
+                stride if block == 0 else 1,
+                f"block{index}",
+            )
+    x = layers.convolution(x, TriConv2D, widened(1280), 1, name="head_{}")
+    outputs = layers.logits(
+        keras.layers.GlobalAveragePooling2D(name="pool")(x), classes
+    )
+    if min_width is None and widths_grid is None:
+        min_width = 0.35
+    return AnyWidthModel(
+        inputs,
+        outputs,
+        name=name,
+        min_width=min_width,
+        divisor=divisor,
+        widths_grid=widths_grid,
+    )
+
+
+def _inverted_residual(
+    layers: _Layers, x: Any, expansion: int, channels: int, stride: int, name: str
+) -> Any:
+    shortcut = x
+    if expansion > 1:
+        expanded = expansion * x.shape[-1]
+        x = layers.convolution(x, TriConv2D, expanded, 1, name=name + "_expand_{}")
+    x = layers.convolution(
+        x,
+        keras.layers.DepthwiseConv2D,
+        3,
+        strides=stride,
+        name=name + "_depthwise_{}",
+    )
+    x = layers.convolution(
+        x, TriConv2D, channels, 1, linear=True, name=name + "_project_{}"
+    )
+    if stride == 1 and shortcut.shape[-1] == channels:
+        x = keras.layers.Add(name=name + "_add")([shortcut, x])
+    return x
+
+
+class _Layers:
+    """What the paper's networks are made of, with their initializers and penalties."""
+
+    def __init__(
+        self, weight_decay: float, padding: str, max_value: float | None = None
+    ) -> None:
+        self.weight_decay = weight_decay
+        self.padding = padding
+        self.max_value = max_value
+
+    def penalty(self) -> keras.regularizers.Regularizer | None:
+        # The gradient of L2(l2) is 2 * l2 * weight.
+        if not self.weight_decay:
+            return None
+        return keras.regularizers.L2(self.weight_decay / 2)
+
+    def convolution(
+        self,
+        x: Any,
+        layer_class: type,
+        *args: Any,
+        name: str,
+        linear: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Convolution, batch normalization and, if not `linear`, ReLU."""
+        depthwise = issubclass(layer_class, keras.layers.DepthwiseConv2D)
+        kernel = "depthwise" if depthwise else "kernel"
+        kwargs[f"{kernel}_initializer"] = keras.initializers.VarianceScaling(
+            2.0, "fan_out", "untruncated_normal"
+        )
+        kwargs[f"{kernel}_regularizer"] = self.penalty()
+        x = layer_class(
+            *args,
+            padding=self.padding,
+            use_bias=False,
+            name=name.format("conv"),
+            **kwargs,
+        )(x)
+        x = keras.layers.BatchNormalization(
+            momentum=0.9,
+            epsilon=1e-5,
+            gamma_regularizer=self.penalty(),
+            beta_regularizer=self.penalty(),
+            name=name.format("bn"),
+        )(x)
+        if linear:
+            return x
+        return keras.layers.ReLU(self.max_value, name=name.format("relu"))(x)
+
+    def logits(self, x: Any, classes: int) -> Any:
+        return keras.layers.Dense(
+            classes,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            kernel_regularizer=self.penalty(),
+            bias_regularizer=self.penalty(),
+            name="logits",
+        )(x)
+
+
+def _check_image_shape(input_shape: tuple[int, ...]) -> None:
+    if len(input_shape) != 3:
+        raise ValueError(
+            "`input_shape` must be (rows, cols, channels). Received: "
+            f"input_shape={input_shape}"
+        )
+
+
+def _widened(channels: int, width_multiplier: float, divisor: int = 1) -> int:
+    """Channels times the multiplier, rounded to a multiple of the divisor."""
+    return max(round_half_up(channels * width_multiplier / divisor) * divisor, divisor)

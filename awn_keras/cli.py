@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train a network of the paper; see its curve.")
     add = train.add_argument
     add("--dataset", required=True, help="digits, mnist, fashion_mnist, cifar10, ...")
-    add("--model", dest="architecture", help="architecture (default: lenet_3c1l)")
+    add("--model", dest="architecture", help="lenet_3c1l (default), mobilenet_v2")
     add("--output", type=Path, help="directory (default: runs/DATASET_MODEL)")
     add("--resume", action="store_true", help="go on from the last finished epoch")
     add("--epochs", type=int, help="default: 100 for CIFAR, else 20")
@@ -84,10 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--momentum", type=float, help="default: 0.9")
     add("--weight-decay", type=float, help="default: 5e-4 for CIFAR, else 0")
-    add("--filters", type=int, help="channels before --width-multiplier")
+    add("--filters", type=int, help="lenet_3c1l's, before --width-multiplier")
     add("--width-multiplier", type=float, help="default: sqrt(2)")
-    add("--min-width", type=float, help="smallest width (default: 0.25)")
-    add("--divisor", type=int, help="channels come in blocks of this size")
+    add(
+        "--min-width",
+        type=float,
+        help="smallest width (default: 0.25; 0.35 for mobilenet_v2)",
+    )
+    add(
+        "--divisor",
+        type=int,
+        help="channels come in blocks of this size (default: 1; 8 for mobilenet_v2)",
+    )
     add("--widths-grid", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
     add("--sampler", help="widths of a step: sandwich (default), uniform, all")
     add("--num-widths", type=int, help="widths in a step (default: 4)")
@@ -101,6 +109,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
     evaluate.add_argument("--output", type=Path, help="directory for csv, json, png")
     _add_data_arguments(evaluate)
+
+    summary = command(
+        "summary", _summarize, "Show the layers of a saved model, or its networks."
+    )
+    summary.add_argument("model", type=Path, help="a .keras file")
+    summary.add_argument("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
+    summary.add_argument(
+        "--networks",
+        action="store_true",
+        help="list the distinct networks (those at --widths, if given) and their costs",
+    )
 
     export = command("export", _export, "Write a TFLite file for each of some widths.")
     export.add_argument("model", type=Path, help="a .keras file")
@@ -190,7 +209,7 @@ def _summary(
 def _train(args: argparse.Namespace) -> None:
     from awn_keras.experiments.training import Recipe, run
 
-    recipe = Recipe.paper(args.dataset)
+    recipe = Recipe.paper(args.dataset, args.architecture or Recipe.architecture)
     given = {
         field.name: getattr(args, field.name)
         for field in fields(Recipe)
@@ -225,6 +244,14 @@ def _evaluate(args: argparse.Namespace) -> None:
         curve.to_json(output / "curve.json")
     if output and curve.accuracy:
         curve.plot().figure.savefig(output / "curve.png", dpi=150)
+
+
+def _summarize(args: argparse.Namespace) -> None:
+    from awn_keras.loading import load_model
+    from awn_keras.summary import list_networks, summarize
+
+    show = list_networks if args.networks else summarize
+    _print(str(show(load_model(args.model), widths=args.widths)))
 
 
 def _export(args: argparse.Namespace) -> None:

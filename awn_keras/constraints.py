@@ -74,9 +74,14 @@ class LowerTriangular(keras.constraints.Constraint):
             standard staircase of the kernel's shape, `channel_grades(in_channels)`.
         out_grades: Grades of the output channels, likewise.
         inner: Constraint that is applied first, such as `keras.constraints.MaxNorm`.
+        transposed: Whether the kernel is `(..., out, in)`, as that of
+            `keras.layers.Conv2DTranspose`, and not `(..., in, out)`.
+        depth_multiplier: How many neighbouring inputs of the kernel come from each
+            input channel and so have its grade, as those of a pointwise kernel behind
+            a depthwise one; an integer of at least 1.
 
     Raises:
-        ValueError: If a grade is outside [0, 1].
+        ValueError: If a grade is outside [0, 1], or `depth_multiplier` is below 1.
 
     Example:
     >>> from awn_keras import LowerTriangular
@@ -92,6 +97,9 @@ class LowerTriangular(keras.constraints.Constraint):
         in_grades: Sequence[float] | np.ndarray | None = None,
         out_grades: Sequence[float] | np.ndarray | None = None,
         inner: keras.constraints.Constraint | None = None,
+        *,
+        transposed: bool = False,
+        depth_multiplier: int = 1,
     ) -> None:
         self.in_grades = unpack_grades(in_grades)
         self.out_grades = unpack_grades(out_grades)
@@ -101,37 +109,49 @@ class LowerTriangular(keras.constraints.Constraint):
                     "`in_grades` and `out_grades` must be in [0, 1]. Received: "
                     f"{grades.tolist()}"
                 )
+        if depth_multiplier < 1:
+            raise ValueError(
+                "`depth_multiplier` must be at least 1. Received: "
+                f"depth_multiplier={depth_multiplier}"
+            )
         self.inner = keras.constraints.get(inner)
+        self.transposed = transposed
+        self.depth_multiplier = depth_multiplier
 
     def mask(self, shape: Sequence[int]) -> np.ndarray:
         """Returns the mask of a kernel.
 
         Args:
-            shape: The kernel's shape, `(..., in_channels, out_channels)`.
+            shape: The kernel's shape, `(..., in, out)`, or `(..., out, in)` if
+                `transposed`, with `in = in_channels * depth_multiplier`.
 
         Returns:
-            bool array `(in_channels, out_channels)`.
+            bool array of the kernel's last two sizes, which broadcasts against it.
 
         Raises:
             ValueError: If the grades do not belong to a kernel of this shape.
         """
-        grades = [
-            channel_grades(channels) if given is None else given
-            for channels, given in zip(
-                shape[-2:], (self.in_grades, self.out_grades), strict=True
-            )
-        ]
-        sizes = tuple(len(array) for array in grades)
-        if sizes != tuple(shape[-2:]):
+        inputs, outputs = shape[:-3:-1] if self.transposed else shape[-2:]
+        in_grades, out_grades = self.in_grades, self.out_grades
+        if in_grades is None:
+            in_grades = channel_grades(inputs // self.depth_multiplier)
+        if out_grades is None:
+            out_grades = channel_grades(outputs)
+        mask = triangular_mask(np.repeat(in_grades, self.depth_multiplier), out_grades)
+        if mask.shape != (inputs, outputs):
             raise ValueError(
-                f"`in_grades` and `out_grades` are for {sizes[0]} and {sizes[1]} "
-                "channels, and must be as many as the kernel has. "
-                f"Received: a kernel of shape {tuple(shape)}"
+                f"`in_grades` and `out_grades` are for {len(in_grades)} and "
+                f"{len(out_grades)} channels, and must be as many as the kernel has. "
+                f"Received: a kernel of shape {tuple(shape)}, {self._layout()}"
             )
-        return triangular_mask(*grades)
+        return mask.T if self.transposed else mask
+
+    def _layout(self) -> str:
+        inputs = "in" if self.depth_multiplier == 1 else f"in * {self.depth_multiplier}"
+        return f"(..., out, {inputs})" if self.transposed else f"(..., {inputs}, out)"
 
     def __call__(self, w: Any) -> Any:
-        """Returns the kernel `(..., in, out)` with its forbidden entries at zero."""
+        """Returns the kernel with its forbidden entries at zero."""
         if self.inner is not None:
             w = self.inner(w)
         return keras.ops.where(self.mask(w.shape), w, keras.ops.zeros_like(w))
@@ -142,4 +162,6 @@ class LowerTriangular(keras.constraints.Constraint):
             "in_grades": pack_grades(self.in_grades),
             "out_grades": pack_grades(self.out_grades),
             "inner": keras.constraints.serialize(self.inner),
+            "transposed": self.transposed,
+            "depth_multiplier": self.depth_multiplier,
         }

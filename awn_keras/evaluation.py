@@ -16,14 +16,16 @@ import numpy as np
 
 from awn_keras.files import write_whole
 from awn_keras.model import AnyWidthModel, area_under_curve
-from awn_keras.propagation import Flow, active, active_slices, graph_flows
+from awn_keras.propagation import Flow, graph_flows
+from awn_keras.rules import WidthRule, rule_of
 from awn_keras.widths import check_width, check_widths
 
 _L = keras.layers
 _TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose)
 _DEPTHWISE = (_L.DepthwiseConv1D, _L.DepthwiseConv2D)
 _SEPARABLE = (_L.SeparableConv1D, _L.SeparableConv2D)
-_COUNTED = (
+#: Stock layers whose MACs are known: what has a convolution's or a dense kernel.
+KERNEL_LAYERS = (
     *(_L.Conv1D, _L.Conv2D, _L.Conv3D, _L.Dense),
     *_TRANSPOSED,
     *_DEPTHWISE,
@@ -185,12 +187,9 @@ def trade_off_curve(
     >>> model.compile("sgd", loss, metrics=["accuracy"])
     >>> curve = trade_off_curve(model, np.zeros((4, 8, 8, 1)), np.zeros(4))
     >>> curve.widths, curve.macs
-    ([0.5, 1.0], [270894, 990000])
+    ([0.5, 1.0], [530472, 2004120])
     """
-    if not isinstance(model, AnyWidthModel):
-        raise TypeError(
-            f"`model` must be an `AnyWidthModel`. Received: {type(model).__name__}"
-        )
+    check_any_width_model(model)
     chosen = model.distinct_widths if widths is None else widths
     widths = sorted(set(check_widths(chosen, model.min_width)))
     results = model.evaluate_widths(*args, widths=widths, **{"verbose": 0, **kwargs})
@@ -200,8 +199,8 @@ def trade_off_curve(
         widths=widths,
         accuracy=metrics.get(model.accuracy_name or "", []),
         loss=loss,
-        macs=[count_macs(model, width) for width in widths],
-        parameters=[count_parameters(model, width) for width in widths],
+        macs=macs_at(model, widths).tolist(),
+        parameters=parameters_at(model, widths).tolist(),
         metrics=metrics,
     )
 
@@ -226,7 +225,7 @@ def count_macs(model: keras.Model, width: float | None = None) -> int:
         NotImplementedError: If the model has a layer with kernels of another kind
             (recurrent, attention), which cannot be counted.
     """
-    return sum(_macs(layer, flow, width) for layer, flow in _flows_at(model, width))
+    return int(macs_at(model, _one_width(model, width))[0])
 
 
 def count_parameters(model: keras.Model, width: float | None = None) -> int:
@@ -242,35 +241,158 @@ def count_parameters(model: keras.Model, width: float | None = None) -> int:
     Raises:
         ValueError: If the width is out of range.
     """
-    layers = {id(layer): (layer, flow) for layer, flow in _flows_at(model, width)}
-    return sum(
-        math.prod(len(index) for index in indices)
-        for layer, flow in layers.values()
-        for indices in active_slices(layer, flow, 1.0 if width is None else width)
-    )
+    return int(parameters_at(model, _one_width(model, width))[0])
 
 
-def _flows_at(model: keras.Model, width: float | None) -> list[tuple[Any, Flow]]:
+def _one_width(model: keras.Model, width: float | None) -> list[float]:
     if isinstance(model, AnyWidthModel):
-        check_width(1.0 if width is None else width, model.min_width)
-        propagation = model.propagation
-        return [
-            (node.operation, propagation.flows[id(node)]) for node in propagation.nodes
-        ]
+        return [check_width(1.0 if width is None else width, model.min_width)]
     if width not in (None, 1.0):
         raise ValueError(
             f"Model '{model.name}' has one width only. Received: width={width}"
         )
-    return graph_flows(model)
+    return [1.0]
 
 
-def _macs(layer: Any, flow: Flow, width: float | None) -> int:
+def check_any_width_model(model: Any) -> None:
+    """Checks that a model has widths to look at.
+
+    Args:
+        model: What the user gave.
+
+    Raises:
+        TypeError: If it is not an `AnyWidthModel`.
+    """
+    if not isinstance(model, AnyWidthModel):
+        raise TypeError(
+            f"`model` must be an `AnyWidthModel`. Received: {type(model).__name__}"
+        )
+
+
+# --------------------------------------------------------- counting at many widths
+
+
+def macs_at(model: keras.Model, widths: Sequence[float]) -> np.ndarray:
+    """Counts as `count_macs` does, at several widths at once.
+
+    Args:
+        model: See `count_macs`.
+        widths: Widths `(n,)` that the model has; not checked.
+
+    Returns:
+        int64 array `(n,)`.
+
+    Raises:
+        ValueError: If the model's spatial sizes are not known.
+        NotImplementedError: See `count_macs`.
+    """
+    total = np.zeros(len(widths), np.int64)
+    return sum((use.macs(widths) for use in layer_uses(model)), total)
+
+
+def parameters_at(model: keras.Model, widths: Sequence[float]) -> np.ndarray:
+    """Counts as `count_parameters` does, at several widths at once.
+
+    Args:
+        model: See `count_parameters`.
+        widths: Widths `(n,)` that the model has; not checked.
+
+    Returns:
+        int64 array `(n,)`.
+    """
+    total = np.zeros(len(widths), np.int64)
+    return sum((use.parameters(widths) for use in layer_uses(model)), total)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerUse:
+    """A layer of a model with all its calls, to be counted at several widths.
+
+    Args:
+        layer: The layer, or an operation of `keras.ops`.
+        flows: What comes in and goes out at each of its calls; at least one.
+    """
+
+    layer: Any
+    flows: list[Flow]
+
+    def channels(self, widths: Sequence[float]) -> np.ndarray:
+        """Active channels of the first call's output, int64 `(widths,)`."""
+        return _active_counts(self.flows[0], widths)[1]
+
+    def macs(self, widths: Sequence[float]) -> np.ndarray:
+        """MACs of all calls for one sample, int64 `(widths,)`."""
+        total = np.zeros(len(widths), np.int64)
+        for flow in self.flows:
+            total += _macs(self.layer, flow, widths)
+        return total
+
+    def parameters(self, widths: Sequence[float]) -> np.ndarray:
+        """Weights, those of several calls once, int64 `(widths,)`."""
+        flow = self.flows[0]
+        rule = rule_of(self.layer) or WidthRule()
+        sides = [
+            (axes, len(grades), counts)
+            for axes, grades, counts in zip(
+                (rule.in_axes, rule.out_axes),
+                flow.grades(),
+                _active_counts(flow, widths),
+                strict=True,
+            )
+        ]
+        total = np.zeros(len(widths), np.int64)
+        for weight in getattr(self.layer, "weights", []):  # an operation has none
+            sizes: list[Any] = list(weight.shape)
+            for axes, channels, counts in sides:
+                axis = axes.get(weight.name)
+                # A weight that all channels share (PReLU's shared_axes) stays whole.
+                if axis is not None and weight.shape[axis] % channels == 0:
+                    sizes[axis] = weight.shape[axis] // channels * counts
+            total += math.prod(sizes)
+        return total
+
+
+def layer_uses(model: keras.Model) -> list[LayerUse]:
+    """Lists the layers and operations of a model, each once.
+
+    Args:
+        model: An `AnyWidthModel` or another functional model.
+
+    Returns:
+        They with their calls, in the order of the first call; inputs left out.
+
+    Raises:
+        TypeError: If the model has no graph.
+    """
+    if isinstance(model, AnyWidthModel):
+        flows = model.propagation.flows
+        calls = [(node.operation, flows[id(node)]) for node in model.propagation.nodes]
+    else:
+        calls = graph_flows(model)
+    uses: dict[int, LayerUse] = {}
+    for layer, flow in calls:
+        uses.setdefault(id(layer), LayerUse(layer, [])).flows.append(flow)
+    return list(uses.values())
+
+
+def _active_counts(
+    flow: Flow, widths: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Active channels of the first input and of the output, each `(widths,)`."""
+    into, out = (
+        np.searchsorted(np.sort(grades), widths, side="right")
+        for grades in flow.grades()
+    )
+    return into, out
+
+
+def _macs(layer: Any, flow: Flow, widths: Sequence[float]) -> int | np.ndarray:
+    """MACs of one call, `(widths,)` or the same at all of them."""
     if isinstance(layer, keras.Model):
         return count_macs(layer)
-    kernels = [w.shape for w in getattr(layer, "weights", []) if "kernel" in w.name]
-    if not kernels:
+    if not any("kernel" in weight.name for weight in getattr(layer, "weights", [])):
         return 0
-    if not isinstance(layer, _COUNTED):
+    if not isinstance(layer, KERNEL_LAYERS):
         raise NotImplementedError(
             f"Cannot count the MACs of layer '{layer.name}' ({type(layer).__name__})."
         )
@@ -281,10 +403,8 @@ def _macs(layer: Any, flow: Flow, width: float | None) -> int:
             f"MACs need a known shape. Received: layer '{layer.name}' with shape "
             f"{shape}. Give the `Input` a full shape."
         )
+    into, out = _active_counts(flow, widths)
     positions = math.prod(shape[1:-1])
-    width = 1.0 if width is None else width
-    out = int(active(flow.output, flow.output_shape, width).sum())
-    into = int(active(flow.inputs[0], flow.input_shapes[0], width).sum())
     window = math.prod(getattr(layer, "kernel_size", (1,)))
     if isinstance(layer, _DEPTHWISE):
         return positions * window * out

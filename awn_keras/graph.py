@@ -6,10 +6,12 @@ the only module that reads Keras' graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def graph_nodes(model: keras.Model) -> list[Any]:
@@ -41,12 +43,14 @@ def graph_nodes(model: keras.Model) -> list[Any]:
     ]
 
 
+def _call_again(node: Any, *args: Any, **kwargs: Any) -> Any:
+    return node.operation(*args, **kwargs)
+
+
 def replay(
     nodes: Iterable[Any],
     tensors: dict[int, Any],
-    call: Callable[..., Any] = lambda operation, *args, **kwargs: operation(
-        *args, **kwargs
-    ),
+    call: Callable[..., Any] = _call_again,
 ) -> None:
     """Runs nodes on other tensors.
 
@@ -54,11 +58,116 @@ def replay(
         nodes: Nodes in order, as `graph_nodes` gives them.
         tensors: Maps `id` of a tensor of the old graph to its new value; the nodes'
             outputs are added.
-        call: `call(operation, *args, **kwargs)`, to run something else than the
-            node's own operation.
+        call: `call(node, *args, **kwargs)`, to run something else than the node's own
+            operation.
     """
     for node in nodes:
         args, kwargs = node.arguments.fill_in(tensors)
-        outputs = keras.tree.flatten(call(node.operation, *args, **kwargs))
+        outputs = keras.tree.flatten(call(node, *args, **kwargs))
         for old, new in zip(node.outputs, outputs, strict=True):
             tensors[id(old)] = new
+
+
+def rebuild(model: keras.Model, call: Callable[..., Any]) -> tuple[Any, Any]:
+    """Builds a functional model's graph anew, on inputs of its own.
+
+    Args:
+        model: The model; it is left as it is.
+        call: See `replay`.
+
+    Returns:
+        New inputs, which keep their names, and outputs, with the model's structure.
+    """
+    inputs = keras.tree.map_structure(_same_input, _input(model))
+    tensors = {
+        id(old): new
+        for old, new in zip(model.inputs, keras.tree.flatten(inputs), strict=True)
+    }
+    replay(graph_nodes(model), tensors, call)
+    outputs = keras.tree.map_structure(lambda x: tensors[id(x)], _output(model))
+    return inputs, outputs
+
+
+def _same_input(x: Any) -> Any:
+    # An unnamed input's tensor is called `keras_tensor`; its layer has a name.
+    name = x._keras_history.operation.name
+    return keras.Input(batch_shape=x.shape, dtype=x.dtype, name=name, sparse=x.sparse)
+
+
+# `Sequential.input` and `output` are those of its first call, not of its own graph.
+def _input(model: keras.Model) -> Any:
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def _output(model: keras.Model) -> Any:
+    return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+
+
+def assign(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
+    """Sets a layer's weights, and what it derives from them.
+
+    Args:
+        layer: A built layer.
+        values: An array for each of `layer.weights`.
+    """
+    layer.set_weights(list(values))
+    for part in layer._flatten_layers():
+        # Normalization computes with numbers that it derives from its weights.
+        if hasattr(part, "finalize_state"):
+            part.finalize_state()
+
+
+def is_nested(operation: Any) -> bool:
+    """Whether an operation is a model whose graph is known."""
+    return isinstance(operation, keras.Model) and (
+        getattr(operation, "_nodes_by_depth", None) is not None
+        or (isinstance(operation, keras.Sequential) and operation.built)
+    )
+
+
+def inline(model: keras.Model) -> keras.Model:
+    """Copies a model so that the layers of nested models are part of its own graph.
+
+    A layer keeps its name, unless another has it: then the nested model's name comes
+    before it.
+
+    Args:
+        model: A functional model; it is left as it is.
+
+    Returns:
+        A functional model that computes the same, with weights of its own.
+    """
+    copies: dict[int, tuple[keras.Layer, keras.Layer]] = {}
+    names = {x._keras_history.operation.name for x in model.inputs}
+
+    def copy_of(layer: keras.Layer, prefix: str) -> keras.Layer:
+        if id(layer) not in copies:
+            config = layer.get_config()
+            name = layer.name
+            while name in names:
+                name = f"{prefix or 'copy'}_{name}"
+            names.add(name)
+            copy = type(layer).from_config({**config, "name": name})
+            copies[id(layer)] = (layer, copy)
+        return copies[id(layer)][1]
+
+    def call(node: Any, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
+        operation = node.operation
+        if not isinstance(operation, keras.Layer):
+            return operation(*args, **kwargs)
+        if not is_nested(operation):
+            return copy_of(operation, prefix)(*args, **kwargs)
+        for name in ("training", "mask"):  # Keras hands on those of the outer model
+            kwargs.pop(name, None)
+        given = keras.tree.flatten((args, kwargs))
+        tensors = {
+            id(old): new for old, new in zip(operation.inputs, given, strict=True)
+        }
+        name = f"{prefix}_{operation.name}" if prefix else operation.name
+        replay(graph_nodes(operation), tensors, partial(call, prefix=name))
+        return keras.tree.map_structure(lambda x: tensors[id(x)], _output(operation))
+
+    inlined = keras.Model(*rebuild(model, call), name=model.name)
+    for layer, copy in copies.values():
+        assign(copy, layer.get_weights())
+    return inlined

@@ -16,7 +16,8 @@ import keras
 import numpy as np
 
 from awn_keras.layers.base import TriangularKernel
-from awn_keras.propagation import Graded, Propagation, Split, propagate, split
+from awn_keras.propagation import Propagation, Split, propagate, split
+from awn_keras.rules import Graded
 from awn_keras.widths import (
     FixedWidths,
     SandwichWidths,

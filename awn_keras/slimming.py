@@ -7,10 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.graph import replay
+from awn_keras.graph import assign, rebuild
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
-from awn_keras.propagation import Flow, Graded, active, active_slices, rule_of
+from awn_keras.propagation import Flow, active, active_slices
+from awn_keras.rules import Graded, rule_of
 from awn_keras.widths import check_width
 
 
@@ -52,43 +53,25 @@ def slim(
             f"Received: '{getattr(model, 'name', model)}' ({type(model).__name__})"
         )
     width = check_width(width, model.min_width)
-    propagation = model.propagation
-    layers = {
-        id(node.operation): node.operation
-        for node in propagation.nodes
-        if isinstance(node.operation, keras.Layer)
-    }
-    flows = {
-        id(node.operation): propagation.flows[id(node)] for node in propagation.nodes
-    }
-    calls = [
-        propagation.flows[id(node)]
-        for node in propagation.nodes
-        if isinstance(node.operation, keras.Layer)
-    ]
+    flows = model.propagation.flows
     copies: dict[int, Any] = {}
+    made: list[tuple[keras.Layer, keras.Layer, Flow]] = []
 
-    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(operation, keras.Layer):
-            return operation(*args, **kwargs)
-        flow = calls.pop(0)
-        copy = copies.get(id(operation))
-        if copy is None or isinstance(operation, keras.layers.Reshape):
+    def call(node: Any, *args: Any, **kwargs: Any) -> Any:
+        layer, flow = node.operation, flows[id(node)]
+        if not isinstance(layer, keras.Layer):
+            return layer(*args, **kwargs)
+        copy = copies.get(id(layer))
+        if copy is None or isinstance(layer, keras.layers.Reshape):
             # A shared Reshape may have a shape of its own at each of its calls.
-            copy = _slim_layer(operation, flow, width, dtype, first=copy is None)
-            copies.setdefault(id(operation), copy)
+            copy = _slim_layer(layer, flow, width, dtype, first=copy is None)
+            copies.setdefault(id(layer), copy)
+            made.append((layer, copy, flow))
         return copy(*args, **kwargs)
 
-    inputs = keras.tree.map_structure(_same_input, model.input)
-    tensors = {
-        id(old): new
-        for old, new in zip(model.inputs, keras.tree.flatten(inputs), strict=True)
-    }
-    replay(propagation.nodes, tensors, call)
-    outputs = keras.tree.map_structure(lambda x: tensors[id(x)], model.output)
-    slimmed = keras.Model(inputs, outputs, name=model.name)
-    for key, copy in copies.items():
-        _copy_weights(layers[key], copy, flows[key], width)
+    slimmed = keras.Model(*rebuild(model, call), name=model.name)
+    for layer, copy, flow in made:
+        _copy_weights(layer, copy, flow, width)
     return slimmed
 
 
@@ -98,7 +81,7 @@ def _copy_weights(
     slices = active_slices(layer, flow, width)
     values = [
         value[np.ix_(*index)]
-        for value, index in zip(_weights(layer), slices, strict=True)
+        for value, index in zip(_weight_values(layer), slices, strict=True)
     ]
     for weight, value in zip(copy.weights, values, strict=True):
         if tuple(weight.shape) != value.shape:
@@ -108,17 +91,7 @@ def _copy_weights(
                 f"the layer has {tuple(weight.shape)}. Name the weight in `in_axes` or "
                 "`out_axes` of its `WidthRule`."
             )
-    copy.set_weights(values)
-    for part in copy._flatten_layers():
-        # Normalization computes with numbers that it derives from its weights.
-        if hasattr(part, "finalize_state"):
-            part.finalize_state()
-
-
-def _same_input(x: Any) -> Any:
-    # An unnamed input's tensor is called `keras_tensor`; its layer has a name.
-    name = x._keras_history.operation.name
-    return keras.Input(batch_shape=x.shape, dtype=x.dtype, name=name, sparse=x.sparse)
+    assign(copy, values)
 
 
 def _slim_layer(
@@ -153,9 +126,10 @@ def _slim_target(flow: Flow, width: float) -> tuple[int, ...]:
     return (*sizes, channels)
 
 
-def _weights(layer: keras.Layer) -> list[np.ndarray]:
-    values = [keras.ops.convert_to_numpy(weight) for weight in layer.weights]
+def _weight_values(layer: keras.Layer) -> list[np.ndarray]:
+    values = {id(weight): weight for weight in layer.weights}
     if isinstance(layer, TriangularKernel):
         # The kernel may hold forbidden entries since it was last assigned.
-        values[0] = keras.ops.convert_to_numpy(layer.masked(layer.weights[0]))
-    return values
+        kernel = layer.triangular_variable
+        values[id(kernel)] = layer.masked(kernel)
+    return [keras.ops.convert_to_numpy(value) for value in values.values()]

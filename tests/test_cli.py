@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import keras
 import pytest
 
-from awn_keras import lenet_3c1l, slim
+from awn_keras import lenet_3c1l, slim, summarize
 from awn_keras.cli import main
+from awn_keras.experiments.training import Recipe
 from tests.conftest import classification, small_conv
 
 
@@ -55,6 +57,47 @@ def test_evaluate(trained, tmp_path, capsys):
     result = json.loads((trained / "result.json").read_text())
     curve = json.loads((tmp_path / "curve.json").read_text())
     assert curve["accuracy"] == result["curve"]["accuracy"][1:]
+
+
+def test_summary(trained, capsys):
+    assert main(f"summary {trained}/model.keras --widths 0.5,1".split()) == 0
+    out = capsys.readouterr().out
+    model = keras.saving.load_model(trained / "model.keras")
+    assert out == f"{summarize(model, [0.5, 1.0])}\n"
+    assert main(f"summary {trained}/model.keras".split()) == 0
+    assert capsys.readouterr().out == f"{summarize(model)}\n"
+
+
+def test_summary_of_networks(trained, capsys):
+    assert main(f"summary {trained}/model.keras --networks".split()) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["0.250000", "0.500000", "1.000000"]
+    assert main(f"summary {trained}/model.keras --networks --widths 0.5".split()) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == rows[1:2]
+
+
+@pytest.mark.parametrize(
+    ("options", "recipe"),
+    [
+        ("", Recipe.paper("cifar10")),
+        ("--model lenet_3c1l --seed 3", replace(Recipe.paper("cifar10"), seed=3)),
+        ("--model mobilenet_v2", Recipe.paper("cifar10", "mobilenet_v2")),
+        (
+            "--model mobilenet_v2 --min-width 0.5 --epochs 7",
+            replace(Recipe.paper("cifar10", "mobilenet_v2"), min_width=0.5, epochs=7),
+        ),
+    ],
+)
+def test_train_starts_from_the_papers_recipe(options, recipe, monkeypatch):
+    received = []
+
+    def stop(recipe, *args, **kwargs):
+        received.append(recipe)
+        raise ValueError("stop here")
+
+    monkeypatch.setattr("awn_keras.experiments.training.run", stop)
+    assert main(["train", "--dataset", "cifar10", *options.split()]) == 2
+    assert received == [recipe]
 
 
 def test_export(trained, tmp_path, capsys):
@@ -142,6 +185,7 @@ def bad_files(tmp_path_factory):
         ("train", "required: --dataset"),
         ("train --dataset imagenet", "`dataset` must be one of.*'imagenet'"),
         ("train --dataset digits --model resnet", "`architecture` must be one of"),
+        ("train --dataset digits --model mobilenet_v2 --filters 8", "leave it out"),
         ("train --dataset digits --min-width 0", r"`min_width` must be in \(0, 1\]"),
         ("train --dataset digits --min-width 1.5", r"`min_width` must be in \(0, 1\]"),
         ("train --dataset digits --epochs ten", "invalid int value: 'ten'"),
@@ -161,6 +205,13 @@ def bad_files(tmp_path_factory):
         ("evaluate {bad}/text.keras --dataset digits", "is not a saved Keras model"),
         ("evaluate {bad}/any.keras --dataset digits", "must have images of shape"),
         ("export {bad}/model.h5", "is not a saved Keras model"),
+        ("summary", "required: model"),
+        ("summary {bad}/none.keras", "There is no file"),
+        ("summary {bad}/text.keras", "is not a saved Keras model"),
+        ("summary {bad}/plain.keras --networks", "has one width only"),
+        ("summary {bad}/any.keras --widths 0.1", r"min_width=0\.25"),
+        ("summary {bad}/any.keras --networks --widths 0.1", r"min_width=0\.25"),
+        ("summary {bad}/any.keras --widths 2", "argument --widths"),
         ("export {bad}", "is not a saved Keras model"),
         ("export {bad}/plain.keras", "has one width only"),
         ("export {bad}/any.keras --widths 0", r"argument --widths: widths in \(0, 1\]"),

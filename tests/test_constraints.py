@@ -59,6 +59,43 @@ def test_the_constraint_zeroes_the_other_half():
     np.testing.assert_array_equal(constrained, expected)
 
 
+def test_a_transposed_kernel_has_the_transposed_mask():
+    into, out = channel_grades(5), channel_grades(3)
+    constraint = LowerTriangular(into, out, transposed=True)
+    constrained = constraint(keras.ops.ones((2, 2, 3, 5)))
+    expected = np.broadcast_to(triangular_mask(into, out).T, (2, 2, 3, 5))
+    np.testing.assert_array_equal(constrained, expected)
+    standard = LowerTriangular(transposed=True)
+    np.testing.assert_array_equal(standard.mask((2, 2, 3, 5)), expected[0, 0])
+
+
+def test_inputs_of_one_channel_share_its_grade():
+    into, out = channel_grades(3), channel_grades(4)
+    expected = np.repeat(triangular_mask(into, out), 2, axis=0)
+    given = LowerTriangular(into, out, depth_multiplier=2)
+    np.testing.assert_array_equal(given(keras.ops.ones((6, 4))), expected)
+    standard = LowerTriangular(depth_multiplier=2)
+    np.testing.assert_array_equal(standard.mask((1, 1, 6, 4)), expected)
+    both = LowerTriangular(transposed=True, depth_multiplier=2)
+    np.testing.assert_array_equal(both.mask((4, 6)), expected.T)
+
+
+@pytest.mark.parametrize("layer_class", ["Conv2D", "Conv2DTranspose"])
+def test_a_stock_layer_keeps_the_triangle_in_training(layer_class):
+    constraint = LowerTriangular(transposed=layer_class == "Conv2DTranspose")
+    layer = getattr(keras.layers, layer_class)(4, 1, kernel_constraint=constraint)
+    model = keras.Sequential([keras.Input((2, 2, 6)), layer])
+    model.compile("sgd", "mse")
+    x = np.ones((1, 2, 2, 6))
+    model.fit(x, np.ones((1, 2, 2, 4)), verbose=0)
+    before = model.predict(x, verbose=0)
+    # Half the width: three input channels and two output channels.
+    x[..., 3:] = 9.0
+    after = model.predict(x, verbose=0)
+    np.testing.assert_array_equal(after[..., :2], before[..., :2])
+    assert (after[..., 2:] != before[..., 2:]).all()
+
+
 def test_forbidden_entries_that_are_not_finite_are_zeroed():
     kernel = np.where(np.tri(3, k=-1), np.nan, 1.0).astype("float32")
     assert np.isfinite(keras.ops.convert_to_numpy(LowerTriangular()(kernel))).all()
@@ -72,11 +109,17 @@ def test_an_inner_constraint_comes_first():
 
 def test_config_round_trip():
     grades = channel_grades(6, min_width=0.5)
-    old = LowerTriangular(grades, grades, keras.constraints.MaxNorm(3.0))
+    old = LowerTriangular(
+        grades,
+        grades,
+        keras.constraints.MaxNorm(3.0),
+        transposed=True,
+        depth_multiplier=2,
+    )
     new = keras.constraints.deserialize(keras.constraints.serialize(old))
     np.testing.assert_array_equal(new.in_grades, grades)
     assert new.inner.max_value == 3.0
-    np.testing.assert_array_equal(new.mask((1, 1, 6, 6)), old.mask((1, 1, 6, 6)))
+    np.testing.assert_array_equal(new.mask((1, 1, 6, 12)), old.mask((1, 1, 6, 12)))
 
 
 @given(st.lists(st.sampled_from([0.0, 1 / 3, 0.5, 0.9]), min_size=1))
@@ -92,6 +135,18 @@ def test_no_grades_stay_none():
 def test_grades_out_of_range_are_refused(grades):
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
         LowerTriangular(grades, [0.0])
+
+
+def test_a_depth_multiplier_below_one_is_refused():
+    with pytest.raises(ValueError, match="`depth_multiplier` must be at least 1"):
+        LowerTriangular(depth_multiplier=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 3)])
+def test_grades_of_another_transposed_kernel_are_refused(shape):
+    constraint = LowerTriangular([0.0, 0.5], [0.0, 0.5], transposed=True)
+    with pytest.raises(ValueError, match=r"as the kernel has.*\(\.\.\., out, in\)"):
+        constraint.mask(shape)
 
 
 def test_grades_of_another_kernel_are_refused():

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 
 from awn_keras import (
+    AnyWidthModel,
     TradeOffCurve,
+    TriConv1D,
+    TriConv2DTranspose,
+    TriDense,
+    TriSeparableConv2D,
     count_macs,
     count_parameters,
     lenet_3c1l,
     slim,
     trade_off_curve,
 )
+from awn_keras.evaluation import layer_uses, macs_at, parameters_at
 from tests.conftest import (
     classification,
     inputs_of,
@@ -140,6 +146,117 @@ def test_macs_at_a_width_are_those_of_the_slimmed_network(make):
         assert count_parameters(model, width) == count_parameters(small)
         assert count_parameters(small) == small.count_params()
     assert count_macs(model) == count_macs(model, 1.0)
+
+
+@pytest.mark.parametrize("make", [small_conv, rich])
+def test_counting_at_many_widths_is_counting_at_each(make):
+    model = make()
+    # More widths than there are networks, some of them at a grade itself.
+    widths = [*np.linspace(0.25, 1.0, 61).tolist(), 0.25, *model.distinct_widths]
+    assert macs_at(model, widths).tolist() == [count_macs(model, w) for w in widths]
+    counts = parameters_at(model, widths)
+    assert counts.tolist() == [count_parameters(model, w) for w in widths]
+    assert counts.dtype == np.int64
+    assert macs_at(model, []).shape == parameters_at(model, []).shape == (0,)
+
+
+def separable(multiplier=3):
+    """A pointwise kernel with several entries for each channel of its input."""
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(6, 1)(inputs)
+    x = TriSeparableConv2D(8, 3, depth_multiplier=multiplier, padding="same")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.2)
+
+
+def transposed():
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(6, 1)(inputs)
+    x = TriConv2DTranspose(8, 3, strides=2, padding="same")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.2)
+
+
+def series():
+    inputs = keras.Input((9, 2))
+    x = TriConv1D(8, 3, strides=2)(keras.layers.Conv1D(6, 1)(inputs))
+    x = keras.layers.Reshape((-1,))(x)
+    return AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.2)
+
+
+def test_several_entries_for_each_channel_by_hand():
+    for width, into, out in ((0.2, 1, 2), (0.5, 3, 4), (1.0, 6, 8)):
+        pointwise = 3 * into * out
+        macs = 16 * (2 * into + 9 * 3 * into + pointwise) + out * 3
+        assert count_macs(separable(), width) == macs
+        parameters = 2 * into + into + 9 * 3 * into + pointwise + out + out * 3 + 3
+        assert count_parameters(separable(), width) == parameters
+
+
+def test_macs_of_tri_layers_by_hand():
+    for width, into, out in ((0.2, 1, 2), (0.5, 3, 4), (1.0, 6, 8)):
+        # At the positions of the inputs: 4x4, though it gives 8x8.
+        macs = 16 * 2 * into + 16 * 9 * into * out + out * 3
+        assert count_macs(transposed(), width) == macs
+        macs = 9 * 2 * into + 4 * 3 * into * out + 4 * out * 3
+        assert count_macs(series(), width) == macs
+
+
+@pytest.mark.parametrize("make", [separable, transposed, series])
+def test_counts_of_every_tri_layer_are_those_of_the_slimmed_network(make):
+    model = make()
+    for width in model.distinct_widths:
+        small = slim(model, width)
+        assert count_macs(model, width) == count_macs(small)
+        assert count_parameters(model, width) == small.count_params()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (keras.layers.Conv1D(5, 3), (9, 2), 7 * 3 * 2 * 5),
+        (keras.layers.Conv1D(4, 3, groups=2), (9, 2), 7 * 3 * 1 * 4),
+        (keras.layers.Conv3D(5, 2), (4, 4, 4, 3), 27 * 8 * 3 * 5),
+        (keras.layers.Conv1DTranspose(5, 3, strides=2), (9, 2), 9 * 3 * 2 * 5),
+        (keras.layers.Conv3DTranspose(5, 2), (3, 3, 3, 2), 27 * 8 * 2 * 5),
+        (keras.layers.DepthwiseConv1D(3, depth_multiplier=2), (9, 2), 7 * 3 * 4),
+        (keras.layers.SeparableConv1D(5, 3), (9, 2), 7 * (3 * 2 + 2 * 5)),
+        (keras.layers.Dense(5), (9, 2), 9 * 2 * 5),
+    ],
+)
+def test_macs_of_stock_layers_by_hand(layer, shape, macs):
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layer(inputs))
+    assert count_macs(model) == macs
+    assert count_parameters(model) == model.count_params()
+
+
+def test_parameters_that_follow_another_axis_than_the_channels():
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, keras.layers.BatchNormalization(axis=1)(inputs))
+    assert count_parameters(model) == model.count_params() == 16
+
+
+def test_weightless_models_nested_before_the_stem_count_nothing():
+    augment = keras.Sequential([keras.Input((4,)), keras.layers.GaussianNoise(0.1)])
+    inputs = keras.Input((4,))
+    x = TriDense(8)(keras.layers.Dense(8)(augment(inputs)))
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(x))
+    assert count_macs(model, 0.5) == 4 * 4 + 4 * 4 + 4 * 3
+    assert count_parameters(model, 0.5) == slim(model, 0.5).count_params()
+
+
+def test_a_shared_layer_is_one_use_with_two_calls():
+    inputs = keras.Input((4,))
+    shared = TriDense(8, name="shared")
+    x = shared(shared(keras.layers.Dense(8)(inputs)))
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(x))
+    uses = {use.layer.name: use for use in layer_uses(model)}
+    assert len(uses) == 3
+    assert uses["shared"].macs([0.5, 1.0]).tolist() == [2 * 16, 2 * 64]
+    assert uses["shared"].parameters([0.5, 1.0]).tolist() == [16 + 4, 64 + 8]
+    assert uses["shared"].channels([0.5, 1.0]).tolist() == [4, 8]
+    assert count_macs(model, 0.5) == 4 * 4 + 2 * 16 + 4 * 3
 
 
 def test_macs_of_grouped_and_depthwise_convolutions():

@@ -13,7 +13,7 @@ from awn_keras import (
     slim,
 )
 from awn_keras.graph import graph_nodes
-from awn_keras.propagation import Graded
+from awn_keras.rules import Graded
 from tests.conftest import (
     at_width,
     classification,

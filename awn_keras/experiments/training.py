@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from awn_keras.architectures import lenet_3c1l
+from awn_keras.architectures import lenet_3c1l, mobilenet_v2
 from awn_keras.data import DATASETS, ImageData, load_data
 from awn_keras.environment import environment
 from awn_keras.evaluation import TradeOffCurve, trade_off_curve
@@ -27,8 +27,6 @@ from awn_keras.widths import (
     check_width,
 )
 
-#: Architectures by name.
-ARCHITECTURES = {"lenet_3c1l": lenet_3c1l}
 #: Ways to choose the widths of a step: `sandwich` is the paper's AWN+RS.
 SAMPLERS = ("sandwich", "uniform", "all")
 #: AUC of AWN+RS with LeNet-3C1L in the paper's table 2.
@@ -42,7 +40,8 @@ class Recipe:
     Args:
         dataset: One of `awn_keras.data.DATASETS`.
         architecture: One of `ARCHITECTURES`.
-        filters: Channels of each convolution, before `width_multiplier`.
+        filters: Channels of each convolution, before `width_multiplier`; for
+            `lenet_3c1l` only.
         width_multiplier: Widens every convolution.
         epochs: Passes over the training set.
         batch_size: Samples in a step.
@@ -113,23 +112,82 @@ class Recipe:
                     f"{name}={getattr(self, name)}"
                 )
         check_width(self.min_width, name="min_width")
+        self._check_unused()
+
+    def _check_unused(self) -> None:
+        for name in ARCHITECTURES[self.architecture].unused:
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"`{name}` means nothing to architecture={self.architecture!r}: "
+                    f"leave it out. Received: {name}={getattr(self, name)}"
+                )
 
     @classmethod
-    def paper(cls, dataset: str) -> Recipe:
-        """The paper's recipe for LeNet-3C1L (AWN+RS) on a data set.
+    def paper(cls, dataset: str, architecture: str = "lenet_3c1l") -> Recipe:
+        """The paper's recipe (AWN+RS) for an architecture on a data set.
 
         Args:
             dataset: One of `awn_keras.data.DATASETS`.
+            architecture: One of `ARCHITECTURES`.
 
         Returns:
-            20 epochs without weight decay; on CIFAR 100 epochs with 5e-4.
+            20 epochs without weight decay; on CIFAR 100 epochs with 5e-4. For
+            `mobilenet_v2` the paper's widths only; its schedule is LeNet's.
+
+        Raises:
+            ValueError: If a name is wrong.
 
         Reference:
             Vu et al., Any-Width Networks (2020), section 5.1.
         """
+        recipe = cls(dataset, architecture)
         if dataset.startswith("cifar"):
-            return cls(dataset, epochs=100, weight_decay=5e-4)
-        return cls(dataset)
+            recipe = replace(recipe, epochs=100, weight_decay=5e-4)
+        return replace(recipe, **ARCHITECTURES[architecture].paper)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that a recipe can name.
+
+    Args:
+        build: Builds the model of a recipe for a data set.
+        paper: What differs in the paper's recipe from that for LeNet.
+        unused: Fields of a recipe that mean nothing to this network.
+    """
+
+    build: Callable[[Recipe, ImageData], AnyWidthModel]
+    paper: Mapping[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+
+def _shared_arguments(recipe: Recipe) -> dict[str, Any]:
+    names = ("width_multiplier", "weight_decay", "min_width", "divisor", "widths_grid")
+    return {name: getattr(recipe, name) for name in names}
+
+
+def _lenet_3c1l(recipe: Recipe, data: ImageData) -> AnyWidthModel:
+    small = min(data.input_shape[:2]) < 16
+    return lenet_3c1l(
+        data.input_shape,
+        data.classes,
+        filters=recipe.filters,
+        padding="same" if small else "valid",
+        **_shared_arguments(recipe),
+    )
+
+
+def _mobilenet_v2(recipe: Recipe, data: ImageData) -> AnyWidthModel:
+    return mobilenet_v2(data.input_shape, data.classes, **_shared_arguments(recipe))
+
+
+#: Architectures by name.
+ARCHITECTURES = {
+    "lenet_3c1l": Architecture(_lenet_3c1l),
+    "mobilenet_v2": Architecture(
+        _mobilenet_v2, paper={"min_width": 0.35, "divisor": 8}, unused=("filters",)
+    ),
+}
 
 
 def build(recipe: Recipe, data: ImageData) -> AnyWidthModel:
@@ -146,18 +204,7 @@ def build(recipe: Recipe, data: ImageData) -> AnyWidthModel:
         ValueError: If the recipe's arguments do not fit.
     """
     keras.utils.set_random_seed(recipe.seed)
-    small = min(data.input_shape[:2]) < 16
-    model = ARCHITECTURES[recipe.architecture](
-        data.input_shape,
-        data.classes,
-        filters=recipe.filters,
-        width_multiplier=recipe.width_multiplier,
-        padding="same" if small else "valid",
-        weight_decay=recipe.weight_decay,
-        min_width=recipe.min_width,
-        divisor=recipe.divisor,
-        widths_grid=recipe.widths_grid,
-    )
+    model = ARCHITECTURES[recipe.architecture].build(recipe, data)
     steps = recipe.epochs * len(data.train(recipe.batch_size))
     rates = [recipe.learning_rate / 10**i for i in range(3)]
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(

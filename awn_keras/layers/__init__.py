@@ -1,6 +1,14 @@
 """Layers whose output channels read only channels of the same or a smaller grade."""
 
-from awn_keras.layers.conv import TriConv2D
+from awn_keras.layers.conv import TriConv1D, TriConv2D
 from awn_keras.layers.dense import TriDense
+from awn_keras.layers.separable import TriSeparableConv2D
+from awn_keras.layers.transposed import TriConv2DTranspose
 
-__all__ = ["TriConv2D", "TriDense"]
+__all__ = [
+    "TriConv1D",
+    "TriConv2D",
+    "TriConv2DTranspose",
+    "TriDense",
+    "TriSeparableConv2D",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -33,11 +32,12 @@ class TriangularInitializer(keras.initializers.Initializer):
         self.checksum: int | None = None
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """Draws a kernel `(..., in, out)` and remembers its checksum."""
+        """Draws a kernel and remembers its checksum."""
         mask = self.triangle.mask(shape)
+        in_axis = 1 if self.triangle.transposed else 0
         kernel = self.inner(shape, dtype=dtype)
         scale = keras.ops.convert_to_tensor(
-            np.where(mask, _fan_scale(self.inner, shape, mask), 0.0), kernel.dtype
+            np.where(mask, _fan_scale(self.inner, mask, in_axis), 0.0), kernel.dtype
         )
         kernel = kernel * scale
         self.checksum = checksum(kernel)
@@ -45,21 +45,25 @@ class TriangularInitializer(keras.initializers.Initializer):
 
 
 def _fan_scale(
-    initializer: keras.initializers.Initializer, shape: Sequence[int], mask: np.ndarray
+    initializer: keras.initializers.Initializer, mask: np.ndarray, in_axis: int
 ) -> np.ndarray:
-    """Per output channel: standard deviation wanted over the one drawn."""
+    """Per output channel: standard deviation wanted over the one drawn.
+
+    A channel that reads everything keeps the scale of the plain layer, whose fans
+    for a transposed kernel Keras counts the other way round.
+    """
     mode = getattr(initializer, "mode", None)
     if (
         not isinstance(initializer, keras.initializers.VarianceScaling)
         or mode == "fan_out"
         or getattr(initializer, "input_axes", None) is not None
     ):
-        return np.ones(shape[-1])
-    window = math.prod(shape[:-2])
-    fan_out = window * shape[-1] if mode == "fan_avg" else 0
-    drawn = window * shape[-2] + fan_out
-    wanted = window * mask.sum(axis=0) + fan_out
-    return np.sqrt(drawn / wanted)
+        return np.ones((1, 1))
+    # The window (rows times cols) is a factor of all fans, and cancels.
+    fan_out = mask.shape[1 - in_axis] if mode == "fan_avg" else 0
+    fan_in = mask.sum(axis=in_axis, keepdims=True)
+    # What reads nothing has no entry to scale.
+    return np.sqrt((mask.shape[in_axis] + fan_out) / np.maximum(fan_in + fan_out, 1))
 
 
 class TriangularRegularizer(keras.regularizers.Regularizer):
@@ -88,15 +92,19 @@ def checksum(kernel: Any) -> int:
 
 
 class TriangularKernel(keras.Layer):
-    """Mixin for a Keras layer with a kernel `(..., in, out)`; comes before it.
+    """Mixin for a Keras layer with a kernel that mixes channels; comes before it.
 
     Subclasses take `in_grades` and `out_grades` as last, keyword-only arguments, hand
     them to `_init_triangle` after the parent's constructor, and apply `masked` to the
-    kernel in their forward pass.
+    kernel in their forward pass. One whose kernel is not `kernel`, `(..., in, out)`,
+    also says its `triangular_name` and how `_make_triangle` reads the grades.
     """
 
     #: The stock layer that a slimmed model has in place of this one.
     stock_class: type[keras.layers.Layer]
+
+    #: The weight under the mask: its name, and the attribute that holds it.
+    triangular_name = "kernel"
 
     def _init_triangle(
         self,
@@ -126,8 +134,16 @@ class TriangularKernel(keras.Layer):
         )
         if quantized or getattr(self, "quantization_config", None) is not None:
             raise self._no_quantization()
-        self._triangle = LowerTriangular(in_grades, out_grades, self.kernel_constraint)
+        self._triangle = self._make_triangle(in_grades, out_grades)
         self._mask = np.ones((1, 1), bool)  # until the kernel is there
+
+    def _make_triangle(
+        self,
+        in_grades: Sequence[Any] | np.ndarray | None,
+        out_grades: Sequence[Any] | np.ndarray | None,
+    ) -> LowerTriangular:
+        """Makes the constraint of the kernel, the user's own inside it."""
+        return LowerTriangular(in_grades, out_grades, self.kernel_constraint)
 
     def _title(self) -> str:
         return f"{type(self).__name__} '{self.name}'"
@@ -142,9 +158,18 @@ class TriangularKernel(keras.Layer):
         """Grades of the output channels, float64; `None` for the standard ones."""
         return self._triangle.out_grades
 
+    @property
+    def triangular_variable(self) -> keras.Variable:
+        """The variable under the mask.
+
+        Raises:
+            AttributeError: If the layer is not built.
+        """
+        return getattr(self, self.triangular_name)
+
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; the kernel gets the triangle in initializer and constraint."""
-        if kwargs.get("name") != "kernel":
+        if kwargs.get("name") != self.triangular_name:
             return super().add_weight(*args, **kwargs)
         self._mask = self._triangle.mask(kwargs["shape"])
         self._initializer = TriangularInitializer(kwargs["initializer"], self._triangle)
@@ -154,7 +179,7 @@ class TriangularKernel(keras.Layer):
         return super().add_weight(*args, **kwargs)
 
     def masked(self, kernel: Any) -> Any:
-        """Returns the kernel `(..., in, out)` with its forbidden entries at zero.
+        """Returns the kernel with its forbidden entries at zero.
 
         The optimizer applies a constraint only after an update: an initial, an
         assigned or an averaged kernel has not been through it.
@@ -188,28 +213,34 @@ class TriangularKernel(keras.Layer):
                 "different grades. Build a fresh layer; to copy a model, "
                 "`AnyWidthModel.from_config(model.get_config())`."
             )
-        self._triangle = LowerTriangular(*grades, self.kernel_constraint)
+        self._triangle = self._make_triangle(*grades)
         if not self.built:
             return
-        untouched = checksum(self._kernel) == self._initializer.checksum
-        self._mask = self._triangle.mask(self._kernel.shape)
-        self._kernel.constraint = self._triangle
+        kernel = self.triangular_variable
+        untouched = checksum(kernel) == self._initializer.checksum
+        self._mask = self._triangle.mask(kernel.shape)
+        kernel.constraint = self._triangle
         self._initializer = TriangularInitializer(
             self._initializer.inner, self._triangle
         )
         if untouched:
-            self._kernel.assign(self._initializer(self._kernel.shape, self.dtype))
+            kernel.assign(self._initializer(kernel.shape, self.dtype))
         else:
-            self._kernel.assign(self.masked(self._kernel))
+            kernel.assign(self.masked(kernel))
 
     def save_own_variables(self, store: Any) -> None:
         """Saves what acts: the kernel under its mask."""
         values: dict[str, Any] = {}
         super().save_own_variables(values)
-        if self.built:
-            values["0"] = self.masked(self._kernel)
+        kernel = self.triangular_variable if self.built else None
         for key, value in values.items():
-            store[key] = value
+            store[key] = self.masked(kernel) if value is kernel else value
+
+    def _with_bias_and_activation(self, outputs: Any) -> Any:
+        """Ends a forward pass as the parent does."""
+        if self.bias is not None:
+            outputs = keras.ops.add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """Refused: a product of two thin matrices has no triangle.

@@ -12,6 +12,130 @@ from awn_keras.layers.base import TriangularKernel
 
 
 @keras.saving.register_keras_serializable(package="awn_keras")
+class TriConv1D(TriangularKernel, keras.layers.Conv1D):
+    """1-D convolution whose output channels read only channels of no larger grade.
+
+    `outputs = activation(conv1d(inputs, kernel * mask) + bias)`, with
+    `mask[t, s] = in_grade[t] <= out_grade[s]`; see `TriConv2D`, which is the same for
+    images. If every grade is 0 the layer is `keras.layers.Conv1D`.
+
+    Args:
+        filters: As in `keras.layers.Conv1D`, and so are all arguments that are not
+            listed here.
+        kernel_size: See `filters`.
+        strides: See `filters`.
+        padding: See `filters`; `"causal"` too.
+        data_format: `"channels_last"` or `None`.
+        dilation_rate: See `filters`.
+        groups: 1.
+        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
+            by itself (not softmax).
+        use_bias: See `filters`.
+        kernel_initializer: See `filters`. `VarianceScaling` initializers use each
+            output channel's own fan-in.
+        bias_initializer: See `filters`.
+        kernel_regularizer: See `filters`.
+        bias_regularizer: See `filters`.
+        activity_regularizer: See `filters`.
+        kernel_constraint: Applied after each update, before the triangle.
+        bias_constraint: See `filters`.
+        in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
+            `None` for `channel_grades(in_channels)`; then `out_grades` too.
+        out_grades: Grades of the output channels, `(filters,)`, likewise.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        `(batch, steps, in_channels)`, of a floating dtype.
+
+    Output shape:
+        `(batch, new_steps, filters)`, of the layer's compute dtype.
+
+    Raises:
+        ValueError: If `data_format` is `"channels_first"`, `groups` is not 1, only
+            one of the grades is given, or they do not fit the channels.
+        NotImplementedError: If LoRA or Keras quantization is asked for.
+
+    Example:
+    >>> import numpy as np
+    >>> from awn_keras import TriConv1D
+    >>> layer = TriConv1D(16, 3, padding="causal")
+    >>> layer(np.ones((1, 10, 8), "float32")).shape
+    TensorShape([1, 10, 16])
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 3.2, figure 3.
+    """
+
+    stock_class = keras.layers.Conv1D
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int],
+        strides: int | tuple[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int] = 1,
+        groups: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
+        in_grades: Sequence[Any] | np.ndarray | None = None,
+        out_grades: Sequence[Any] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+        self._init_triangle(in_grades, out_grades)
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Convolves `inputs`, padded if causal, with the masked kernel."""
+        padding = self.padding
+        if padding == "causal":
+            past = self.dilation_rate[0] * (self.kernel_size[0] - 1)
+            inputs = keras.ops.pad(inputs, [[0, 0], [past, 0], [0, 0]])
+            padding = "valid"
+        return keras.ops.conv(
+            inputs,
+            self.masked(kernel),
+            strides=list(self.strides),
+            padding=padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the outputs `(batch, new_steps, filters)`."""
+        # Of the Keras convolutions only Conv1D convolves past its `convolution_op`.
+        outputs = self.convolution_op(inputs, self.kernel)
+        return self._with_bias_and_activation(outputs)
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
 class TriConv2D(TriangularKernel, keras.layers.Conv2D):
     """2-D convolution whose output channels read only channels of no larger grade.
 

@@ -105,6 +105,4 @@ class TriDense(TriangularKernel, keras.layers.Dense):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the outputs `(batch, ..., units)` for inputs `(batch, ..., in)`."""
         outputs = keras.ops.matmul(inputs, self.masked(self.kernel))
-        if self.bias is not None:
-            outputs = keras.ops.add(outputs, self.bias)
-        return outputs if self.activation is None else self.activation(outputs)
+        return self._with_bias_and_activation(outputs)

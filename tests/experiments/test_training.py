@@ -8,7 +8,7 @@ import pytest
 
 from awn_keras import FixedWidths, SandwichWidths, UniformWidths
 from awn_keras.data import load_data
-from awn_keras.experiments.training import Recipe, build, run
+from awn_keras.experiments.training import Recipe, build, holds_run_of, run
 
 QUICK = Recipe("digits", filters=4, epochs=3, num_widths=3)
 
@@ -60,6 +60,48 @@ def test_the_papers_recipes():
             *("sandwich", 4),
             0.25,
         )
+
+
+def test_the_papers_recipe_for_another_architecture():
+    recipe = Recipe.paper("cifar10", "mobilenet_v2")
+    assert recipe == replace(
+        Recipe.paper("cifar10"),
+        architecture="mobilenet_v2",
+        min_width=0.35,
+        divisor=8,
+    )
+    with pytest.raises(ValueError, match="`architecture` must be one of"):
+        Recipe.paper("cifar10", "resnet")
+    with pytest.raises(ValueError, match="`dataset` must be one of"):
+        Recipe.paper("imagenet", "mobilenet_v2")
+
+
+def test_a_mobilenet_is_built_from_its_recipe():
+    recipe = replace(
+        Recipe.paper("digits", "mobilenet_v2"), width_multiplier=0.5, weight_decay=0.1
+    )
+    model = build(recipe, load_data("digits"))
+    assert model.name == "mobilenet_v2"
+    assert (model.min_width, model.divisor) == (0.35, 8)
+    assert model.get_layer("stem_conv").filters == 16
+    assert model.get_layer("head_conv").filters == 640
+    assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
+    assert model.losses
+    assert model.optimizer.momentum == 0.9
+
+
+def test_older_recipes_are_still_read(tmp_path):
+    """What was written before there was a second architecture."""
+    old = """{
+        "dataset": "digits", "architecture": "lenet_3c1l", "filters": 4,
+        "width_multiplier": 1.4142135623730951, "epochs": 3, "batch_size": 128,
+        "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 0.0,
+        "min_width": 0.25, "divisor": 1, "widths_grid": null,
+        "sampler": "sandwich", "num_widths": 3, "width_reduction": "sum", "seed": 0
+    }"""
+    (tmp_path / "recipe.json").write_text(old)
+    (tmp_path / "model.keras").touch()
+    assert holds_run_of(QUICK, tmp_path)
 
 
 def test_the_schedule_divides_by_ten_at_half_and_three_quarters():
@@ -159,6 +201,10 @@ def test_a_finished_run_is_not_overwritten(finished):
         ({"momentum": float("nan")}, r"`momentum` must be in \[0, 1\)"),
         ({"weight_decay": -1.0}, r"`weight_decay` must be in \[0, inf\)"),
         ({"min_width": 1.5}, r"`min_width` must be in \(0, 1\]"),
+        (
+            {"architecture": "mobilenet_v2", "filters": 16},
+            "`filters` means nothing to architecture='mobilenet_v2': leave it out",
+        ),
     ],
 )
 def test_bad_recipes_are_refused(arguments, match):

@@ -1,0 +1,481 @@
+"""From any functional Keras model to an any-width model."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.graph import assign, graph_nodes, inline, is_nested, rebuild
+from awn_keras.layers.base import TriangularKernel
+from awn_keras.model import AnyWidthModel
+from awn_keras.propagation import (
+    Flow,
+    Trace,
+    check_outputs,
+    chosen_slices,
+    last_mixers,
+    mixes_channels,
+    trace,
+)
+from awn_keras.rules import TRI_CLASSES, Graded, rule_of
+from awn_keras.widths import round_half_up
+
+ORDERS = ("keep", "importance")
+_NAMED = 2  # layers that a finding names beside the first
+
+
+class ConversionError(ValueError):
+    """A model cannot become any-width.
+
+    Args:
+        name: Name of the model.
+        findings: Every reason, each with the layers that it holds for.
+    """
+
+    def __init__(self, name: str, findings: Sequence[str]) -> None:
+        self.findings = list(findings)
+        lines = "".join(f"\n- {finding}" for finding in self.findings)
+        super().__init__(f"Model '{name}' cannot become any-width:{lines}")
+
+
+def to_any_width(
+    model: keras.Model,
+    *,
+    min_width: float | None = None,
+    divisor: int = 8,
+    widths_grid: Sequence[float] | None = None,
+    width_multiplier: float = 1.0,
+    order: str = "keep",
+) -> AnyWidthModel:
+    """Makes an any-width model of a functional or Sequential Keras model.
+
+    The first layer on each input that mixes channels (Conv, Dense, SeparableConv,
+    ConvTranspose) is a stem and stays as it is; so does the last one before each
+    output, the readout, and all that follows it. Each one between them becomes its
+    Tri layer. Layers keep their names, nested models are dissolved into the graph.
+
+    The weights of a trained model are kept; a Tri layer forgets what its triangle
+    forbids, so that the model needs some epochs of fine-tuning at all widths. An
+    untrained model (all biases and statistics have their initial values) gets fresh
+    weights, drawn for the triangle.
+
+    Args:
+        model: A functional or built Sequential model, such as one of
+            `keras.applications`; it is left as it is.
+        min_width: Smallest width in (0, 1]. `None` for the first of `widths_grid`,
+            else 0.25.
+        divisor: Channels come and go in blocks of this size; 8 suits phones. At every
+            width below 1 a layer has a multiple of it, unless it has fewer in all.
+        widths_grid: If only a few widths are needed; see `AnyWidthModel`.
+        width_multiplier: Widens every layer of the trunk, above 0; the numbers of
+            channels are rounded to multiples of `divisor`. The paper's `2**0.5` makes
+            up for the half of each kernel that the triangle forbids. Readouts and tail
+            keep their size. Only for an untrained model, since weights do not fit.
+        order: `"keep"`, or `"importance"` for a trained model: the strongest channels
+            of each layer come first, and so belong to the narrow widths; see
+            `reorder_channels`.
+
+    Returns:
+        The any-width model, not compiled.
+
+    Raises:
+        TypeError: If `model` has no graph, or is any-width already.
+        ConversionError: A `ValueError`, if the model has what cannot be converted; it
+            names every such layer with its reason.
+        ValueError: If an argument is out of range, or a trained model is to be widened
+            or an untrained one to be ordered.
+
+    Example:
+    >>> import keras
+    >>> from awn_keras import to_any_width
+    >>> base = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
+    >>> model = to_any_width(base, min_width=0.35, width_multiplier=2**0.5)
+    >>> model.get_layer("Conv_1")
+    <TriConv2D name=Conv_1, built=True>
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), sections 3.2 and 5.1.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"`order` must be one of {ORDERS}. Received: order={order!r}")
+    if not 0 < width_multiplier < math.inf:
+        raise ValueError(
+            "`width_multiplier` must be above 0. Received: "
+            f"width_multiplier={width_multiplier}"
+        )
+    source = _dissolved(model)
+    traced = _trace(source)
+    trained = _is_trained(source)
+    if trained and width_multiplier != 1:
+        raise ValueError(
+            f"Model '{model.name}' is trained, and its weights do not fit layers of "
+            "another size. Leave `width_multiplier` at 1, or convert an untrained "
+            "model (`weights=None`, or `keras.models.clone_model(model)`). Received: "
+            f"width_multiplier={width_multiplier}"
+        )
+    if order == "importance":
+        _check_can_be_ordered(source, trained)
+    sizes = _new_sizes(source, traced, width_multiplier, divisor)
+    copies = _Copies(traced, sizes)
+    converted = AnyWidthModel(
+        *rebuild(source, copies.call),
+        name=model.name,
+        min_width=min_width,
+        divisor=divisor,
+        widths_grid=widths_grid,
+    )
+    if trained:
+        copies.assign(_moves(source, traced) if order == "importance" else None)
+    return converted
+
+
+def reorder_channels(model: keras.Model) -> keras.Model:
+    """Copies a trained model with the strongest channels of each layer first.
+
+    The copy computes what the model computes, in another order: channels that are
+    added to each other, or go through the same depthwise convolution, move together.
+    Only channels between a stem and a readout move; see `to_any_width`.
+
+    A channel's importance is the mean size of its factors `gamma` in the
+    BatchNormalizations that it goes through, else the L1 norm of the kernels that make
+    it.
+
+    Args:
+        model: A trained functional or Sequential model; it is left as it is.
+
+    Returns:
+        A functional `keras.Model` of the same layers, not compiled.
+
+    Raises:
+        TypeError: See `to_any_width`.
+        ConversionError: See `to_any_width`.
+        ValueError: If the model is untrained or has Tri layers.
+
+    Reference:
+        Liu et al., Learning Efficient Convolutional Networks through Network Slimming
+        (2017), for gamma as importance.
+    """
+    source = _dissolved(model)
+    traced = _trace(source)
+    _check_can_be_ordered(source, _is_trained(source))
+    copies = _Copies(traced, {}, tri=False)
+    reordered = keras.Model(*rebuild(source, copies.call), name=model.name)
+    copies.assign(_moves(source, traced))
+    return reordered
+
+
+# ------------------------------------------------------------------------ analysis
+
+
+def _dissolved(model: keras.Model) -> keras.Model:
+    """The model without nested ones."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a Keras model. Received: {type(model)}")
+    if isinstance(model, AnyWidthModel):
+        raise TypeError(
+            f"Model '{model.name}' is any-width already. For other widths convert the "
+            "plain model that it was made of."
+        )
+    nested = [node for node in graph_nodes(model) if is_nested(node.operation)]
+    return inline(model) if nested else model
+
+
+def _trace(model: keras.Model) -> Trace:
+    """Follows the channels of a model to be converted.
+
+    Raises:
+        ConversionError: With all findings.
+    """
+    nodes = graph_nodes(model)
+    last = last_mixers(model, nodes)
+    mixers = [node for node in nodes if mixes_channels(node.operation)]
+    as_tri = {id(node.operation) for node in mixers if id(node) not in last}
+    refusals: list[tuple[Any, Exception]] = []
+    for node in mixers:
+        if id(node) in last and id(node.operation) in as_tri:
+            error = ValueError(
+                f"Layer '{node.operation.name}' ({type(node.operation).__name__}): is "
+                "called inside of the trunk and as a readout, and cannot be both. Use "
+                "one layer for each."
+            )
+            refusals.append((node.operation, error))
+    traced = trace(model, as_tri, refusals)
+    if refusals:
+        raise ConversionError(model.name, _findings(refusals))
+    try:
+        check_outputs(model, traced.propagation)
+    except ValueError as error:
+        names = [repr(n.operation.name) for n in mixers if id(n) in last]
+        finding = (
+            f"{error} Here {', '.join(names) or 'no layers'} are the last to mix "
+            "channels before an output, and so would be readouts. If an output is a "
+            "feature map, give it a readout of its own first, such as pooling and "
+            "Dense."
+        )
+        raise ConversionError(model.name, [finding]) from error
+    return traced
+
+
+def _findings(refusals: list[tuple[Any, Exception]]) -> list[str]:
+    """One text for each reason, with all layers that it holds for."""
+    layers: dict[str, list[str]] = defaultdict(list)
+    texts: dict[str, str] = {}
+    for operation, error in refusals:
+        reason = str(error).replace(repr(operation.name), "{}")
+        texts.setdefault(reason, str(error))
+        if operation.name not in layers[reason]:
+            layers[reason].append(operation.name)
+    findings = []
+    for reason, (_, *others) in layers.items():
+        text = texts[reason]
+        named = ", ".join(map(repr, others[:_NAMED]))
+        if len(others) > _NAMED:
+            named += f" and {len(others) - _NAMED} more"
+        if others:
+            text += f" The same holds for {named}."
+        findings.append(text)
+    return findings
+
+
+def _is_trained(model: keras.Model) -> bool:
+    """Whether a weight that starts from a constant has another value.
+
+    These are biases, and the factors and statistics of normalization. A model without
+    any is taken for trained, so that nothing is lost.
+    """
+    constants = (
+        keras.initializers.Zeros,
+        keras.initializers.Ones,
+        keras.initializers.Constant,
+    )
+    found = False
+    for layer in model.layers:
+        for weight in layer.weights:
+            initializer = getattr(layer, f"{weight.name}_initializer", None)
+            if isinstance(initializer, constants):
+                found = True
+                start = initializer(weight.shape, dtype=weight.dtype)
+                if not np.array_equal(
+                    keras.ops.convert_to_numpy(weight),
+                    keras.ops.convert_to_numpy(start),
+                ):
+                    return True
+    return not found
+
+
+def _check_can_be_ordered(model: keras.Model, trained: bool) -> None:
+    if not trained:
+        raise ValueError(
+            f"Model '{model.name}' is untrained: its channels have no importance yet. "
+            "Use `order='keep'`, or load trained weights first."
+        )
+    tri = [layer.name for layer in model.layers if isinstance(layer, TriangularKernel)]
+    if tri:
+        raise ValueError(
+            f"Model '{model.name}' has Tri layers, such as '{tri[0]}', whose channels "
+            "have their order. Use `order='keep'`."
+        )
+
+
+# ------------------------------------------------------------------ layers' sizes
+
+
+def _makers(model: keras.Model, traced: Trace) -> list[tuple[Any, np.ndarray]]:
+    """Layers that make channels, with their labels, those of few channels first."""
+    roots = traced.channels.resolve()
+    made = traced.channels.made
+    layers = {id(node.operation): node.operation for node in graph_nodes(model)}
+    makers = [(layers[key], roots[labels]) for key, labels in made.items()]
+    return sorted(makers, key=lambda maker: len(maker[1]))
+
+
+def _new_sizes(
+    model: keras.Model, traced: Trace, width_multiplier: float, divisor: int
+) -> dict[int, int]:
+    """Numbers of channels after widening, by `id` of the layer.
+
+    A layer that is added to a concatenation has as many as that has, after rounding.
+    """
+    if width_multiplier == 1:
+        return {}
+    fixed = set(traced.channels.fixed().tolist())
+    owners: dict[int, int] = {}
+    owned: dict[int, int] = {}
+    widened: dict[int, int] = {}
+    sizes = {}
+    for layer, labels in _makers(model, traced):
+        own = {label for label in labels.tolist() if label not in fixed} - set(owners)
+        owners.update(dict.fromkeys(own, id(layer)))
+        owned[id(layer)] = len(own)
+        widens = mixes_channels(layer)
+        multiplier = width_multiplier if widens else 1.0
+        widened[id(layer)] = _rounded(len(own) * multiplier, divisor if widens else 1)
+        counts: dict[int | None, int] = defaultdict(int)
+        for label in labels.tolist():
+            counts[owners.get(label)] += 1
+        size = counts.pop(None, 0)
+        for owner, count in counts.items():
+            if owner is None or count % owned[owner]:
+                raise ValueError(
+                    f"`width_multiplier` cannot widen layer '{layer.name}': it is "
+                    "added to parts of other layers. Use `width_multiplier=1`."
+                )
+            size += count // owned[owner] * widened[owner]
+        sizes[id(layer)] = size
+    return sizes
+
+
+def _rounded(channels: float, divisor: int) -> int:
+    if channels < divisor:
+        return max(round_half_up(channels), min(1, math.ceil(channels)))
+    return round_half_up(channels / divisor) * divisor
+
+
+# -------------------------------------------------------------------------- copies
+
+
+class _Copies:
+    """The layers of a new graph, each made from one of the old graph.
+
+    Args:
+        traced: The old graph's channels.
+        sizes: New numbers of channels, by `id` of the layer.
+        tri: Whether layers of the trunk that mix channels become Tri layers.
+    """
+
+    def __init__(self, traced: Trace, sizes: dict[int, int], tri: bool = True) -> None:
+        self.flows = traced.propagation.flows
+        self.sizes = sizes
+        self.tri = tri
+        self.copies: dict[int, tuple[keras.Layer, keras.Layer, Flow]] = {}
+
+    def call(self, node: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls the copy of a node's layer."""
+        layer, flow = node.operation, self.flows[id(node)]
+        if not isinstance(layer, keras.Layer):
+            return layer(*args, **kwargs)
+        if isinstance(layer, keras.layers.Reshape) and isinstance(flow.output, Graded):
+            # A shared one may have a shape of its own at each of its calls.
+            copy = self._reshape(layer, flow, args[0])
+        elif id(layer) in self.copies:
+            copy = self.copies[id(layer)][1]
+        else:
+            copy = self._copy(layer, flow)
+            self.copies[id(layer)] = (layer, copy, flow)
+        return copy(*args, **kwargs)
+
+    def _copy(self, layer: keras.Layer, flow: Flow) -> keras.Layer:
+        layer_class = type(layer)
+        config = layer.get_config()
+        rule = rule_of(layer)
+        mixes = mixes_channels(layer) and isinstance(flow.output, Graded)
+        if mixes and rule is not None and rule.channels is not None:
+            config[rule.channels] = self.sizes.get(id(layer), config[rule.channels])
+        if mixes and self.tri and isinstance(flow.inputs[0], Graded):
+            layer_class = TRI_CLASSES.get(layer_class, layer_class)
+        if issubclass(layer_class, TriangularKernel):
+            config.update(in_grades=None, out_grades=None)  # it gets a new place
+        return layer_class.from_config(config)
+
+    def _reshape(
+        self, layer: keras.layers.Reshape, flow: Flow, x: Any
+    ) -> keras.layers.Reshape:
+        """A Reshape that does to the new channels what the old one did to its own."""
+        old = flow.output_shape[1:]
+        target = (-1,)  # it flattens
+        if old[-1] == flow.input_shapes[0][-1]:
+            target = (*(-1 if n is None else n for n in old[:-1]), x.shape[-1])
+        first = id(layer) not in self.copies
+        name = layer.name if first else f"{layer.name}_{keras.backend.get_uid('again')}"
+        copy = keras.layers.Reshape(target, name=name, dtype=layer.dtype_policy)
+        self.copies.setdefault(id(layer), (layer, copy, flow))
+        return copy
+
+    def assign(self, moves: np.ndarray | None) -> None:
+        """Copies all weights.
+
+        Args:
+            moves: For each label the label of the channel that takes its place, if
+                they move.
+        """
+        for layer, copy, flow in self.copies.values():
+            values = layer.get_weights()
+            if moves is not None:
+                into = _sources(flow.inputs[0], flow.input_shapes[0], moves)
+                out = _sources(flow.output, flow.output_shape, moves)
+                slices = chosen_slices(layer, flow, into, out)
+                values = [
+                    value[np.ix_(*index)]
+                    for value, index in zip(values, slices, strict=True)
+                ]
+            assign(copy, values)
+            if isinstance(copy, TriangularKernel):
+                kernel = copy.triangular_variable
+                kernel.assign(copy.masked(kernel))
+
+
+# ----------------------------------------------------------------------- reordering
+
+
+def _moves(model: keras.Model, traced: Trace) -> np.ndarray:
+    """For each label that of the channel that takes its place, the strongest first.
+
+    Channels change places only with those that go through the same layers.
+    """
+    importance = _importance(model, traced)
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    homes: dict[int, list[int]] = defaultdict(list)
+    order: dict[int, None] = {}  # of first places, in the layer that gives the grade
+    for index, (_, labels) in enumerate(_makers(model, traced)):
+        for label in labels.tolist():
+            homes[label].append(index)
+            order.setdefault(label)
+    fixed = set(traced.channels.fixed().tolist())
+    for label in order:
+        if label not in fixed:
+            groups[tuple(homes[label])].append(label)
+    moves = np.arange(len(importance))
+    for group in groups.values():
+        places = np.array(group)
+        moves[places] = places[np.argsort(-importance[places], kind="stable")]
+    return moves
+
+
+def _importance(model: keras.Model, traced: Trace) -> np.ndarray:
+    """Importance of the channel of each label."""
+    makers = _makers(model, traced)
+    roots = traced.channels.resolve()
+    norms, factors, counts = np.zeros((3, len(roots)))
+    for layer, labels in makers:
+        rule = rule_of(layer)
+        for weight in layer.weights:
+            axis = (rule.out_axes if rule is not None else {}).get(weight.name)
+            if axis is not None and "kernel" in weight.name:
+                size = np.abs(keras.ops.convert_to_numpy(weight))
+                axes = set(range(size.ndim)) - {axis % size.ndim}
+                np.add.at(norms, labels, size.sum(axis=tuple(axes)))
+    for node in graph_nodes(model):
+        layer, flow = node.operation, traced.propagation.flows[id(node)]
+        scales = isinstance(layer, keras.layers.BatchNormalization) and layer.scale
+        if scales and isinstance(flow.output, Graded):
+            gamma = np.abs(keras.ops.convert_to_numpy(layer.gamma))
+            np.add.at(factors, flow.output.grades, gamma)
+            np.add.at(counts, flow.output.grades, 1)
+    return np.where(counts > 0, factors / np.maximum(counts, 1), norms)
+
+
+def _sources(kind: Any, shape: tuple[Any, ...], moves: np.ndarray) -> list[int]:
+    """For each place in a tensor, the place whose channel comes there."""
+    if not isinstance(kind, Graded):
+        return list(range(shape[-1] or 1))
+    # A label may be here several times (after Flatten, say); then its first place is
+    # filled from the first of the other label, and so on.
+    wanted = np.argsort(moves[kind.grades], kind="stable")
+    sources = np.empty(len(wanted), int)
+    sources[wanted] = np.argsort(kind.grades, kind="stable")
+    return sources.tolist()

@@ -1,0 +1,310 @@
+"""What a model consists of: its layers, and the networks it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import keras
+
+from awn_keras.evaluation import (
+    KERNEL_LAYERS,
+    LayerUse,
+    check_any_width_model,
+    layer_uses,
+    macs_at,
+    parameters_at,
+)
+from awn_keras.layers.base import TriangularKernel
+from awn_keras.model import AnyWidthModel
+from awn_keras.rules import Fixed, Graded, PerWidth
+from awn_keras.widths import check_widths
+
+# ------------------------------------------------------------------------ networks
+
+
+@dataclass(frozen=True)
+class NetworkList:
+    """The networks in a model, and what each costs. Lists have one entry for each.
+
+    Args:
+        widths: Widths in (0, 1], ascending.
+        macs: Multiply-accumulate operations for one sample; see `count_macs`.
+        parameters: Number of weights; see `count_parameters`.
+        channels: For each convolution and dense layer, by name, the number of its
+            active output channels.
+        full_macs: MACs at width 1.
+        full_parameters: Number of weights at width 1.
+    """
+
+    widths: list[float]
+    macs: list[int]
+    parameters: list[int]
+    channels: dict[str, list[int]]
+    full_macs: int
+    full_parameters: int
+
+    def __len__(self) -> int:
+        """The number of networks."""
+        return len(self.widths)
+
+    def __str__(self) -> str:
+        """A table of width, MACs and parameters, and their percentages of width 1."""
+        # Six digits, so that a width that is typed in again is the same network.
+        lines = [
+            f"{'width':>8} {'MACs':>14} {'% of full':>9} {'parameters':>12} "
+            f"{'% of full':>9}"
+        ]
+        for width, macs, parameters in zip(
+            self.widths, self.macs, self.parameters, strict=True
+        ):
+            lines.append(
+                f"{width:8.6f} {macs:14,} {_percent(macs, self.full_macs):>9} "
+                f"{parameters:12,} {_percent(parameters, self.full_parameters):>9}"
+            )
+        return "\n".join(lines)
+
+
+def list_networks(
+    model: AnyWidthModel, widths: Iterable[float] | None = None
+) -> NetworkList:
+    """Lists the networks that a model holds, and what each costs.
+
+    Args:
+        model: An `AnyWidthModel`.
+        widths: Widths in [min_width, 1], in any order. `None` for
+            `model.distinct_widths`: one for each different network.
+
+    Returns:
+        The list; `print` shows it as a table, without the channels.
+
+    Raises:
+        TypeError: If `model` is not an `AnyWidthModel`, or `widths` not a sequence of
+            numbers.
+        ValueError: If a width is out of range, there is none, or the model's spatial
+            sizes are not known.
+        NotImplementedError: See `count_macs`.
+
+    Example:
+    >>> from awn_keras import lenet_3c1l, list_networks
+    >>> networks = list_networks(lenet_3c1l(widths_grid=[0.5, 1.0]))
+    >>> print(networks)
+       width           MACs % of full   parameters % of full
+    0.500000      3,732,348    26.6 %       22,159    28.8 %
+    1.000000     14,018,580   100.0 %       77,005   100.0 %
+    >>> networks.channels["conv2"]
+    [23, 45]
+    """
+    check_any_width_model(model)
+    chosen = _ascending(model, model.distinct_widths if widths is None else widths)
+    *macs, full_macs = macs_at(model, [*chosen, 1.0]).tolist()
+    *parameters, full_parameters = parameters_at(model, [*chosen, 1.0]).tolist()
+    return NetworkList(
+        widths=chosen,
+        macs=macs,
+        parameters=parameters,
+        channels={
+            use.layer.name: use.channels(chosen).tolist()
+            for use in layer_uses(model)
+            if isinstance(use.layer, KERNEL_LAYERS)
+        },
+        full_macs=full_macs,
+        full_parameters=full_parameters,
+    )
+
+
+def _ascending(model: AnyWidthModel, widths: Iterable[float]) -> list[float]:
+    chosen = sorted(set(check_widths(widths, model.min_width)))
+    if not chosen:
+        raise ValueError("`widths` must have at least one width. Received: widths=[]")
+    return chosen
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+# -------------------------------------------------------------------------- layers
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer of a model. Lists have one entry for each width of the summary.
+
+    Args:
+        name: Name of the layer.
+        class_name: Name of its class.
+        kind: Its part in the any-width network:
+
+            - `"fixed"`: the same at every width, such as what preprocesses inputs;
+            - `"stem"`: makes channels that come and go from what is fixed;
+            - `"Tri"`: makes them from others by a triangular kernel;
+            - `"per-channel"`: keeps, rearranges or joins them;
+            - `"readout"`: mixes all active channels;
+            - `"tail"`: below a readout.
+        channels: Active channels of the output (of the first call).
+        macs: Multiply-accumulate operations of all its calls for one sample.
+        parameters: Number of weights.
+        masked: Share in [0, 1] of a Tri layer's kernel that the mask forces to zero,
+            at full width. `None` for other layers.
+    """
+
+    name: str
+    class_name: str
+    kind: str
+    channels: list[int]
+    macs: list[int]
+    parameters: list[int]
+    masked: float | None
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """The layers of a model at several widths.
+
+    Args:
+        name: Name of the model.
+        widths: Widths in (0, 1], ascending.
+        layers: The layers in the order of the graph, each once. Inputs and operations
+            of `keras.ops`, which have no weights, are left out.
+        macs: Multiply-accumulate operations for one sample, at each width; see
+            `count_macs`.
+        parameters: Number of weights at each width; see `count_parameters`.
+    """
+
+    name: str
+    widths: list[float]
+    layers: list[LayerSummary]
+    macs: list[int]
+    parameters: list[int]
+
+    def __str__(self) -> str:
+        """A table with a row for each layer, and the totals.
+
+        Columns: the layer's name, class and kind; active channels and MACs for one
+        sample at each width; the masked part of the kernel in percent.
+        """
+        labels = [f"{width:.6g}" for width in self.widths]
+        blank = [""] * len(labels)
+        rows = [
+            ["layer", "class", "kind", *labels, *labels, "masked"],
+            *(
+                [
+                    *(layer.name, layer.class_name, layer.kind),
+                    *(*_thousands(layer.channels), *_thousands(layer.macs)),
+                    "" if layer.masked is None else f"{100 * layer.masked:.1f} %",
+                ]
+                for layer in self.layers
+            ),
+            ["total MACs", "", "", *blank, *_thousands(self.macs), ""],
+            ["parameters", "", "", *blank, *_thousands(self.parameters), ""],
+        ]
+        groups = {
+            "channels at width": slice(3, 3 + len(labels)),
+            "MACs at width": slice(3 + len(labels), 3 + 2 * len(labels)),
+        }
+        titles, columns, *layers, macs, parameters = _table(rows, groups)
+        rule = "-" * len(columns)
+        return "\n".join(
+            [
+                f"Model '{self.name}'. MACs are for one sample; masked is the part of "
+                "a kernel that is zero.",
+                *(titles, columns, rule, *layers, rule, macs, parameters),
+            ]
+        )
+
+
+def _thousands(counts: Sequence[int]) -> list[str]:
+    return [f"{count:,}" for count in counts]
+
+
+def _table(rows: list[list[str]], groups: dict[str, slice]) -> list[str]:
+    """Sets rows in columns, below a line that names groups of them."""
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    titles = ""
+    for title, columns in groups.items():
+        gaps = 2 * (columns.stop - columns.start - 1)
+        missing = len(title) - sum(sizes[columns]) - gaps
+        sizes[columns.start] += max(missing, 0)
+        end = sum(sizes[: columns.stop]) + 2 * (columns.stop - 1)
+        titles += title.rjust(end - len(titles))
+    lines = [titles]
+    for row in rows:
+        # The three names to the left, numbers to the right.
+        cells = [cell.ljust(size) for cell, size in zip(row[:3], sizes, strict=False)]
+        cells += [
+            cell.rjust(size) for cell, size in zip(row[3:], sizes[3:], strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def summarize(
+    model: AnyWidthModel, widths: Iterable[float] | None = None
+) -> ModelSummary:
+    """Lists the layers of a model: what each is, and costs at some widths.
+
+    Args:
+        model: An `AnyWidthModel`.
+        widths: Widths in [min_width, 1], in any order. `None` for the smallest, the
+            middle and 1.
+
+    Returns:
+        The summary; `print` shows it as a table.
+
+    Raises:
+        TypeError: If `model` is not an `AnyWidthModel`, or `widths` not a sequence of
+            numbers.
+        ValueError: If a width is out of range, there is none, or the model's spatial
+            sizes are not known.
+        NotImplementedError: See `count_macs`.
+
+    Example:
+    >>> from awn_keras import lenet_3c1l, summarize
+    >>> summary = summarize(lenet_3c1l(), widths=[0.5, 1.0])
+    >>> layer = summary.layers[3]
+    >>> layer.name, layer.kind, layer.channels, layer.macs
+    ('conv2', 'Tri', [23, 45], [2742336, 10497600])
+    """
+    check_any_width_model(model)
+    if widths is None:
+        widths = (model.min_width, (model.min_width + 1) / 2, 1.0)
+    chosen = _ascending(model, widths)
+    return ModelSummary(
+        name=model.name,
+        widths=chosen,
+        layers=[
+            LayerSummary(
+                name=use.layer.name,
+                class_name=type(use.layer).__name__,
+                kind=_kind(use),
+                channels=use.channels(chosen).tolist(),
+                macs=use.macs(chosen).tolist(),
+                parameters=use.parameters(chosen).tolist(),
+                masked=_masked_share(use.layer),
+            )
+            for use in layer_uses(model)
+            if isinstance(use.layer, keras.Layer)
+        ],
+        macs=macs_at(model, chosen).tolist(),
+        parameters=parameters_at(model, chosen).tolist(),
+    )
+
+
+def _kind(use: LayerUse) -> str:
+    flow = use.flows[0]
+    graded_input = any(isinstance(kind, Graded) for kind in flow.inputs)
+    if isinstance(flow.output, PerWidth):
+        return "readout" if graded_input else "tail"
+    if isinstance(flow.output, Fixed):
+        return "fixed"
+    if not graded_input:
+        return "stem"
+    return "Tri" if isinstance(use.layer, TriangularKernel) else "per-channel"
+
+
+def _masked_share(layer: keras.Layer) -> float | None:
+    if not isinstance(layer, TriangularKernel):
+        return None
+    kernel = layer.triangular_variable
+    return float(1 - kernel.constraint.mask(kernel.shape).mean())

@@ -1,0 +1,148 @@
+"""Random functional graphs out of all layers that can be converted."""
+
+import keras
+from hypothesis import strategies as st
+
+L = keras.layers
+
+
+def random_graph(draw, max_steps=7):
+    """A plain functional model: images in, one or two readouts, branches between.
+
+    `draw` is hypothesis' `data.draw`. It is called in the test's body: Keras draws
+    random seeds while layers are built, which a strategy must not.
+    """
+    return _Builder(draw).model(draw(st.integers(1, max_steps)))
+
+
+class _Builder:
+    """Draws one graph; `tensors` are those that the next layer may read."""
+
+    def __init__(self, draw):
+        self.draw = draw
+        self.tensors = []
+        self.stem_kinds = (self.convolution, self.separable, self.transposed)
+
+    def channels(self):
+        return self.draw(st.sampled_from((1, 2, 3, 4, 6, 8, 11)))
+
+    def flag(self):
+        return self.draw(st.booleans())
+
+    def read(self):
+        return self.draw(st.sampled_from(self.tensors))
+
+    def model(self, steps):
+        inputs = keras.Input((6, 6, self.draw(st.sampled_from((1, 3)))), name="image")
+        x = L.Rescaling(0.5)(inputs) if self.flag() else inputs
+        self.tensors = [self.draw(st.sampled_from(self.stem_kinds))(x)]
+        kinds = (
+            *self.stem_kinds,
+            *(self.dense, self.depthwise, self.normalization, self.activation),
+            *(self.spatial, self.residual, self.concatenation, self.squeeze_excite),
+            *(self.shared, self.operators, self.gate),
+        )
+        for _ in range(steps):
+            self.tensors.append(self.draw(st.sampled_from(kinds))(self.read()))
+        # All that nothing reads yet goes into the first readout.
+        outputs = [self.readout(self.tensors[-1], "first")]
+        if self.flag():
+            outputs.append(self.readout(self.read(), "second"))
+        return keras.Model(inputs, outputs)
+
+    def readout(self, x, name):
+        if self.flag():
+            return L.Conv2D(2, 1, name=name)(x)
+        x = self.draw(
+            st.sampled_from(
+                (L.Flatten(), L.GlobalAveragePooling2D(), L.GlobalMaxPooling2D())
+            )
+        )(x)
+        if self.flag():
+            x = L.Dense(self.channels(), activation="tanh")(x)
+        x = L.Dense(3, name=name)(x)
+        return L.Softmax()(x) if self.flag() else x
+
+    def convolution(self, x, channels=None):
+        return L.Conv2D(
+            channels or self.channels(),
+            self.draw(st.sampled_from((1, 3))),
+            strides=self.draw(st.sampled_from((1, 2))) if channels is None else 1,
+            padding="same",
+            use_bias=self.flag(),
+        )(x)
+
+    def separable(self, x, channels=None):
+        return L.SeparableConv2D(
+            channels or self.channels(),
+            3,
+            padding="same",
+            depth_multiplier=self.draw(st.sampled_from((1, 2))),
+        )(x)
+
+    def transposed(self, x, channels=None):
+        strides = 2 if channels is None and x.shape[1] <= 3 else 1
+        return L.Conv2DTranspose(
+            channels or self.channels(), 3, strides=strides, padding="same"
+        )(x)
+
+    def dense(self, x, channels=None):
+        return L.Dense(channels or self.channels(), activation="swish")(x)
+
+    def depthwise(self, x):
+        multiplier = self.draw(st.sampled_from((1, 2))) if x.shape[-1] < 16 else 1
+        return L.DepthwiseConv2D(3, padding="same", depth_multiplier=multiplier)(x)
+
+    def normalization(self, x):
+        return L.BatchNormalization(scale=self.flag(), center=self.flag())(x)
+
+    def activation(self, x):
+        kinds = (L.ReLU(6.0), L.PReLU(shared_axes=[1, 2]), L.PReLU(), L.Dropout(0.0))
+        return self.draw(st.sampled_from((*kinds, L.Activation("gelu"))))(x)
+
+    def spatial(self, x):
+        kinds = [L.ZeroPadding2D(1), L.MaxPooling2D(2, padding="same")]
+        if x.shape[1] <= 3:
+            kinds += [L.UpSampling2D()]
+        else:
+            kinds += [L.Cropping2D(1), L.AveragePooling2D(2)]
+        return self.draw(st.sampled_from(kinds))(x)
+
+    def branch(self, x):
+        """A tensor of x's shape, made by other layers."""
+        kinds = (self.convolution, self.separable, self.transposed, self.dense)
+        return self.draw(st.sampled_from(kinds))(x, x.shape[-1])
+
+    def residual(self, x):
+        joins = (L.Add(), L.Maximum(), L.Subtract(), L.Average())
+        return self.draw(st.sampled_from(joins))([x, self.branch(x)])
+
+    def concatenation(self, x):
+        if x.shape[-1] > 16:
+            return self.normalization(x)
+        same = [y for y in self.tensors if y.shape[1] == x.shape[1]]
+        return L.Concatenate()([x, self.draw(st.sampled_from(same))])
+
+    def squeeze_excite(self, x):
+        channels = x.shape[-1]
+        squeezed = L.GlobalAveragePooling2D()(x)
+        if self.flag():
+            squeezed = L.Reshape((1, 1, channels))(squeezed)
+            squeezed = L.Conv2D(self.channels(), 1, activation="relu")(squeezed)
+            squeezed = L.Conv2D(channels, 1, activation="sigmoid")(squeezed)
+        else:
+            squeezed = L.Dense(self.channels(), activation="relu")(squeezed)
+            squeezed = L.Dense(channels, activation="sigmoid")(squeezed)
+            squeezed = L.Reshape((1, 1, channels))(squeezed)
+        return L.Multiply()([x, squeezed])
+
+    def shared(self, x):
+        layer = L.Conv2D(x.shape[-1], 3, padding="same")
+        return layer(L.ReLU()(layer(x)))
+
+    def operators(self, x):
+        return keras.ops.relu(x + 1.0) * 0.5
+
+    def gate(self, x):
+        """One channel for all others."""
+        return x * L.Conv2D(1, 1, activation="sigmoid")(x)

@@ -1,0 +1,955 @@
+import os
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+from awn_keras import (
+    AnyWidthModel,
+    ConversionError,
+    FixedWidths,
+    TriConv1D,
+    TriConv2D,
+    TriConv2DTranspose,
+    TriDense,
+    TriSeparableConv2D,
+    count_macs,
+    export_tflite,
+    lenet_3c1l,
+    reorder_channels,
+    slim,
+    to_any_width,
+    trade_off_curve,
+)
+from awn_keras.graph import graph_nodes
+from awn_keras.layers.base import TriangularKernel
+from awn_keras.rules import Graded
+from tests.conftest import at_width, classification, inputs_of, labelled
+from tests.graphs import random_graph
+from tests.test_slimming import assert_close
+
+L = keras.layers
+#: More random graphs: AWN_GRAPHS=3000 pytest tests/test_conversion.py -k random
+GRAPHS = int(os.environ.get("AWN_GRAPHS", "200"))
+#: Graphs are small already, and shrinking one takes minutes.
+PHASES = [phase for phase in Phase if phase is not Phase.shrink]
+
+
+def train_a_little(model):
+    """Gives every weight a value that training could have given it."""
+    rng = np.random.default_rng(3)
+    for weight in model.weights:
+        value = weight.numpy()
+        if "variance" in weight.path or "gamma" in weight.path:
+            value = rng.uniform(0.5, 1.5, value.shape)
+        elif "kernel" not in weight.path:
+            value = rng.normal(scale=0.3, size=value.shape)
+        weight.assign(value)
+    return model
+
+
+def outputs_of(model, x):
+    return [np.asarray(y) for y in keras.tree.flatten(model(x, training=False))]
+
+
+def conv_net(classes=3, name="net", top=True):
+    """Stem, two convolutions with normalization, one of them added back."""
+    inputs = keras.Input((6, 6, 2), name="image")
+    x = L.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    x = L.ReLU(name="relu")(L.BatchNormalization(name="bn")(x))
+    y = L.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(x)
+    y = L.ReLU(name="relu2")(L.BatchNormalization(name="bn2")(y))
+    x = L.Add(name="add")([x, y])
+    if top:
+        x = L.GlobalAveragePooling2D(name="pool")(x)
+        x = L.Dense(classes, name="head")(x)
+    return keras.Model(inputs, x, name=name)
+
+
+def classes_of(model):
+    return {layer.name: type(layer) for layer in model.layers}
+
+
+# ------------------------------------------------------------------------ families
+
+FAMILIES = {
+    "MobileNet": 32,
+    "MobileNetV2": 32,
+    "MobileNetV3Small": 32,
+    "MobileNetV3Large": 32,
+    "EfficientNetB0": 32,
+    "EfficientNetV2B0": 32,
+    "ResNet50": 32,
+    "ResNet50V2": 32,
+    "DenseNet121": 32,
+    "InceptionV3": 75,
+    "Xception": 71,
+    "VGG16": 32,
+    "NASNetMobile": 32,
+}
+
+
+def family(name, size):
+    return getattr(keras.applications, name)(
+        input_shape=(size, size, 3),
+        weights=None,
+        classes=5,
+        classifier_activation=None,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), FAMILIES.items(), ids=FAMILIES)
+def test_a_family_converts_slims_exactly_and_trains(name, size):
+    model = to_any_width(family(name, size), min_width=0.35)
+    for layer in model.layers:
+        if isinstance(layer, L.Dropout):
+            layer.rate = 0.0  # chance would blur the comparison of two losses
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 255, (4, size, size, 3)).astype("float32")
+    x = x if "Efficient" in name or "V3" in name else x / 128 - 1
+    model.compile(
+        keras.optimizers.SGD(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        widths=FixedWidths([0.35, 0.6, 1.0]),
+        report_widths=[],
+        run_eagerly=True,
+    )
+    losses = [model.train_on_batch(x, np.arange(4)) for _ in range(2)]
+    assert losses[1] < losses[0]
+
+    train_a_little(model)
+    kinds = model.propagation.kinds
+    hidden = {
+        node.operation.name: (node.outputs[0], kinds[id(node.outputs[0])].grades)
+        for node in model.propagation.nodes
+        if isinstance(kinds[id(node.outputs[0])], Graded)
+    }
+    assert len(hidden) > 15
+    whole = keras.Model(model.input, [tensor for tensor, _ in hidden.values()])(x)
+    for width in (0.35, 0.6, 1.0):
+        small = slim(model, width)
+        assert_within(outputs_of(small, x), at_width(model, width, x))
+        tensors = {n.operation.name: n.outputs[0] for n in graph_nodes(small)}
+        part = keras.Model(small.input, [tensors[name] for name in hidden])(x)
+        for wide, narrow, (_, grades) in zip(whole, part, hidden.values(), strict=True):
+            wide = np.asarray(wide)[..., grades <= width]
+            assert_within([np.asarray(narrow)], [wide])
+
+
+def assert_within(got, wanted):
+    """1e-4 of the largest value: float32 sums through some 100 layers."""
+    for one, other in zip(got, wanted, strict=True):
+        assert np.isfinite(one).all()
+        scale = np.abs(other).max()
+        assert scale > 0
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * scale)
+
+
+def test_convnext_is_refused_with_every_reason():
+    model = keras.applications.ConvNeXtTiny(
+        input_shape=(32, 32, 3), weights=None, classes=2
+    )
+    with pytest.raises(ConversionError) as error:
+        to_any_width(model)
+    findings = error.value.findings
+    assert len(findings) == 3
+    assert "LayerNormalization" in findings[0]
+    assert "Use BatchNormalization" in findings[0]
+    assert "and 20 more" in findings[0]
+    assert "`groups` must be 1; use DepthwiseConv2D" in findings[1]
+    assert "LayerScale" in findings[2]
+    assert all(finding in str(error.value) for finding in findings)
+
+
+# -------------------------------------------------------------------- random graphs
+
+
+def hidden_of(model, names):
+    tensors = {n.operation.name: n.outputs[0] for n in graph_nodes(model)}
+    return keras.Model(model.input, [tensors[name] for name in names])
+
+
+def gradients(model, x, y, loop):
+    """What a step of SGD with rate 1 subtracts."""
+    values = model.get_weights()
+    model.compile(
+        keras.optimizers.SGD(1.0),
+        "mse",
+        widths=FixedWidths([model.min_width, 0.7, 1.0]),
+        report_widths=[],
+        loop=loop,
+        run_eagerly=True,
+    )
+    before = [weight.numpy().copy() for weight in model.trainable_weights]
+    model.train_on_batch(x, y)
+    after = [weight.numpy().copy() for weight in model.trainable_weights]
+    model.set_weights(values)
+    return [old - new for old, new in zip(before, after, strict=True)]
+
+
+@pytest.mark.slow
+@settings(max_examples=GRAPHS, suppress_health_check=list(HealthCheck), phases=PHASES)
+@given(
+    st.data(),
+    st.sampled_from((0.1, 0.3, 0.5)),
+    st.sampled_from((1, 2, 4)),
+    st.sampled_from((1.0, 2**0.5)),
+)
+def test_random_graphs(data, min_width, divisor, multiplier):
+    plain = random_graph(data.draw)
+    try:
+        model = to_any_width(
+            plain, min_width=min_width, divisor=divisor, width_multiplier=multiplier
+        )
+    except ValueError as error:
+        # The only thing that may be wrong with these graphs: too few channels.
+        assume("one network only" not in str(error))
+        raise
+    train_a_little(model)
+    x = inputs_of(model, 3)
+    kinds = model.propagation.kinds
+    grades = {
+        node.operation.name: kinds[id(node.outputs[0])].grades
+        for node in model.propagation.nodes
+        if isinstance(kinds[id(node.outputs[0])], Graded)
+    }
+    whole = hidden_of(model, grades)(x)
+    for width in {min_width, 0.7, 1.0}:
+        small = slim(model, width)
+        assert_close(outputs_of(small, x), at_width(model, width, x))
+        part = hidden_of(small, grades)(x)
+        for wide, narrow, grade in zip(
+            *map(keras.tree.flatten, (whole, part)), grades.values(), strict=True
+        ):
+            assert_close([np.asarray(narrow)], [np.asarray(wide)[..., grade <= width]])
+    y = [np.ones((3, *output.shape[1:]), "float32") for output in model.outputs]
+    one_pass, loop = (gradients(model, x, y, loop=loop) for loop in (False, True))
+    largest = max(np.abs(gradient).max() for gradient in loop)
+    for got, wanted in zip(one_pass, loop, strict=True):
+        # float32 sums in another order. A bias before a normalization has the gradient
+        # 0, as a sum of terms as large as other gradients.
+        atol = 1e-4 * np.abs(wanted).max() + 1e-5 * largest
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=atol)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=GRAPHS // 2, suppress_health_check=list(HealthCheck), phases=PHASES
+)
+@given(st.data())
+def test_reordering_leaves_the_outputs_of_random_graphs(data):
+    plain = random_graph(data.draw)
+    train_a_little(plain)
+    x = inputs_of(plain, 3)
+    assume(any(weight.name in ("bias", "beta") for weight in plain.weights))
+    assert_close(outputs_of(reorder_channels(plain), x), outputs_of(plain, x))
+
+
+def test_reordering_leaves_the_outputs_of_a_real_architecture():
+    plain = train_a_little(family("MobileNetV3Small", 32))
+    x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    reordered = reorder_channels(plain)
+    assert_within(outputs_of(reordered, x), outputs_of(plain, x))
+    old, new = (
+        model.get_layer("expanded_conv_project_bn").gamma.numpy()
+        for model in (plain, reordered)
+    )
+    assert not np.array_equal(old, new)
+
+
+# --------------------------------------------------------------- what becomes of what
+
+
+def test_stem_and_readout_stay_and_what_is_between_becomes_triangular():
+    plain = conv_net()
+    model = to_any_width(plain, min_width=0.3, divisor=2)
+    assert isinstance(model, AnyWidthModel)
+    assert (model.name, model.min_width, model.divisor) == ("net", 0.3, 2)
+    changed = {**classes_of(plain), "conv": TriConv2D}
+    assert classes_of(model) == changed
+    assert [x.name for x in model.inputs] == [x.name for x in plain.inputs]
+
+
+def test_the_divisor_is_8_unless_given():
+    assert to_any_width(conv_net(), min_width=1.0).divisor == 8
+    with pytest.raises(ValueError, match="one network only"):
+        to_any_width(conv_net())
+
+
+def test_a_grid_of_widths():
+    model = to_any_width(conv_net(), divisor=1, widths_grid=[0.25, 0.5, 1.0])
+    assert model.distinct_widths == (0.25, 0.5, 1.0)
+
+
+def test_the_input_model_is_untouched():
+    plain = train_a_little(conv_net())
+    plain.compile("sgd", "mse")
+    weights, config = plain.get_weights(), plain.get_config()
+    x = inputs_of(plain)
+    before = outputs_of(plain, x)
+    for model in (
+        to_any_width(plain, divisor=2),
+        to_any_width(plain, divisor=2, order="importance"),
+        reorder_channels(plain),
+    ):
+        for weight in model.weights:
+            weight.assign(keras.ops.zeros_like(weight))
+    for old, new in zip(weights, plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(outputs_of(plain, x)[0], before[0])
+    assert plain.get_config() == config
+    assert plain.get_layer("conv").output.shape == (None, 6, 6, 8)  # one call only
+    plain.fit(x, np.zeros((5, 3)), verbose=0)
+
+
+def test_layers_keep_their_settings():
+    inputs = keras.Input((6, 6, 2))
+    x = L.Conv2D(8, 3)(inputs)
+    x = L.Conv2D(
+        8,
+        (3, 1),
+        strides=2,
+        padding="same",
+        activation="gelu",
+        kernel_regularizer=keras.regularizers.L2(0.1),
+        kernel_constraint=keras.constraints.MaxNorm(2.0),
+        dtype="mixed_float16",
+        trainable=False,
+        name="conv",
+    )(x)
+    plain = keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+    layer = to_any_width(plain, divisor=1).get_layer("conv")
+    old = plain.get_layer("conv").get_config()
+    new = layer.get_config()
+    del new["in_grades"], new["out_grades"]
+    assert new == old
+    assert not layer.trainable
+
+
+def test_the_conversion_can_be_saved_and_loaded(tmp_path):
+    model = train_a_little(to_any_width(conv_net(), divisor=2))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = inputs_of(model)
+    for width in (0.25, 1.0):
+        np.testing.assert_array_equal(
+            at_width(loaded, width, x)[0], at_width(model, width, x)[0]
+        )
+
+
+def test_a_sequential_model_converts():
+    plain = keras.Sequential(
+        [keras.Input((5,)), L.Dense(8, "relu"), L.Dense(8, "relu"), L.Dense(2)]
+    )
+    model = to_any_width(plain, divisor=1)
+    assert [type(layer) for layer in model.layers[1:]] == [L.Dense, TriDense, L.Dense]
+
+
+def test_tri_layers_of_a_plain_model_get_their_place():
+    inputs = keras.Input((4,))
+    x = TriDense(8, name="tri")(L.Dense(8)(inputs))
+    plain = train_a_little(keras.Model(inputs, L.Dense(2)(x)))
+    model = to_any_width(plain, min_width=0.5, divisor=2)
+    assert (model.get_layer("tri").out_grades[:4] == 0).all()
+    with pytest.raises(ValueError, match="has Tri layers, such as 'tri'"):
+        to_any_width(plain, order="importance")
+
+
+def test_a_head_that_mixes_again_stays_in_the_tail():
+    """What comes after an output's last layer that mixes channels is not the trunk."""
+    inputs = keras.Input((4,))
+    x = L.Dense(8, name="hidden")(L.Dense(8)(inputs))
+    scores = L.Dense(3, name="scores")(x)
+    both = L.Dense(2, name="again")(scores)
+    model = to_any_width(keras.Model(inputs, [scores, both]), divisor=1)
+    classes = classes_of(model)
+    assert classes["hidden"] is TriDense
+    assert classes["scores"] is classes["again"] is L.Dense
+
+
+# -------------------------------------------------------------------------- weights
+
+
+def test_the_weights_of_a_trained_model_are_kept_under_the_mask():
+    plain = train_a_little(conv_net())
+    model = to_any_width(plain, divisor=2)
+    for layer in plain.layers:
+        kept = model.get_layer(layer.name)
+        for old, new in zip(layer.get_weights(), kept.get_weights(), strict=True):
+            mask = 1.0
+            if isinstance(kept, TriangularKernel) and old.ndim == 4:
+                mask = kept.in_grades[:, None] <= kept.out_grades
+                assert not mask.all()
+            np.testing.assert_array_equal(new, old * mask)
+
+
+@pytest.mark.parametrize("order", ["keep", "importance"])
+def test_without_a_triangle_the_conversion_is_the_trained_model(order):
+    plain = train_a_little(conv_net())
+    model = to_any_width(plain, min_width=1.0, order=order)
+    x = inputs_of(model)
+    assert_close(outputs_of(model, x), outputs_of(plain, x))
+
+
+def test_an_untrained_model_gets_weights_drawn_for_the_triangle():
+    inputs = keras.Input((256,))
+    x = L.Dense(256)(inputs)
+    x = L.Dense(256, name="tri", kernel_initializer="lecun_normal")(x)
+    model = to_any_width(keras.Model(inputs, L.Dense(2)(x)), divisor=8, min_width=0.1)
+    kernel = model.get_layer("tri").kernel.numpy()
+    # Each output channel's sum of squares is 1, of 256 * 0.1 normal numbers or more.
+    np.testing.assert_allclose(np.square(kernel).sum(axis=0).mean(), 1.0, rtol=0.05)
+    narrow = np.square(kernel[:, :24]).sum(axis=0).mean()
+    np.testing.assert_allclose(narrow, 1.0, rtol=0.3)
+
+
+@pytest.mark.parametrize("change", ["bias", "beta", "gamma", "moving_mean"])
+def test_any_changed_bias_or_statistic_makes_a_model_a_trained_one(change):
+    plain = conv_net()
+    weight = next(w for w in plain.weights if w.name == change)
+    weight.assign(weight + 0.01)
+    model = to_any_width(plain, divisor=2)
+    stem = (net.get_layer("stem").kernel for net in (plain, model))
+    np.testing.assert_array_equal(*stem)
+
+
+def test_without_biases_and_statistics_weights_are_kept():
+    inputs = keras.Input((4,))
+    x = L.Dense(8, use_bias=False, name="stem")(inputs)
+    plain = keras.Model(inputs, L.Dense(2, use_bias=False)(x))
+    model = to_any_width(plain, divisor=1)
+    np.testing.assert_array_equal(
+        *(net.get_layer("stem").kernel for net in (plain, model))
+    )
+
+
+def test_adapted_normalization_is_kept():
+    normalization = L.Normalization()
+    normalization.adapt(3 + 5 * np.random.default_rng(0).normal(size=(50, 4)))
+    inputs = keras.Input((4,))
+    plain = keras.Model(
+        inputs, L.Dense(2)(L.Dense(8, name="stem")(normalization(inputs)))
+    )
+    train_a_little(plain.get_layer("stem"))
+    model = to_any_width(plain, min_width=0.5, divisor=1)
+    x = inputs_of(model)
+    # There is no Tri layer: only the order of sums differs.
+    assert_close(at_width(model, 1.0, x), outputs_of(plain, x))
+
+
+# ------------------------------------------------------------------ width multiplier
+
+
+def test_the_multiplier_widens_the_trunk_in_multiples_of_the_divisor():
+    plain = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
+    model = to_any_width(plain, min_width=0.35, width_multiplier=2**0.5, divisor=8)
+    for layer in plain.layers:
+        new = model.get_layer(layer.name)
+        if not isinstance(layer, L.Conv2D) or isinstance(layer, L.DepthwiseConv2D):
+            continue
+        wanted = 8 * int(layer.filters * 2**0.5 / 8 + 0.5)
+        assert new.filters == wanted
+    assert model.get_layer("predictions").units == 10
+
+
+def test_slim_models_have_multiples_of_the_divisor():
+    plain = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
+    model = to_any_width(plain, min_width=0.35, divisor=8)
+    for width in (0.35, 0.5, 0.77, 1.0):
+        small = slim(model, width)
+        counts = [
+            layer.output.shape[-1]
+            for layer in small.layers[:-1]
+            if isinstance(layer, L.Conv2D | L.DepthwiseConv2D)
+        ]
+        assert len(counts) == 52
+        assert all(count % 8 == 0 for count in counts)
+
+
+def squeeze_excite_net(channels=20):
+    inputs = keras.Input((6, 6, 3))
+    x = L.Conv2D(channels, 3, name="stem")(inputs)
+    y = L.Reshape((1, 1, channels))(L.GlobalAveragePooling2D()(x))
+    y = L.Conv2D(4, 1, activation="relu", name="squeeze")(y)
+    y = L.Conv2D(channels, 1, activation="sigmoid", name="excite")(y)
+    x = L.Multiply()([x, y])
+    return keras.Model(inputs, L.Dense(2)(L.Reshape((-1,))(x)))
+
+
+def test_the_multiplier_reaches_reshapes_and_small_layers():
+    plain = squeeze_excite_net()
+    model = to_any_width(plain, divisor=8, width_multiplier=1.5)
+    filters = {n: model.get_layer(n).filters for n in ("stem", "squeeze", "excite")}
+    # 30 is nearest to 32; 6 is below the divisor and stays.
+    assert filters == {"stem": 32, "squeeze": 6, "excite": 32}
+    assert isinstance(model.get_layer("excite"), TriConv2D)
+    x = inputs_of(model)
+    assert_close(outputs_of(slim(model, 0.5), x), at_width(model, 0.5, x))
+
+
+def test_what_is_added_to_a_concatenation_is_widened_as_its_parts():
+    inputs = keras.Input((4,))
+    x = L.Dense(20, name="stem")(inputs)
+    parts = L.Concatenate()([L.Dense(20, name="a")(x), L.Dense(20, name="b")(x)])
+    whole = L.Dense(40, name="whole")(x)
+    plain = keras.Model(inputs, L.Dense(2)(L.Add()([parts, whole])))
+    model = to_any_width(plain, divisor=8, width_multiplier=2**0.5)
+    units = [model.get_layer(name).units for name in ("a", "b", "whole")]
+    # 20 * sqrt(2) is nearest to 32 (of 24 and 32), 40 * sqrt(2) alone would be to 56.
+    assert units == [32, 32, 64] or units == [24, 24, 48]
+    x = inputs_of(model)
+    assert_close(outputs_of(slim(model, 0.5), x), at_width(model, 0.5, x))
+
+
+def test_a_trained_model_cannot_be_widened():
+    with pytest.raises(ValueError, match="'net' is trained, and its weights do not"):
+        to_any_width(train_a_little(conv_net()), width_multiplier=2.0)
+
+
+@pytest.mark.parametrize("multiplier", [0, -1.0, float("inf"), float("nan")])
+def test_a_multiplier_out_of_range_is_refused(multiplier):
+    with pytest.raises(ValueError, match="`width_multiplier` must be above 0"):
+        to_any_width(conv_net(), width_multiplier=multiplier)
+
+
+# -------------------------------------------------------------------------- ordering
+
+
+def gammas(model, name):
+    return np.abs(model.get_layer(name).gamma.numpy())
+
+
+def test_the_strongest_channels_come_first():
+    plain = train_a_little(conv_net())
+    model = reorder_channels(plain)
+    # Both normalizations belong to the same channels, since they are added.
+    importance = gammas(plain, "bn") + gammas(plain, "bn2")
+    order = np.argsort(-importance)
+    for name in ("bn", "bn2"):
+        np.testing.assert_array_equal(gammas(model, name), gammas(plain, name)[order])
+    assert (np.diff(importance) > 0).any()
+    converted = to_any_width(plain, divisor=2, order="importance")
+    np.testing.assert_array_equal(gammas(converted, "bn2"), gammas(model, "bn2"))
+
+
+def test_without_gamma_the_kernel_says_what_is_strong():
+    inputs = keras.Input((4,))
+    x = L.Dense(8, name="stem")(inputs)
+    plain = keras.Model(inputs, L.Dense(2)(L.BatchNormalization(scale=False)(x)))
+    train_a_little(plain)
+    norms = np.abs(reorder_channels(plain).get_layer("stem").kernel.numpy()).sum(0)
+    assert (np.diff(norms) <= 0).all()
+    before = np.abs(plain.get_layer("stem").kernel.numpy()).sum(0)
+    np.testing.assert_allclose(norms, np.sort(before)[::-1])
+
+
+def test_channels_of_a_concatenation_stay_in_their_layers():
+    inputs = keras.Input((4,))
+    x = L.Dense(4, name="stem")(inputs)
+    parts = [L.Dense(n, name=name)(x) for n, name in ((3, "a"), (5, "b"))]
+    x = L.Add()([L.Concatenate()(parts), L.Dense(8, name="whole")(x)])
+    plain = train_a_little(keras.Model(inputs, L.Dense(2)(x)))
+    model = reorder_channels(plain)
+    x = inputs_of(plain)
+    assert_close(outputs_of(model, x), outputs_of(plain, x))
+    for name, start in (("a", 0), ("b", 3)):
+        bias = plain.get_layer(name).bias.numpy()
+        moved = [
+            list(bias).index(value) for value in model.get_layer(name).bias.numpy()
+        ]
+        assert moved != sorted(moved)
+        whole = plain.get_layer("whole").bias.numpy()[start:][moved]
+        got = model.get_layer("whole").bias.numpy()[start : start + len(moved)]
+        np.testing.assert_array_equal(got, whole)
+
+
+def test_what_is_added_to_the_inputs_keeps_its_place():
+    inputs = keras.Input((3,))
+    x = L.Dense(4)(inputs)
+    x = L.Add()([L.Concatenate()([inputs, x]), L.Dense(7, name="whole")(x)])
+    plain = train_a_little(keras.Model(inputs, L.Dense(2)(x)))
+    model = reorder_channels(plain)
+    x = inputs_of(plain)
+    assert_close(outputs_of(model, x), outputs_of(plain, x))
+    bias = [net.get_layer("whole").bias.numpy()[:3] for net in (plain, model)]
+    np.testing.assert_array_equal(*bias)
+
+
+@pytest.mark.parametrize(
+    "convert", [reorder_channels, lambda m: to_any_width(m, order="importance")]
+)
+def test_an_untrained_model_has_no_order(convert):
+    with pytest.raises(ValueError, match="'net' is untrained"):
+        convert(conv_net())
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(ValueError, match=r"`order` must be one of.*order='best'"):
+        to_any_width(conv_net(), order="best")
+
+
+# --------------------------------------------------------------------- nested models
+
+
+def transfer():
+    base = conv_net(top=False, name="base")
+    inputs = keras.Input((6, 6, 2), name="photo")
+    augmented = keras.Sequential([L.RandomFlip(), L.Rescaling(0.5)], name="augment")
+    x = base(augmented(inputs))
+    x = L.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, L.Dense(2, name="head")(L.Dropout(0.1)(x)))
+
+
+def test_nested_models_are_dissolved():
+    plain = train_a_little(transfer())
+    model = to_any_width(plain, divisor=2)
+    assert classes_of(model)["conv"] is TriConv2D
+    assert not any(isinstance(layer, keras.Model) for layer in model.layers)
+    x = inputs_of(model)
+    whole = to_any_width(plain, min_width=1.0)
+    assert_close(outputs_of(whole, x), outputs_of(plain, x))
+    assert_close(outputs_of(reorder_channels(plain), x), outputs_of(plain, x))
+    # RandomFlip flips unless it is told not to.
+    wanted = at_width(model, 0.5, x, training=False)
+    assert_close(outputs_of(slim(model, 0.5), x), wanted)
+
+
+def test_a_frozen_nested_model_stays_frozen():
+    plain = train_a_little(transfer())
+    plain.get_layer("base").trainable = False
+    model = classification(to_any_width(plain, divisor=2))
+    frozen = [model.get_layer(name) for name in ("bn", "conv")]
+    before = [value for layer in frozen for value in layer.get_weights()]
+    head = model.get_layer("head").get_weights()
+    x, y = labelled(model)
+    model.fit(x, y % 2, verbose=0)
+    after = [value for layer in frozen for value in layer.get_weights()]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert (head[0] != model.get_layer("head").get_weights()[0]).any()
+
+
+def test_layers_of_nested_models_get_names_of_their_own():
+    left, right = (conv_net(top=False, name=name) for name in ("left", "right"))
+    inputs = keras.Input((6, 6, 2))
+    x = L.Concatenate()([left(inputs), keras.Sequential([right])(inputs)])
+    x = L.Flatten()(x)
+    plain = train_a_little(keras.Model(inputs, L.Dense(2)(x)))
+    model = to_any_width(plain, divisor=2)
+    names = [layer.name for layer in model.layers]
+    assert len(set(names)) == len(names)
+    assert "conv" in names
+    assert any(name.endswith("_conv") and "right" in name for name in names)
+    x = inputs_of(model)
+    whole = to_any_width(plain, min_width=1.0)
+    assert_close(outputs_of(whole, x), outputs_of(plain, x))
+
+
+def test_a_model_that_is_called_twice_shares_its_layers():
+    base = conv_net(top=False, name="base")
+    inputs = [keras.Input((6, 6, 2), name=name) for name in ("first", "second")]
+    joined = L.Subtract()([base(x) for x in inputs])
+    outputs = L.Dense(2)(L.GlobalMaxPooling2D()(joined))
+    plain = train_a_little(keras.Model(inputs, outputs))
+    model = to_any_width(plain, divisor=2)
+    assert len(model.weights) == len(plain.weights)
+    x = inputs_of(model)
+    whole = to_any_width(plain, min_width=1.0)
+    assert_close(outputs_of(whole, x), outputs_of(plain, x))
+    assert_close(outputs_of(slim(model, 0.5), x), at_width(model, 0.5, x))
+
+
+# -------------------------------------------------------------------------- refusals
+
+
+def test_all_findings_come_at_once_and_each_once():
+    inputs = keras.Input((6, 6, 3))
+    x = L.Conv2D(8, 3)(inputs)
+    x = L.LayerNormalization(name="norm1")(x)
+    x = L.LayerNormalization(name="norm2")(L.Conv2D(8, 1)(x))
+    x = L.Lambda(lambda x: x, name="function")(x)
+    x = L.Conv2D(8, 3, groups=2, name="grouped")(x)
+    x = L.Reshape((4, 2, 4))(
+        L.GlobalAveragePooling2D(keepdims=True)(L.Conv2D(32, 1)(x))
+    )
+    x = L.Flatten()(L.Permute((1, 3, 2), name="shuffle")(x))
+    model = keras.Model(inputs, L.Dense(2)(x), name="mine")
+    with pytest.raises(
+        ConversionError, match="'mine' cannot become any-width"
+    ) as error:
+        to_any_width(model)
+    findings = error.value.findings
+    for part in ("norm1", "function", "grouped", "channel shuffle", "shuffle"):
+        assert any(part in finding for finding in findings), part
+    assert "The same holds for 'norm2'." in findings[0]
+    assert len(findings) == 5
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (conv_net(top=False), "'stem', 'conv' are the last to mix.*pooling and Dense"),
+        (
+            keras.applications.MobileNetV2(
+                (32, 32, 3), include_top=False, weights=None
+            ),
+            "'Conv_1_bn'.*'Conv_1' is the last layer to mix.*pooling and Dense",
+        ),
+    ],
+)
+def test_a_feature_map_at_the_end_needs_a_readout(model, match):
+    with pytest.raises(ConversionError, match=match):
+        to_any_width(model)
+
+
+def test_a_layer_is_either_in_the_trunk_or_a_readout():
+    layer = L.Dense(8, name="both")
+    inputs = keras.Input((4,))
+    x = layer(L.Dense(8)(inputs))
+    model = keras.Model(inputs, layer(x))
+    with pytest.raises(ConversionError, match=r"'both'.*inside of the trunk and as"):
+        to_any_width(model)
+
+
+def test_a_mixing_layer_without_tri_layer_is_refused_between_stem_and_readout():
+    inputs = keras.Input((5, 5, 5, 1))
+    x = L.Conv3D(8, 3, name="inner")(L.Conv3D(8, 1)(inputs))
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+    with pytest.raises(ConversionError, match=r"'inner'.*there is no Tri layer for it"):
+        to_any_width(model)
+
+
+def test_a_model_without_channels_that_come_and_go_is_refused():
+    inputs = keras.Input((4,))
+    with pytest.raises(ConversionError, match="No output of the model depends on the"):
+        to_any_width(keras.Model(inputs, L.Dense(2)(inputs)))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__(name="own")
+        self.dense = L.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_nested_subclassed_model_is_refused():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, L.Dense(2)(Subclassed()(L.Dense(8)(inputs))))
+    with pytest.raises(ConversionError, match="Nested model 'own'"):
+        to_any_width(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (Subclassed(), "must be a functional model"),
+        (keras.Sequential([L.Dense(2)]), "Sequential one that is built"),
+        ("net.keras", "`model` must be a Keras model"),
+        (L.Dense(2), "`model` must be a Keras model"),
+    ],
+)
+def test_what_has_no_graph_is_refused(model, match):
+    with pytest.raises(TypeError, match=match):
+        to_any_width(model)
+
+
+def test_an_any_width_model_is_refused():
+    with pytest.raises(TypeError, match="'lenet_3c1l' is any-width already"):
+        to_any_width(lenet_3c1l())
+
+
+# ------------------------------------------------------------------- several readouts
+
+
+def two_headed():
+    """An image and a vector in; classes and a number out."""
+    image, vector = (
+        keras.Input((6, 6, 2), name="image"),
+        keras.Input((4,), name="vector"),
+    )
+    x = L.Conv2D(8, 3, activation="relu")(image)
+    x = L.Conv2D(8, 3, activation="relu", name="conv")(x)
+    x = L.Concatenate()([L.Flatten()(x), L.Dense(8, activation="relu")(vector)])
+    x = L.Dense(16, activation="relu", name="joint")(x)
+    classes = L.Dense(3, activation="softmax", name="classes")(x)
+    number = L.Dense(1, name="number")(L.Dense(8, activation="relu", name="deep")(x))
+    return keras.Model(
+        {"image": image, "vector": vector}, {"classes": classes, "number": number}
+    )
+
+
+def compile_two_headed(model, **kwargs):
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        loss={"classes": "sparse_categorical_crossentropy", "number": "mse"},
+        loss_weights={"classes": 1.0, "number": 0.5},
+        metrics={"classes": ["accuracy"], "number": ["mae"]},
+        **kwargs,
+    )
+    return model
+
+
+def data_for_two_heads(model, count=64):
+    x = inputs_of(model, count)
+    y = {
+        "classes": (x["vector"][:, 0] > 0).astype(int),
+        "number": x["vector"][:, 1:2]
+        + x["image"][:, 2:4, 2:4].mean(axis=(1, 2))[:, :1],
+    }
+    return x, y
+
+
+def test_a_two_headed_model_trains_every_readout_at_every_width(tmp_path):
+    plain = two_headed()
+    model = compile_two_headed(
+        to_any_width(plain, divisor=1), widths=FixedWidths([0.25, 0.6, 1.0])
+    )
+    assert classes_of(model)["joint"] is classes_of(model)["deep"] is TriDense
+    x, y = data_for_two_heads(model)
+    before = model.evaluate(x, y, return_dict=True, verbose=0)
+    model.fit(x, y, epochs=30, verbose=0)
+    after = model.evaluate(x, y, return_dict=True, verbose=0)
+    for width in ("025", "100"):
+        for name in ("classes_accuracy", "number_mae"):
+            assert f"{name}_w{width}" in after
+        assert after[f"number_mae_w{width}"] < before[f"number_mae_w{width}"]
+        assert after[f"classes_accuracy_w{width}"] > 0.8
+    curve = trade_off_curve(model, x, y)
+    assert len(curve.accuracy) == len(model.distinct_widths)
+    for width in (0.25, 0.6):
+        small = slim(model, width)
+        assert_close(outputs_of(small, x), at_width(model, width, x))
+    (one,) = export_tflite(model, tmp_path, widths=[0.25])
+    assert one.largest_error < 1e-4
+
+
+def test_the_loss_of_two_heads_is_that_of_their_slim_networks():
+    model = compile_two_headed(
+        to_any_width(two_headed(), divisor=1),
+        widths=FixedWidths([0.25, 0.6, 1.0]),
+        report_widths=[],
+    )
+    model.optimizer.learning_rate = 0.0
+    x, y = data_for_two_heads(model, 8)
+    loss = model.train_on_batch(x, y, return_dict=True)["loss"]
+    slim_losses = [
+        compile_two_headed(slim(model, width)).evaluate(x, y, verbose=0)[0]
+        for width in (0.25, 0.6, 1.0)
+    ]
+    # Sums in another order.
+    assert float(loss) == pytest.approx(np.mean(slim_losses), rel=1e-5)
+
+
+# ------------------------------------------------------------------------ end to end
+
+
+def u_net(size=16):
+    """Encoder, transposed convolutions, concatenated skips, classes of pixels."""
+
+    def block(x, channels):
+        for _ in range(2):
+            x = L.Conv2D(channels, 3, padding="same", use_bias=False)(x)
+            x = L.ReLU()(L.BatchNormalization(momentum=0.9)(x))
+        return x
+
+    inputs = keras.Input((size, size, 1), name="image")
+    skips, x = [], inputs
+    for channels in (8, 16):
+        x = block(x, channels)
+        skips.append(x)
+        x = L.MaxPooling2D()(x)
+    x = block(x, 16)
+    for channels in (16, 8):
+        x = L.Conv2DTranspose(channels, 2, strides=2, name=f"up{channels}")(x)
+        x = block(L.Concatenate()([x, skips.pop()]), channels)
+    return keras.Model(inputs, L.Conv2D(2, 1, name="pixels")(x), name="u_net")
+
+
+def bright_squares(count=64, size=16):
+    """Images with a bright square in noise; its pixels are class 1."""
+    rng = np.random.default_rng(0)
+    y = np.zeros((count, size, size), int)
+    for labels, (row, col) in zip(
+        y, rng.integers(0, size - 6, (count, 2)), strict=True
+    ):
+        labels[row : row + 6, col : col + 6] = 1
+    x = y[..., None] + rng.normal(scale=0.5, size=(count, size, size, 1))
+    return x.astype("float32"), y
+
+
+@pytest.mark.slow
+def test_a_segmentation_network_end_to_end(tmp_path):
+    model = to_any_width(u_net(), divisor=1)
+    assert isinstance(model.get_layer("up16"), TriConv2DTranspose)
+    x, y = bright_squares()
+    classification(model, optimizer=keras.optimizers.Adam(0.01))
+    model.fit(x[:48], y[:48], batch_size=8, epochs=30, verbose=0)
+    curve = trade_off_curve(model, x[48:], y[48:])
+    # 14 % of the pixels are the square's: 0.86 is what no learning gives.
+    assert min(curve.accuracy) > 0.9
+    for width in (0.25, 0.5, 1.0):
+        small = slim(model, width)
+        assert_close(outputs_of(small, x[:4]), at_width(model, width, x[:4]))
+    assert isinstance(small.get_layer("up16"), L.Conv2DTranspose)
+    assert count_macs(small) == curve.macs[-1]
+    for one in export_tflite(model, tmp_path, widths=[0.25, 1.0], samples=x[:4]):
+        assert one.largest_error < 1e-4
+
+
+def keyword_net(frames=40, coefficients=10):
+    """One-dimensional convolutions over time, as for spotting words in audio."""
+    inputs = keras.Input((frames, coefficients), name="mfcc")
+    x = inputs
+    for channels, strides in ((16, 1), (16, 2), (24, 2)):
+        x = L.Conv1D(channels, 5, strides=strides, padding="same", use_bias=False)(x)
+        x = L.ReLU()(L.BatchNormalization(momentum=0.9)(x))
+    x = L.ReLU()(L.DepthwiseConv1D(3, padding="same", name="depthwise")(x))
+    x = L.Conv1D(24, 3, padding="causal", activation="relu", name="causal")(x)
+    x = L.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, L.Dense(4, name="words")(x), name="keywords")
+
+
+def chirps(count=160, frames=40, coefficients=10):
+    """Ridges that rise, fall, stay low or stay high over time."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, count)
+    time = np.linspace(0, 1, frames)
+    places = np.stack([time, 1 - time, 0 * time + 0.2, 0 * time + 0.8])[y]
+    places = places * (coefficients - 1)
+    x = np.exp(-((places[..., None] - np.arange(coefficients)) ** 2))
+    return (x + rng.normal(scale=0.2, size=x.shape)).astype("float32"), y
+
+
+@pytest.mark.slow
+def test_a_keyword_network_end_to_end(tmp_path):
+    model = to_any_width(keyword_net(), divisor=1)
+    assert isinstance(model.get_layer("causal"), TriConv1D)
+    x, y = chirps()
+    classification(model, optimizer=keras.optimizers.Adam(0.01))
+    model.fit(x[:120], y[:120], batch_size=20, epochs=15, verbose=0)
+    curve = trade_off_curve(model, x[120:], y[120:])
+    assert min(curve.accuracy) > 0.8
+    for width in (0.25, 0.5, 1.0):
+        small = slim(model, width)
+        assert_close(outputs_of(small, x[:4]), at_width(model, width, x[:4]))
+    for one in export_tflite(model, tmp_path, widths=[0.25, 1.0], samples=x[:4]):
+        assert one.largest_error < 1e-4
+
+
+def test_separable_convolutions_become_triangular():
+    inputs = keras.Input((6, 6, 3))
+    x = L.SeparableConv2D(8, 3, name="stem")(inputs)
+    x = L.SeparableConv2D(8, 3, depth_multiplier=2, name="inner")(x)
+    plain = keras.Model(inputs, L.SeparableConv2D(2, 1, name="readout")(x))
+    model = train_a_little(to_any_width(plain, divisor=1))
+    classes = classes_of(model)
+    assert classes["stem"] is classes["readout"] is L.SeparableConv2D
+    assert classes["inner"] is TriSeparableConv2D
+    x = inputs_of(model)
+    for width in model.distinct_widths:
+        assert_close(outputs_of(slim(model, width), x), at_width(model, width, x))
