@@ -28,9 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments. `None` for the process's own.
 
     Returns:
-        The exit code: 0, or 2 after bad input, which one line on stderr explains.
+        The exit code: 0, or 2 after bad input, which one line on stderr explains (of
+        a model that cannot be converted, one line for each reason).
     """
     args = _parser().parse_args(argv)
+    from awn_keras.conversion import ConversionError
     from awn_keras.data import DatasetUnavailableError
     from awn_keras.deploy.export import ExportError
 
@@ -44,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         TypeError,
         ValueError,
     ) as error:
-        message = " ".join(str(error).split())
+        findings = isinstance(error, ConversionError)  # a line for each
+        message = str(error) if findings else " ".join(str(error).split())
         sys.stderr.write(f"awn {args.command}: error: {message}\n")
         return 2
     except KeyboardInterrupt:
@@ -102,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--width-reduction", help="of the losses: sum (default) or mean")
     add("--seed", type=int, help="of everything drawn (default: 0)")
     _add_data_arguments(train)
+
+    convert = command("convert", _convert, "Make a saved Keras model any-width.")
+    convert.add_argument("model", type=Path, help="a .keras file")
+    add = convert.add_argument
+    add("--output", type=Path, help="file (default: MODEL_any_width.keras)")
+    add("--min-width", type=float, help="smallest width (default: 0.25)")
+    add("--divisor", type=int, default=8, help="channels per block (default: 8)")
+    add("--widths-grid", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
+    add("--width-multiplier", type=float, default=1.0, help="default: 1")
+    add("--order", default="keep", help="keep (default), or importance if trained")
 
     evaluate = command("evaluate", _evaluate, "Evaluate a saved model at many widths.")
     evaluate.add_argument("model", type=Path, help="a .keras file")
@@ -226,6 +239,32 @@ def _train(args: argparse.Namespace) -> None:
     )
     _print(str(result.curve))
     _print(f"AUC {100 * result.curve.auc:.2f} %, in {output}")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from awn_keras.conversion import to_any_width
+    from awn_keras.loading import load_keras_model
+    from awn_keras.summary import list_networks
+
+    output = args.output or args.model.with_name(f"{args.model.stem}_any_width.keras")
+    if output.suffix != ".keras":
+        raise ValueError(f"`--output` must be a .keras file. Received: {output}")
+    model = to_any_width(
+        load_keras_model(args.model, compiled=False),
+        min_width=args.min_width,
+        divisor=args.divisor,
+        widths_grid=args.widths_grid,
+        width_multiplier=args.width_multiplier,
+        order=args.order,
+    )
+    _writable(output.parent)
+    partial = output.with_name(f"{output.stem}.partial.keras")
+    model.save(partial)
+    partial.replace(output)
+    ends = list_networks(model, [model.min_width, 1.0])
+    _print(f"{output}: {len(model.distinct_widths)} networks, from")
+    _print(str(ends))
+    _print("Compile and fit it as any Keras model; then it runs at every width.")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

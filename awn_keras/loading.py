@@ -24,8 +24,33 @@ def load_model(path: str | Path) -> AnyWidthModel:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a saved Keras model, or a damaged one.
+        ValueError: If it is not a saved Keras model, or a damaged one, or has layers
+            of classes that are not imported.
         TypeError: If it holds another kind of model.
+    """
+    path = Path(path)
+    model = load_keras_model(path)
+    if not isinstance(model, AnyWidthModel):
+        raise TypeError(
+            f"{path} holds a {type(model).__name__}, which has one width only; an "
+            "AnyWidthModel is needed."
+        )
+    return model
+
+
+def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
+    """Loads any model that `model.save` wrote.
+
+    Args:
+        path: A `.keras` file.
+        compiled: Whether to compile the model if it was.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: See `load_model`.
+        ValueError: See `load_model`.
     """
     path = Path(path)
     if not path.exists():
@@ -34,15 +59,14 @@ def load_model(path: str | Path) -> AnyWidthModel:
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise ValueError(f"{wanted}.")
     try:
-        model = keras.saving.load_model(path)
+        return keras.saving.load_model(path, compile=compiled)
     except (
         *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError),
         zipfile.BadZipFile,
     ) as error:
+        if "Could not locate" in str(error):
+            raise ValueError(
+                f"{path} has layers or functions of its own: load it in Python, where "
+                f"their classes are imported. Keras says: {error}"
+            ) from error
         raise ValueError(f"{wanted}, or is damaged: {error}") from error
-    if not isinstance(model, AnyWidthModel):
-        raise TypeError(
-            f"{path} holds a {type(model).__name__}, which has one width only; an "
-            "AnyWidthModel is needed."
-        )
-    return model
