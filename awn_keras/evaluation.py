@@ -16,7 +16,7 @@ import numpy as np
 
 from awn_keras.files import write_whole
 from awn_keras.model import AnyWidthModel, area_under_curve
-from awn_keras.propagation import Flow, graph_flows
+from awn_keras.propagation import Flow, channel_axis, graph_flows
 from awn_keras.rules import WidthRule, rule_of
 from awn_keras.widths import check_width, check_widths
 
@@ -344,10 +344,9 @@ class LayerUse:
         for weight in getattr(self.layer, "weights", []):  # an operation has none
             sizes: list[Any] = list(weight.shape)
             for axes, channels, counts in sides:
-                axis = axes.get(weight.name)
-                # A weight that all channels share (PReLU's shared_axes) stays whole.
-                if axis is not None and weight.shape[axis] % channels == 0:
-                    sizes[axis] = weight.shape[axis] // channels * counts
+                axis, each = channel_axis(weight, axes, channels)
+                if axis is not None:
+                    sizes[axis] = each * counts
             total += math.prod(sizes)
         return total
 

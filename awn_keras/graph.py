@@ -128,8 +128,8 @@ def is_nested(operation: Any) -> bool:
 def inline(model: keras.Model) -> keras.Model:
     """Copies a model so that the layers of nested models are part of its own graph.
 
-    A layer keeps its name, unless another has it: then the nested model's name comes
-    before it.
+    A layer keeps its name. If a layer of a nested model is called like another one, the
+    nested model's name comes before its own.
 
     Args:
         model: A functional model; it is left as it is.
@@ -139,13 +139,14 @@ def inline(model: keras.Model) -> keras.Model:
     """
     copies: dict[int, tuple[keras.Layer, keras.Layer]] = {}
     names = {x._keras_history.operation.name for x in model.inputs}
+    names.update(node.operation.name for node in graph_nodes(model))
 
     def copy_of(layer: keras.Layer, prefix: str) -> keras.Layer:
         if id(layer) not in copies:
             config = layer.get_config()
             name = layer.name
-            while name in names:
-                name = f"{prefix or 'copy'}_{name}"
+            while prefix and name in names:
+                name = f"{prefix}_{name}"
             names.add(name)
             copy = type(layer).from_config({**config, "name": name})
             copies[id(layer)] = (layer, copy)

@@ -6,7 +6,7 @@ and what follows is the *tail*. All before is the *trunk*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -548,11 +548,28 @@ def chosen_slices(
     for weight in _weights(layer):
         index = [np.arange(size) for size in weight.shape]
         for axes, chosen, channels in sides:
-            axis = axes.get(weight.name)
-            # A weight that all channels share (PReLU's shared_axes) stays whole.
-            if axis is None or weight.shape[axis] < channels:
-                continue
-            each = weight.shape[axis] // channels
-            index[axis] = (chosen[:, None] * each + np.arange(each)).ravel()
+            axis, each = channel_axis(weight, axes, channels)
+            if axis is not None:
+                index[axis] = (chosen[:, None] * each + np.arange(each)).ravel()
         slices.append(tuple(index))
     return slices
+
+
+def channel_axis(
+    weight: Any, axes: Mapping[str, int], channels: int
+) -> tuple[int | None, int]:
+    """Says which axis of a weight follows the channels.
+
+    Args:
+        weight: A variable of a layer.
+        axes: `in_axes` or `out_axes` of the layer's `WidthRule`.
+        channels: Number of these channels at full width.
+
+    Returns:
+        The axis, and the number of entries for each channel. The axis is `None` if the
+        weight does not follow them, or all channels share it (PReLU's shared axes).
+    """
+    axis = axes.get(weight.name)
+    if axis is None or weight.shape[axis] % channels:
+        return None, 0
+    return axis, weight.shape[axis] // channels

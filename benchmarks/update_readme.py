@@ -84,7 +84,80 @@ def train_step() -> str:
     )
 
 
-BLOCKS = {"fashion_mnist": fashion_mnist, "train_step": train_step}
+def families() -> str:
+    """What converts, and that slimming is exact."""
+    result = load("families")
+    narrow, *_ = result["widths"]
+    rows, refused = [], []
+    for row in result["rows"]:
+        if not row["converts"]:
+            refused.append(row["family"])
+            continue
+        small, full = (f"{macs / 1e6:,.0f} M" for macs in row["macs"])
+        rows.append(
+            [
+                row["family"],
+                f"{row['tri_layers']}",
+                f"{row['networks']}",
+                *(small, full),
+                f"{max(row['differences']):.0e}",
+                f"{row['convert_seconds']:.1f} s",
+            ]
+        )
+    head = [
+        *("family", "Tri layers", "networks", f"MACs at {narrow}", "at 1"),
+        *("slim differs by", "conversion"),
+    ]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"{', '.join(refused)} is refused (LayerNormalization, groups). "
+        '224x224 images, 299x299 for InceptionV3 and Xception, `divisor=8`. "Slim '
+        'differs by": largest difference of a logit between `slim(model, width)` and '
+        "the model with random weights, relative to the largest logit, over widths "
+        f"{', '.join(map(str, result['widths']))}. {where(result['environment'])}"
+    )
+
+
+def warm_start() -> str:
+    """Epochs to an AUC, with and without trained weights."""
+    result = load("warm_start")
+    names = {
+        "scratch": "from scratch",
+        "keep": 'trained weights, `order="keep"`',
+        "importance": 'trained weights, `order="importance"`',
+    }
+    targets = list(result["rows"][0]["epochs_to"])
+    rows = []
+    for row in result["rows"]:
+        counts = [
+            ", ".join("-" if n is None else str(n) for n in row["epochs_to"][target])
+            for target in targets
+        ]
+        auc = row["auc"]
+        ends = [f"{100 * auc[epoch]:.2f} %" for epoch in (1, len(auc) - 1)]
+        rows.append([names[row["arm"]], *counts, *ends])
+    head = [
+        "epochs to an AUC of",
+        *(f"{100 * float(target):.0f} %" for target in targets),
+        *("AUC after 1 epoch", f"after {len(result['rows'][0]['auc']) - 1}"),
+    ]
+    accuracies = sorted({run["plain_accuracy"] for run in result["runs"]})
+    plain = ", ".join(f"{100 * accuracy:.2f} %" for accuracy in accuracies)
+    return (
+        f"{table(head, rows)}\n\n"
+        f"{result['what']}; one number for each seed ({len(result['seeds'])}), '-' if "
+        "not reached; AUC is their mean. The plain network was trained for "
+        f"{result['plain_epochs']} epochs before ({plain} right). "
+        f"{where(result['environment'])}"
+    )
+
+
+BLOCKS = {
+    "fashion_mnist": fashion_mnist,
+    "train_step": train_step,
+    "families": families,
+    "warm_start": warm_start,
+}
 
 
 def main() -> None:

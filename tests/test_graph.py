@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras.graph import graph_nodes, replay
+from awn_keras.graph import assign, graph_nodes, inline, rebuild, replay
 
 
 def test_nodes_come_after_what_they_depend_on():
@@ -35,3 +35,42 @@ def test_replay_runs_the_nodes_on_other_tensors():
     replay(graph_nodes(model), tensors)
     # The same operations on the same numbers.
     np.testing.assert_array_equal(tensors[id(model.outputs[0])], model(value))
+
+
+def test_rebuilding_keeps_inputs_and_structure():
+    inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((4,), name="b")}
+    outputs = {"sum": keras.layers.Add()([inputs["b"], inputs["a"]])}
+    model = keras.Model(inputs, outputs)
+    new_inputs, new_outputs = rebuild(model, lambda node, *args: node.operation(*args))
+    assert new_inputs["b"]._keras_history.operation.name == "b"
+    assert new_inputs["b"] is not inputs["b"]
+    rebuilt = keras.Model(new_inputs, new_outputs)
+    value = {"b": np.ones((2, 4)), "a": np.full((2, 4), 2.0)}
+    np.testing.assert_array_equal(rebuilt(value)["sum"], np.full((2, 4), 3.0))
+
+
+def test_inlining_dissolves_nested_models():
+    layer = keras.layers.Dense(4, name="dense")
+    inner = keras.Sequential([keras.Input((4,)), layer], name="inner")
+    outer = keras.Sequential([keras.Input((4,)), inner, inner], name="outer")
+    inputs = keras.Input((4,))
+    other = keras.layers.Dense(4, name="dense")(inputs)
+    model = keras.Model(inputs, keras.layers.Add()([outer(inputs), other]))
+    flat = inline(model)
+    names = [node.operation.name for node in graph_nodes(flat)]
+    # The outer model's own layer keeps its name; the nested one is called twice.
+    assert sorted(names[:-1]) == ["dense", "outer_inner_dense", "outer_inner_dense"]
+    assert len(flat.weights) == len(model.weights)
+    value = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    # The same operations on the same numbers.
+    np.testing.assert_array_equal(flat(value), model(value))
+    assert not any(a is b for a in flat.weights for b in model.weights)
+
+
+def test_an_assigned_normalization_computes_with_its_new_weights():
+    layers = [keras.layers.Normalization() for _ in range(2)]
+    layers[0].adapt(np.arange(12.0).reshape(4, 3))
+    layers[1].build((None, 3))
+    assign(layers[1], layers[0].get_weights())
+    value = np.ones((1, 3), "float32")
+    np.testing.assert_array_equal(layers[1](value), layers[0](value))

@@ -7,105 +7,17 @@ from awn_keras import (
     TriConv2D,
     TriDense,
     WidthRule,
-    per_sample,
     register_width_rule,
     slim,
 )
 from awn_keras.graph import graph_nodes
 from awn_keras.propagation import propagate, split, trace
-from awn_keras.rules import Fixed, Graded, PerWidth, rule_of
+from awn_keras.rules import Fixed, Graded, PerWidth
 from awn_keras.widths import channel_grades
 from tests.conftest import at_width, inputs_of, rich, small_conv
+from tests.test_rules import GRADES, build_model, output_kind, tail_of
 
 L = keras.layers
-
-
-def output_kind(build, channels=6):
-    """Kind after `build`, which gets graded feature maps `(None, 4, 4, channels)`."""
-    inputs = keras.Input((4, 4, 1))
-    x = build(L.Conv2D(channels, 1, name="stem")(inputs))
-    model = keras.Model(inputs, L.Dense(1, name="head")(x))
-    return propagate(model, channel_grades).kinds[id(x)]
-
-
-def build_model(build, shape=(4, 4, 1)):
-    """An any-width model of a stem, `build`, and a readout."""
-    inputs = keras.Input(shape)
-    x = build(L.Conv2D(6, 1, name="stem")(inputs))
-    return AnyWidthModel(inputs, L.Dense(2, name="head")(x))
-
-
-GRADES = channel_grades(6)
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        L.Activation("gelu"),
-        L.AveragePooling2D(2),
-        L.BatchNormalization(),
-        L.Cropping2D(1),
-        L.Dropout(0.5),
-        L.LeakyReLU(),
-        L.MaxPooling2D(),
-        L.PReLU(),
-        L.Permute((2, 1, 3)),
-        L.ReLU(6.0),
-        L.Rescaling(2.0),
-        L.Resizing(3, 3),
-        L.SpatialDropout2D(0.5),
-        L.UpSampling2D(),
-        L.ZeroPadding2D(),
-        L.DepthwiseConv2D(3),
-        L.GlobalAveragePooling2D(),
-        L.GlobalMaxPooling2D(keepdims=True),
-        L.Reshape((16, 6)),
-        L.Activation(L.LeakyReLU()),
-        keras.activations.relu,
-        keras.activations.gelu,
-        lambda x: keras.ops.mean(x, axis=(1, 2), keepdims=True),
-        lambda x: keras.ops.max(x, axis=1),
-        lambda x: keras.ops.concatenate([x, x], axis=1),
-    ],
-    ids=lambda layer: getattr(layer, "name", getattr(layer, "__name__", "")),
-)
-def test_per_channel_layers_keep_the_grades(layer):
-    assert output_kind(layer) == Graded(GRADES)
-
-
-def test_depth_multiplier_repeats_grades():
-    kind = output_kind(L.DepthwiseConv2D(3, depth_multiplier=2))
-    assert kind == Graded(np.repeat(GRADES, 2))
-
-
-@pytest.mark.parametrize("layer", [L.Flatten(), L.Reshape((96,)), L.Reshape((-1,))])
-def test_flattening_tiles_grades(layer):
-    assert output_kind(layer) == Graded(np.tile(GRADES, 16))
-
-
-def test_a_tri_layer_gives_grades_of_its_own():
-    assert output_kind(TriConv2D(9, 3)) == Graded(channel_grades(9))
-
-
-def test_concatenation_concatenates_grades():
-    kind = output_kind(lambda x: L.Concatenate()([x, TriConv2D(4, 1)(x)]))
-    assert kind == Graded(np.concatenate([GRADES, channel_grades(4)]))
-
-
-def test_concatenation_along_rows_keeps_grades():
-    assert output_kind(lambda x: L.Concatenate(axis=1)([x, x])) == Graded(GRADES)
-
-
-@pytest.mark.parametrize(
-    "join", [L.Add(), L.Multiply(), L.Maximum(), L.Average(), L.Subtract()]
-)
-def test_merging_equal_grades_keeps_them(join):
-    kind = output_kind(lambda x: join([x, TriConv2D(6, 1)(x)]))
-    assert kind == Graded(GRADES)
-
-
-def test_operators_are_merges():
-    assert output_kind(lambda x: keras.ops.relu6(x + 3.0) * x / 6.0) == Graded(GRADES)
 
 
 def equals_slim(model):
@@ -290,90 +202,6 @@ def test_shared_layers_with_weights_work_at_places_of_equal_grades():
     )
 
 
-# -------------------------------------------------------------------------- errors
-
-
-def conv_after_batch_norm(x):
-    return L.BatchNormalization(name="bn")(L.Conv2D(6, 1, name="plain")(x))
-
-
-@pytest.mark.parametrize(
-    ("build", "match"),
-    [
-        (
-            L.LayerNormalization(name="ln"),
-            r"'ln' \(LayerNormalization\): cannot stand before the readout: it norm",
-        ),
-        (L.Softmax(name="s"), r"'s' \(Softmax\).*Put it after the readout"),
-        (L.UnitNormalization(), "normalizes over the channels"),
-        (L.Activation("softmax", name="a"), "'a'.*activation `softmax` is not known"),
-        (TriConv2D(4, 1, activation="softmax"), "activation `softmax`"),
-        (conv_after_batch_norm, "'bn'.*after a readout.*'plain' is a plain.*TriConv2D"),
-        (
-            lambda x: TriConv2D(4, 1, name="t")(L.Conv2D(6, 1, name="plain")(x)),
-            "'t'.*cannot stand after a readout. 'plain' is a plain layer",
-        ),
-        (
-            lambda x: L.Add(name="add")([x, L.Conv2D(6, 1, name="plain")(x)]),
-            "'add'.*joins graded channels with what the readout 'plain' gave",
-        ),
-        (L.BatchNormalization(axis=1), "`axis` must be the last"),
-        (L.Permute((3, 1, 2)), "must keep the channels last"),
-        (L.Reshape((24, 4)), "must keep the channels as the last axis"),
-        (L.Conv2D(6, 1, groups=2), "`groups` must be 1"),
-        (L.Rescaling([1.0] * 6), "must be numbers on graded channels"),
-        (L.MaxPooling2D(data_format="channels_first"), "must be 'channels_last'"),
-        (L.Activation(keras.ops.relu), "activation `relu` is not known"),
-        (TriConv2D(4, 1, activation=L.PReLU()), "not known to act on each channel"),
-        (L.Activation(L.BatchNormalization()), "not known to act on each channel"),
-        (L.Dropout(0.1, noise_shape=(None, 1, 1, 6)), "last of `noise_shape` must be"),
-        (keras.ops.softmax, "mixes channels.*Put it after the readout"),
-        (lambda x: x**2, "No width rule.*Use a Keras layer in its place"),
-        (lambda x: x * np.ones(6, "float32"), "an array cannot follow the channels"),
-        (
-            lambda x: keras.ops.reshape(x, (-1, 16, 6)) + L.GlobalMaxPooling2D()(x),
-            "No width rule",
-        ),
-        (lambda x: x + L.GlobalMaxPooling2D()(x), "same number of axes"),
-        (
-            lambda x: keras.ops.mean(x, axis=(-1, 0), keepdims=True),
-            r"neither batch nor channels.*axis=\(-1, 0\)",
-        ),
-        (lambda x: keras.ops.max(x, axis=(1, -1)), "neither batch nor channels"),
-    ],
-)  # fmt: skip
-def test_what_breaks_the_rule_is_named_with_reason_and_way_out(build, match):
-    with pytest.raises((ValueError, NotImplementedError), match=match):
-        build_model(build)
-
-
-class Unknown(L.Layer):
-    def call(self, x):
-        return x[..., ::-1]
-
-
-@pytest.mark.parametrize(
-    ("build", "match"),
-    [
-        (lambda x: L.Dense(3)(x)[:, :2], "after the readout.*Use a Keras layer in its"),
-        (Unknown(name="u"), r"No width rule for layer 'u' \(Unknown\).*register_width"),
-        (L.Lambda(lambda x: x, name="f"), r"'f' \(Lambda\).*cannot be seen"),
-        (L.GroupNormalization(2), "normalizes over the channels"),
-        (
-            lambda x: Unknown(name="u")(L.Dense(3, name="plain")(x)),
-            r"'u'.*after the readout 'plain'.*Unknown, WidthRule\(per_sample\)",
-        ),
-        (
-            keras.Sequential([L.Dense(4)], name="nested"),
-            "Nested model 'nested'.*Call its layers on the outer tensors",
-        ),
-    ],
-)
-def test_layers_without_a_rule_are_refused_never_guessed(build, match):
-    with pytest.raises((ValueError, NotImplementedError), match=match):
-        build_model(build)
-
-
 def test_a_layer_of_ones_own_that_trains_on_the_input_needs_a_rule():
     class Own(L.Layer):
         def build(self, shape):
@@ -413,12 +241,6 @@ def test_a_shared_layer_on_fixed_and_on_graded_channels_is_refused():
     x = TriDense(6)(L.Dense(6)(batch_normalization(inputs)))
     with pytest.raises(ValueError, match=r"'bn'.*shared between places of which only"):
         AnyWidthModel(inputs, L.Dense(2)(batch_normalization(x)))
-
-
-def tail_of(layer, batch=None):
-    inputs = keras.Input((4, 4), batch_size=batch)
-    x = L.Dense(6)(inputs)
-    return AnyWidthModel(inputs, layer(L.Dense(3)(x)))
 
 
 @pytest.mark.parametrize(
@@ -477,101 +299,6 @@ def test_reshape_in_the_tail_of_images_of_unknown_size():
     np.testing.assert_allclose(
         at_width(model, 0.5, x)[0], slim(model, 0.5)(x), atol=1e-5
     )
-
-
-# ------------------------------------------------------------------------ registry
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class Scale(L.Layer):
-    def build(self, shape):
-        self.scale = self.add_weight(
-            name="scale", shape=(shape[-1],), initializer="random_normal"
-        )
-
-    def call(self, x):
-        return x * self.scale
-
-
-def test_a_registered_layer_propagates_and_slims():
-    register_width_rule(Scale, WidthRule(in_axes={"scale": -1}))
-    model = build_model(Scale(name="scale"))
-    small = slim(model, 0.5)
-    assert small.get_layer("scale").scale.shape == (3,)
-    x = inputs_of(model)
-    # Sums in another order.
-    np.testing.assert_allclose(at_width(model, 0.5, x)[0], small(x), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("axes", "match"),
-    [
-        ({"scal": -1}, r"'s'.*names none of the layer's weights \['scale'\]"),
-        ({"scale": 3}, r"'s'.*axis 3 of weight 'scale' of shape \(6,\)"),
-    ],
-)
-def test_a_rule_must_fit_the_weights(axes, match):
-    register_width_rule(Scale, WidthRule(in_axes=axes))
-    with pytest.raises(ValueError, match=match):
-        build_model(Scale(name="s"))
-
-
-def test_a_rule_that_forgets_a_weight_is_found_by_slim():
-    register_width_rule(Scale)
-    with pytest.raises(ValueError, match=r"'s'.*leaves weight 'scale' at shape \(6,\)"):
-        slim(build_model(Scale(name="s")), 0.5)
-
-
-def test_a_rule_must_give_a_grade_for_each_channel():
-    class Twice(L.Layer):
-        def call(self, x):
-            return keras.ops.concatenate([x, x], axis=-1)
-
-    register_width_rule(Twice, WidthRule(lambda call: call.kinds[0]))
-    with pytest.raises(ValueError, match="gives 6 grades for 12 channels"):
-        build_model(Twice())
-
-
-def test_a_layer_of_ones_own_in_the_tail():
-    class First(L.Layer):
-        def call(self, x):
-            return x[..., ::-1] - keras.ops.mean(x, axis=-1, keepdims=True)
-
-    register_width_rule(First, WidthRule(per_sample))
-    assert tail_of(First())
-    with pytest.raises(ValueError, match="mixes channels"):
-        build_model(First())
-
-
-def test_a_rule_does_not_hold_for_subclasses():
-    class MyReLU(L.ReLU):
-        pass
-
-    assert rule_of(L.ReLU()) is not None
-    assert rule_of(MyReLU()) is None
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ((int,), "`layer_class` must be a Keras layer class"),
-        ((L.ReLU(),), "`layer_class` must be a Keras layer class"),
-        ((Scale, {"scale": -1}), "`rule` must be a `WidthRule`"),
-    ],
-)
-def test_bad_registrations_are_refused(arguments, match):
-    with pytest.raises(TypeError, match=match):
-        register_width_rule(*arguments)
-
-
-def test_a_per_channel_layer_must_keep_the_number_of_channels():
-    class Half(L.Layer):
-        def call(self, x):
-            return x[..., ::2]
-
-    register_width_rule(Half)
-    with pytest.raises(ValueError, match="must keep the number of channels"):
-        build_model(Half())
 
 
 # --------------------------------------------------------------------------- split

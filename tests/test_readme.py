@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -17,6 +18,10 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     assert "epochs=20" in code
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(24, 3, activation="relu")(inputs)
+    x = keras.layers.Flatten()(keras.layers.Conv2D(24, 3, activation="relu")(x))
+    keras.Model(inputs, keras.layers.Dense(10)(x)).save("mine.keras")
     names = {}
     exec(code.replace("epochs=20", "epochs=4, verbose=0"), names)
     # Chance is 10 %.
@@ -30,14 +35,30 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     assert len(list((tmp_path / "out").glob("*.tflite"))) == 4
 
 
+def test_the_code_on_converting_runs_as_it_stands():
+    text = (ROOT / "docs" / "converting.md").read_text()
+    names = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    names["own"].width = 0.5
+    # Sums in another order.
+    np.testing.assert_allclose(
+        awn_keras.slim(names["own"], 0.5)(x), names["own"](x), atol=1e-5
+    )
+
+
 def test_public_names_are_documented():
     for name in awn_keras.__all__:
         assert getattr(awn_keras, name).__doc__, name
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+@pytest.mark.parametrize(
+    "command", ["train", "convert", "summary", "evaluate", "export"]
+)
 def test_its_commands_are_parsed(command):
     from awn_keras.cli import _parser
 
-    for line in re.findall(rf"^awn ({command} [^#\n]*)", README, re.MULTILINE):
+    lines = re.findall(rf"^awn ({command} [^#\n]*)", README, re.MULTILINE)
+    assert lines
+    for line in lines:
         assert _parser().parse_args(line.split()).command == command
