@@ -33,7 +33,7 @@ def load_model(path: str | Path) -> AnyWidthModel:
     if not isinstance(model, AnyWidthModel):
         raise TypeError(
             f"{path} holds a {type(model).__name__}, which has one width only; an "
-            "AnyWidthModel is needed."
+            "AnyWidthModel is needed. `awn convert` makes one of it."
         )
     return model
 

@@ -50,9 +50,9 @@ def test_weights_are_drawn_as_by_the_authors():
     for name, size in (("conv1", 3), ("conv2", 3), ("conv3", 5)):
         kernel = model.get_layer(name).get_weights()[0]
         drawn = kernel[kernel != 0]
-        # Thousands of numbers: their standard deviation is known to 2 %.
+        # A thousand numbers or more: their standard deviation is known to 2 %.
         expected = np.sqrt(2 / (size * size * 128))
-        assert drawn.std() == pytest.approx(expected, rel=0.05)
+        assert drawn.std() == pytest.approx(expected, rel=0.1)
     assert model.get_layer("logits").get_weights()[0].std() == pytest.approx(
         0.01, rel=0.05
     )
