@@ -10,7 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.graph import assign, graph_nodes, inline, is_nested, rebuild
+from awn_keras.graph import (
+    assign,
+    graph_nodes,
+    has_own_call,
+    inline,
+    is_nested,
+    rebuild,
+)
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
 from awn_keras.propagation import (
@@ -70,7 +77,7 @@ def to_any_width(
         min_width: Smallest width in (0, 1]. `None` for the first of `widths_grid`,
             else 0.25.
         divisor: Channels come and go in blocks of this size; 8 suits phones. At every
-            width below 1 a layer has a multiple of it, unless it has fewer in all.
+            width a layer has a multiple of it, or all of its channels.
         widths_grid: If only a few widths are needed; see `AnyWidthModel`.
         width_multiplier: Widens every layer of the trunk, above 0; the numbers of
             channels are rounded to multiples of `divisor`. The paper's `2**0.5` makes
@@ -129,8 +136,8 @@ def to_any_width(
         divisor=divisor,
         widths_grid=widths_grid,
     )
-    if trained:
-        copies.assign(_moves(source, traced) if order == "importance" else None)
+    moves = _moves(source, traced) if order == "importance" else None
+    copies.assign(moves, redraw=not trained)
     return converted
 
 
@@ -180,6 +187,11 @@ def _dissolved(model: keras.Model) -> keras.Model:
         raise TypeError(
             f"Model '{model.name}' is any-width already. For other widths convert the "
             "plain model that it was made of."
+        )
+    if has_own_call(model):
+        raise TypeError(
+            f"Model '{model.name}' ({type(model).__name__}) has a `call` of its own, "
+            "which its graph does not show. Convert a plain functional model."
         )
     nested = [node for node in graph_nodes(model) if is_nested(node.operation)]
     return inline(model) if nested else model
@@ -312,7 +324,8 @@ def _new_sizes(
         own = {label for label in labels.tolist() if label not in fixed} - set(owners)
         owners.update(dict.fromkeys(own, id(layer)))
         owned[id(layer)] = len(own)
-        widens = mixes_channels(layer)
+        # One channel for all others, such as a spatial gate, stays one.
+        widens = mixes_channels(layer) and len(labels) > 1
         multiplier = width_multiplier if widens else 1.0
         widened[id(layer)] = _rounded(len(own) * multiplier, divisor if widens else 1)
         counts: dict[int | None, int] = defaultdict(int)
@@ -396,15 +409,20 @@ class _Copies:
         self.copies.setdefault(id(layer), (layer, copy, flow))
         return copy
 
-    def assign(self, moves: np.ndarray | None) -> None:
-        """Copies all weights.
+    def assign(self, moves: np.ndarray | None, *, redraw: bool = False) -> None:
+        """Copies the weights.
 
         Args:
             moves: For each label the label of the channel that takes its place, if
                 they move.
+            redraw: Whether Tri layers and widened ones keep the weights drawn for
+                them. What a frozen or an adapted layer holds is copied anyway.
         """
         for layer, copy, flow in self.copies.values():
             values = layer.get_weights()
+            same = [x.shape for x in values] == [tuple(w.shape) for w in copy.weights]
+            if redraw and (not same or isinstance(copy, TriangularKernel)):
+                continue
             if moves is not None:
                 into = _sources(flow.inputs[0], flow.input_shapes[0], moves)
                 out = _sources(flow.output, flow.output_shape, moves)

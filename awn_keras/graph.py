@@ -117,12 +117,38 @@ def assign(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
             part.finalize_state()
 
 
+def has_own_call(model: keras.Model) -> bool:
+    """Whether a model's class computes something else than its graph."""
+    return not type(model).call.__module__.startswith("keras.src.")
+
+
 def is_nested(operation: Any) -> bool:
     """Whether an operation is a model whose graph is known."""
-    return isinstance(operation, keras.Model) and (
-        getattr(operation, "_nodes_by_depth", None) is not None
-        or (isinstance(operation, keras.Sequential) and operation.built)
+    if not isinstance(operation, keras.Model) or has_own_call(operation):
+        return False
+    return getattr(operation, "_nodes_by_depth", None) is not None or (
+        isinstance(operation, keras.Sequential) and operation.built
     )
+
+
+def _given(model: keras.Model, *args: Any, **kwargs: Any) -> dict[int, Any]:
+    """What a call of a nested model gives for each of its inputs, by `id`."""
+    structure = next(iter((*args, *kwargs.values())))
+    if isinstance(structure, dict) and not isinstance(_input(model), dict):
+        structure = [structure[x.name] for x in model.inputs]
+    given = {}
+    for old, new in zip(model.inputs, keras.tree.flatten(structure), strict=True):
+        if len(old.shape) != len(new.shape):
+            raise ValueError(
+                f"Nested model '{model.name}' is called on a tensor of shape "
+                f"{tuple(new.shape)} for its input of shape {tuple(old.shape)}. "
+                "Reshape the tensor first."
+            )
+        # As Keras does when it calls the model.
+        given[id(old)] = (
+            new if new.dtype == old.dtype else keras.ops.cast(new, old.dtype)
+        )
+    return given
 
 
 def inline(model: keras.Model) -> keras.Model:
@@ -160,10 +186,7 @@ def inline(model: keras.Model) -> keras.Model:
             return copy_of(operation, prefix)(*args, **kwargs)
         for name in ("training", "mask"):  # Keras hands on those of the outer model
             kwargs.pop(name, None)
-        given = keras.tree.flatten((args, kwargs))
-        tensors = {
-            id(old): new for old, new in zip(operation.inputs, given, strict=True)
-        }
+        tensors = _given(operation, *args, **kwargs)
         name = f"{prefix}_{operation.name}" if prefix else operation.name
         replay(graph_nodes(operation), tensors, partial(call, prefix=name))
         return keras.tree.map_structure(lambda x: tensors[id(x)], _output(operation))

@@ -458,8 +458,11 @@ def check_mixes_no_samples(call: LayerCall) -> None:
         raise call.error("`axis` must not be the batch's. Received: axis=0")
     if getattr(layer, "stateful", False):
         raise call.error("`stateful` must be False: a batch holds several widths.")
-    if _is_stock_operation(layer) and getattr(layer, "axis", -1) == 0:
-        raise call.error("`axis` must not be the batch's. Received: axis=0")
+    axes, rank = getattr(layer, "axis", -1), len(call.input_shapes[0])
+    if _is_stock_operation(layer) and (
+        axes is None or any(axis % rank == 0 for axis in np.ravel(axes))
+    ):
+        raise call.error(f"`axis` must not be the batch's. Received: axis={axes}")
 
 
 def _triangular(call: LayerCall) -> Kind:

@@ -447,6 +447,35 @@ def test_adapted_normalization_is_kept():
     assert_close(at_width(model, 1.0, x), outputs_of(plain, x))
 
 
+def test_what_an_untrained_model_has_learned_elsewhere_is_kept():
+    normalization = L.Normalization()
+    normalization.adapt(100 + np.random.default_rng(0).normal(size=(50, 4)))
+    inputs, words = keras.Input((4,)), keras.Input((4,), dtype="int32")
+    x = L.Dense(8)(normalization(inputs))
+    y = L.Flatten()(L.Embedding(9, 2, trainable=False, name="vectors")(words))
+    x = L.Dense(8, name="inner")(L.Concatenate()([x, L.Dense(8)(y)]))
+    plain = keras.Model([inputs, words], L.Dense(2)(x))
+    plain.get_layer("vectors").set_weights([np.full((9, 2), 7.0)])
+    model = to_any_width(plain, divisor=1)
+    np.testing.assert_array_equal(
+        model.get_layer("vectors").get_weights()[0], np.full((9, 2), 7.0)
+    )
+    name = normalization.name
+    np.testing.assert_array_equal(model.get_layer(name).mean, normalization.mean)
+    kernels = [net.get_layer("inner").get_weights()[0] for net in (plain, model)]
+    assert (kernels[0] != kernels[1]).any()
+
+
+def test_one_channel_for_all_others_is_not_widened():
+    inputs = keras.Input((6, 6, 3))
+    x = L.Conv2D(8, 3)(inputs)
+    gate = L.Conv2D(1, 3, padding="same", activation="sigmoid", name="gate")(x)
+    x = L.Flatten()(L.Multiply()([x, gate]))
+    plain = keras.Model(inputs, L.Dense(2)(x))
+    model = to_any_width(plain, divisor=1, width_multiplier=2.0)
+    assert model.get_layer("gate").filters == 1
+
+
 # ------------------------------------------------------------------ width multiplier
 
 
@@ -673,6 +702,41 @@ def test_a_model_that_is_called_twice_shares_its_layers():
     whole = to_any_width(plain, min_width=1.0)
     assert_close(outputs_of(whole, x), outputs_of(plain, x))
     assert_close(outputs_of(slim(model, 0.5), x), at_width(model, 0.5, x))
+
+
+def test_a_nested_model_may_be_called_with_a_dict_and_other_dtypes():
+    left = keras.Input((6,), name="z")
+    right = keras.Input((6,), name="a")
+    joined = L.Concatenate()([L.Dense(8)(left), L.Dense(4)(right)])
+    base = keras.Model([left, right], joined)
+    inputs = [keras.Input((6,), dtype="uint8"), keras.Input((6,))]
+    x = L.Dense(8)(base({"z": inputs[0], "a": inputs[1]}))
+    plain = train_a_little(keras.Model(inputs, L.Dense(3)(x)))
+    x = [np.arange(12).reshape(2, 6).astype("uint8"), np.ones((2, 6), "float32")]
+    whole = to_any_width(plain, min_width=1.0)
+    assert_close(outputs_of(whole, x), outputs_of(plain, x))
+
+
+def test_a_nested_model_that_is_called_on_another_rank_is_refused():
+    inner = keras.Sequential([keras.Input((1,)), L.Dense(8)], name="inner")
+    inputs = keras.Input(())
+    model = keras.Model(inputs, inner(inputs))
+    with pytest.raises(ValueError, match="Nested model 'inner' is called on a tensor"):
+        to_any_width(model)
+
+
+class OwnCall(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training) * 3.0
+
+
+def test_a_call_of_its_own_is_refused():
+    own = OwnCall([keras.Input((4,)), L.Dense(8), L.Dense(8)], name="own")
+    with pytest.raises(TypeError, match=r"'own' \(OwnCall\) has a `call` of its own"):
+        to_any_width(own)
+    inputs = keras.Input((4,))
+    with pytest.raises(ConversionError, match="Nested model 'own'"):
+        to_any_width(keras.Model(inputs, L.Dense(2)(own(inputs))))
 
 
 # -------------------------------------------------------------------------- refusals
