@@ -43,6 +43,12 @@ def graph_nodes(model: keras.Model) -> list[Any]:
     ]
 
 
+def data_tensors(node: Any) -> list[Any]:
+    """A node's input tensors without masks, which Keras hands along with the data."""
+    masks = keras.tree.flatten(node.arguments.kwargs.get("mask"))
+    return [x for x in node.input_tensors if not any(x is mask for mask in masks)]
+
+
 def _call_again(node: Any, *args: Any, **kwargs: Any) -> Any:
     return node.operation(*args, **kwargs)
 

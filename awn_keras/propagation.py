@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.graph import graph_nodes, replay
+from awn_keras.graph import data_tensors, graph_nodes, replay
 from awn_keras.rules import (
     MIXES_CHANNELS,
     TRI_CLASSES,
@@ -114,7 +114,7 @@ def trace(
     nodes = graph_nodes(model)
     last = last_mixers(model, nodes)
     for node in nodes:
-        inputs = tuple(kinds[id(x)] for x in node.input_tensors)
+        inputs = tuple(kinds[id(x)] for x in data_tensors(node))
         call = LayerCall(
             *(node, inputs, channels),
             last=id(node) in last,

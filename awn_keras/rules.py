@@ -23,6 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.graph import data_tensors
 from awn_keras.layers import (
     TriConv1D,
     TriConv2D,
@@ -192,7 +193,7 @@ class LayerCall:
     @property
     def input_shapes(self) -> list[tuple[Any, ...]]:
         """Shapes of the input tensors, batch first."""
-        return [tuple(x.shape) for x in self.node.input_tensors]
+        return [tuple(x.shape) for x in data_tensors(self.node)]
 
     @property
     def output_shape(self) -> tuple[Any, ...]:

@@ -466,6 +466,20 @@ def test_what_an_untrained_model_has_learned_elsewhere_is_kept():
     assert (kernels[0] != kernels[1]).any()
 
 
+def test_masks_of_padded_words_are_no_channels():
+    words = keras.Input((6,), dtype="int32")
+    x = L.Dense(8)(L.Embedding(9, 4, mask_zero=True)(words))
+    x = L.Dense(8, name="inner")(L.BatchNormalization()(x))
+    x = L.GlobalAveragePooling1D()(x)
+    plain = train_a_little(keras.Model(words, L.Dense(2)(x)))
+    model = to_any_width(plain, divisor=1)
+    x = np.random.default_rng(0).integers(0, 3, (4, 6))
+    whole = to_any_width(plain, min_width=1.0)
+    assert_close(outputs_of(whole, x), outputs_of(plain, x))
+    for width in (0.25, 0.6, 1.0):
+        assert_close(outputs_of(slim(model, width), x), at_width(model, width, x))
+
+
 def test_one_channel_for_all_others_is_not_widened():
     inputs = keras.Input((6, 6, 3))
     x = L.Conv2D(8, 3)(inputs)
