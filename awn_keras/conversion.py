@@ -188,12 +188,13 @@ def _dissolved(model: keras.Model) -> keras.Model:
             f"Model '{model.name}' is any-width already. For other widths convert the "
             "plain model that it was made of."
         )
+    nodes = graph_nodes(model)
     if has_own_call(model):
         raise TypeError(
             f"Model '{model.name}' ({type(model).__name__}) has a `call` of its own, "
             "which its graph does not show. Convert a plain functional model."
         )
-    nested = [node for node in graph_nodes(model) if is_nested(node.operation)]
+    nested = [node for node in nodes if is_nested(node.operation)]
     return inline(model) if nested else model
 
 
