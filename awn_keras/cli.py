@@ -249,6 +249,11 @@ def _convert(args: argparse.Namespace) -> None:
     output = args.output or args.model.with_name(f"{args.model.stem}_any_width.keras")
     if output.suffix != ".keras":
         raise ValueError(f"`--output` must be a .keras file. Received: {output}")
+    if output.exists():
+        raise ValueError(
+            f"{output} is there already, and may have been trained. Remove it, or name "
+            "another one with `--output`."
+        )
     model = to_any_width(
         load_keras_model(args.model, compiled=False),
         min_width=args.min_width,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,7 @@ from awn_keras.rules import TRI_CLASSES, Graded, rule_of
 from awn_keras.widths import round_half_up
 
 ORDERS = ("keep", "importance")
-_NAMED = 2  # layers that a finding names beside the first
+_NAMED = 2  # layers that a message names one by one, beside the first
 
 
 class ConversionError(ValueError):
@@ -64,7 +65,8 @@ def to_any_width(
     The first layer on each input that mixes channels (Conv, Dense, SeparableConv,
     ConvTranspose) is a stem and stays as it is; so does the last one before each
     output, the readout, and all that follows it. Each one between them becomes its
-    Tri layer. Layers keep their names, nested models are dissolved into the graph.
+    Tri layer. Nested models are dissolved into the graph; layers keep their names, but
+    one of a nested model that is called like another gets that model's name before it.
 
     The weights of a trained model are kept; a Tri layer forgets what its triangle
     forbids, so that the model needs some epochs of fine-tuning at all widths. An
@@ -96,6 +98,10 @@ def to_any_width(
             names every such layer with its reason.
         ValueError: If an argument is out of range, or a trained model is to be widened
             or an untrained one to be ordered.
+
+    Warns:
+        UserWarning: If frozen layers (`trainable=False`) of a trained model become Tri
+            layers: they lose weights that training cannot make up for.
 
     Example:
     >>> import keras
@@ -138,6 +144,8 @@ def to_any_width(
     )
     moves = _moves(source, traced) if order == "importance" else None
     copies.assign(moves, redraw=not trained)
+    if trained:
+        _warn_of_frozen(converted)
     return converted
 
 
@@ -174,6 +182,26 @@ def reorder_channels(model: keras.Model) -> keras.Model:
     reordered = keras.Model(*rebuild(source, copies.call), name=model.name)
     copies.assign(_moves(source, traced))
     return reordered
+
+
+def _warn_of_frozen(model: AnyWidthModel) -> None:
+    names = [
+        layer.name
+        for layer in model.layers
+        if isinstance(layer, TriangularKernel)
+        and not layer.trainable
+        and not layer.triangular_variable.constraint.mask(
+            layer.triangular_variable.shape
+        ).all()
+    ]
+    if names:
+        warnings.warn(
+            f"Model '{model.name}': {_named(names)} lost the part of their trained "
+            "kernels that the triangle forbids, and cannot make up for it, because "
+            "they are frozen. Unfreeze them before training: `for layer in "
+            "model.layers: layer.trainable = True`.",
+            stacklevel=3,
+        )
 
 
 # ------------------------------------------------------------------------ analysis
@@ -227,8 +255,8 @@ def _trace(model: keras.Model) -> Trace:
         finding = (
             f"{error} Here {', '.join(names) or 'no layers'} are the last to mix "
             "channels before an output, and so would be readouts. If an output is a "
-            "feature map, give it a readout of its own first, such as pooling and "
-            "Dense."
+            "feature map, give it a readout of its own first, such as a Dense after "
+            "pooling."
         )
         raise ConversionError(model.name, [finding]) from error
     return traced
@@ -246,13 +274,16 @@ def _findings(refusals: list[tuple[Any, Exception]]) -> list[str]:
     findings = []
     for reason, (_, *others) in layers.items():
         text = texts[reason]
-        named = ", ".join(map(repr, others[:_NAMED]))
-        if len(others) > _NAMED:
-            named += f" and {len(others) - _NAMED} more"
         if others:
-            text += f" The same holds for {named}."
+            text += f" The same holds for {_named(others)}."
         findings.append(text)
     return findings
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first names in full, the number of the others."""
+    text = ", ".join(map(repr, names[:_NAMED]))
+    return text + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
 
 
 def _is_trained(model: keras.Model) -> bool:

@@ -239,7 +239,7 @@ def _likely_kind(call: LayerCall) -> Kind:
     """What to go on with after a refusal, so that it brings no further ones."""
     tail = [kind for kind in call.kinds if isinstance(kind, PerWidth)]
     graded = [kind for kind in call.kinds if isinstance(kind, Graded)]
-    if tail:
+    if tail and not graded:
         return tail[0]
     channels = call.output_shape[-1]
     for kind in graded:
@@ -347,9 +347,9 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
     if call.converting:
         hint = (
             f"'{readout}' is the last layer to mix channels before an output of the "
-            "model, which makes it the readout: its outputs depend on the width. If "
-            "that output is a feature map, give it a readout of its own first, such as "
-            "pooling and Dense"
+            "model, which makes it the readout: its outputs depend on the width. A "
+            "model that ends in features (`include_top=False`) needs a readout of its "
+            "own first, such as a Dense after pooling"
         )
     if isinstance(call.layer, tuple(TRI_CLASSES.values())):
         raise call.error(f"cannot stand after a readout. {hint}.")

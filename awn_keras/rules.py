@@ -642,6 +642,8 @@ MIXES_CHANNELS = {
     _L.Masking: "it looks at all channels of a step at once",
     _L.Lambda: "what its function does to the channels cannot be seen. Use a layer of "
     "your own with `register_width_rule`",
+    _L.TimeDistributed: "what its inner layer does to the channels cannot be seen. Use "
+    "the inner layer itself where it treats each step alone, as Dense does",
 }
 for _names, _reason in (
     (
@@ -650,11 +652,13 @@ for _names, _reason in (
     ),
     (
         "AdditiveAttention Attention GroupQueryAttention MultiHeadAttention",
-        "attention mixes all channels of a position. Put it after the readout",
+        "attention mixes all channels of a position. It can only stand after the "
+        "readout, the last Dense or Conv",
     ),
     (
         "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU LSTM RNN SimpleRNN",
-        "its state mixes all channels of a step. Put it after the readout",
+        "its state mixes all channels of a step. It can only stand after the readout, "
+        "the last Dense or Conv, or on the inputs",
     ),
 ):
     for _name in _words(_names):

@@ -6,7 +6,7 @@ Each is built with fresh weights at its usual size (224x224; 299x299 for Incepti
 Xception), converted with `to_any_width(min_width=0.35, divisor=8)`, given random
 weights, and compared on one image with `slim(model, width)` at three widths. The
 difference is that of the logits, relative to the largest one. Times are of one run
-each. Five minutes and 6 GB of memory on 2 cores.
+each.
 """
 
 from __future__ import annotations

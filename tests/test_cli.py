@@ -91,6 +91,14 @@ def test_convert(plain, tmp_path, capsys):
     assert "inner" in capsys.readouterr().out
 
 
+def test_convert_does_not_overwrite_what_may_have_been_trained(plain, tmp_path, capsys):
+    path = tmp_path / "mine_any_width.keras"
+    path.write_text("trained")
+    assert main(f"convert {plain} --divisor 2".split()) == 2
+    assert "mine_any_width.keras is there already" in capsys.readouterr().err
+    assert path.read_text() == "trained"
+
+
 def test_convert_with_all_settings(plain, tmp_path):
     output = tmp_path / "new" / "wide.keras"
     arguments = f"convert {plain} --output {output} --divisor 1 --width-multiplier 1.5"

@@ -40,6 +40,7 @@ def test_the_code_on_converting_runs_as_it_stands():
     names = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    assert len(names["own"].distinct_widths) > 2
     names["own"].width = 0.5
     # Sums in another order.
     np.testing.assert_allclose(
