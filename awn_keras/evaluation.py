@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from awn_keras.files import write_whole
-from awn_keras.model import AnyWidthModel, area_under_curve
+from awn_keras.multi_width import MultiWidthModel, area_under_curve
 from awn_keras.propagation import Flow, channel_axis, graph_flows
 from awn_keras.rules import WidthRule, rule_of
 from awn_keras.widths import check_width, check_widths
@@ -159,7 +159,7 @@ class TradeOffCurve:
 
 
 def trade_off_curve(
-    model: AnyWidthModel,
+    model: MultiWidthModel,
     *args: Any,
     widths: Sequence[float] | None = None,
     **kwargs: Any,
@@ -176,7 +176,7 @@ def trade_off_curve(
         The curve.
 
     Raises:
-        TypeError: If `model` is not an `AnyWidthModel`.
+        TypeError: If `model` has one width only.
         ValueError: If the model is not compiled, or a width is out of range.
 
     Example:
@@ -213,7 +213,8 @@ def count_macs(model: keras.Model, width: float | None = None) -> int:
     (folded into a convolution on devices), activations and pooling do not.
 
     Args:
-        model: An `AnyWidthModel` or another functional model.
+        model: An `AnyWidthModel`, a system of `awn_keras.baselines`, or
+            another functional model.
         width: Width in [min_width, 1]. `None` for 1.
 
     Returns:
@@ -232,7 +233,8 @@ def count_parameters(model: keras.Model, width: float | None = None) -> int:
     """Counts the weights that a slimmed model has, trainable or not.
 
     Args:
-        model: An `AnyWidthModel` or another functional model.
+        model: An `AnyWidthModel`, a system of `awn_keras.baselines`, or
+            another functional model.
         width: Width in [min_width, 1]. `None` for 1.
 
     Returns:
@@ -245,7 +247,7 @@ def count_parameters(model: keras.Model, width: float | None = None) -> int:
 
 
 def _one_width(model: keras.Model, width: float | None) -> list[float]:
-    if isinstance(model, AnyWidthModel):
+    if isinstance(model, MultiWidthModel):
         return [check_width(1.0 if width is None else width, model.min_width)]
     if width not in (None, 1.0):
         raise ValueError(
@@ -263,7 +265,7 @@ def check_any_width_model(model: Any) -> None:
     Raises:
         TypeError: If it is not an `AnyWidthModel`.
     """
-    if not isinstance(model, AnyWidthModel):
+    if not isinstance(model, MultiWidthModel):
         raise TypeError(
             f"`model` must be an `AnyWidthModel`. Received: {type(model).__name__}"
         )
@@ -355,7 +357,8 @@ def layer_uses(model: keras.Model) -> list[LayerUse]:
     """Lists the layers and operations of a model, each once.
 
     Args:
-        model: An `AnyWidthModel` or another functional model.
+        model: An `AnyWidthModel`, a system of `awn_keras.baselines`, or
+            another functional model.
 
     Returns:
         They with their calls, in the order of the first call; inputs left out.
@@ -363,7 +366,7 @@ def layer_uses(model: keras.Model) -> list[LayerUse]:
     Raises:
         TypeError: If the model has no graph.
     """
-    if isinstance(model, AnyWidthModel):
+    if isinstance(model, MultiWidthModel):
         flows = model.propagation.flows
         calls = [(node.operation, flows[id(node)]) for node in model.propagation.nodes]
     else:

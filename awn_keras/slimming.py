@@ -9,14 +9,14 @@ import numpy as np
 
 from awn_keras.graph import assign, rebuild
 from awn_keras.layers.base import TriangularKernel
-from awn_keras.model import AnyWidthModel
+from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Flow, active, active_slices
 from awn_keras.rules import Graded, rule_of
 from awn_keras.widths import check_width
 
 
 def slim(
-    model: AnyWidthModel, width: float, *, dtype: str | None = None
+    model: MultiWidthModel, width: float, *, dtype: str | None = None
 ) -> keras.Model:
     """Copies the active part of a model into stock Keras layers.
 
@@ -24,7 +24,8 @@ def slim(
     operations, and knows nothing of awn_keras. Layers keep their names.
 
     Args:
-        model: The model; it is left as it is.
+        model: An `AnyWidthModel`, or one of `awn_keras.baselines`; it is left as it
+            is.
         width: Width in [min_width, 1].
         dtype: Dtype policy of the new layers, such as `"float32"` for a model trained
             in mixed precision. `None` keeps each layer's own.
@@ -34,7 +35,7 @@ def slim(
         keeps its first active channels of `in` and `out`.
 
     Raises:
-        TypeError: If `model` is not an `AnyWidthModel`.
+        TypeError: If `model` has one width only.
         ValueError: If `width` is outside [min_width, 1].
 
     Example:
@@ -47,7 +48,7 @@ def slim(
     Reference:
         Vu et al., Any-Width Networks (2020), section 4.1.
     """
-    if not isinstance(model, AnyWidthModel):
+    if not isinstance(model, MultiWidthModel):
         raise TypeError(
             "`model` must be an `AnyWidthModel`; a plain model has one width only. "
             f"Received: '{getattr(model, 'name', model)}' ({type(model).__name__})"
@@ -71,17 +72,20 @@ def slim(
 
     slimmed = keras.Model(*rebuild(model, call), name=model.name)
     for layer, copy, flow in made:
-        _copy_weights(layer, copy, flow, width)
+        _copy_weights(layer, copy, flow, width, model.weight_values(layer, width))
     return slimmed
 
 
 def _copy_weights(
-    layer: keras.Layer, copy: keras.Layer, flow: Flow, width: float
+    layer: keras.Layer,
+    copy: keras.Layer,
+    flow: Flow,
+    width: float,
+    values: list[np.ndarray],
 ) -> None:
     slices = active_slices(layer, flow, width)
     values = [
-        value[np.ix_(*index)]
-        for value, index in zip(_weight_values(layer), slices, strict=True)
+        value[np.ix_(*index)] for value, index in zip(values, slices, strict=True)
     ]
     for weight, value in zip(copy.weights, values, strict=True):
         if tuple(weight.shape) != value.shape:
@@ -124,12 +128,3 @@ def _slim_target(flow: Flow, width: float) -> tuple[int, ...]:
     channels = int(active(flow.output, flow.output_shape, width).sum())
     sizes = [-1 if size is None else size for size in flow.output_shape[1:-1]]
     return (*sizes, channels)
-
-
-def _weight_values(layer: keras.Layer) -> list[np.ndarray]:
-    values = {id(weight): weight for weight in layer.weights}
-    if isinstance(layer, TriangularKernel):
-        # The kernel may hold forbidden entries since it was last assigned.
-        kernel = layer.triangular_variable
-        values[id(kernel)] = layer.masked(kernel)
-    return [keras.ops.convert_to_numpy(value) for value in values.values()]

@@ -17,7 +17,7 @@ from awn_keras import (
     lenet_3c1l,
     slim,
 )
-from awn_keras.model import area_under_curve
+from awn_keras.multi_width import area_under_curve
 from awn_keras.propagation import active_slices
 from tests.conftest import (
     at_width,
@@ -348,7 +348,7 @@ def test_without_a_seed_keras_global_seed_decides():
 def test_fixed_widths_train_exactly_that_network(width):
     model = classification(lenet_3c1l(), widths=FixedWidths([width]))
     level = sampled(model, 1)[0][0]
-    channel_levels = model._runtime.channel_levels[0]
+    channel_levels = model._trunk.channel_levels[0]
     active = np.count_nonzero(channel_levels <= level)
     assert active == slim(model, width).get_layer("logits").kernel.shape[0]
 

@@ -17,7 +17,7 @@ import numpy as np
 from awn_keras.environment import environment
 from awn_keras.evaluation import count_macs, count_parameters
 from awn_keras.files import write_whole
-from awn_keras.model import AnyWidthModel
+from awn_keras.multi_width import MultiWidthModel
 from awn_keras.slimming import slim
 from awn_keras.widths import check_widths, width_label
 
@@ -55,7 +55,7 @@ class ExportedWidth:
 
 
 def export_tflite(
-    model: AnyWidthModel,
+    model: MultiWidthModel,
     directory: str | Path,
     *,
     widths: Sequence[float] | None = None,
@@ -84,14 +84,14 @@ def export_tflite(
         What was written, in the order of widths.
 
     Raises:
-        TypeError: If `model` is not an `AnyWidthModel`.
+        TypeError: If `model` has one width only.
         ValueError: If there is no width, one is out of range, `samples` do not fit the
             model's inputs, or these have unknown rows or cols.
         ExportError: If a file would need operators that are not builtin, or computes
             something else than the model. No file is written then.
         OSError: If the directory cannot be written.
     """
-    if not isinstance(model, AnyWidthModel):
+    if not isinstance(model, MultiWidthModel):
         raise TypeError(
             "`model` must be an `AnyWidthModel`. Received: "
             f"'{getattr(model, 'name', model)}' ({type(model).__name__})"
@@ -149,7 +149,7 @@ def export_tflite(
     return exported
 
 
-def _check_shapes(model: AnyWidthModel) -> None:
+def _check_shapes(model: MultiWidthModel) -> None:
     unknown = [x for x in model.inputs if None in x.shape[1:]]
     if unknown:
         raise ValueError(
@@ -257,7 +257,7 @@ def run_tflite(content: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]
     return [np.concatenate([row[name] for row in rows]) for name in sorted(rows[0])]
 
 
-def _samples(model: AnyWidthModel, samples: Any) -> list[np.ndarray]:
+def _samples(model: MultiWidthModel, samples: Any) -> list[np.ndarray]:
     """Checks sample inputs against the model's, flat and of its dtypes."""
     if samples is None:
         rng = np.random.default_rng(0)
@@ -282,7 +282,7 @@ def _samples(model: AnyWidthModel, samples: Any) -> list[np.ndarray]:
 
 
 def _compare(
-    model: AnyWidthModel,
+    model: MultiWidthModel,
     width: float,
     content: bytes,
     inputs: list[np.ndarray],
