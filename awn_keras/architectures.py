@@ -35,8 +35,9 @@ def lenet_3c1l(
     min_width: float | None = None,
     divisor: int = 1,
     widths_grid: Sequence[float] | None = None,
+    triangular: bool = True,
     name: str = "lenet_3c1l",
-) -> AnyWidthModel:
+) -> keras.Model:
     """LeNet-3C1L: three convolutions and one linear layer.
 
     conv 3x3, conv 3x3, max pooling, conv 5x5, max pooling, linear; batch
@@ -57,10 +58,13 @@ def lenet_3c1l(
         min_width: See `AnyWidthModel`.
         divisor: See `AnyWidthModel`.
         widths_grid: See `AnyWidthModel`.
+        triangular: `False` for the plain network of ordinary convolutions, which
+            `awn_keras.baselines` can slice.
         name: Name of the model.
 
     Returns:
-        An `AnyWidthModel`, not compiled.
+        An `AnyWidthModel`, not compiled; if not `triangular` a plain `keras.Model`,
+        to which `min_width` and `widths_grid` mean nothing.
 
     Raises:
         ValueError: If the images are too small for the padding, or an argument is out
@@ -77,14 +81,16 @@ def lenet_3c1l(
             f"`padding='same'`. Received: input_shape={input_shape}"
         )
     channels = _widened(filters, width_multiplier)
-    layers = _Layers(weight_decay, padding)
+    layers = _Layers(weight_decay, padding, triangular=triangular)
     inputs = keras.Input(input_shape, name="image")
     x = layers.convolution(inputs, keras.layers.Conv2D, channels, 3, name="{}1")
-    x = layers.convolution(x, TriConv2D, channels, 3, name="{}2")
+    x = layers.convolution(x, layers.inner, channels, 3, name="{}2")
     x = keras.layers.MaxPooling2D(name="pool2")(x)
-    x = layers.convolution(x, TriConv2D, channels, 5, name="{}3")
+    x = layers.convolution(x, layers.inner, channels, 5, name="{}3")
     x = keras.layers.MaxPooling2D(name="pool3")(x)
     outputs = layers.logits(keras.layers.Flatten(name="flatten")(x), classes)
+    if not triangular:
+        return keras.Model(inputs, outputs, name=name)
     return AnyWidthModel(
         inputs,
         outputs,
@@ -104,8 +110,9 @@ def mobilenet_v2(
     min_width: float | None = None,
     divisor: int = 8,
     widths_grid: Sequence[float] | None = None,
+    triangular: bool = True,
     name: str = "mobilenet_v2",
-) -> AnyWidthModel:
+) -> keras.Model:
     """MobileNetV2 for small images: 17 inverted residuals, one linear layer.
 
     A 3x3 stem of 32 channels; blocks of a 1x1 expansion, a 3x3 depthwise convolution
@@ -131,10 +138,13 @@ def mobilenet_v2(
             the paper's 0.35.
         divisor: See `AnyWidthModel`. Channels are rounded to multiples of it, too.
         widths_grid: See `AnyWidthModel`.
+        triangular: `False` for the plain network of ordinary convolutions, which
+            `awn_keras.baselines` can slice.
         name: Name of the model.
 
     Returns:
-        An `AnyWidthModel`, not compiled.
+        An `AnyWidthModel`, not compiled; if not `triangular` a plain `keras.Model`,
+        to which `min_width` and `widths_grid` mean nothing.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -144,7 +154,7 @@ def mobilenet_v2(
         MobileNetV2: Inverted Residuals and Linear Bottlenecks (2018), table 2.
     """
     _check_image_shape(input_shape)
-    layers = _Layers(weight_decay, "same", max_value=6.0)
+    layers = _Layers(weight_decay, "same", 6.0, triangular=triangular)
 
     def widened(channels: int) -> int:
         return _widened(channels, width_multiplier, divisor)
@@ -163,10 +173,12 @@ def mobilenet_v2(
                 stride if block == 0 else 1,
                 f"block{index}",
             )
-    x = layers.convolution(x, TriConv2D, widened(1280), 1, name="head_{}")
+    x = layers.convolution(x, layers.inner, widened(1280), 1, name="head_{}")
     outputs = layers.logits(
         keras.layers.GlobalAveragePooling2D(name="pool")(x), classes
     )
+    if not triangular:
+        return keras.Model(inputs, outputs, name=name)
     if min_width is None and widths_grid is None:
         min_width = 0.35
     return AnyWidthModel(
@@ -185,7 +197,9 @@ def _inverted_residual(
     shortcut = x
     if expansion > 1:
         expanded = expansion * x.shape[-1]
-        x = layers.convolution(x, TriConv2D, expanded, 1, name=name + "_expand_{}")
+        x = layers.convolution(
+            *(x, layers.inner, expanded, 1), name=name + "_expand_{}"
+        )
     x = layers.convolution(
         x,
         keras.layers.DepthwiseConv2D,
@@ -194,7 +208,7 @@ def _inverted_residual(
         name=name + "_depthwise_{}",
     )
     x = layers.convolution(
-        x, TriConv2D, channels, 1, linear=True, name=name + "_project_{}"
+        x, layers.inner, channels, 1, linear=True, name=name + "_project_{}"
     )
     if stride == 1 and shortcut.shape[-1] == channels:
         x = keras.layers.Add(name=name + "_add")([shortcut, x])
@@ -205,8 +219,15 @@ class _Layers:
     """What the paper's networks are made of, with their initializers and penalties."""
 
     def __init__(
-        self, weight_decay: float, padding: str, max_value: float | None = None
+        self,
+        weight_decay: float,
+        padding: str,
+        max_value: float | None = None,
+        *,
+        triangular: bool,
     ) -> None:
+        #: Class of the convolutions between stem and readout.
+        self.inner = TriConv2D if triangular else keras.layers.Conv2D
         self.weight_decay = weight_decay
         self.padding = padding
         self.max_value = max_value

@@ -26,6 +26,7 @@ from awn_keras.propagation import (
     Trace,
     check_outputs,
     chosen_slices,
+    inner_mixers,
     last_mixers,
     mixes_channels,
     trace,
@@ -235,7 +236,7 @@ def _trace(model: keras.Model) -> Trace:
     nodes = graph_nodes(model)
     last = last_mixers(model, nodes)
     mixers = [node for node in nodes if mixes_channels(node.operation)]
-    as_tri = {id(node.operation) for node in mixers if id(node) not in last}
+    as_tri = inner_mixers(model)
     refusals: list[tuple[Any, Exception]] = []
     for node in mixers:
         if id(node) in last and id(node.operation) in as_tri:

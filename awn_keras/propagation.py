@@ -139,13 +139,17 @@ def trace(
 
 
 def propagate(
-    model: keras.Model, new_grades: Callable[[int], np.ndarray]
+    model: keras.Model,
+    new_grades: Callable[[int], np.ndarray],
+    as_tri: Collection[int] | None = None,
 ) -> Propagation:
     """Finds the kind of every tensor in a functional model.
 
     Args:
         model: A functional model.
         new_grades: Grades of a layer with so many channels, `int -> (channels,)`.
+        as_tri: `id` of each plain layer whose channels come and go as a Tri layer's
+            do. `None` for a model with Tri layers of its own.
 
     Returns:
         The kinds. The model is left as it is.
@@ -156,7 +160,7 @@ def propagate(
         NotImplementedError: If there is no width rule for a layer.
         TypeError: If the model has no graph.
     """
-    traced = trace(model)
+    traced = trace(model, as_tri)
     check_outputs(model, traced.propagation)
     grades = traced.channels.grades(new_grades)
     propagation = _relabelled(traced.propagation, grades)
@@ -216,6 +220,24 @@ def last_mixers(model: keras.Model, nodes: list[Any]) -> set[int]:
         else:
             exposed.update(id(x) for x in node.input_tensors)
     return last
+
+
+def inner_mixers(model: keras.Model) -> set[int]:
+    """Finds the layers of a plain model that mix channels and are no readouts.
+
+    Args:
+        model: A functional model.
+
+    Returns:
+        `id` of each layer.
+    """
+    nodes = graph_nodes(model)
+    last = last_mixers(model, nodes)
+    return {
+        id(node.operation)
+        for node in nodes
+        if mixes_channels(node.operation) and id(node) not in last
+    }
 
 
 def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:

@@ -1,0 +1,128 @@
+"""S-Net: one BatchNormalization for each of a few widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from awn_keras.baselines.sliced import Pass, SlicedModel, Statistics
+from awn_keras.widths import FixedWidths, WidthSampler, check_widths_grid
+
+_NUMBERS = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class SNet(SlicedModel):
+    """A slimmable network: switchable BatchNormalization at a few listed widths.
+
+    Convolutions are ordinary ones, sliced to the width. Each listed width has factors
+    and moving statistics of its own in every BatchNormalization; the layer's own are
+    those of width 1. The model runs at any width down to the smallest listed one; an
+    unlisted width uses the BatchNormalization of the next larger listed one.
+
+    Args:
+        inputs: `keras.Input`, or a structure of them.
+        outputs: Tensors computed from `inputs` by stock layers.
+        name: Name of the model.
+        widths: The listed widths in (0, 1], ascending, the last one 1.
+        divisor: Channels come and go in blocks of this size.
+        **kwargs: `trainable`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model's graph does not fit.
+        NotImplementedError: If a layer cannot be sliced.
+
+    Example:
+    >>> import keras
+    >>> from awn_keras import lenet_3c1l
+    >>> from awn_keras.baselines import SNet
+    >>> plain = lenet_3c1l(triangular=False, width_multiplier=1.0)
+    >>> model = SNet(plain.input, plain.output, widths=[0.25, 0.5, 0.75, 1.0])
+
+    Reference:
+        Yu et al., Slimmable Neural Networks (2018), section 3.3; Vu et al., Any-Width
+        Networks (2020), section 5.1 (unlisted widths).
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        *,
+        widths: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
+        divisor: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        self.widths = check_widths_grid(widths)
+        super().__init__(
+            *(inputs, outputs, name),
+            min_width=self.widths[0],
+            divisor=divisor,
+            **kwargs,
+        )
+        rows = len(self.widths) - 1
+        self._switchable = {
+            layer.name: Statistics(layer, rows, _NUMBERS, f"{layer.name}_listed")
+            for layer in (self._normalizations if rows else [])
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the functional model's config and the widths."""
+        config = super().get_config()
+        del config["min_width"]
+        return {**config, "widths": list(self.widths)}
+
+    def compile(
+        self, *args: Any, widths: WidthSampler | None = None, **kwargs: Any
+    ) -> None:
+        """Configures training; see `AnyWidthModel.compile`.
+
+        Args:
+            *args: See there.
+            widths: A `FixedWidths` of listed widths. `None` for all of them.
+            **kwargs: See there.
+
+        Raises:
+            ValueError: If a width is not listed.
+        """
+        widths = FixedWidths(self.widths) if widths is None else widths
+        super().compile(*args, widths=widths, **kwargs)
+        if widths.num_random or not set(widths.fixed) <= set(self.widths):
+            raise ValueError(
+                f"`widths` must be a `FixedWidths` of {list(self.widths)}: an S-Net "
+                "trains its listed widths only, each with a BatchNormalization of its "
+                f"own. Received: widths={widths!r}"
+            )
+
+    def _row(self, level: Any) -> Any:
+        """Number of the listed width whose BatchNormalization a level uses."""
+        listed = self._runtime.level_of(np.asarray(self.widths))
+        return tf.math.count_nonzero(listed < level, dtype="int32")
+
+    def _normalization(self, layer: Any, run: Pass) -> dict[str, Any]:
+        own = super()._normalization(layer, run)
+        narrow = self._switchable.get(layer.name)
+        if narrow is None:
+            return own
+        row = self._row(run.level)
+        return {
+            w.name: tf.gather(tf.concat([w.value, own[w.name][None]], axis=0), row)
+            for w in narrow.weights
+        }
+
+    def _track(self, layer: Any, level: Any, statistics: dict[str, Any]) -> None:
+        narrow = self._switchable.get(layer.name)
+        if narrow is None:
+            super()._track(layer, level, statistics)
+            return
+        row, last = self._row(level), len(self.widths) - 1
+        for name, value in statistics.items():
+            own, rows = getattr(layer, name), getattr(narrow, name)
+            own.assign(tf.where(row == last, value, own.value))
+            chosen = tf.one_hot(row, last, on_value=True, off_value=False)
+            rows.assign(tf.where(chosen[:, None], value[None], rows.value))

@@ -1,0 +1,415 @@
+"""Running a plain functional model with its weights sliced to a width.
+
+The level (the number of the network, from the narrowest upwards) is a tensor, so that
+one traced graph runs every width; the slices, and so the work, really become smaller.
+This needs shapes that are known at run time only, which TensorFlow has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from awn_keras.graph import replay
+from awn_keras.multi_width import MultiWidthModel
+from awn_keras.propagation import (
+    Flow,
+    Propagation,
+    channel_axis,
+    inner_mixers,
+    propagate,
+)
+from awn_keras.rules import Graded, WidthRule, rule_of
+from awn_keras.widths import WidthSampler
+
+_L = keras.layers
+_STATISTICS = ("moving_mean", "moving_variance")
+
+
+# ------------------------------------------------------------------- cutting arrays
+
+
+def _runs(levels: np.ndarray) -> list[np.ndarray]:
+    """Cuts an array into parts that do not descend."""
+    return np.split(levels, np.flatnonzero(np.diff(levels) < 0) + 1)
+
+
+def cut(value: Any, axis: int, levels: np.ndarray, level: Any) -> Any:
+    """Keeps what is active at a level.
+
+    Args:
+        value: A tensor.
+        axis: Axis to cut.
+        levels: Integer array `(size of the axis,)`: the level from which on each entry
+            is active.
+        level: Scalar integer tensor.
+
+    Returns:
+        The tensor with the active entries of the axis, in their order.
+    """
+    if not levels.any():
+        return value
+    axis %= len(value.shape)
+    runs = _runs(levels)
+    before = (slice(None),) * axis
+    counts = [tf.math.count_nonzero(run <= level, dtype="int32") for run in runs[:1]]
+    if len(runs) == 1:
+        return value[(*before, slice(counts[0]))]
+    if len({run.tobytes() for run in runs}) == 1:
+        # Flattened positions with the same channels each: cut all at once.
+        shape = list(value.shape)
+        split = (*shape[:axis], len(runs), len(runs[0]), *shape[axis + 1 :])
+        kept = tf.reshape(value, split)[(*before, slice(None), slice(counts[0]))]
+        return tf.reshape(kept, (*shape[:axis], -1, *shape[axis + 1 :]))
+    parts = tf.split(value, [len(run) for run in runs], axis=axis)
+    return tf.concat(
+        [cut(part, axis, run, level) for part, run in zip(parts, runs, strict=True)],
+        axis=axis,
+    )
+
+
+def put_back(whole: Any, part: Any, levels: np.ndarray, level: Any) -> Any:
+    """Replaces the active entries of a vector.
+
+    Args:
+        whole: Tensor `(n,)`.
+        part: Tensor with its active entries, as `cut` gives them.
+        levels: Integer array `(n,)`; see `cut`.
+        level: Scalar integer tensor.
+
+    Returns:
+        Tensor `(n,)`.
+    """
+    return tf.tensor_scatter_nd_update(whole, tf.where(levels <= level), part)
+
+
+# -------------------------------------------------------------------- layers, sliced
+
+
+@dataclass
+class Pass:
+    """One run of a sliced model.
+
+    Args:
+        level: Scalar int32 tensor.
+        training: Whether layers are in training mode.
+        batch_statistics: Receives mean and variance of the batch for each
+            BatchNormalization, by `id` of the layer; `None` if nobody asks.
+    """
+
+    level: Any
+    training: bool | None
+    batch_statistics: dict[int, tuple[Any, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a layer in a sliced model: its weights, cut, by name."""
+
+    layer: Any
+    weights: dict[str, Any] = field(default_factory=dict)
+
+    def finish(self, x: Any) -> Any:
+        """Bias and activation."""
+        if "bias" in self.weights:
+            x = x + keras.ops.cast(self.weights["bias"], x.dtype)
+        return x if self.layer.activation is None else self.layer.activation(x)
+
+    def kernel(self, x: Any) -> tuple[Any, Any]:
+        """Input and kernel in the layer's compute dtype."""
+        dtype = self.layer.compute_dtype
+        return keras.ops.cast(x, dtype), keras.ops.cast(self.weights["kernel"], dtype)
+
+
+def _convolution(call: _Call, x: Any) -> Any:
+    return call.finish(call.layer.convolution_op(*call.kernel(x)))
+
+
+def _dense(call: _Call, x: Any) -> Any:
+    return call.finish(keras.ops.matmul(*call.kernel(x)))
+
+
+def _depthwise(call: _Call, x: Any) -> Any:
+    layer = call.layer
+    return call.finish(
+        keras.ops.depthwise_conv(
+            *call.kernel(x),
+            strides=layer.strides,
+            padding=layer.padding,
+            data_format=layer.data_format,
+            dilation_rate=layer.dilation_rate,
+        )
+    )
+
+
+def _flatten(call: _Call, x: Any) -> Any:
+    return tf.reshape(x, (tf.shape(x)[0], -1))
+
+
+_RUNNERS: dict[type, Callable[[_Call, Any], Any]] = {
+    _L.Conv1D: _convolution,
+    _L.Conv2D: _convolution,
+    _L.Conv3D: _convolution,
+    _L.Dense: _dense,
+    _L.DepthwiseConv1D: _depthwise,
+    _L.DepthwiseConv2D: _depthwise,
+    _L.Flatten: _flatten,
+}
+
+
+# ------------------------------------------------------------------------- the model
+
+
+class SlicedModel(MultiWidthModel):
+    """A plain functional model, run at a width by slicing its weights.
+
+    Layers on the way from an input to a readout are ordinary ones here, so that a
+    channel's value, and its batch statistics, depend on the width. What is to be done
+    about that is up to subclasses, which choose the numbers that a
+    BatchNormalization works with (`_normalization`, `_track`).
+
+    Each width of a training step runs by itself, forward and backward. Training logs
+    hold the metrics at the largest width that every step trains.
+
+    Args:
+        inputs: `keras.Input`, or a structure of them.
+        outputs: Tensors computed from `inputs` by stock layers.
+        name: Name of the model.
+        min_width: Smallest width in (0, 1]. `None` for 0.25.
+        divisor: Channels come and go in blocks of this size.
+        **kwargs: `trainable`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model's graph does not fit.
+        NotImplementedError: If a layer cannot be sliced.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        *,
+        min_width: float | None = None,
+        divisor: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            inputs, outputs, name, min_width=min_width, divisor=divisor, **kwargs
+        )
+        for node in self.propagation.nodes:
+            _check_can_be_sliced(node.operation, self.propagation.flows[id(node)])
+
+    def _propagate(self, new_grades: Callable[[int], np.ndarray]) -> Propagation:
+        return propagate(self, new_grades, as_tri=inner_mixers(self))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the functional model's config and the widths' arguments."""
+        config = super().get_config()
+        del config["widths_grid"]
+        return config
+
+    # ----------------------------------------------------------------- running
+
+    def _features(self, inputs: Any, training: bool | None) -> Any:
+        return inputs  # nothing is shared between widths
+
+    def _outputs_at(self, levels: Any, features: Any, training: bool | None) -> Any:
+        return [
+            self._run(Pass(levels[index], training), features)
+            for index in range(levels.shape[0])
+        ]
+
+    def _run(self, run: Pass, inputs: Any) -> Any:
+        """Runs the model once.
+
+        Returns:
+            Its outputs, in their structure.
+        """
+        tensors = {
+            id(x): keras.ops.convert_to_tensor(value)
+            for x, value in zip(self.inputs, keras.tree.flatten(inputs), strict=True)
+        }
+
+        def call(node: Any, *args: Any, **kwargs: Any) -> Any:
+            layer, flow = node.operation, self.propagation.flows[id(node)]
+            if isinstance(layer, _L.BatchNormalization):
+                return self._normalize(run, layer, flow, args[0])
+            runner = _RUNNERS.get(type(layer))
+            if runner is not None:
+                weights = self._cut_weights(layer, flow, run.level)
+                return runner(_Call(layer, weights), *args)
+            if getattr(layer, "_call_has_training_arg", False):
+                kwargs["training"] = run.training
+            return layer(*args, **kwargs)
+
+        replay(self.propagation.nodes, tensors, call)
+        return keras.tree.map_structure(lambda x: tensors[id(x)], self.output)
+
+    def _cut_weights(self, layer: Any, flow: Flow, level: Any) -> dict[str, Any]:
+        rule = rule_of(layer) or WidthRule()
+        cuts = {}
+        for weight in layer.weights:
+            value = keras.ops.convert_to_tensor(weight)
+            for axes, grades in zip(
+                (rule.in_axes, rule.out_axes), flow.grades(), strict=True
+            ):
+                axis, each = channel_axis(weight, axes, len(grades))
+                if axis is not None:
+                    levels = np.repeat(self._runtime.level_of(grades), each)
+                    value = cut(value, axis, levels, level)
+            cuts[weight.name] = value
+        return cuts
+
+    # ----------------------------------------------------------- normalization
+
+    def _normalization(self, layer: Any, run: Pass) -> dict[str, Any]:
+        """The numbers of a BatchNormalization at a level, whole, by weight name."""
+        return {w.name: keras.ops.convert_to_tensor(w) for w in layer.weights}
+
+    def _track(self, layer: Any, level: Any, statistics: dict[str, Any]) -> None:
+        """Keeps new moving statistics of a BatchNormalization, whole."""
+        for name, value in statistics.items():
+            getattr(layer, name).assign(value)
+
+    def _normalize(self, run: Pass, layer: Any, flow: Flow, x: Any) -> Any:
+        levels = self._runtime.level_of(flow.grades()[0])
+        whole = self._normalization(layer, run)
+        numbers = {k: cut(value, 0, levels, run.level) for k, value in whole.items()}
+        x = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+        mean, variance = (numbers[name] for name in _STATISTICS)
+        if run.training and layer.trainable:
+            mean, variance = keras.ops.moments(x, list(range(len(x.shape) - 1)))
+            if run.batch_statistics is not None:
+                run.batch_statistics[id(layer)] = (mean, variance)
+            else:
+                self._track(
+                    layer,
+                    run.level,
+                    {
+                        name: put_back(
+                            whole[name],
+                            layer.momentum * numbers[name]
+                            + (1 - layer.momentum) * tf.stop_gradient(new),
+                            levels,
+                            run.level,
+                        )
+                        for name, new in zip(_STATISTICS, (mean, variance), strict=True)
+                    },
+                )
+        y = keras.ops.batch_normalization(
+            x,
+            mean,
+            variance,
+            axis=-1,
+            offset=numbers.get("beta"),
+            scale=numbers.get("gamma"),
+            epsilon=layer.epsilon,
+        )
+        return keras.ops.cast(y, layer.compute_dtype)
+
+    def weight_values(self, layer: keras.Layer, width: float) -> list[np.ndarray]:
+        """Gives a layer's weights; a BatchNormalization's are those of the width.
+
+        Args:
+            layer: A layer of the model.
+            width: Width in [min_width, 1].
+
+        Returns:
+            An array for each of `layer.weights`.
+        """
+        if not isinstance(layer, _L.BatchNormalization):
+            return super().weight_values(layer, width)
+        run = Pass(tf.constant(self._runtime.level_of(width)), training=False)
+        numbers = self._normalization(layer, run)
+        return [keras.ops.convert_to_numpy(numbers[w.name]) for w in layer.weights]
+
+    @property
+    def _normalizations(self) -> list[Any]:
+        """The BatchNormalizations whose channels come and go, each once."""
+        flows = self.propagation.flows
+        return list(
+            {
+                id(node.operation): node.operation
+                for node in self.propagation.nodes
+                if isinstance(node.operation, _L.BatchNormalization)
+                and isinstance(flows[id(node)].output, Graded)
+            }.values()
+        )
+
+    # ---------------------------------------------------------------- training
+
+    def _training_logs(
+        self, features: Any, outputs: list[Any], x: Any, y: Any, sample_weight: Any
+    ) -> dict[str, Any]:
+        # Other widths would cost a forward pass each.
+        sampler: WidthSampler = self._width_config["widths"]
+        largest = int(np.argmax(sampler.fixed)) if sampler.fixed else 0
+        return self.compute_metrics(x, y, outputs[largest], sample_weight)
+
+
+class Statistics(_L.Layer):
+    """Numbers of a BatchNormalization for several widths, a row for each.
+
+    Args:
+        normalization: The built layer.
+        rows: Number of rows.
+        names: Which of its weights.
+        name: Name of this layer.
+    """
+
+    def __init__(
+        self, normalization: Any, rows: int, names: tuple[str, ...], name: str
+    ) -> None:
+        super().__init__(name=name, trainable=normalization.trainable)
+        for weight in normalization.weights:
+            if weight.name in names:
+                variable = self.add_weight(
+                    shape=(rows, *weight.shape),
+                    initializer=getattr(normalization, f"{weight.name}_initializer"),
+                    regularizer=weight.regularizer,
+                    trainable=weight.trainable,
+                    autocast=False,
+                    name=weight.name,
+                )
+                setattr(self, weight.name, variable)
+        self.built = True
+
+    def of_row(self, row: Any) -> dict[str, Any]:
+        """The numbers of one width, by weight name."""
+        return {w.name: tf.gather(w.value, row) for w in self.weights}
+
+
+def _check_can_be_sliced(layer: Any, flow: Flow) -> None:
+    if not isinstance(flow.output, Graded) and not any(
+        isinstance(kind, Graded) for kind in flow.inputs
+    ):
+        return
+    where = f"Layer '{layer.name}' ({type(layer).__name__})"
+    normalization = isinstance(layer, _L.BatchNormalization)
+    weighted = bool(getattr(layer, "weights", [])) or isinstance(layer, _L.Reshape)
+    if weighted and not normalization and type(layer) not in _RUNNERS:
+        names = ", ".join(sorted(c.__name__ for c in _RUNNERS))
+        raise NotImplementedError(
+            f"{where} cannot be sliced to a width: of the layers with weights these "
+            f"can be: BatchNormalization, {names}. (`AnyWidthModel` takes more.)"
+        )
+    if getattr(layer, "activity_regularizer", None) is not None and weighted:
+        raise NotImplementedError(
+            f"{where}: a sliced layer cannot have an `activity_regularizer`. Leave it "
+            "out."
+        )
+    if normalization and getattr(layer, "renorm", False):
+        raise NotImplementedError(
+            f"{where}: a sliced layer must have `renorm=False`. Received: renorm=True"
+        )
+    if getattr(layer, "padding", None) == "causal":
+        raise NotImplementedError(
+            f"{where}: a sliced layer cannot have causal padding. Received: "
+            "padding='causal'"
+        )

@@ -1,0 +1,205 @@
+"""US-Net: batch statistics while training, calibrated ones afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from awn_keras.baselines.sliced import Pass, SlicedModel, Statistics
+from awn_keras.widths import check_widths
+
+_STATISTICS = ("moving_mean", "moving_variance")
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class USNet(SlicedModel):
+    """A universally slimmable network: any width, calibrated at some of them.
+
+    Convolutions are ordinary ones, sliced to the width; BatchNormalization has one
+    set of factors for all widths and trains with the statistics of the batch. After
+    training `calibrate` measures its statistics at some widths; a width that was not
+    calibrated uses those of the next larger one that was. Before, it runs with the
+    moving statistics that all widths shared, as `SharedBN` does.
+
+    Training follows the sandwich rule; `compile(distillation=1.0)` adds in-place
+    distillation.
+
+    Args:
+        inputs: `keras.Input`, or a structure of them.
+        outputs: Tensors computed from `inputs` by stock layers.
+        name: Name of the model.
+        min_width: Smallest width in (0, 1]. `None` for 0.25.
+        divisor: Channels come and go in blocks of this size.
+        calibrated_widths: Widths to hold statistics for; `calibrate` fills them.
+        **kwargs: `trainable`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model's graph does not fit.
+        NotImplementedError: If a layer cannot be sliced.
+
+    Example:
+    >>> import numpy as np
+    >>> from awn_keras import lenet_3c1l
+    >>> from awn_keras.baselines import USNet
+    >>> plain = lenet_3c1l((8, 8, 1), triangular=False, padding="same", filters=8)
+    >>> model = USNet(plain.input, plain.output)
+    >>> model.calibrate(np.zeros((4, 8, 8, 1), "float32"), widths=2)
+    >>> model.calibrated_widths
+    (0.25, 1.0)
+
+    Reference:
+        Yu and Huang, Universally Slimmable Networks and Improved Training Techniques
+        (2019), sections 3 and 4.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        *,
+        min_width: float | None = None,
+        divisor: int = 1,
+        calibrated_widths: Sequence[float] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            inputs, outputs, name, min_width=min_width, divisor=divisor, **kwargs
+        )
+        self._hold(calibrated_widths)
+
+    def _hold(self, widths: Sequence[float]) -> None:
+        """Makes room for statistics at some widths."""
+        self.calibrated_widths = tuple(
+            sorted(set(check_widths(widths, self.min_width, "calibrated_widths")))
+        )
+        rows = len(self.calibrated_widths)
+        for old in getattr(self, "_calibrated", {}).values():
+            self._layers.remove(old)  # Keras tracks what an attribute once held
+        self._calibrated = {
+            layer.name: Statistics(layer, rows, _STATISTICS, f"{layer.name}_calibrated")
+            for layer in (self._normalizations if rows else [])
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the functional model's config and the widths."""
+        config = super().get_config()
+        return {**config, "calibrated_widths": list(self.calibrated_widths)}
+
+    def calibrate(
+        self,
+        data: Any,
+        widths: int | Sequence[float] = 20,
+        *,
+        batches: int | None = None,
+        batch_size: int = 128,
+    ) -> None:
+        """Measures the statistics of BatchNormalization at some widths.
+
+        At each width the data run through the network with the statistics of each
+        batch; means and variances are averaged over the batches, weighted by their
+        size. Earlier calibrations are replaced.
+
+        Args:
+            data: Training inputs: an array, a `keras.utils.PyDataset`, or an iterable
+                of batches (a `tf.data.Dataset`, say), which may be tuples `(x, y)`.
+            widths: Widths in [min_width, 1], or the number of them, at least 2, evenly
+                spread over that range.
+            batches: Number of batches to use. `None` for all.
+            batch_size: Samples in a batch, if `data` is an array.
+
+        Raises:
+            ValueError: If a width is out of range, or there are no data.
+
+        Reference:
+            Yu and Huang, Universally Slimmable Networks (2019), section 3.3.
+        """
+        chosen = self._spread(widths) if isinstance(widths, int) else widths
+        chosen = sorted(set(check_widths(chosen, self.min_width)))
+        if not chosen:
+            raise ValueError("`widths` must hold at least one width. Received: []")
+        measured = self._measure(_batches(data, batches, batch_size), chosen)
+        self._hold(chosen)
+        for name, held in self._calibrated.items():
+            for statistic, rows in zip(_STATISTICS, measured[name], strict=True):
+                getattr(held, statistic).assign(rows)
+        self.test_function = self.predict_function = None  # traced without them
+
+    def _spread(self, count: int) -> list[float]:
+        if count < 2:
+            raise ValueError(
+                "`widths` must be at least 2, or a list of widths. Received: "
+                f"widths={count}"
+            )
+        return np.linspace(self.min_width, 1.0, count).tolist()
+
+    def _measure(
+        self, batches: Iterable[Any], widths: Sequence[float]
+    ) -> dict[str, np.ndarray]:
+        """Mean and variance `(2, widths, channels)` of each BatchNormalization."""
+        levels = self._runtime.level_of(np.asarray(widths))
+        layers = self._normalizations
+        active = [
+            self._channel_levels(layer) <= levels[:, None] for layer in layers
+        ]  # (widths, channels)
+        totals = [np.zeros((2, *shape.shape)) for shape in active]
+        samples = 0
+
+        @tf.function(reduce_retracing=True)
+        def statistics_at(level: Any, x: Any) -> list[Any]:
+            run = Pass(level, training=True, batch_statistics={})
+            self._run(run, x)
+            return [tf.stack(run.batch_statistics[id(layer)]) for layer in layers]
+
+        for x in batches:
+            count = len(keras.tree.flatten(x)[0])
+            samples += count
+            for row, level in enumerate(levels):
+                for total, chosen, new in zip(
+                    totals, active, statistics_at(tf.constant(level), x), strict=True
+                ):
+                    total[:, row, chosen[row]] += count * np.asarray(new, float)
+        if not samples:
+            raise ValueError("`data` must hold at least one batch.")
+        return {
+            layer.name: total / samples
+            for layer, total in zip(layers, totals, strict=True)
+        }
+
+    def _channel_levels(self, layer: Any) -> np.ndarray:
+        nodes = self.propagation.nodes
+        node = next(node for node in nodes if node.operation is layer)
+        flow = self.propagation.flows[id(node)]
+        return self._runtime.level_of(flow.grades()[1])
+
+    def _normalization(self, layer: Any, run: Pass) -> dict[str, Any]:
+        own = super()._normalization(layer, run)
+        held = self._calibrated.get(layer.name)
+        if held is None or run.training:
+            return own
+        calibrated = self._runtime.level_of(np.asarray(self.calibrated_widths))
+        # Wider than all of them: the widest there is.
+        row = tf.minimum(
+            tf.math.count_nonzero(calibrated < run.level, dtype="int32"),
+            len(calibrated) - 1,
+        )
+        return {**own, **held.of_row(row)}
+
+
+def _batches(data: Any, limit: int | None, batch_size: int) -> Iterator[Any]:
+    """Yields the inputs of batches."""
+    if isinstance(data, keras.utils.PyDataset):
+        source: Iterable[Any] = (data[index] for index in range(len(data)))
+    elif hasattr(data, "shape"):
+        starts = range(0, len(data), batch_size)
+        source = (data[start : start + batch_size] for start in starts)
+    else:
+        source = data
+    for index, batch in enumerate(source):
+        if limit is not None and index >= limit:
+            return
+        yield keras.utils.unpack_x_y_sample_weight(batch)[0]
