@@ -106,6 +106,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="of everything drawn (default: 0)")
     _add_data_arguments(train)
 
+    reproduce = command(
+        "reproduce",
+        _reproduce,
+        "Run a table or figure of the paper, beside its numbers.",
+    )
+    add = reproduce.add_argument
+    add("experiment", help="table1, table2, figure2, figure4, figure5 or figure6")
+    add("--dataset", help="default: the paper's first")
+    add("--model", dest="architecture", default="lenet_3c1l")
+    add("--seeds", type=int, default=1, help="runs of each system (default: 1)")
+    add("--scale", type=float, default=1.0, help="part of the epochs; marks results")
+    add("--systems", help="some of the runs only, separated by commas")
+    add("--results", type=Path, default=Path("results/paper"), help="JSON, figures")
+    add("--work", type=Path, default=Path("runs/paper"), help="checkpoints")
+    _add_data_arguments(reproduce)
+
     convert = command("convert", _convert, "Make a saved Keras model any-width.")
     convert.add_argument("model", type=Path, help="a .keras file")
     add = convert.add_argument
@@ -168,7 +184,8 @@ def _demo(args: argparse.Namespace) -> None:
     from awn_keras.data import load_data
     from awn_keras.deploy import export_tflite
     from awn_keras.evaluation import trade_off_curve
-    from awn_keras.experiments.training import Recipe, holds_run_of, run
+    from awn_keras.experiments.recipes import Recipe
+    from awn_keras.experiments.training import holds_run_of, run
     from awn_keras.files import write_whole
 
     directory = _writable(args.output)
@@ -220,7 +237,8 @@ def _summary(
 
 
 def _train(args: argparse.Namespace) -> None:
-    from awn_keras.experiments.training import Recipe, run
+    from awn_keras.experiments.recipes import Recipe
+    from awn_keras.experiments.training import run
 
     recipe = Recipe.paper(args.dataset, args.architecture or Recipe.architecture)
     given = {
@@ -239,6 +257,25 @@ def _train(args: argparse.Namespace) -> None:
     )
     _print(str(result.curve))
     _print(f"AUC {100 * result.curve.auc:.2f} %, in {output}")
+
+
+def _reproduce(args: argparse.Namespace) -> None:
+    from awn_keras.experiments.paper import runs_of
+    from awn_keras.experiments.reproduce import run_missing
+
+    runs = runs_of(
+        *(args.experiment, args.dataset, args.architecture),
+        seeds=args.seeds,
+        scale=args.scale,
+        systems=args.systems and args.systems.split(","),
+    )
+    run_missing(
+        *(runs, _writable(args.results), _writable(args.work)),
+        report=_print,
+        verbose=1 if sys.stdout.isatty() else 2,
+        data_dir=args.data_dir,
+        download=args.download,
+    )
 
 
 def _convert(args: argparse.Namespace) -> None:

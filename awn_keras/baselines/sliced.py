@@ -104,7 +104,7 @@ class Pass:
 
     level: Any
     training: bool | None
-    batch_statistics: dict[int, tuple[Any, Any]] | None = None
+    batch_statistics: dict[int, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -353,7 +353,7 @@ class SlicedModel(MultiWidthModel):
         return self.compute_metrics(x, y, outputs[largest], sample_weight)
 
 
-class Statistics(_L.Layer):
+class Statistics(keras.layers.Layer):
     """Numbers of a BatchNormalization for several widths, a row for each.
 
     Args:

@@ -151,9 +151,9 @@ class USNet(SlicedModel):
 
         @tf.function(reduce_retracing=True)
         def statistics_at(level: Any, x: Any) -> list[Any]:
-            run = Pass(level, training=True, batch_statistics={})
-            self._run(run, x)
-            return [tf.stack(run.batch_statistics[id(layer)]) for layer in layers]
+            seen: dict[int, Any] = {}
+            self._run(Pass(level, training=True, batch_statistics=seen), x)
+            return [tf.stack(seen[id(layer)]) for layer in layers]
 
         for x in batches:
             count = len(keras.tree.flatten(x)[0])

@@ -1,0 +1,219 @@
+"""The paper's tables and figures: which runs they need, and the numbers it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from awn_keras.data import DATASETS
+from awn_keras.experiments.recipes import Recipe
+
+#: Names of the systems as the paper has them.
+NAMES = {
+    "shared_bn": "standard BN",
+    "s_net": "S-Net",
+    "awn": "AWN",
+    "awn_rs": "AWN+RS",
+    "us_net": "US-Net",
+}
+TABLE_1_WIDTHS = (1.0, 0.75, 0.5, 0.25)
+#: Accuracies on MNIST at `TABLE_1_WIDTHS`.
+TABLE_1 = {
+    "s_net": (0.9905, 0.9893, 0.9891, 0.9869),
+    "awn": (0.9897, 0.9887, 0.9882, 0.9843),
+}
+#: AUC; of US-Net with 4, 10 and 20 calibrated widths.
+TABLE_2: dict[tuple[str, str], dict[tuple[str, int], float]] = {
+    key: {
+        ("s_net", 0): s_net,
+        ("awn", 0): awn,
+        ("awn_rs", 0): awn_rs,
+        ("us_net", 4): us_4,
+        ("us_net", 10): us_10,
+        ("us_net", 20): us_20,
+    }
+    for key, (s_net, awn, awn_rs, us_4, us_10, us_20) in {
+        ("lenet_3c1l", "fashion_mnist"): (
+            *(0.8378, 0.9067, 0.9106),
+            *(0.9040, 0.9070, 0.9074),
+        ),
+        ("lenet_3c1l", "cifar10"): (
+            *(0.5699, 0.7112, 0.7375),
+            *(0.6784, 0.7130, 0.7245),
+        ),
+        ("lenet_3c1l", "cifar100"): (
+            *(0.2694, 0.4269, 0.4365),
+            *(0.4012, 0.4138, 0.4180),
+        ),
+        ("mobilenet_v2", "cifar10"): (
+            *(0.5097, 0.9091, 0.9072),
+            *(0.9010, 0.9198, 0.9209),
+        ),
+        ("mobilenet_v2", "cifar100"): (
+            *(0.4984, 0.7016, 0.6728),
+            *(0.6669, 0.7162, 0.7224),
+        ),
+    }.items()
+}
+#: AUC of networks trained at full width only, on CIFAR-10.
+FIGURE_6 = {"awn_full": 0.3585, "shared_bn_full": 0.2051}
+#: Numbers of widths in a step; `None` for all.
+FIGURE_4_WIDTHS = (1, 2, 4, 8, None)
+#: Steps between two looks at batch statistics for figure 2.
+TRACE_EVERY = 47
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that a table or figure needs.
+
+    Args:
+        label: What sets it apart from others on the same data set.
+        recipe: Its recipe.
+        trace_every: See `run`.
+    """
+
+    label: str
+    recipe: Recipe
+    trace_every: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its directory and of its result."""
+        recipe = self.recipe
+        parts = [recipe.dataset, recipe.architecture, self.label, f"seed{recipe.seed}"]
+        if recipe.scale < 1:
+            parts.append(f"scale{recipe.scale:g}")
+        return "_".join(parts)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure.
+
+    Args:
+        title: What it shows.
+        datasets: Data sets that the paper has it for, the default first.
+        runs: `runs(dataset, architecture)` are its runs, with seed 0.
+    """
+
+    title: str
+    datasets: tuple[str, ...]
+    runs: Callable[[str, str], list[Run]]
+
+
+def _of_systems(*systems: str, trace: bool = False) -> Callable[[str, str], list[Run]]:
+    def runs(dataset: str, architecture: str) -> list[Run]:
+        return [
+            Run(
+                system,
+                Recipe.paper(dataset, architecture, system),
+                TRACE_EVERY if trace else None,
+            )
+            for system in systems
+        ]
+
+    return runs
+
+
+def _figure_4(dataset: str, architecture: str) -> list[Run]:
+    paper = Recipe.paper(dataset, architecture)
+    runs = []
+    for count in FIGURE_4_WIDTHS:
+        if count is None:
+            changes: dict[str, Any] = {"sampler": "all", "width_reduction": "mean"}
+        elif count == 1:
+            changes = {"sampler": "fixed", "widths": (1.0,)}
+        else:
+            changes = {"num_widths": count}
+        recipe = replace(paper, **changes)
+        # The paper's own number of widths is its table's AWN+RS.
+        label = f"awn_rs_{count or 'all'}" if recipe != paper else "awn_rs"
+        runs.append(Run(label, recipe))
+    return runs
+
+
+def _figure_6(dataset: str, architecture: str) -> list[Run]:
+    runs = []
+    for label, system in (("awn_full", "awn"), ("shared_bn_full", "shared_bn")):
+        recipe = Recipe.paper(dataset, architecture, system)
+        runs.append(Run(label, replace(recipe, sampler="fixed", widths=(1.0,))))
+    return runs
+
+
+_TABLE_2 = _of_systems("s_net", "awn", "awn_rs", "us_net")
+EXPERIMENTS = {
+    "table1": Experiment(
+        "accuracy at four widths",
+        ("mnist",),
+        _of_systems("shared_bn", "s_net", "awn", trace=True),
+    ),
+    "table2": Experiment(
+        "AUC of all systems", ("fashion_mnist", "cifar10", "cifar100"), _TABLE_2
+    ),
+    "figure2": Experiment(
+        "batch statistics of a channel at four widths, and what is tracked",
+        ("mnist",),
+        _of_systems("shared_bn", "s_net", "awn", trace=True),
+    ),
+    "figure4": Experiment(
+        "AUC against the number of widths in a step", ("fashion_mnist",), _figure_4
+    ),
+    "figure5": Experiment(
+        "trade-off curves", ("fashion_mnist", "cifar10", "cifar100"), _TABLE_2
+    ),
+    "figure6": Experiment(
+        "networks trained at full width only", ("cifar10",), _figure_6
+    ),
+}
+
+
+def runs_of(
+    experiment: str,
+    dataset: str | None = None,
+    architecture: str = "lenet_3c1l",
+    *,
+    seeds: int = 1,
+    scale: float = 1.0,
+    systems: Sequence[str] | None = None,
+) -> list[Run]:
+    """Lists the runs of a table or figure.
+
+    Args:
+        experiment: One of `EXPERIMENTS`.
+        dataset: Data set. `None` for the paper's first one.
+        architecture: Architecture.
+        seeds: Number of seeds, from 0.
+        scale: See `Recipe`.
+        systems: Labels of the runs to keep. `None` for all.
+
+    Returns:
+        The runs: all systems with the first seed, then with the next one.
+
+    Raises:
+        ValueError: If a name is wrong, or no run is left.
+    """
+    if experiment not in EXPERIMENTS:
+        raise ValueError(
+            f"The experiment must be one of {sorted(EXPERIMENTS)}. Received: "
+            f"{experiment!r}"
+        )
+    dataset = EXPERIMENTS[experiment].datasets[0] if dataset is None else dataset
+    if dataset not in DATASETS:
+        raise ValueError(
+            f"`dataset` must be one of {sorted(DATASETS)}. Received: dataset={dataset}"
+        )
+    if seeds < 1:
+        raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds}")
+    runs = EXPERIMENTS[experiment].runs(dataset, architecture)
+    labels = [run.label for run in runs]
+    unknown = sorted(set(systems or ()) - set(labels))
+    if unknown:
+        raise ValueError(f"`systems` must be of {labels}. Received: {unknown}")
+    return [
+        replace(run, recipe=replace(run.recipe, seed=seed, scale=scale))
+        for seed in range(seeds)
+        for run in runs
+        if systems is None or run.label in systems
+    ]

@@ -1,0 +1,318 @@
+"""Everything that decides a training run, and the model that comes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+
+from awn_keras.architectures import lenet_3c1l, mobilenet_v2
+from awn_keras.baselines import SharedBN, SNet, USNet
+from awn_keras.data import DATASETS, ImageData
+from awn_keras.multi_width import MultiWidthModel
+from awn_keras.widths import (
+    FixedWidths,
+    SandwichWidths,
+    UniformWidths,
+    WidthSampler,
+    check_width,
+    check_widths,
+)
+
+#: `awn` has triangular convolutions; `shared_bn`, `s_net` and `us_net` slice ordinary
+#: ones; `plain` is an ordinary network of one width.
+SYSTEMS = ("awn", "shared_bn", "s_net", "us_net", "plain")
+#: Ways to choose the widths of a step.
+SAMPLERS = ("sandwich", "uniform", "fixed", "all")
+#: The learning rate falls to a tenth twice, or along half a cosine.
+SCHEDULES = ("steps", "cosine")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run. Defaults are the paper's for LeNet.
+
+    Args:
+        dataset: One of `awn_keras.data.DATASETS`.
+        architecture: One of `ARCHITECTURES`.
+        system: One of `SYSTEMS`.
+        filters: Channels of each convolution, before `width_multiplier`; for
+            `lenet_3c1l` only.
+        width_multiplier: Widens every convolution.
+        epochs: Passes over the training set, before `scale`.
+        scale: Part of `epochs` that is really run, in (0, 1]; at least one epoch.
+            Below 1 results are marked as reduced.
+        batch_size: Samples in a step.
+        learning_rate: Of SGD with `momentum`, at first.
+        schedule: One of `SCHEDULES`: divided by 10 after 50 % and 75 % of the steps,
+            or half a cosine down to 0.
+        momentum: Momentum in [0, 1).
+        weight_decay: The paper's, in the gradient.
+        min_width: Smallest width, in (0, 1].
+        divisor: See `AnyWidthModel`.
+        widths_grid: See `AnyWidthModel`.
+        sampler: One of `SAMPLERS`.
+        widths: Widths of the sampler `fixed`, ascending; an S-Net's list.
+        num_widths: Widths in a step; for `sandwich` and `uniform`.
+        width_reduction: See `AnyWidthModel.compile`.
+        calibrations: Numbers of evenly spread widths at which a US-Net is calibrated;
+            each gives a curve.
+        calibration_batches: Training batches that a calibration sees.
+        seed: Seed of everything that is drawn.
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 5.1.
+    """
+
+    dataset: str = "fashion_mnist"
+    architecture: str = "lenet_3c1l"
+    system: str = "awn"
+    filters: int = 32
+    width_multiplier: float = 2**0.5
+    epochs: int = 20
+    scale: float = 1.0
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    schedule: str = "steps"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    min_width: float = 0.25
+    divisor: int = 1
+    widths_grid: tuple[float, ...] | None = None
+    sampler: str = "sandwich"
+    widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    num_widths: int = 4
+    width_reduction: str = "sum"
+    calibrations: tuple[int, ...] = (4, 10, 20)
+    calibration_batches: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks names and ranges.
+
+        Raises:
+            ValueError: If one is wrong.
+        """
+        for name, allowed in (
+            ("dataset", DATASETS),
+            ("architecture", ARCHITECTURES),
+            ("system", SYSTEMS),
+            ("schedule", SCHEDULES),
+            ("sampler", SAMPLERS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"`{name}` must be one of {sorted(allowed)}. Received: "
+                    f"{name}={getattr(self, name)!r}"
+                )
+        for name in (
+            *("filters", "epochs", "batch_size", "num_widths", "divisor"),
+            "calibration_batches",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1. Received: "
+                    f"{name}={getattr(self, name)}"
+                )
+        for name in ("learning_rate", "width_multiplier"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"`{name}` must be above 0. Received: {name}={getattr(self, name)}"
+                )
+        for name, end in (("momentum", 1), ("weight_decay", math.inf)):
+            if not 0 <= getattr(self, name) < end:
+                raise ValueError(
+                    f"`{name}` must be in [0, {end}). Received: "
+                    f"{name}={getattr(self, name)}"
+                )
+        check_width(self.min_width, name="min_width")
+        check_width(self.scale, name="scale")
+        check_widths(self.widths)
+        self._check_unused()
+
+    def _check_unused(self) -> None:
+        for name in ARCHITECTURES[self.architecture].unused:
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"`{name}` means nothing to architecture={self.architecture!r}: "
+                    f"leave it out. Received: {name}={getattr(self, name)}"
+                )
+        if self.system == "s_net" and self.sampler != "fixed":
+            raise ValueError(
+                "An S-Net trains its listed widths: `sampler` must be 'fixed'. "
+                f"Received: sampler={self.sampler!r}"
+            )
+        if self.system != "awn" and self.widths_grid is not None:
+            raise ValueError(
+                f"`widths_grid` means nothing to system={self.system!r}: leave it out. "
+                f"Received: widths_grid={self.widths_grid}"
+            )
+
+    @property
+    def epochs_run(self) -> int:
+        """Epochs after scaling."""
+        return max(1, round(self.epochs * self.scale))
+
+    @classmethod
+    def paper(
+        cls, dataset: str, architecture: str = "lenet_3c1l", system: str = "awn_rs"
+    ) -> Recipe:
+        """The paper's recipe for a system and an architecture on a data set.
+
+        Args:
+            dataset: One of `awn_keras.data.DATASETS`.
+            architecture: One of `ARCHITECTURES`.
+            system: `"awn"` (four fixed widths), `"awn_rs"` (random sampling by the
+                sandwich rule), `"s_net"`, `"us_net"`, `"shared_bn"` (four fixed
+                widths) or `"plain"`. Only AWNs are widened by sqrt(2).
+
+        Returns:
+            20 epochs without weight decay; on CIFAR 100 epochs with 5e-4. AWNs of
+            `mobilenet_v2` train 350 epochs (the paper: 350 to 1050); the rest of its
+            schedule is LeNet's.
+
+        Raises:
+            ValueError: If a name is wrong.
+
+        Reference:
+            Vu et al., Any-Width Networks (2020), section 5.1.
+        """
+        if system not in _PAPER_SYSTEMS:
+            raise ValueError(
+                f"`system` must be one of {sorted(_PAPER_SYSTEMS)}. Received: "
+                f"system={system!r}"
+            )
+        recipe = cls(dataset, architecture)
+        if dataset.startswith("cifar"):
+            recipe = replace(recipe, epochs=100, weight_decay=5e-4)
+        recipe = replace(recipe, **ARCHITECTURES[architecture].paper)
+        recipe = replace(recipe, **_PAPER_SYSTEMS[system])
+        if architecture == "mobilenet_v2" and recipe.system == "awn":
+            recipe = replace(recipe, epochs=350)
+        return recipe
+
+
+_PAPER_SYSTEMS: dict[str, dict[str, Any]] = {
+    "awn": {"sampler": "fixed"},
+    "awn_rs": {},
+    "s_net": {"system": "s_net", "sampler": "fixed", "width_multiplier": 1.0},
+    "us_net": {"system": "us_net", "width_multiplier": 1.0},
+    "shared_bn": {"system": "shared_bn", "sampler": "fixed", "width_multiplier": 1.0},
+    "plain": {"system": "plain", "width_multiplier": 1.0},
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that a recipe can name.
+
+    Args:
+        build: Builds the network of a recipe for a data set: an `AnyWidthModel`, or
+            a plain one where the recipe's system is not `awn`.
+        paper: What differs in the paper's recipe from that for LeNet.
+        unused: Fields of a recipe that mean nothing to this network.
+    """
+
+    build: Callable[[Recipe, ImageData], keras.Model]
+    paper: Mapping[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+
+def _shared_arguments(recipe: Recipe) -> dict[str, Any]:
+    names = ("width_multiplier", "weight_decay", "min_width", "divisor", "widths_grid")
+    arguments = {name: getattr(recipe, name) for name in names}
+    return {**arguments, "triangular": recipe.system == "awn"}
+
+
+def _lenet_3c1l(recipe: Recipe, data: ImageData) -> keras.Model:
+    small = min(data.input_shape[:2]) < 16
+    return lenet_3c1l(
+        data.input_shape,
+        data.classes,
+        filters=recipe.filters,
+        padding="same" if small else "valid",
+        **_shared_arguments(recipe),
+    )
+
+
+def _mobilenet_v2(recipe: Recipe, data: ImageData) -> keras.Model:
+    return mobilenet_v2(data.input_shape, data.classes, **_shared_arguments(recipe))
+
+
+#: Architectures by name.
+ARCHITECTURES = {
+    "lenet_3c1l": Architecture(_lenet_3c1l),
+    "mobilenet_v2": Architecture(
+        _mobilenet_v2,
+        paper={
+            "epochs": 100,
+            "min_width": 0.35,
+            "divisor": 8,
+            "widths": (0.35, 0.5, 0.75, 1.0),
+        },
+        unused=("filters",),
+    ),
+}
+
+
+def build(recipe: Recipe, data: ImageData) -> keras.Model:
+    """Builds and compiles a recipe's model.
+
+    Args:
+        recipe: The recipe. Keras' global random state is seeded from it.
+        data: Its data set.
+
+    Returns:
+        The model, untrained: a `MultiWidthModel`, or a `keras.Model` if the system is
+        `plain`.
+
+    Raises:
+        ValueError: If the recipe's arguments do not fit.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    network = ARCHITECTURES[recipe.architecture].build(recipe, data)
+    model = _of_system(recipe, network)
+    arguments: dict[str, Any] = {}
+    if isinstance(model, MultiWidthModel):
+        arguments["widths"] = _sampler(recipe, model)
+        arguments["width_reduction"] = recipe.width_reduction
+    steps = recipe.epochs_run * len(data.train(recipe.batch_size))
+    model.compile(
+        keras.optimizers.SGD(_schedule(recipe, steps), momentum=recipe.momentum),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **arguments,
+    )
+    return model
+
+
+def _of_system(recipe: Recipe, network: keras.Model) -> keras.Model:
+    graph = (network.input, network.output, network.name)
+    if recipe.system == "s_net":
+        return SNet(*graph, widths=recipe.widths, divisor=recipe.divisor)
+    sliced = {"shared_bn": SharedBN, "us_net": USNet}.get(recipe.system)
+    if sliced is None:
+        return network
+    return sliced(*graph, min_width=recipe.min_width, divisor=recipe.divisor)
+
+
+def _schedule(recipe: Recipe, steps: int) -> Any:
+    schedules = keras.optimizers.schedules
+    if recipe.schedule == "cosine":
+        return schedules.CosineDecay(recipe.learning_rate, steps)
+    rates = [recipe.learning_rate / 10**i for i in range(3)]
+    return schedules.PiecewiseConstantDecay(
+        [round(0.5 * steps), round(0.75 * steps)], rates
+    )
+
+
+def _sampler(recipe: Recipe, model: MultiWidthModel) -> WidthSampler:
+    if recipe.sampler == "all":
+        return FixedWidths(model.distinct_widths)
+    if recipe.sampler == "fixed":
+        return FixedWidths(recipe.widths)
+    sampler = {"sandwich": SandwichWidths, "uniform": UniformWidths}[recipe.sampler]
+    return sampler(recipe.min_width, 1.0, recipe.num_widths, seed=recipe.seed)

@@ -1,0 +1,101 @@
+"""What a BatchNormalization meets at each width while a model trains (figure 2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.files import write_whole
+from awn_keras.slimming import slim
+
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+
+
+class StatisticsTrace(keras.callbacks.Callback):
+    """Compares a channel's batch statistics at several widths with the tracked ones.
+
+    Every so many steps the model is slimmed to each width, and a batch of images,
+    always the same, runs through it in training mode. Written down are mean and
+    variance of the channel before the normalization, and the moving mean and variance
+    that the normalization would use at this width.
+
+    Args:
+        images: The batch, `(n, rows, cols, channels)`.
+        path: File that is written after every epoch, and read on resuming.
+        every: Steps between two looks.
+        layer: Name of the BatchNormalization.
+        channel: Number of its channel; it must be active at all widths.
+        widths: Widths to look at.
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), figure 2.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        path: Path,
+        *,
+        every: int = 50,
+        layer: str = "bn2",
+        channel: int = 0,
+        widths: Sequence[float] = WIDTHS,
+    ) -> None:
+        super().__init__()
+        self.images = images
+        self.path = path
+        self.every = every
+        self.layer = layer
+        self.channel = channel
+        self.widths = tuple(widths)
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """What was seen, in JSON's types."""
+        return {
+            "layer": self.layer,
+            "channel": self.channel,
+            "widths": list(self.widths),
+            "rows": self.rows,
+        }
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Reads what an interrupted run had seen of the steps that count."""
+        done = int(self.model.optimizer.iterations)
+        self.rows = []
+        if done and self.path.exists():
+            kept = json.loads(self.path.read_text())["rows"]
+            self.rows = [row for row in kept if row["step"] <= done]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at the statistics."""
+        step = int(self.model.optimizer.iterations)
+        if step % self.every == 0:
+            self.rows.append({"step": step, **self._look()})
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes the file."""
+        write_whole(self.path, json.dumps(self.statistics) + "\n")
+
+    def _look(self) -> dict[str, list[float]]:
+        seen: dict[str, list[float]] = {
+            name: [] for name in ("mean", "variance", "moving_mean", "moving_variance")
+        }
+        for width in self.widths:
+            network = slim(self.model, width)
+            normalization = network.get_layer(self.layer)
+            inner = keras.Model(network.input, normalization.input)
+            x = keras.ops.convert_to_numpy(inner(self.images, training=True))
+            values = x[..., self.channel]
+            seen["mean"].append(float(values.mean()))
+            seen["variance"].append(float(values.var()))
+            for name in ("moving_mean", "moving_variance"):
+                tracked = keras.ops.convert_to_numpy(getattr(normalization, name))
+                seen[name].append(float(tracked[self.channel]))
+        return seen
