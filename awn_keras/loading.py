@@ -1,4 +1,4 @@
-"""Reading a saved any-width model, or saying why that cannot be."""
+"""Reading a saved model of several widths, or saying why that cannot be."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import keras
 
-from awn_keras.model import AnyWidthModel
+# Imported, so that Keras knows the classes that a file may name.
+from awn_keras.multi_width import MultiWidthModel
 
 
-def load_model(path: str | Path) -> AnyWidthModel:
-    """Loads an any-width model that `model.save` wrote.
+def load_model(path: str | Path) -> MultiWidthModel:
+    """Loads an `AnyWidthModel`, or one of `awn_keras.baselines`.
 
     `keras.saving.load_model` does the same with Keras' own errors, which for a file
     that is not a model come from the depths of its reader.
@@ -30,7 +31,7 @@ def load_model(path: str | Path) -> AnyWidthModel:
     """
     path = Path(path)
     model = load_keras_model(path)
-    if not isinstance(model, AnyWidthModel):
+    if not isinstance(model, MultiWidthModel):
         raise TypeError(
             f"{path} holds a {type(model).__name__}, which has one width only; an "
             "AnyWidthModel is needed. `awn convert` makes one of it."

@@ -22,7 +22,8 @@ class SNet(SlicedModel):
     Convolutions are ordinary ones, sliced to the width. Each listed width has factors
     and moving statistics of its own in every BatchNormalization; the layer's own are
     those of width 1. The model runs at any width down to the smallest listed one; an
-    unlisted width uses the BatchNormalization of the next larger listed one.
+    unlisted width uses the BatchNormalization of the next larger listed one. (One so
+    near above a listed width that the same channels are active is the same network.)
 
     Args:
         inputs: `keras.Input`, or a structure of them.
