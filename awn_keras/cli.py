@@ -112,12 +112,13 @@ def _parser() -> argparse.ArgumentParser:
         "Run a table or figure of the paper, beside its numbers.",
     )
     add = reproduce.add_argument
-    add("experiment", help="table1, table2, figure2, figure4, figure5 or figure6")
+    add("experiment", help="table1, table2, figure2, figure4, ..., or individual")
     add("--dataset", help="default: the paper's first")
     add("--model", dest="architecture", default="lenet_3c1l")
     add("--seeds", type=int, default=1, help="runs of each system (default: 1)")
     add("--scale", type=float, default=1.0, help="part of the epochs; marks results")
     add("--systems", help="some of the runs only, separated by commas")
+    add("--show", action="store_true", help="run nothing: show what is finished")
     add("--results", type=Path, default=Path("results/paper"), help="JSON, figures")
     add("--work", type=Path, default=Path("runs/paper"), help="checkpoints")
     _add_data_arguments(reproduce)
@@ -261,7 +262,12 @@ def _train(args: argparse.Namespace) -> None:
 
 def _reproduce(args: argparse.Namespace) -> None:
     from awn_keras.experiments.paper import runs_of
-    from awn_keras.experiments.reproduce import run_missing
+    from awn_keras.experiments.reproduce import (
+        finished_runs,
+        run_missing,
+        show,
+        write_report,
+    )
 
     runs = runs_of(
         *(args.experiment, args.dataset, args.architecture),
@@ -269,13 +275,18 @@ def _reproduce(args: argparse.Namespace) -> None:
         scale=args.scale,
         systems=args.systems and args.systems.split(","),
     )
-    run_missing(
-        *(runs, _writable(args.results), _writable(args.work)),
-        report=_print,
-        verbose=1 if sys.stdout.isatty() else 2,
-        data_dir=args.data_dir,
-        download=args.download,
-    )
+    results = _writable(args.results)
+    if not args.show:
+        run_missing(
+            *(runs, results, _writable(args.work)),
+            report=_print,
+            verbose=1 if sys.stdout.isatty() else 2,
+            data_dir=args.data_dir,
+            download=args.download,
+        )
+    _print(str(show(args.experiment, finished_runs(runs, results), results)))
+    write_report(results)
+    _print(f"All tables and figures: {results / 'README.md'}")
 
 
 def _convert(args: argparse.Namespace) -> None:

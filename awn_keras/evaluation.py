@@ -15,8 +15,9 @@ import keras
 import numpy as np
 
 from awn_keras.files import write_whole
+from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, area_under_curve
-from awn_keras.propagation import Flow, channel_axis, graph_flows
+from awn_keras.propagation import Flow, active_slices, channel_axis, graph_flows
 from awn_keras.rules import WidthRule, rule_of
 from awn_keras.widths import check_width, check_widths
 
@@ -244,6 +245,35 @@ def count_parameters(model: keras.Model, width: float | None = None) -> int:
         ValueError: If the width is out of range.
     """
     return int(parameters_at(model, _one_width(model, width))[0])
+
+
+def count_active_parameters(model: MultiWidthModel, width: float) -> int:
+    """Counts the weights that act at a width: those that no triangle forbids.
+
+    Args:
+        model: An `AnyWidthModel`, or a system of `awn_keras.baselines`.
+        width: Width in [min_width, 1].
+
+    Returns:
+        `count_parameters` without the zeros of the triangles.
+
+    Raises:
+        TypeError: If `model` has one width only.
+        ValueError: If the width is out of range.
+    """
+    check_any_width_model(model)
+    width = check_width(width, model.min_width)
+    masked = 0
+    for use in layer_uses(model):
+        if isinstance(use.layer, TriangularKernel):
+            kernel = use.layer.triangular_variable
+            allowed = kernel.constraint.mask(kernel.shape)
+            allowed = np.broadcast_to(allowed, kernel.shape)
+            slices = active_slices(use.layer, use.flows[0], width)
+            for weight, index in zip(use.layer.weights, slices, strict=True):
+                if weight is kernel:
+                    masked += int(np.count_nonzero(~allowed[np.ix_(*index)]))
+    return count_parameters(model, width) - masked
 
 
 def _one_width(model: keras.Model, width: float | None) -> list[float]:

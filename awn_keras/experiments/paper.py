@@ -6,8 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from awn_keras.architectures import lenet_3c1l
 from awn_keras.data import DATASETS
+from awn_keras.evaluation import count_active_parameters, count_parameters
 from awn_keras.experiments.recipes import Recipe
+from awn_keras.slimming import slim
+from awn_keras.widths import width_label
 
 #: Names of the systems as the paper has them.
 NAMES = {
@@ -82,7 +86,10 @@ class Run:
     def name(self) -> str:
         """Name of its directory and of its result."""
         recipe = self.recipe
-        parts = [recipe.dataset, recipe.architecture, self.label, f"seed{recipe.seed}"]
+        parts = [recipe.dataset, recipe.architecture, self.label]
+        if self.trace_every is not None:
+            parts.append("traced")
+        parts.append(f"seed{recipe.seed}")
         if recipe.scale < 1:
             parts.append(f"scale{recipe.scale:g}")
         return "_".join(parts)
@@ -142,6 +149,43 @@ def _figure_6(dataset: str, architecture: str) -> list[Run]:
     return runs
 
 
+def _individual(dataset: str, architecture: str) -> list[Run]:
+    """Plain networks as large as the AWN is at four widths.
+
+    Once with as many weights as are active in it (those that the triangle forbids do
+    not count), once with as many MACs as its slim network has.
+    """
+    if architecture != "lenet_3c1l":
+        raise ValueError(
+            "Individual networks are sized by `filters`, which architecture="
+            f"'{architecture}' has not: take 'lenet_3c1l'."
+        )
+    plain = Recipe.paper(dataset, architecture, "plain")
+    shape = DATASETS[dataset]
+    classes = 100 if dataset == "cifar100" else 10
+    padding = "same" if min(shape[:2]) < 16 else "valid"
+    awn = lenet_3c1l(shape, classes, padding=padding)
+    sizes = {}
+    for filters in range(1, 46):
+        network = lenet_3c1l(
+            *(shape, classes),
+            filters=filters,
+            width_multiplier=1.0,
+            padding=padding,
+            triangular=False,
+        )
+        sizes[filters] = count_parameters(network)
+    runs = []
+    for width in TABLE_1_WIDTHS:
+        active = count_active_parameters(awn, width)
+        by_parameters = min(sizes, key=lambda f: abs(sizes[f] - active))
+        by_macs = slim(awn, width).get_layer("conv2").filters
+        for kind, filters in (("params", by_parameters), ("macs", by_macs)):
+            recipe = replace(plain, filters=filters)
+            runs.append(Run(f"plain_{kind}_w{width_label(width)}", recipe))
+    return runs
+
+
 _TABLE_2 = _of_systems("s_net", "awn", "awn_rs", "us_net")
 EXPERIMENTS = {
     "table1": Experiment(
@@ -162,6 +206,11 @@ EXPERIMENTS = {
     ),
     "figure5": Experiment(
         "trade-off curves", ("fashion_mnist", "cifar10", "cifar100"), _TABLE_2
+    ),
+    "individual": Experiment(
+        "plain networks trained one by one",
+        ("fashion_mnist", "cifar10", "cifar100"),
+        _individual,
     ),
     "figure6": Experiment(
         "networks trained at full width only", ("cifar10",), _figure_6

@@ -8,10 +8,27 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from awn_keras.experiments.paper import Run
-from awn_keras.experiments.recipes import Recipe
+from awn_keras.experiments import figures, tables
+from awn_keras.experiments.paper import EXPERIMENTS, Run, runs_of
+from awn_keras.experiments.recipes import ARCHITECTURES, Recipe
+from awn_keras.experiments.tables import Finished, Table
 from awn_keras.experiments.training import as_json, run
 from awn_keras.files import write_whole
+
+#: How each experiment is shown: its table, and its figure if it has one.
+VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
+    "table1": (tables.table_1, None),
+    "table2": (tables.table_2, None),
+    "figure2": (tables.table_1, figures.figure_2),
+    "figure4": (tables.figure_4, figures.figure_4),
+    "figure5": (tables.table_2, figures.curves),
+    "figure6": (tables.figure_6, figures.curves),
+    "individual": (tables.individual, None),
+}
+#: Figures whose table another experiment has already.
+_SAME_TABLE = ("figure2", "figure5")
+#: Seeds that a report looks for.
+_SEEDS = 10
 
 
 def load_result(run_: Run, results: Path) -> dict[str, Any] | None:
@@ -112,3 +129,128 @@ def _claimed(directory: Path) -> Iterator[bool]:
             yield False
             return
         yield True  # released when the file is closed, also by a kill
+
+
+# --------------------------------------------------------------------------- showing
+
+
+def finished_runs(runs: Sequence[Run], results: Path) -> list[Finished]:
+    """Reads the runs that are finished.
+
+    Args:
+        runs: The runs.
+        results: Directory of results.
+
+    Returns:
+        Those that have a result, with it.
+
+    Raises:
+        ValueError: See `load_result`.
+    """
+    loaded = ((one, load_result(one, results)) for one in runs)
+    return [(one, result) for one, result in loaded if result is not None]
+
+
+def show(experiment: str, finished: Sequence[Finished], results: Path) -> Table:
+    """Makes the table of an experiment, and draws its figure.
+
+    Args:
+        experiment: One of `EXPERIMENTS`.
+        finished: Its finished runs.
+        results: Directory of results; the figure is written there.
+
+    Returns:
+        The table; where there is a figure, its last note names the file.
+
+    Raises:
+        OSError: If the figure cannot be written.
+    """
+    make, draw = VIEWS[experiment]
+    table = make(finished)
+    if draw is None or not finished:
+        return table
+    recipe = finished[0][0].recipe
+    name = f"{experiment}_{recipe.dataset}_{recipe.architecture}"
+    if recipe.scale < 1:
+        name += f"_scale{recipe.scale:g}"
+    others: list[Finished] = []
+    if experiment == "figure5" and "filters" not in _unused(recipe):
+        runs = runs_of(
+            *("individual", recipe.dataset, recipe.architecture), scale=recipe.scale
+        )
+        others = finished_runs(runs, results)
+    figure = draw(finished, others) if others else draw(finished)
+    figures.save(figure, results / f"{name}.png")
+    return Table(table.head, table.rows, [*table.notes, f"![{name}]({name}.png)"])
+
+
+def _unused(recipe: Recipe) -> tuple[str, ...]:
+    return ARCHITECTURES[recipe.architecture].unused
+
+
+def write_report(results: Path) -> None:
+    """Writes `README.md` of a directory of results, and its figures.
+
+    Args:
+        results: The directory.
+
+    Raises:
+        ValueError: See `load_result`.
+        OSError: If a file cannot be written.
+    """
+    names = {path.stem for path in results.glob("*_seed*.json")}
+    scales = {1.0}
+    for name in names:
+        with contextlib.suppress(ValueError):
+            scales.add(float(name.rpartition("_scale")[2]))
+    sections = []
+    for experiment, about in EXPERIMENTS.items():
+        for dataset in (*about.datasets, "digits"):
+            for architecture in ARCHITECTURES:
+                for scale in sorted(scales, reverse=True):
+                    section = _section(
+                        experiment, dataset, architecture, scale, names, results
+                    )
+                    sections += [section] if section else []
+    text = "\n\n".join([_INTRODUCTION, *sections])
+    write_whole(results / "README.md", text + "\n")
+
+
+_INTRODUCTION = """# The paper's tables and figures, run here
+
+Made by `awn reproduce` from the JSON files beside it, one a run: recipe, seed,
+versions, machine, seconds, the accuracy of each width. Paper: Vu, Eder, Price, Frahm,
+Any-Width Networks, CVPR Workshops 2020. `awn reproduce table2 --dataset cifar10` runs
+what is missing of a table, resumes what was interrupted, and writes this page anew."""
+
+
+def _section(
+    experiment: str,
+    dataset: str,
+    architecture: str,
+    scale: float,
+    names: set[str],
+    results: Path,
+) -> str | None:
+    """A section of the report, if any of its runs is finished."""
+    prefix = f"{dataset}_{architecture}_"
+    if not any(name.startswith(prefix) for name in names):
+        return None
+    try:
+        runs = runs_of(experiment, dataset, architecture, seeds=_SEEDS, scale=scale)
+    except ValueError:  # not for this architecture
+        return None
+    finished = finished_runs([run for run in runs if run.name in names], results)
+    if not finished:
+        return None
+    wanted = dict.fromkeys(run.label for run in runs)
+    missing = [label for label in wanted if label not in {r.label for r, _ in finished}]
+    title = f"## {experiment}: {EXPERIMENTS[experiment].title} ({dataset}"
+    title += f", {architecture})" if scale == 1 else f", {architecture}, x{scale:g})"
+    table = show(experiment, finished, results)
+    parts = [title, table.markdown()]
+    if experiment in _SAME_TABLE:
+        parts[1] = table.notes[-1]
+    if missing:
+        parts.append(f"Not finished yet: {', '.join(missing)}.")
+    return "\n\n".join(parts)

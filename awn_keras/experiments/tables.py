@@ -1,0 +1,235 @@
+"""The paper's tables from finished runs, with its numbers beside ours."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from awn_keras.experiments.paper import (
+    FIGURE_4_WIDTHS,
+    FIGURE_6,
+    NAMES,
+    TABLE_1,
+    TABLE_1_WIDTHS,
+    TABLE_2,
+    Run,
+)
+
+#: A finished run with its result.
+Finished = tuple[Run, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text.
+
+    Args:
+        head: Titles of the columns.
+        rows: Cells, as many as titles.
+        notes: What a reader must know.
+    """
+
+    head: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    def __str__(self) -> str:
+        """For a terminal: columns set, the first to the left."""
+        lines = [self.head, *self.rows]
+        sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = []
+        for line in lines:
+            first, *others = (
+                cell.rjust(size) if index else cell.ljust(size)
+                for index, (cell, size) in enumerate(zip(line, sizes, strict=True))
+            )
+            text.append("  ".join([first, *others]).rstrip())
+        return "\n".join([text[0], "-" * len(text[0]), *text[1:], "", *self.notes])
+
+    def markdown(self) -> str:
+        """For a README."""
+        rule = ["---", *["---:"] * (len(self.head) - 1)]
+        lines = ["| " + " | ".join(row) + " |" for row in [self.head, rule, *self.rows]]
+        return "\n".join([*lines, "", *self.notes])
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean of fractions in percent, and their standard deviation if several."""
+    text = f"{100 * statistics.fmean(values):.2f}"
+    if len(values) > 1:
+        text += f" ± {100 * statistics.stdev(values):.2f}"
+    return text
+
+
+def accuracy_at(curve: dict[str, Any], width: float) -> float:
+    """Accuracy of the network that runs at a width.
+
+    Args:
+        curve: A curve of a result; its widths ascend.
+        width: Width in (0, 1].
+
+    Returns:
+        The accuracy at the curve's nearest width.
+    """
+    widths = np.asarray(curve["widths"])
+    return curve["accuracy"][int(np.abs(widths - width).argmin())]
+
+
+def curve_of(result: dict[str, Any], calibrated: int = 0) -> dict[str, Any] | None:
+    """The curve of a result for a number of calibrated widths, if there is one."""
+    found = [c for c in result["curves"] if c["calibrated"] == calibrated]
+    return found[0] if found else None
+
+
+def _notes(finished: Sequence[Finished]) -> list[str]:
+    """Seeds, epochs and machine."""
+    if not finished:
+        return ["No run is finished."]
+    run, result = finished[0]
+    seeds = sorted({run.recipe.seed for run, _ in finished})
+    epochs = sorted({run.recipe.epochs_run for run, _ in finished})
+    environment = result["environment"]
+    packages = environment["packages"]
+    notes = [
+        f"{run.recipe.dataset}, {run.recipe.architecture}; percent of the test set "
+        f"after the last epoch of {', '.join(map(str, epochs))}; seeds "
+        f"{', '.join(map(str, seeds))} (mean ± standard deviation where several are "
+        "finished).",
+        f"{environment['processor']}, TensorFlow {packages['tensorflow']}, Keras "
+        f"{packages['keras']}.",
+    ]
+    if any(result["reduced"] for _, result in finished):
+        notes.insert(0, "REDUCED: fewer epochs than the paper's.")
+    return notes
+
+
+def _by_label(finished: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run, result in finished:
+        found.setdefault(run.label, []).append(result)
+    return found
+
+
+def table_1(finished: Sequence[Finished]) -> Table:
+    """Accuracy at four widths."""
+    rows = []
+    for label, results in _by_label(finished).items():
+        curves = [curve_of(result) for result in results]
+        ours = [
+            percent([accuracy_at(c, width) for c in curves if c])
+            for width in TABLE_1_WIDTHS
+        ]
+        rows.append([f"{NAMES[label]}, here", str(len(results)), *ours])
+        if label in TABLE_1 and finished[0][0].recipe.dataset == "mnist":
+            paper = [percent([value]) for value in TABLE_1[label]]
+            rows.append([f"{NAMES[label]}, paper", "", *paper])
+    head = ["system", "seeds", *(f"width {width:g}" for width in TABLE_1_WIDTHS)]
+    return Table(head, rows, _notes(finished))
+
+
+def table_2(finished: Sequence[Finished]) -> Table:
+    """AUC of all systems."""
+    rows = []
+    by_label = _by_label(finished)
+    recipe = finished[0][0].recipe if finished else None
+    key = (recipe.architecture, recipe.dataset) if recipe else ("", "")
+    paper = TABLE_2.get(key, {})
+    for label, calibrated in TABLE_2["lenet_3c1l", "fashion_mnist"]:
+        results = by_label.get(label, [])
+        curves = [curve_of(result, calibrated) for result in results]
+        aucs = [curve["auc"] for curve in curves if curve]
+        best = [r["best_epoch"]["auc"] for r in results if r["best_epoch"]]
+        ends = [
+            [accuracy_at(curve, width) for curve in curves if curve]
+            for width in (0.0, 1.0)
+        ]
+        name = f"US-Net ({calibrated}w)" if calibrated else NAMES[label]
+        reported = paper.get((label, calibrated))
+        rows.append(
+            [
+                name,
+                str(len(aucs)) if aucs else "-",
+                percent(aucs) if aucs else "-",
+                percent(best) if best else "-",
+                percent([reported]) if reported else "-",
+                *(percent(values) if values else "-" for values in ends),
+            ]
+        )
+    head = [
+        *("system", "seeds", "AUC", "best epoch", "paper's AUC"),
+        *("narrowest", "full width"),
+    ]
+    notes = [
+        "Best epoch: highest AUC on the test set of any epoch, which is what the "
+        "paper's authors' code reports; only systems that need one pass for all widths "
+        "are evaluated after each epoch."
+    ]
+    return Table(head, rows, [*_notes(finished), *notes])
+
+
+def figure_4(finished: Sequence[Finished]) -> Table:
+    """AUC against the number of widths in a step."""
+    by_label = _by_label(finished)
+    rows = []
+    for count in FIGURE_4_WIDTHS:
+        name = "all" if count is None else str(count)
+        results = by_label.get(f"awn_rs_{name}") or (
+            by_label.get("awn_rs", []) if count == 4 else []
+        )
+        if results:
+            rows.append([name, str(len(results)), *_auc_and_ends(results)])
+    head = ["widths in a step", "seeds", "AUC", "narrowest", "full width"]
+    return Table(head, rows, _notes(finished))
+
+
+def _auc_and_ends(results: Sequence[dict[str, Any]]) -> list[str]:
+    curves = [curve for result in results if (curve := curve_of(result))]
+    return [
+        percent([curve["auc"] for curve in curves]),
+        *(percent([accuracy_at(curve, w) for curve in curves]) for w in (0.0, 1.0)),
+    ]
+
+
+def figure_6(finished: Sequence[Finished]) -> Table:
+    """Networks trained at full width only."""
+    names = {"awn_full": "triangular", "shared_bn_full": "ordinary"}
+    paper_applies = finished and finished[0][0].recipe.dataset == "cifar10"
+    rows = [
+        [
+            f"{names[label]} convolutions",
+            str(len(results)),
+            *_auc_and_ends(results),
+            percent([FIGURE_6[label]]) if paper_applies else "-",
+        ]
+        for label, results in _by_label(finished).items()
+    ]
+    head = [
+        *("trained at full width only", "seeds", "AUC", "narrowest", "full width"),
+        "paper's AUC",
+    ]
+    return Table(head, rows, _notes(finished))
+
+
+def individual(finished: Sequence[Finished]) -> Table:
+    """Plain networks trained one by one."""
+    kinds = {"params": "as many active weights", "macs": "as many MACs"}
+    rows = []
+    for label, results in _by_label(finished).items():
+        _, kind, width = label.split("_", 2)
+        curves = [result["curves"][0] for result in results]
+        rows.append(
+            [
+                f"{kinds[kind]} as AWN at {int(width[1:4]) / 100:g}",
+                str(results[0]["recipe"]["filters"]),
+                str(len(results)),
+                percent([curve["accuracy"][0] for curve in curves]),
+                f"{curves[0]['macs'][0]:,}",
+                f"{curves[0]['parameters'][0]:,}",
+            ]
+        )
+    head = ["plain network with", "filters", "seeds", "accuracy", "MACs", "weights"]
+    return Table(head, rows, _notes(finished))
