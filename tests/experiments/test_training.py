@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import FixedWidths, SandwichWidths, UniformWidths
+from awn_keras import count_macs, slim
 from awn_keras.data import load_data
-from awn_keras.experiments.training import Recipe, build, holds_run_of, run
+from awn_keras.experiments.recipes import Recipe
+from awn_keras.experiments.training import holds_run_of, run
 
 QUICK = Recipe("digits", filters=4, epochs=3, num_widths=3)
 
@@ -46,50 +47,6 @@ def finished(tmp_path_factory):
     return run(QUICK, directory, verbose=0), directory
 
 
-def test_the_papers_recipes():
-    fashion = Recipe.paper("fashion_mnist")
-    assert (fashion.epochs, fashion.weight_decay) == (20, 0.0)
-    cifar = Recipe.paper("cifar100")
-    assert (cifar.epochs, cifar.weight_decay) == (100, 5e-4)
-    for recipe in (fashion, cifar):
-        assert (recipe.batch_size, recipe.learning_rate, recipe.momentum) == (
-            *(128, 0.01),
-            0.9,
-        )
-        assert (recipe.sampler, recipe.num_widths, recipe.min_width) == (
-            *("sandwich", 4),
-            0.25,
-        )
-
-
-def test_the_papers_recipe_for_another_architecture():
-    recipe = Recipe.paper("cifar10", "mobilenet_v2")
-    assert recipe == replace(
-        Recipe.paper("cifar10"),
-        architecture="mobilenet_v2",
-        min_width=0.35,
-        divisor=8,
-    )
-    with pytest.raises(ValueError, match="`architecture` must be one of"):
-        Recipe.paper("cifar10", "resnet")
-    with pytest.raises(ValueError, match="`dataset` must be one of"):
-        Recipe.paper("imagenet", "mobilenet_v2")
-
-
-def test_a_mobilenet_is_built_from_its_recipe():
-    recipe = replace(
-        Recipe.paper("digits", "mobilenet_v2"), width_multiplier=0.5, weight_decay=0.1
-    )
-    model = build(recipe, load_data("digits"))
-    assert model.name == "mobilenet_v2"
-    assert (model.min_width, model.divisor) == (0.35, 8)
-    assert model.get_layer("stem_conv").filters == 16
-    assert model.get_layer("head_conv").filters == 640
-    assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
-    assert model.losses
-    assert model.optimizer.momentum == 0.9
-
-
 def test_older_recipes_are_still_read(tmp_path):
     """What was written before there was a second architecture."""
     old = """{
@@ -104,28 +61,6 @@ def test_older_recipes_are_still_read(tmp_path):
     assert holds_run_of(QUICK, tmp_path)
 
 
-def test_the_schedule_divides_by_ten_at_half_and_three_quarters():
-    model = build(replace(QUICK, epochs=8), load_data("digits"))
-    steps = 8 * 12
-    rate = model.optimizer._learning_rate
-    rates = [float(rate(step)) for step in (0, steps // 2, steps // 2 + 1, steps - 1)]
-    # A boundary's step itself still has the old rate.
-    np.testing.assert_allclose(rates, [0.01, 0.01, 0.001, 0.0001], rtol=1e-6)
-    assert model.optimizer.momentum == 0.9
-
-
-@pytest.mark.parametrize(
-    ("sampler", "expected"),
-    [("sandwich", SandwichWidths), ("uniform", UniformWidths), ("all", FixedWidths)],
-)
-def test_samplers(sampler, expected):
-    model = build(replace(QUICK, sampler=sampler), load_data("digits"))
-    widths = model._width_config["widths"]
-    assert type(widths) is expected
-    count = len(model.distinct_widths) if sampler == "all" else 3
-    assert widths.num_widths == count
-
-
 def test_a_run_writes_what_it_says(finished):
     result, directory = finished
     assert sorted(path.name for path in directory.iterdir()) == [
@@ -134,7 +69,9 @@ def test_a_run_writes_what_it_says(finished):
     ]
     content = json.loads((directory / "result.json").read_text())
     assert content["auc"] == result.curve.auc
-    assert content["paper_auc"] is None
+    assert content["reduced"] is False
+    assert [curve["calibrated"] for curve in content["curves"]] == [0]
+    assert content["curves"][0]["accuracy"] == result.curve.accuracy
     assert content["recipe"]["dataset"] == "digits"
     assert len(content["history"]) == 3
     best = max(logs["val_auc"] for logs in content["history"])
@@ -189,24 +126,75 @@ def test_a_finished_run_is_not_overwritten(finished):
         run(QUICK, directory)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ({"dataset": "imagenet"}, "`dataset` must be one of.*'imagenet'"),
-        ({"architecture": "resnet"}, "`architecture` must be one of"),
-        ({"sampler": "random"}, "`sampler` must be one of"),
-        ({"epochs": 0}, "`epochs` must be at least 1"),
-        ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
-        ({"width_multiplier": float("inf")}, "`width_multiplier` must be above 0"),
-        ({"momentum": float("nan")}, r"`momentum` must be in \[0, 1\)"),
-        ({"weight_decay": -1.0}, r"`weight_decay` must be in \[0, inf\)"),
-        ({"min_width": 1.5}, r"`min_width` must be in \(0, 1\]"),
-        (
-            {"architecture": "mobilenet_v2", "filters": 16},
-            "`filters` means nothing to architecture='mobilenet_v2': leave it out",
-        ),
-    ],
-)
-def test_bad_recipes_are_refused(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        Recipe(**arguments)
+SYSTEMS = {
+    "s_net": replace(QUICK, system="s_net", sampler="fixed"),
+    "us_net": replace(
+        QUICK, system="us_net", calibrations=(2, 4), calibration_batches=3
+    ),
+    "shared_bn": replace(QUICK, system="shared_bn"),
+    "plain": replace(QUICK, system="plain"),
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_is_run_killed_and_resumed(system, tmp_path):
+    recipe = replace(SYSTEMS[system], epochs=2)
+    whole = run(recipe, tmp_path / "whole", verbose=0)
+    with pytest.raises(KilledError):
+        run(recipe, tmp_path / "killed", verbose=0, callbacks=[KillAfter(1)])
+    begun = Epochs()
+    resumed = run(
+        *(recipe, tmp_path / "killed"), resume=True, verbose=0, callbacks=[begun]
+    )
+    assert begun.epochs == [1]
+    for one, other in zip(
+        whole.model.get_weights(), resumed.model.get_weights(), strict=True
+    ):
+        # The same operations; threads may add in another order.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    content = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert content["recipe"]["system"] == system
+    counts = [curve["calibrated"] for curve in content["curves"]]
+    assert counts == ([2, 4] if system == "us_net" else [0])
+    if system == "plain":
+        assert content["curves"][0]["widths"] == [1.0]
+        assert content["curves"][0]["macs"] == [count_macs(whole.model)]
+    else:
+        assert len(content["curves"][0]["widths"]) == len(whole.model.distinct_widths)
+        assert content["best_epoch"] is None
+    assert content["auc"] == content["curves"][-1]["auc"]
+
+
+def test_a_curve_of_a_calibrated_network_is_that_of_its_slim_networks(tmp_path):
+    result = run(replace(SYSTEMS["us_net"], epochs=1), tmp_path, verbose=0)
+    test = load_data("digits").test(360)
+    x, y = test[0]
+    assert result.model.calibrated_widths == (0.25, 0.5, 0.75, 1.0)
+    for width in (0.25, 1.0):
+        scores = slim(result.model, width).predict(x, verbose=0)
+        accuracy = result.curves[4].accuracy[0 if width < 1 else -1]
+        assert accuracy == pytest.approx((scores.argmax(-1) == y).mean())
+
+
+def test_scaled_runs_are_shorter_and_marked(tmp_path):
+    recipe = replace(QUICK, epochs=10, scale=0.1)
+    run(recipe, tmp_path, verbose=0)
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert content["reduced"] is True
+    assert len(content["history"]) == recipe.epochs_run == 1
+
+
+def test_a_statistics_trace_is_resumed(tmp_path):
+    recipe = replace(QUICK, epochs=2)
+    options = {"verbose": 0, "trace_every": 5}
+    whole = run(recipe, tmp_path / "whole", **options)
+    with pytest.raises(KilledError):
+        run(recipe, tmp_path / "killed", callbacks=[KillAfter(1)], **options)
+    resumed = run(recipe, tmp_path / "killed", resume=True, **options)
+    rows = whole.statistics["rows"]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    for one, other in zip(rows, resumed.statistics["rows"], strict=True):
+        # The same operations; threads may add in another order.
+        np.testing.assert_allclose(one["mean"], other["mean"], rtol=1e-3, atol=1e-4)
+    content = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert content["statistics"]["rows"] == rows

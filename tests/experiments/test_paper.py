@@ -1,0 +1,76 @@
+import pytest
+
+from awn_keras import count_parameters, lenet_3c1l
+from awn_keras.evaluation import count_active_parameters
+from awn_keras.experiments.paper import EXPERIMENTS, TABLE_2, runs_of
+from awn_keras.experiments.recipes import Recipe
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_runs_have_names_of_their_own(experiment):
+    runs = runs_of(experiment, seeds=2, scale=0.5)
+    assert len({run.name for run in runs}) == len(runs)
+    assert all(run.recipe.scale == 0.5 for run in runs)
+    assert [run.recipe.seed for run in runs] == sorted([0, 1] * (len(runs) // 2))
+
+
+def test_runs_with_the_same_name_are_the_same():
+    """Tables and figures share runs."""
+    by_name = {}
+    for experiment in EXPERIMENTS:
+        for run in runs_of(experiment, "fashion_mnist"):
+            assert by_name.setdefault(run.name, run) == run
+
+
+def test_the_papers_table_2():
+    runs = {run.label: run.recipe for run in runs_of("table2", "cifar10")}
+    assert set(runs) == {"s_net", "awn", "awn_rs", "us_net"}
+    for system, recipe in runs.items():
+        assert recipe == Recipe.paper("cifar10", system=system)
+    assert all(len(row) == 6 for row in TABLE_2.values())
+
+
+def test_figure_4_varies_the_number_of_widths_only():
+    runs = {run.label: run.recipe for run in runs_of("figure4")}
+    assert list(runs) == ["awn_rs_1", "awn_rs_2", "awn_rs", "awn_rs_8", "awn_rs_all"]
+    assert runs["awn_rs_1"].widths == (1.0,)
+    assert runs["awn_rs_8"].num_widths == 8
+    assert runs["awn_rs_all"].sampler == "all"
+
+
+def test_individual_networks_are_as_large_as_the_awn():
+    runs = {run.label: run.recipe for run in runs_of("individual")}
+    assert len(runs) == 8
+    awn = lenet_3c1l()
+    for label, width in (("w100", 1.0), ("w050", 0.5), ("w025", 0.25)):
+        filters = runs[f"plain_params_{label}"].filters
+        sizes = [
+            count_parameters(lenet_3c1l(filters=f, width_multiplier=1.0))
+            for f in (filters - 1, filters, filters + 1)
+        ]
+        active = count_active_parameters(awn, width)
+        gaps = [abs(size - active) for size in sizes]
+        assert gaps[1] == min(gaps)
+    assert runs["plain_macs_w050"].filters == 23
+    assert all(recipe.width_multiplier == 1.0 for recipe in runs.values())
+
+
+def test_systems_can_be_chosen():
+    runs = runs_of("table2", systems=["awn", "us_net"], seeds=2)
+    assert [run.label for run in runs] == ["awn", "us_net"] * 2
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "match"),
+    [
+        (("table3",), {}, "The experiment must be one of"),
+        (("table2", "imagenet"), {}, "`dataset` must be one of"),
+        (("table2",), {"seeds": 0}, "`seeds` must be at least 1"),
+        (("table2",), {"systems": ["ofa"]}, r"`systems` must be of .*'ofa'"),
+        (("table2",), {"scale": 2.0}, "`scale` must be in"),
+        (("individual", None, "mobilenet_v2"), {}, "sized by `filters`"),
+    ],
+)
+def test_bad_requests_are_refused(args, kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        runs_of(*args, **kwargs)

@@ -1,0 +1,155 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, UniformWidths
+from awn_keras.baselines import SharedBN, SNet, USNet
+from awn_keras.data import load_data
+from awn_keras.experiments.recipes import Recipe, build
+
+QUICK = Recipe("digits", filters=4, epochs=3, num_widths=3)
+
+
+def test_the_papers_recipes():
+    fashion = Recipe.paper("fashion_mnist")
+    assert (fashion.epochs, fashion.weight_decay) == (20, 0.0)
+    cifar = Recipe.paper("cifar100")
+    assert (cifar.epochs, cifar.weight_decay) == (100, 5e-4)
+    for recipe in (fashion, cifar):
+        assert (recipe.batch_size, recipe.learning_rate, recipe.momentum) == (
+            *(128, 0.01),
+            0.9,
+        )
+        assert (recipe.sampler, recipe.num_widths, recipe.min_width) == (
+            *("sandwich", 4),
+            0.25,
+        )
+
+
+def test_the_papers_recipe_for_another_architecture():
+    recipe = Recipe.paper("cifar10", "mobilenet_v2")
+    assert recipe == replace(
+        Recipe.paper("cifar10"),
+        architecture="mobilenet_v2",
+        epochs=350,
+        min_width=0.35,
+        divisor=8,
+        widths=(0.35, 0.5, 0.75, 1.0),
+    )
+    for system in ("s_net", "us_net", "shared_bn", "plain"):
+        recipe = Recipe.paper("cifar10", "mobilenet_v2", system)
+        assert (recipe.epochs, recipe.width_multiplier) == (100, 1.0)
+    with pytest.raises(ValueError, match="`architecture` must be one of"):
+        Recipe.paper("cifar10", "resnet")
+    with pytest.raises(ValueError, match="`dataset` must be one of"):
+        Recipe.paper("imagenet", "mobilenet_v2")
+
+
+def test_a_mobilenet_is_built_from_its_recipe():
+    recipe = replace(
+        Recipe.paper("digits", "mobilenet_v2"), width_multiplier=0.5, weight_decay=0.1
+    )
+    model = build(recipe, load_data("digits"))
+    assert model.name == "mobilenet_v2"
+    assert (model.min_width, model.divisor) == (0.35, 8)
+    assert model.get_layer("stem_conv").filters == 16
+    assert model.get_layer("head_conv").filters == 640
+    assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
+    assert model.losses
+    assert model.optimizer.momentum == 0.9
+
+
+def test_the_schedule_divides_by_ten_at_half_and_three_quarters():
+    model = build(replace(QUICK, epochs=8), load_data("digits"))
+    steps = 8 * 12
+    rate = model.optimizer._learning_rate
+    rates = [float(rate(step)) for step in (0, steps // 2, steps // 2 + 1, steps - 1)]
+    # A boundary's step itself still has the old rate.
+    np.testing.assert_allclose(rates, [0.01, 0.01, 0.001, 0.0001], rtol=1e-6)
+    assert model.optimizer.momentum == 0.9
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [("sandwich", SandwichWidths), ("uniform", UniformWidths), ("all", FixedWidths)],
+)
+def test_samplers(sampler, expected):
+    model = build(replace(QUICK, sampler=sampler), load_data("digits"))
+    widths = model._width_config["widths"]
+    assert type(widths) is expected
+    count = len(model.distinct_widths) if sampler == "all" else 3
+    assert widths.num_widths == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"dataset": "imagenet"}, "`dataset` must be one of.*'imagenet'"),
+        ({"architecture": "resnet"}, "`architecture` must be one of"),
+        ({"sampler": "random"}, "`sampler` must be one of"),
+        ({"system": "ofa"}, "`system` must be one of"),
+        ({"schedule": "linear"}, "`schedule` must be one of"),
+        ({"scale": 0.0}, r"`scale` must be in \(0, 1\]"),
+        ({"system": "s_net"}, "`sampler` must be 'fixed'"),
+        (
+            {"system": "us_net", "widths_grid": (0.5, 1.0)},
+            "`widths_grid` means nothing to system='us_net'",
+        ),
+        ({"epochs": 0}, "`epochs` must be at least 1"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
+        ({"width_multiplier": float("inf")}, "`width_multiplier` must be above 0"),
+        ({"momentum": float("nan")}, r"`momentum` must be in \[0, 1\)"),
+        ({"weight_decay": -1.0}, r"`weight_decay` must be in \[0, inf\)"),
+        ({"min_width": 1.5}, r"`min_width` must be in \(0, 1\]"),
+        (
+            {"architecture": "mobilenet_v2", "filters": 16},
+            "`filters` means nothing to architecture='mobilenet_v2': leave it out",
+        ),
+    ],
+)
+def test_bad_recipes_are_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        Recipe(**arguments)
+
+
+def test_the_papers_systems():
+    names = ("awn", "awn_rs", "s_net", "us_net", "shared_bn", "plain")
+    recipes = {name: Recipe.paper("fashion_mnist", system=name) for name in names}
+    widened = {name for name, r in recipes.items() if r.width_multiplier > 1}
+    assert widened == {"awn", "awn_rs"}
+    assert recipes["s_net"].widths == (0.25, 0.5, 0.75, 1.0)
+    assert {name for name, r in recipes.items() if r.sampler == "fixed"} == {
+        *("awn", "s_net", "shared_bn"),
+    }
+    with pytest.raises(ValueError, match="`system` must be one of"):
+        Recipe.paper("fashion_mnist", system="ofa")
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        ("awn", AnyWidthModel),
+        ("awn_rs", AnyWidthModel),
+        ("s_net", SNet),
+        ("us_net", USNet),
+        ("shared_bn", SharedBN),
+    ],
+)
+def test_systems_are_built(system, expected):
+    recipe = replace(Recipe.paper("digits", system=system), filters=8)
+    model = build(recipe, load_data("digits"))
+    assert type(model) is expected
+    # Only AWNs are widened by sqrt(2).
+    assert model.get_layer("conv2").filters == (11 if system.startswith("awn") else 8)
+    sampler = model._width_config["widths"]
+    assert sampler.num_widths == 4
+    assert bool(sampler.num_random) == (system in ("awn_rs", "us_net"))
+    assert model._width_config["width_reduction"] == "sum"
+
+
+def test_the_cosine_schedule_ends_at_zero():
+    model = build(replace(QUICK, schedule="cosine"), load_data("digits"))
+    rate = model.optimizer._learning_rate
+    rates = [float(rate(step)) for step in (0, 18, 36)]
+    np.testing.assert_allclose(rates, [0.01, 0.005, 0.0], atol=1e-9)

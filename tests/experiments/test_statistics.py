@@ -1,0 +1,56 @@
+import keras
+import numpy as np
+import pytest
+
+from awn_keras import slim
+from awn_keras.baselines import SharedBN, SNet
+from awn_keras.experiments.statistics import StatisticsTrace
+from tests.baselines.networks import conv_net, images, labels, numpy, randomize
+from tests.conftest import classification
+
+KEYS = {"step", "mean", "variance", "moving_mean", "moving_variance"}
+
+
+@pytest.fixture(params=[SharedBN, SNet])
+def traced(request, tmp_path):
+    plain = conv_net()
+    model = classification(randomize(request.param(plain.input, plain.output)))
+    trace = StatisticsTrace(
+        images(), tmp_path / "s.json", every=3, channel=1, widths=(0.5, 1.0)
+    )
+    model.fit(images(), labels(), batch_size=4, epochs=2, verbose=0, callbacks=[trace])
+    return model, trace
+
+
+def test_it_looks_every_so_many_steps(traced):
+    _, trace = traced
+    assert [row["step"] for row in trace.rows] == [3, 6]
+    assert all(set(row) == KEYS for row in trace.rows)
+
+
+def test_it_sees_what_the_normalization_meets_at_each_width(traced):
+    model, trace = traced
+    last = trace.rows[-1]
+    for index, width in enumerate((0.5, 1.0)):
+        network = slim(model, width)
+        # The convolution before it, on batch statistics of the layers below.
+        layer = network.get_layer("bn2")
+        x = numpy(keras.Model(network.input, layer.input)(images(), training=True))
+        assert last["mean"][index] == pytest.approx(x[..., 1].mean(), rel=1e-5)
+        assert last["variance"][index] == pytest.approx(x[..., 1].var(), rel=1e-5)
+        tracked = numpy(network.get_layer("bn2").moving_mean)[1]
+        assert last["moving_mean"][index] == pytest.approx(tracked, rel=1e-6)
+    shared = last["moving_mean"][0] == last["moving_mean"][1]
+    assert shared == isinstance(model, SharedBN)
+
+
+def test_looking_changes_nothing(tmp_path):
+    results = []
+    for callbacks in ([], [StatisticsTrace(images(), tmp_path / "s.json", every=1)]):
+        keras.utils.set_random_seed(0)
+        plain = conv_net()
+        model = classification(SNet(plain.input, plain.output))
+        model.fit(images(), labels(), verbose=0, shuffle=False, callbacks=callbacks)
+        results.append(model.get_weights())
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
