@@ -1,0 +1,296 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from awn_keras.cli import main
+from awn_keras.experiments import reproduce
+from awn_keras.experiments.paper import Run, runs_of
+from awn_keras.experiments.recipes import Recipe
+from awn_keras.experiments.reproduce import (
+    finished_runs,
+    load_result,
+    run_missing,
+    show,
+    write_report,
+)
+from awn_keras.experiments.tables import percent, table_1, table_2
+
+QUICK = Recipe("digits", filters=2, epochs=1)
+RUNS = [Run("awn_rs", QUICK), Run("plain", replace(QUICK, system="plain"))]
+
+
+def invented(run, results, auc=0.9, calibrated=(0,), best=None, **changes):
+    """Writes a result as a run would have."""
+    widths = [0.25, 0.5, 0.75, 1.0]
+    curves = [
+        {
+            "calibrated": count,
+            "auc": auc + count / 1000,
+            "widths": widths,
+            "accuracy": [auc - 0.03, auc - 0.01, auc + 0.01, auc + 0.03],
+            "macs": [1, 2, 3, 4],
+            "parameters": [1, 2, 3, 4],
+        }
+        for count in calibrated
+    ]
+    content = {
+        "recipe": reproduce.as_json(run.recipe),
+        "reduced": run.recipe.scale < 1,
+        "auc": curves[-1]["auc"],
+        "best_epoch": best and {"epoch": 0, "auc": best},
+        "curves": curves,
+        "statistics": None,
+        "environment": {
+            "processor": "a CPU",
+            "packages": {"tensorflow": "2", "keras": "3"},
+        },
+        **changes,
+    }
+    (results / f"{run.name}.json").write_text(json.dumps(content))
+
+
+def table_2_runs(results, dataset="fashion_mnist", **kwargs):
+    runs = runs_of("table2", dataset, **kwargs)
+    aucs = {"s_net": 0.8, "awn": 0.9, "awn_rs": 0.91, "us_net": 0.88}
+    for run in runs:
+        auc = aucs[run.label] + 0.01 * run.recipe.seed
+        calibrated = (4, 10, 20) if run.label == "us_net" else (0,)
+        best = auc + 0.002 if run.label.startswith("awn") else None
+        invented(run, results, auc, calibrated, best)
+    return runs
+
+
+# ------------------------------------------------------------------------ running
+
+
+def test_what_is_missing_is_run_and_kept(tmp_path):
+    said = []
+    results, work = tmp_path / "results", tmp_path / "work"
+    run_missing(RUNS, results, work, report=said.append, verbose=0)
+    assert len(said) == 2
+    assert "digits_lenet_3c1l_awn_rs_seed0: 1 epochs" in said[0]
+    finished = finished_runs(RUNS, results)
+    assert [run.label for run, _ in finished] == ["awn_rs", "plain"]
+    content = (work / RUNS[0].name / "result.json").read_text()
+    assert (results / f"{RUNS[0].name}.json").read_text() == content
+    # Nothing is missing any more.
+    run_missing(RUNS, results, work, report=pytest.fail, verbose=0)
+
+
+def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch):
+    asked = {}
+
+    def stand_in(recipe, directory, **kwargs):
+        asked.update(kwargs, recipe=recipe)
+        (directory / "result.json").write_text("{}")
+
+    monkeypatch.setattr(reproduce, "run", stand_in)
+    run = Run("awn", QUICK, trace_every=7)
+    run_missing([run], tmp_path / "r", tmp_path / "w", report=str, verbose=0)
+    assert asked == {"recipe": QUICK, "resume": True, "trace_every": 7, "verbose": 0}
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
+    """A real second process holds the lock."""
+    directory = tmp_path / "work" / RUNS[0].name
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from awn_keras.experiments.reproduce import _claimed\n"
+        f"with _claimed(Path({str(directory)!r})) as claimed:\n"
+        "    print(claimed, flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "True\n"
+        said = []
+        arguments = (RUNS[:1], tmp_path / "results", tmp_path / "work")
+        run_missing(*arguments, report=said.append, verbose=0)
+        assert said == [f"{RUNS[0].name}: another process is at it"]
+        other.kill()
+    # A kill releases it.
+    run_missing(*arguments, report=said.append, verbose=0)
+    assert load_result(RUNS[0], tmp_path / "results") is not None
+
+
+def test_results_of_another_recipe_are_refused(tmp_path):
+    invented(Run("awn_rs", replace(QUICK, epochs=2)), tmp_path)
+    with pytest.raises(ValueError, match=r"result of another recipe. Remove it"):
+        load_result(RUNS[0], tmp_path)
+
+
+def test_results_that_were_made_before_a_field_are_read(tmp_path):
+    run = RUNS[0]
+    recipe = reproduce.as_json(run.recipe)
+    del recipe["schedule"]
+    invented(run, tmp_path, recipe=recipe)
+    assert load_result(run, tmp_path)["auc"] == 0.9
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"recipe": 3}'])
+def test_damaged_results_are_named(tmp_path, text):
+    (tmp_path / f"{RUNS[0].name}.json").write_text(text)
+    with pytest.raises(ValueError, match=r"is not the result of a run. Remove it"):
+        load_result(RUNS[0], tmp_path)
+
+
+# ------------------------------------------------------------------------ showing
+
+
+def test_percent():
+    assert percent([0.9]) == "90.00"
+    # The standard deviation of a sample: sqrt(((-1)**2 + 1**2) / 1) = 1.41.
+    assert percent([0.89, 0.91]) == "90.00 ± 1.41"
+
+
+def test_table_2_sets_ours_beside_the_papers(tmp_path):
+    finished = finished_runs(table_2_runs(tmp_path, seeds=2), tmp_path)
+    table = table_2(finished)
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["AWN+RS"][:4] == ["2", "91.50 ± 0.71", "91.70 ± 0.71", "91.06"]
+    assert rows["S-Net"][:4] == ["2", "80.50 ± 0.71", "-", "83.78"]
+    assert rows["US-Net (20w)"][1] == "90.50 ± 0.71"
+    assert rows["AWN+RS"][4:] == ["88.50 ± 0.71", "94.50 ± 0.71"]
+    assert list(rows)[-3:] == ["US-Net (4w)", "US-Net (10w)", "US-Net (20w)"]
+    assert "seeds 0, 1" in "\n".join(table.notes)
+
+
+def test_what_is_not_finished_is_a_dash(tmp_path):
+    runs = table_2_runs(tmp_path)
+    finished = [f for f in finished_runs(runs, tmp_path) if f[0].label == "awn"]
+    rows = {row[0]: row[1:] for row in table_2(finished).rows}
+    assert rows["S-Net"] == ["-", "-", "-", "83.78", "-", "-"]
+    assert rows["AWN"][0] == "1"
+    assert "No run is finished." in str(table_2([]))
+
+
+def test_reduced_runs_say_so(tmp_path):
+    runs = table_2_runs(tmp_path, scale=0.5)
+    table = table_2(finished_runs(runs, tmp_path))
+    assert table.notes[0].startswith("REDUCED")
+    assert "10" in table.notes[1]
+
+
+def test_table_1_has_the_papers_numbers_for_mnist_only(tmp_path):
+    for dataset, count in (("mnist", 5), ("digits", 3)):
+        runs = runs_of("table1", dataset)
+        for run in runs:
+            invented(run, tmp_path)
+        rows = table_1(finished_runs(runs, tmp_path)).rows
+        assert len(rows) == count
+    assert table_1(finished_runs(runs, tmp_path)).rows[0][2:] == [
+        *("93.00", "91.00", "89.00", "87.00"),
+    ]
+
+
+def test_a_table_reads_well(tmp_path):
+    text = str(table_2(finished_runs(table_2_runs(tmp_path), tmp_path)))
+    lines = text.splitlines()
+    assert set(lines[1]) == {"-"}
+    assert len({len(line) for line in lines[:2]}) == 1
+    assert all(len(line) <= len(lines[0]) for line in lines[2:8])
+
+
+@pytest.mark.parametrize("experiment", ["figure4", "figure5", "figure6"])
+def test_figures_are_drawn(experiment, tmp_path):
+    runs = runs_of(experiment)
+    for run in runs:
+        invented(run, tmp_path, calibrated=(4, 20) if run.label == "us_net" else (0,))
+    table = show(experiment, finished_runs(runs, tmp_path), tmp_path)
+    (picture,) = tmp_path.glob("*.png")
+    assert picture.name.startswith(f"{experiment}_")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert table.notes[-1] == f"![{picture.stem}]({picture.name})"
+    before = picture.read_bytes()
+    show(experiment, finished_runs(runs, tmp_path), tmp_path)
+    assert picture.read_bytes() == before  # or every report would be a change
+
+
+def test_figure_2_has_a_column_for_each_system(tmp_path):
+    runs = runs_of("figure2")
+    rows = [
+        {
+            "step": step,
+            **{
+                key: [step, 2 * step]
+                for key in ("mean", "variance", "moving_mean", "moving_variance")
+            },
+        }
+        for step in (1, 2, 3)
+    ]
+    for run in runs:
+        seen = {"widths": [0.5, 1.0], "rows": rows}
+        invented(run, tmp_path, statistics=seen)
+    figure = reproduce.figures.figure_2(finished_runs(runs, tmp_path))
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert titles == ["standard BN", "S-Net", "AWN"]
+    # Two widths, each with its batches and what is tracked.
+    assert all(len(ax.lines) == 4 for ax in figure.axes)
+    assert list(figure.axes[0].lines[0].get_ydata()) == [1, 2, 3]
+
+
+def test_the_report_has_what_is_finished_and_names_what_is_not(tmp_path):
+    runs = table_2_runs(tmp_path)
+    invented(runs_of("figure6")[0], tmp_path)
+    (tmp_path / f"{runs[0].name}.json").unlink()
+    write_report(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "## table2: AUC of all systems (fashion_mnist, lenet_3c1l)" in text
+    assert "Not finished yet: s_net." in text
+    assert "## figure5" in text
+    assert "![figure5_fashion_mnist_lenet_3c1l]" in text
+    assert text.count("| AWN+RS |") == 1  # figure 5 does not repeat the table
+    assert "Not finished yet: shared_bn_full." in text
+    assert "table1" not in text
+    write_report(tmp_path)
+    assert (tmp_path / "README.md").read_text() == text
+
+
+# --------------------------------------------------------------------- the command
+
+
+def test_the_command_shows_a_table(tmp_path, capsys):
+    table_2_runs(tmp_path)
+    folder = ["--results", str(tmp_path)]
+    assert main(["reproduce", "table2", "--show", *folder]) == 0
+    out = capsys.readouterr().out
+    assert "AWN+RS" in out
+    assert "91.06" in out
+    assert (tmp_path / "README.md").exists()
+
+
+def test_the_command_runs_what_is_missing(tmp_path, capsys):
+    folders = ["--results", str(tmp_path / "r"), "--work", str(tmp_path / "w")]
+    arguments = ["--dataset", "digits", "--scale", "0.05", "--systems", "awn_rs"]
+    assert main(["reproduce", "table2", *arguments, *folders]) == 0
+    out = capsys.readouterr().out
+    assert "digits_lenet_3c1l_awn_rs_seed0_scale0.05: 1 epochs" in out
+    assert "REDUCED" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["table9"], "experiment must be one of"),
+        (["table2", "--dataset", "imagenet"], "`dataset` must be one of"),
+        (["table2", "--scale", "0"], "`scale` must be in"),
+        (["table2", "--systems", "ofa"], "`systems` must be of"),
+        (["table2", "--model", "vgg"], "`architecture` must be one of"),
+        (["table2", "--data-dir", "/nowhere"], "not prepared at"),
+    ],
+)
+def test_bad_commands_end_in_one_line(arguments, match, tmp_path, capsys):
+    folders = ["--results", str(tmp_path / "r"), "--work", str(tmp_path / "w")]
+    assert main(["reproduce", *arguments, *folders]) == 2
+    error = capsys.readouterr().err
+    assert match in error
+    assert error.count("\n") == 1
