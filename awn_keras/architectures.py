@@ -32,6 +32,7 @@ def lenet_3c1l(
     width_multiplier: float = 2**0.5,
     padding: str = "valid",
     weight_decay: float = 0.0,
+    bn_momentum: float = 0.9,
     min_width: float | None = None,
     divisor: int = 1,
     widths_grid: Sequence[float] | None = None,
@@ -55,6 +56,7 @@ def lenet_3c1l(
         padding: `"valid"` as in the paper, or `"same"` for small images.
         weight_decay: The paper's weight decay, in the gradient: an L2 penalty of half
             of it on all weights.
+        bn_momentum: Of the moving statistics of BatchNormalization.
         min_width: See `AnyWidthModel`.
         divisor: See `AnyWidthModel`.
         widths_grid: See `AnyWidthModel`.
@@ -81,7 +83,7 @@ def lenet_3c1l(
             f"`padding='same'`. Received: input_shape={input_shape}"
         )
     channels = _widened(filters, width_multiplier)
-    layers = _Layers(weight_decay, padding, triangular=triangular)
+    layers = _Layers(*(weight_decay, bn_momentum, padding), triangular=triangular)
     inputs = keras.Input(input_shape, name="image")
     x = layers.convolution(inputs, keras.layers.Conv2D, channels, 3, name="{}1")
     x = layers.convolution(x, layers.inner, channels, 3, name="{}2")
@@ -107,6 +109,7 @@ def mobilenet_v2(
     *,
     width_multiplier: float = 2**0.5,
     weight_decay: float = 0.0,
+    bn_momentum: float = 0.9,
     min_width: float | None = None,
     divisor: int = 8,
     widths_grid: Sequence[float] | None = None,
@@ -134,6 +137,7 @@ def mobilenet_v2(
             makes up for the half of the kernels that the triangle forbids.
         weight_decay: The paper's weight decay, in the gradient: an L2 penalty of half
             of it on all weights.
+        bn_momentum: Of the moving statistics of BatchNormalization.
         min_width: See `AnyWidthModel`. `None` for the first of `widths_grid`, else
             the paper's 0.35.
         divisor: See `AnyWidthModel`. Channels are rounded to multiples of it, too.
@@ -154,7 +158,7 @@ def mobilenet_v2(
         MobileNetV2: Inverted Residuals and Linear Bottlenecks (2018), table 2.
     """
     _check_image_shape(input_shape)
-    layers = _Layers(weight_decay, "same", 6.0, triangular=triangular)
+    layers = _Layers(*(weight_decay, bn_momentum, "same", 6.0), triangular=triangular)
 
     def widened(channels: int) -> int:
         return _widened(channels, width_multiplier, divisor)
@@ -221,6 +225,7 @@ class _Layers:
     def __init__(
         self,
         weight_decay: float,
+        bn_momentum: float,
         padding: str,
         max_value: float | None = None,
         *,
@@ -229,6 +234,7 @@ class _Layers:
         #: Class of the convolutions between stem and readout.
         self.inner = TriConv2D if triangular else keras.layers.Conv2D
         self.weight_decay = weight_decay
+        self.bn_momentum = bn_momentum
         self.padding = padding
         self.max_value = max_value
 
@@ -262,7 +268,7 @@ class _Layers:
             **kwargs,
         )(x)
         x = keras.layers.BatchNormalization(
-            momentum=0.9,
+            momentum=self.bn_momentum,
             epsilon=1e-5,
             gamma_regularizer=self.penalty(),
             beta_regularizer=self.penalty(),

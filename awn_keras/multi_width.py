@@ -15,6 +15,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.objectives import (
+    Schedule,
+    at_step,
+    check_can_distill,
+    check_share,
+    distillation_loss,
+    is_schedule,
+    width_factors,
+)
 from awn_keras.propagation import Propagation
 from awn_keras.rules import Graded
 from awn_keras.widths import (
@@ -252,6 +261,8 @@ class MultiWidthModel(keras.Model):
         *args: Any,
         widths: WidthSampler | None = None,
         width_reduction: str = "mean",
+        width_power: float = 0.0,
+        distillation: Schedule = 0.0,
         report_widths: Sequence[float] | None = None,
         curve_widths: Sequence[float] | None = None,
         loop: bool = False,
@@ -266,6 +277,13 @@ class MultiWidthModel(keras.Model):
             width_reduction: `"mean"` of the losses of these widths, so that the
                 learning rate does not depend on their number, or `"sum"`, as in the
                 paper. Regularization losses are added once.
+            width_power: Weighs these losses by `width ** width_power` (over the
+                average of it in the step): above 0 favours wide widths.
+            distillation: Share in [0, 1] of the loss of narrower widths that comes
+                from the full width's answers instead of the labels; or a schedule of
+                it over optimizer steps, such as a `PiecewiseConstantDecay` that
+                begins late. 1 from the start is US-Net's in-place distillation, which
+                hurts triangular networks. Needs one output of logits.
             report_widths: Widths in [min_width, 1] at which `fit` and `evaluate`
                 report loss and metrics. `None` for the smallest, the middle and 1; an
                 empty sequence for none.
@@ -279,12 +297,14 @@ class MultiWidthModel(keras.Model):
             **kwargs: As in Keras.
 
         Raises:
-            TypeError: If `widths` is not a `WidthSampler`.
-            ValueError: If a width is below the model's `min_width`, or
-                `width_reduction` is neither `"mean"` nor `"sum"`.
+            TypeError: If `widths` is not a `WidthSampler`, or `distillation` neither
+                a number nor a schedule.
+            ValueError: If a width is below the model's `min_width`, an argument is
+                out of its range, or the model cannot be distilled as asked.
 
         Reference:
-            Vu et al., Any-Width Networks (2020), algorithm 1.
+            Vu et al., Any-Width Networks (2020), algorithm 1; Yu and Huang,
+            Universally Slimmable Networks (2019), section 4.2 (distillation).
         """
         if widths is None:
             widths = SandwichWidths(self.min_width, 1.0, num_widths=4)
@@ -299,6 +319,12 @@ class MultiWidthModel(keras.Model):
                 f"`width_reduction` must be one of {_REDUCTIONS}. Received: "
                 f"width_reduction={width_reduction!r}"
             )
+        if not np.isfinite(width_power):
+            raise ValueError(
+                "`width_power` must be a finite number. Received: "
+                f"width_power={width_power}"
+            )
+        distillation = check_share(distillation, "distillation")
         if report_widths is None:
             report_widths = (self.min_width, (self.min_width + 1) / 2, 1.0)
         report_widths = check_widths(report_widths, self.min_width, "report_widths")
@@ -308,6 +334,13 @@ class MultiWidthModel(keras.Model):
             curve_widths = [every[i] for i in chosen.round().astype(int)]
         curve_widths = check_widths(curve_widths, self.min_width, "curve_widths")
         super().compile(*args, **kwargs)
+        if is_schedule(distillation) or distillation:
+            check_can_distill(self.loss, len(self.outputs), widths.fixed)
+            if loop:
+                raise ValueError(
+                    "`loop=True` runs a width after the other, and cannot distill. "
+                    "Leave `distillation` at 0."
+                )
         self._width_seed = keras.random.SeedGenerator(widths.seed)
         # Known from here on, so that a saved model goes on with the same widths.
         seed = int(keras.ops.convert_to_numpy(self._width_seed.state)[0])
@@ -315,6 +348,8 @@ class MultiWidthModel(keras.Model):
         self._width_config = {
             "widths": widths,
             "width_reduction": width_reduction,
+            "width_power": float(width_power),
+            "distillation": distillation,
             "report_widths": tuple(sorted(set(report_widths))),
             "curve_widths": tuple(sorted(set(curve_widths))),
             "loop": loop,
@@ -326,7 +361,9 @@ class MultiWidthModel(keras.Model):
         config = super().get_compile_config()
         if config:
             config.update(self._width_config)
-            config["widths"] = keras.saving.serialize_keras_object(config["widths"])
+            for name, value in self._width_config.items():
+                if isinstance(value, WidthSampler) or is_schedule(value):
+                    config[name] = keras.saving.serialize_keras_object(value)
             for name in ("report_widths", "curve_widths"):
                 config[name] = list(config[name])
         return config
@@ -353,16 +390,22 @@ class MultiWidthModel(keras.Model):
 
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         levels = self._sample_levels()
-        passes = [levels]
+        factors = self._width_factors(levels)
+        passes = [(levels, factors)]
         if self._width_config["loop"]:
-            passes = keras.ops.split(levels, levels.shape[0])
+            passes = [
+                (levels[i : i + 1], factors[i : i + 1]) for i in range(len(factors))
+            ]
         loss = 0.0
         gradients: list[Any] = [None] * len(self.trainable_weights)
-        for index, some_levels in enumerate(passes):
+        for index, (some_levels, some_factors) in enumerate(passes):
             with tf.GradientTape() as tape:
                 features = self._features(x, training=True)
                 outputs = self._outputs_at(some_levels, features, training=True)
-                part = self._loss_over_widths(x, y, outputs, sample_weight, index == 0)
+                part = self._loss_over_widths(
+                    *(x, y, outputs, sample_weight, some_factors),
+                    regularize=index == 0,
+                )
                 scaled = self.optimizer.scale_loss(part)
             loss += part
             gradients = [
@@ -423,18 +466,44 @@ class MultiWidthModel(keras.Model):
         counts = keras.ops.sum(keras.ops.cast(below, "int32"), axis=-1)
         return keras.ops.concatenate([levels, counts])
 
+    def _width_factors(self, levels: Any) -> list[Any]:
+        """Weights of the losses of a step's widths."""
+        power = self._width_config["width_power"]
+        if not power:
+            return [1.0] * levels.shape[0]
+        widths = keras.ops.convert_to_tensor(self.distinct_widths, "float32")
+        factors = width_factors(keras.ops.take(widths, levels), power)
+        return [factors[index] for index in range(levels.shape[0])]
+
     def _loss_over_widths(
-        self, x: Any, y: Any, outputs: list[Any], sample_weight: Any, regularize: bool
+        self,
+        x: Any,
+        y: Any,
+        outputs: list[Any],
+        sample_weight: Any,
+        factors: list[Any],
+        *,
+        regularize: bool,
     ) -> Any:
         """Reduces the losses at several widths; adds regularization losses once."""
         total = 0.0
         regularization = 0.0
-        for y_pred in outputs:
-            total += self.compute_loss(x, y, y_pred, sample_weight, training=True)
-        if self.losses:
-            # `compute_loss` has added them to each width's loss.
-            regularization = sum(map(self._aggregate_additional_loss, self.losses))
-            total -= len(outputs) * regularization
+        share = self._width_config["distillation"]
+        distills = is_schedule(share) or share > 0
+        teacher = None
+        if distills:
+            share = at_step(share, self.optimizer.iterations)
+            teacher = self._width_config["widths"].fixed.index(1.0)
+        for index, (y_pred, factor) in enumerate(zip(outputs, factors, strict=True)):
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            if self.losses:
+                # `compute_loss` has added them to each width's loss.
+                regularization = sum(map(self._aggregate_additional_loss, self.losses))
+                loss -= regularization
+            if teacher is not None and index != teacher:
+                learned = distillation_loss(outputs[teacher], y_pred, sample_weight)
+                loss = (1 - share) * loss + share * learned
+            total += factor * loss
         if self._width_config["width_reduction"] == "mean":
             total /= self._width_config["widths"].num_widths
         return total + regularization if regularize else total

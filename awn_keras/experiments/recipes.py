@@ -58,6 +58,15 @@ class Recipe:
         widths: Widths of the sampler `fixed`, ascending; an S-Net's list.
         num_widths: Widths in a step; for `sandwich` and `uniform`.
         width_reduction: See `AnyWidthModel.compile`.
+        width_power: See `AnyWidthModel.compile`.
+        distillation: Share of the full width's answers in the loss of narrower
+            widths, from `late` on.
+        frozen_up_to: Width up to which networks stay as they are, from `late` on; 0
+            for none. See `AnyWidthModel.compile`.
+        late: Part of the steps, in [0, 1), after which these two begin.
+        lowest_width: The smallest width that is trained and evaluated, if above
+            `min_width`; what is active at `min_width` is dense.
+        bn_momentum: Of the moving statistics of BatchNormalization.
         calibrations: Numbers of evenly spread widths at which a US-Net is calibrated;
             each gives a curve.
         calibration_batches: Training batches that a calibration sees.
@@ -86,6 +95,12 @@ class Recipe:
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     num_widths: int = 4
     width_reduction: str = "sum"
+    width_power: float = 0.0
+    distillation: float = 0.0
+    frozen_up_to: float = 0.0
+    late: float = 0.5
+    lowest_width: float | None = None
+    bn_momentum: float = 0.9
     calibrations: tuple[int, ...] = (4, 10, 20)
     calibration_batches: int = 100
     seed: int = 0
@@ -122,7 +137,10 @@ class Recipe:
                 raise ValueError(
                     f"`{name}` must be above 0. Received: {name}={getattr(self, name)}"
                 )
-        for name, end in (("momentum", 1), ("weight_decay", math.inf)):
+        for name, end in (
+            *(("momentum", 1), ("bn_momentum", 1), ("late", 1)),
+            ("weight_decay", math.inf),
+        ):
             if not 0 <= getattr(self, name) < end:
                 raise ValueError(
                     f"`{name}` must be in [0, {end}). Received: "
@@ -131,6 +149,8 @@ class Recipe:
         check_width(self.min_width, name="min_width")
         check_width(self.scale, name="scale")
         check_widths(self.widths)
+        if self.lowest_width is not None:
+            check_width(self.lowest_width, self.min_width, "lowest_width")
         self._check_unused()
 
     def _check_unused(self) -> None:
@@ -145,16 +165,32 @@ class Recipe:
                 "An S-Net trains its listed widths: `sampler` must be 'fixed'. "
                 f"Received: sampler={self.sampler!r}"
             )
-        if self.system != "awn" and self.widths_grid is not None:
-            raise ValueError(
-                f"`widths_grid` means nothing to system={self.system!r}: leave it out. "
-                f"Received: widths_grid={self.widths_grid}"
-            )
+        for name in ("widths_grid", "frozen_up_to", "lowest_width"):
+            if self.system != "awn" and getattr(self, name):
+                raise ValueError(
+                    f"`{name}` means nothing to system={self.system!r}: leave it out. "
+                    f"Received: {name}={getattr(self, name)}"
+                )
 
     @property
     def epochs_run(self) -> int:
         """Epochs after scaling."""
         return max(1, round(self.epochs * self.scale))
+
+    def curve_widths(self, model: MultiWidthModel) -> list[float]:
+        """Lists the widths over which a model's AUC is taken.
+
+        Args:
+            model: The recipe's model.
+
+        Returns:
+            Its distinct widths from `lowest_width` on, which is the first.
+        """
+        widths = list(model.distinct_widths)
+        if self.lowest_width is None:
+            return widths
+        wider = [width for width in widths if width > self.lowest_width]
+        return [self.lowest_width, *wider]
 
     @classmethod
     def paper(
@@ -222,7 +258,10 @@ class Architecture:
 
 
 def _shared_arguments(recipe: Recipe) -> dict[str, Any]:
-    names = ("width_multiplier", "weight_decay", "min_width", "divisor", "widths_grid")
+    names = (
+        *("width_multiplier", "weight_decay", "bn_momentum"),
+        *("min_width", "divisor", "widths_grid"),
+    )
     arguments = {name: getattr(recipe, name) for name in names}
     return {**arguments, "triangular": recipe.system == "awn"}
 
@@ -275,11 +314,18 @@ def build(recipe: Recipe, data: ImageData) -> keras.Model:
     keras.utils.set_random_seed(recipe.seed)
     network = ARCHITECTURES[recipe.architecture].build(recipe, data)
     model = _of_system(recipe, network)
+    steps = recipe.epochs_run * len(data.train(recipe.batch_size))
     arguments: dict[str, Any] = {}
     if isinstance(model, MultiWidthModel):
-        arguments["widths"] = _sampler(recipe, model)
-        arguments["width_reduction"] = recipe.width_reduction
-    steps = recipe.epochs_run * len(data.train(recipe.batch_size))
+        arguments = {
+            "widths": _sampler(recipe, model),
+            "width_reduction": recipe.width_reduction,
+            "width_power": recipe.width_power,
+            "distillation": _late(recipe, recipe.distillation, steps),
+            "curve_widths": recipe.curve_widths(model),
+        }
+    if recipe.system == "awn":
+        arguments["frozen_up_to"] = _late(recipe, recipe.frozen_up_to, steps)
     model.compile(
         keras.optimizers.SGD(_schedule(recipe, steps), momentum=recipe.momentum),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -309,10 +355,20 @@ def _schedule(recipe: Recipe, steps: int) -> Any:
     )
 
 
+def _late(recipe: Recipe, value: float, steps: int) -> Any:
+    """A value that holds from `late` on, and 0 before."""
+    if not value or not recipe.late:
+        return value
+    return keras.optimizers.schedules.PiecewiseConstantDecay(
+        [round(recipe.late * steps)], [0.0, value]
+    )
+
+
 def _sampler(recipe: Recipe, model: MultiWidthModel) -> WidthSampler:
     if recipe.sampler == "all":
-        return FixedWidths(model.distinct_widths)
+        return FixedWidths(recipe.curve_widths(model))
     if recipe.sampler == "fixed":
         return FixedWidths(recipe.widths)
     sampler = {"sandwich": SandwichWidths, "uniform": UniformWidths}[recipe.sampler]
-    return sampler(recipe.min_width, 1.0, recipe.num_widths, seed=recipe.seed)
+    lowest = recipe.lowest_width or recipe.min_width
+    return sampler(lowest, 1.0, recipe.num_widths, seed=recipe.seed)

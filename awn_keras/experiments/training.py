@@ -25,6 +25,7 @@ from awn_keras.experiments.statistics import StatisticsTrace
 from awn_keras.files import write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
+from awn_keras.multi_width import MultiWidthModel
 
 
 class _Checkpoint(keras.callbacks.Callback):
@@ -140,7 +141,7 @@ def run(
         path = directory / "statistics.json"
         trace = StatisticsTrace(probe, path, every=trace_every)
     # A pass for each width and image: only those that need one pass validate.
-    one_pass = not hasattr(model, "evaluate_widths") or isinstance(model, AnyWidthModel)
+    one_pass = isinstance(model, AnyWidthModel) or recipe.system == "plain"
     model.fit(
         data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done),
         validation_data=data.test() if one_pass else None,
@@ -180,8 +181,8 @@ def _curves(
             model.calibrate(train, count, batches=recipe.calibration_batches)
             curves[count] = trade_off_curve(model, test)
         return curves
-    if hasattr(model, "evaluate_widths"):
-        return {0: trade_off_curve(model, test)}
+    if isinstance(model, MultiWidthModel):
+        return {0: trade_off_curve(model, test, widths=recipe.curve_widths(model))}
     metrics = model.evaluate(test, return_dict=True, verbose=0)
     return {
         0: TradeOffCurve(
