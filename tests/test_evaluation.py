@@ -12,13 +12,19 @@ from awn_keras import (
     TriConv2DTranspose,
     TriDense,
     TriSeparableConv2D,
+    channel_grades,
     count_macs,
     count_parameters,
     lenet_3c1l,
     slim,
     trade_off_curve,
 )
-from awn_keras.evaluation import layer_uses, macs_at, parameters_at
+from awn_keras.evaluation import (
+    count_active_parameters,
+    layer_uses,
+    macs_at,
+    parameters_at,
+)
 from tests.conftest import (
     classification,
     inputs_of,
@@ -310,3 +316,22 @@ def test_a_plain_model_has_one_width():
 def test_a_width_below_min_width_is_refused():
     with pytest.raises(ValueError, match=r"min_width=0.25"):
         count_macs(small_dense(), 0.1)
+
+
+def test_active_parameters_are_those_that_no_triangle_forbids():
+    """Counted once more by the brute force definition."""
+    model = small_conv(divisor=2)
+    grades = [channel_grades(n, divisor=2, min_width=0.25) for n in (6, 8)]
+    for width in (0.25, 0.5, 1.0):
+        # The one Tri layer: 3x3, from 6 to 8 channels.
+        into, out = (g[g <= width] for g in grades)
+        zeros = 9 * sum(t > s for s in out for t in into)
+        expected = slim(model, width).count_params() - zeros
+        assert count_active_parameters(model, width) == expected
+    assert zeros > 0
+
+
+def test_plain_models_have_no_active_parameters_to_count():
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(TypeError, match="must be an `AnyWidthModel`"):
+        count_active_parameters(plain, 1.0)

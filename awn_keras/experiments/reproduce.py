@@ -24,6 +24,7 @@ VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
     "figure5": (tables.table_2, figures.curves),
     "figure6": (tables.figure_6, figures.curves),
     "individual": (tables.individual, None),
+    "improvements": (tables.improvements, None),
 }
 #: Figures whose table another experiment has already.
 _SAME_TABLE = ("figure2", "figure5")

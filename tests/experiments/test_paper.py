@@ -55,6 +55,25 @@ def test_individual_networks_are_as_large_as_the_awn():
     assert all(recipe.width_multiplier == 1.0 for recipe in runs.values())
 
 
+def test_improvements_change_the_papers_recipe():
+    runs = {run.label: run.recipe for run in runs_of("improvements", "cifar10")}
+    paper = Recipe.paper("cifar10")
+    assert runs.pop("awn_rs") == paper
+    assert all(recipe != paper for recipe in runs.values())
+    awn = lenet_3c1l((32, 32, 3))
+    wanted = count_active_parameters(awn, 1.0)
+    for label, kwargs in (
+        ("blocks8", {"divisor": 8}),
+        ("grid4", {"widths_grid": (0.25, 0.5, 0.75, 1.0)}),
+    ):
+        filters = runs[label].filters
+        other = lenet_3c1l((32, 32, 3), filters=filters, width_multiplier=1.0, **kwargs)
+        active = count_active_parameters(other, 1.0)
+        # One channel more or less changes 4 % of the weights.
+        assert abs(active - wanted) / wanted < 0.04
+        assert filters < awn.get_layer("conv2").filters
+
+
 def test_systems_can_be_chosen():
     runs = runs_of("table2", systems=["awn", "us_net"], seeds=2)
     assert [run.label for run in runs] == ["awn", "us_net"] * 2
