@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+SYSTEM_HELP = "awn_rs (default), awn, s_net, us_net, shared_bn, plain"
 WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
 
 
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add = train.add_argument
     add("--dataset", required=True, help="digits, mnist, fashion_mnist, cifar10, ...")
     add("--model", dest="architecture", help="lenet_3c1l (default), mobilenet_v2")
+    add("--system", dest="paper_system", default="awn_rs", help=SYSTEM_HELP)
     add("--output", type=Path, help="directory (default: runs/DATASET_MODEL)")
     add("--resume", action="store_true", help="go on from the last finished epoch")
     add("--epochs", type=int, help="default: 100 for CIFAR, else 20")
@@ -100,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         help="channels come in blocks of this size (default: 1; 8 for mobilenet_v2)",
     )
     add("--widths-grid", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
-    add("--sampler", help="widths of a step: sandwich (default), uniform, all")
+    add("--sampler", help="widths of a step: sandwich (default), uniform, fixed, all")
     add("--num-widths", type=int, help="widths in a step (default: 4)")
     add("--width-reduction", help="of the losses: sum (default) or mean")
     add("--seed", type=int, help="of everything drawn (default: 0)")
@@ -241,14 +243,19 @@ def _train(args: argparse.Namespace) -> None:
     from awn_keras.experiments.recipes import Recipe
     from awn_keras.experiments.training import run
 
-    recipe = Recipe.paper(args.dataset, args.architecture or Recipe.architecture)
+    recipe = Recipe.paper(
+        args.dataset, args.architecture or Recipe.architecture, args.paper_system
+    )
     given = {
         field.name: getattr(args, field.name)
         for field in fields(Recipe)
         if getattr(args, field.name, None) is not None
     }
     recipe = replace(recipe, **given)
-    output = args.output or Path("runs") / f"{recipe.dataset}_{recipe.architecture}"
+    name = f"{recipe.dataset}_{recipe.architecture}"
+    if args.paper_system != "awn_rs":
+        name += f"_{args.paper_system}"
+    output = args.output or Path("runs") / name
     result = run(
         recipe,
         output,
@@ -256,25 +263,26 @@ def _train(args: argparse.Namespace) -> None:
         data_dir=args.data_dir,
         download=args.download,
     )
-    _print(str(result.curve))
-    _print(f"AUC {100 * result.curve.auc:.2f} %, in {output}")
+    for count, curve in result.curves.items():
+        _print((f"{count} widths calibrated:\n" if count else "") + str(curve))
+        _print(f"AUC {100 * curve.auc:.2f} %")
+    _print(f"In {output}")
 
 
 def _reproduce(args: argparse.Namespace) -> None:
     from awn_keras.experiments.paper import runs_of
     from awn_keras.experiments.reproduce import (
+        SEEDS,
         finished_runs,
         run_missing,
         show,
         write_report,
     )
 
-    runs = runs_of(
-        *(args.experiment, args.dataset, args.architecture),
-        seeds=args.seeds,
-        scale=args.scale,
-        systems=args.systems and args.systems.split(","),
-    )
+    which = (args.experiment, args.dataset, args.architecture)
+    systems = args.systems and args.systems.split(",")
+    runs = runs_of(*which, seeds=args.seeds, scale=args.scale, systems=systems)
+    every = runs_of(*which, seeds=max(args.seeds, SEEDS), scale=args.scale)
     results = _writable(args.results)
     if not args.show:
         run_missing(
@@ -284,7 +292,7 @@ def _reproduce(args: argparse.Namespace) -> None:
             data_dir=args.data_dir,
             download=args.download,
         )
-    _print(str(show(args.experiment, finished_runs(runs, results), results)))
+    _print(str(show(args.experiment, finished_runs(every, results), results)))
     write_report(results)
     _print(f"All tables and figures: {results / 'README.md'}")
 

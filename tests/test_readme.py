@@ -48,18 +48,31 @@ def test_the_code_on_converting_runs_as_it_stands():
     )
 
 
+def test_the_code_on_reproducing_runs_as_it_stands(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "reproducing.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert list(names["curves"]) == ["SNet", "USNet", "SharedBN", "AnyWidthModel"]
+    # Chance is 10 %; calibrated and triangular networks learn at every width.
+    for name in ("USNet", "AnyWidthModel"):
+        assert min(names["curves"][name].accuracy) > 0.3
+    assert (tmp_path / "systems.png").exists()
+
+
 def test_public_names_are_documented():
     for name in awn_keras.__all__:
         assert getattr(awn_keras, name).__doc__, name
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "convert", "summary", "evaluate", "export"]
+    "command", ["train", "convert", "summary", "evaluate", "export", "reproduce"]
 )
 def test_its_commands_are_parsed(command):
     from awn_keras.cli import _parser
 
-    lines = re.findall(rf"^awn ({command} [^#\n]*)", README, re.MULTILINE)
+    text = README + (ROOT / "docs" / "reproducing.md").read_text()
+    lines = re.findall(rf"^awn ({command} [^#\n]*)", text, re.MULTILINE)
     assert lines
     for line in lines:
         assert _parser().parse_args(line.split()).command == command

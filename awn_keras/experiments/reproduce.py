@@ -29,7 +29,7 @@ VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
 #: Figures whose table another experiment has already.
 _SAME_TABLE = ("figure2", "figure5")
 #: Seeds that a report looks for.
-_SEEDS = 10
+SEEDS = 10
 
 
 def load_result(run_: Run, results: Path) -> dict[str, Any] | None:
@@ -238,7 +238,7 @@ def _section(
     if not any(name.startswith(prefix) for name in names):
         return None
     try:
-        runs = runs_of(experiment, dataset, architecture, seeds=_SEEDS, scale=scale)
+        runs = runs_of(experiment, dataset, architecture, seeds=SEEDS, scale=scale)
     except ValueError:  # not for this architecture
         return None
     finished = finished_runs([run for run in runs if run.name in names], results)
