@@ -265,8 +265,7 @@ def _train(args: argparse.Namespace) -> None:
     )
     for count, curve in result.curves.items():
         _print((f"{count} widths calibrated:\n" if count else "") + str(curve))
-        _print(f"AUC {100 * curve.auc:.2f} %")
-    _print(f"In {output}")
+        _print(f"AUC {100 * curve.auc:.2f} %, in {output}")
 
 
 def _reproduce(args: argparse.Namespace) -> None:

@@ -27,6 +27,17 @@ def trained(tmp_path_factory):
     return directory
 
 
+def test_train_takes_the_papers_other_systems(tmp_path, capsys):
+    arguments = "--dataset digits --filters 2 --epochs 1"
+    code = main(f"train {arguments} --system us_net --output {tmp_path}".split())
+    assert code == 0
+    out = capsys.readouterr().out
+    for count in (4, 10, 20):
+        assert f"{count} widths calibrated:" in out
+    assert main(f"train {arguments} --system ofa --output {tmp_path}".split()) == 2
+    assert "`system` must be one of" in capsys.readouterr().err
+
+
 def test_train_prints_the_curve_and_keeps_the_run(trained, capsys):
     result = json.loads((trained / "result.json").read_text())
     assert result["recipe"]["filters"] == 4
