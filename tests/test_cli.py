@@ -68,7 +68,7 @@ def test_evaluate(trained, tmp_path, capsys):
     ]
     result = json.loads((trained / "result.json").read_text())
     curve = json.loads((tmp_path / "curve.json").read_text())
-    assert curve["accuracy"] == result["curve"]["accuracy"][1:]
+    assert curve["accuracy"] == result["curves"][0]["accuracy"][1:]
 
 
 @pytest.fixture
