@@ -7,8 +7,12 @@ from pathlib import Path
 
 import keras
 
-# Imported, so that Keras knows the classes that a file may name.
+from awn_keras.baselines import SharedBN, SNet, USNet
+from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
+
+#: Imported here, so that Keras knows what a file may name.
+_CLASSES = (AnyWidthModel, SharedBN, SNet, USNet)
 
 
 def load_model(path: str | Path) -> MultiWidthModel:
@@ -31,7 +35,7 @@ def load_model(path: str | Path) -> MultiWidthModel:
     """
     path = Path(path)
     model = load_keras_model(path)
-    if not isinstance(model, MultiWidthModel):
+    if not isinstance(model, _CLASSES):
         raise TypeError(
             f"{path} holds a {type(model).__name__}, which has one width only; an "
             "AnyWidthModel is needed. `awn convert` makes one of it."
@@ -68,6 +72,7 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
         if "Could not locate" in str(error):
             raise ValueError(
                 f"{path} has layers or functions of its own: load it in Python, where "
-                f"their classes are imported. Keras says: {error}"
+                "their classes are imported. Keras says: "
+                f"{str(error).partition('Make sure')[0].strip()}"
             ) from error
         raise ValueError(f"{wanted}, or is damaged: {error}") from error

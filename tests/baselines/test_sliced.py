@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -204,6 +207,19 @@ def test_a_saved_model_is_the_same_and_goes_on(model, tmp_path):
         one.fit(images(), labels(), verbose=0)
     for one, other in zip(model.weights, loaded.weights, strict=True):
         assert_close(numpy(one), numpy(other))
+
+
+def test_a_fresh_process_loads_a_saved_model(tmp_path):
+    """Nothing but the loader is imported there."""
+    of(USNet).save(tmp_path / "model.keras")
+    code = (
+        "from awn_keras.loading import load_model\n"
+        f"print(type(load_model({str(tmp_path / 'model.keras')!r})).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "USNet\n", done.stderr
 
 
 def test_training_logs_are_those_of_the_largest_width():
