@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.experiments.paper import FIGURE_4_WIDTHS, NAMES
+from awn_keras.experiments.paper import FIGURE_4_WIDTHS, NAMES, individual_sizes
 from awn_keras.experiments.tables import Finished, curve_of
 from awn_keras.files import write_whole
 
@@ -97,11 +97,16 @@ def _individual_points(ax: Any, individual: Sequence[Finished]) -> None:
         "params": ("^", "plain, as many weights"),
         "macs": ("s", "plain, as many MACs"),
     }
-    points: dict[str, list[tuple[float, float]]] = {}
+    accuracy: dict[int, list[float]] = {}
     for run, result in individual:
-        _, kind, width = run.label.split("_", 2)
-        accuracy = 100 * result["curves"][0]["accuracy"][0]
-        points.setdefault(kind, []).append((int(width[1:4]) / 100, accuracy))
+        right = 100 * result["curves"][0]["accuracy"][0]
+        accuracy.setdefault(run.recipe.filters, []).append(right)
+    points: dict[str, list[tuple[float, float]]] = {}
+    sizes = individual_sizes(individual[0][0].recipe.dataset) if individual else {}
+    for (kind, width), filters in sizes.items():
+        if filters in accuracy:
+            point = (width, float(np.mean(accuracy[filters])))
+            points.setdefault(kind, []).append(point)
     for kind, values in points.items():
         marker, label = markers[kind]
         ax.scatter(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from awn_keras.architectures import lenet_3c1l
@@ -11,7 +12,6 @@ from awn_keras.data import DATASETS
 from awn_keras.evaluation import count_active_parameters, count_parameters
 from awn_keras.experiments.recipes import Recipe
 from awn_keras.slimming import slim
-from awn_keras.widths import width_label
 
 #: Names of the systems as the paper has them.
 NAMES = {
@@ -149,34 +149,45 @@ def _figure_6(dataset: str, architecture: str) -> list[Run]:
     return runs
 
 
-def _individual(dataset: str, architecture: str) -> list[Run]:
-    """Plain networks as large as the AWN is at four widths.
+@cache
+def individual_sizes(dataset: str) -> dict[tuple[str, float], int]:
+    """Sizes the plain networks that an AWN with LeNet-3C1L is compared with.
 
-    Once with as many weights as are active in it (those that the triangle forbids do
-    not count), once with as many MACs as its slim network has.
+    Args:
+        dataset: One of `awn_keras.data.DATASETS`.
+
+    Returns:
+        Filters of the network that has as many weights as are active in the AWN
+        (`"params"`; those that the triangle forbids do not count), or as many MACs as
+        its slim network (`"macs"`), at each of `TABLE_1_WIDTHS`.
     """
+    awn = _lenet(dataset)
+    weights = {
+        filters: count_parameters(
+            _lenet(dataset, filters=filters, width_multiplier=1.0, triangular=False)
+        )
+        for filters in range(1, 46)
+    }
+    sizes = {}
+    for width in TABLE_1_WIDTHS:
+        active = count_active_parameters(awn, width)
+        sizes["params", width] = min(weights, key=lambda f: abs(weights[f] - active))
+        sizes["macs", width] = slim(awn, width).get_layer("conv2").filters
+    return sizes
+
+
+def _individual(dataset: str, architecture: str) -> list[Run]:
+    """Plain networks as large as the AWN is at four widths, each size once."""
     if architecture != "lenet_3c1l":
         raise ValueError(
             "Individual networks are sized by `filters`, which architecture="
             f"'{architecture}' has not: take 'lenet_3c1l'."
         )
     plain = Recipe.paper(dataset, architecture, "plain")
-    awn = _lenet(dataset)
-    sizes = {
-        filters: count_parameters(
-            _lenet(dataset, filters=filters, width_multiplier=1.0, triangular=False)
-        )
-        for filters in range(1, 46)
-    }
-    runs = []
-    for width in TABLE_1_WIDTHS:
-        active = count_active_parameters(awn, width)
-        by_parameters = min(sizes, key=lambda f: abs(sizes[f] - active))
-        by_macs = slim(awn, width).get_layer("conv2").filters
-        for kind, filters in (("params", by_parameters), ("macs", by_macs)):
-            recipe = replace(plain, filters=filters)
-            runs.append(Run(f"plain_{kind}_w{width_label(width)}", recipe))
-    return runs
+    return [
+        Run(f"plain_{filters}", replace(plain, filters=filters))
+        for filters in sorted(set(individual_sizes(dataset).values()))
+    ]
 
 
 def _improvements(dataset: str, architecture: str) -> list[Run]:

@@ -17,6 +17,7 @@ from awn_keras.experiments.paper import (
     TABLE_1_WIDTHS,
     TABLE_2,
     Run,
+    individual_sizes,
 )
 
 #: A finished run with its result.
@@ -239,19 +240,22 @@ def improvements(finished: Sequence[Finished]) -> Table:
 def individual(finished: Sequence[Finished]) -> Table:
     """Plain networks trained one by one."""
     kinds = {"params": "as many active weights", "macs": "as many MACs"}
+    by_label = _by_label(finished)
     rows = []
-    for label, results in _by_label(finished).items():
-        _, kind, width = label.split("_", 2)
+    sizes = individual_sizes(finished[0][0].recipe.dataset) if finished else {}
+    for (kind, width), filters in sizes.items():
+        results = by_label.get(f"plain_{filters}", [])
         curves = [result["curves"][0] for result in results]
-        rows.append(
-            [
-                f"{kinds[kind]} as AWN at {int(width[1:4]) / 100:g}",
-                str(results[0]["recipe"]["filters"]),
-                str(len(results)),
-                percent([curve["accuracy"][0] for curve in curves]),
-                f"{curves[0]['macs'][0]:,}",
-                f"{curves[0]['parameters'][0]:,}",
-            ]
-        )
+        if curves:
+            rows.append(
+                [
+                    f"{kinds[kind]} as AWN at {width:g}",
+                    str(filters),
+                    str(len(results)),
+                    percent([curve["accuracy"][0] for curve in curves]),
+                    f"{curves[0]['macs'][0]:,}",
+                    f"{curves[0]['parameters'][0]:,}",
+                ]
+            )
     head = ["plain network with", "filters", "seeds", "accuracy", "MACs", "weights"]
     return Table(head, rows, _notes(finished))

@@ -1,8 +1,13 @@
 import pytest
 
-from awn_keras import count_parameters, lenet_3c1l
+from awn_keras import count_macs, count_parameters, lenet_3c1l
 from awn_keras.evaluation import count_active_parameters
-from awn_keras.experiments.paper import EXPERIMENTS, TABLE_2, runs_of
+from awn_keras.experiments.paper import (
+    EXPERIMENTS,
+    TABLE_2,
+    individual_sizes,
+    runs_of,
+)
 from awn_keras.experiments.recipes import Recipe
 
 
@@ -39,20 +44,24 @@ def test_figure_4_varies_the_number_of_widths_only():
 
 
 def test_individual_networks_are_as_large_as_the_awn():
-    runs = {run.label: run.recipe for run in runs_of("individual")}
-    assert len(runs) == 8
+    sizes = individual_sizes("fashion_mnist")
+    runs = [run.recipe.filters for run in runs_of("individual", "fashion_mnist")]
+    assert runs == sorted(set(sizes.values()))
     awn = lenet_3c1l()
-    for label, width in (("w100", 1.0), ("w050", 0.5), ("w025", 0.25)):
-        filters = runs[f"plain_params_{label}"].filters
-        sizes = [
-            count_parameters(lenet_3c1l(filters=f, width_multiplier=1.0))
+    for width in (1.0, 0.5, 0.25):
+        filters = sizes["params", width]
+        plain = [
+            count_parameters(
+                lenet_3c1l(filters=f, width_multiplier=1.0, triangular=False)
+            )
             for f in (filters - 1, filters, filters + 1)
         ]
         active = count_active_parameters(awn, width)
-        gaps = [abs(size - active) for size in sizes]
+        gaps = [abs(size - active) for size in plain]
         assert gaps[1] == min(gaps)
-    assert runs["plain_macs_w050"].filters == 23
-    assert all(recipe.width_multiplier == 1.0 for recipe in runs.values())
+        filters = sizes["macs", width]
+        plain = lenet_3c1l(filters=filters, width_multiplier=1.0, triangular=False)
+        assert count_macs(plain) == count_macs(awn, width)
 
 
 def test_improvements_change_the_papers_recipe():

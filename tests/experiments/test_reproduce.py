@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from awn_keras.cli import main
-from awn_keras.experiments import reproduce
+from awn_keras.experiments import reproduce, tables
 from awn_keras.experiments.paper import Run, runs_of
 from awn_keras.experiments.recipes import Recipe
 from awn_keras.experiments.reproduce import (
@@ -213,6 +213,27 @@ def test_figures_are_drawn(experiment, tmp_path):
     before = picture.read_bytes()
     show(experiment, finished_runs(runs, tmp_path), tmp_path)
     assert picture.read_bytes() == before  # or every report would be a change
+
+
+def test_individual_networks_are_points_of_figure_5(tmp_path):
+    finished = finished_runs(table_2_runs(tmp_path, "digits"), tmp_path)
+    runs = runs_of("individual", "digits", seeds=2)
+    for run in runs:
+        invented(run, tmp_path, 0.8 + 0.02 * run.recipe.seed)
+    points = finished_runs(runs, tmp_path)
+    rows = tables.individual(points).rows
+    assert len(rows) == 8
+    assert rows[0][:4] == [
+        "as many active weights as AWN at 1",
+        "33",
+        "2",
+        "78.00 ± 1.41",
+    ]
+    (ax,) = reproduce.figures.curves(finished, points).axes
+    for offsets in (collection.get_offsets() for collection in ax.collections):
+        assert offsets.tolist() == [
+            [w, pytest.approx(78.0)] for w in (1, 0.75, 0.5, 0.25)
+        ]
 
 
 def test_figure_2_has_a_column_for_each_system(tmp_path):
