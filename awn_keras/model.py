@@ -11,16 +11,7 @@ import numpy as np
 
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.objectives import Schedule, at_step, check_share, is_schedule
-from awn_keras.propagation import (
-    Propagation,
-    Split,
-    channel_axis,
-    propagate,
-    split,
-)
-from awn_keras.rules import WidthRule, rule_of
-from awn_keras.widths import check_width
+from awn_keras.propagation import Propagation, Split, propagate, split
 
 
 @dataclass
@@ -105,92 +96,6 @@ class AnyWidthModel(MultiWidthModel):
             for grades in parts.grades
         ]
         self._trunk = _Trunk(parts, levels)
-
-    def compile(self, *args: Any, frozen_up_to: Schedule = 0.0, **kwargs: Any) -> None:
-        """Configures training, as `keras.Model.compile` does.
-
-        Args:
-            *args: `optimizer`, `loss` and so on, as in Keras, then as in
-                `MultiWidthModel.compile`: `widths`, `width_reduction`, `width_power`,
-                `distillation`, `report_widths`, `curve_widths` and `loop`.
-            frozen_up_to: A width: the networks up to it stay as they are, bit for bit,
-                and only what wider ones add is trained (a channel never reads from a
-                later one, so that this is possible). 0 for none; or a schedule of it
-                over optimizer steps, to refine the wide end after joint training.
-            **kwargs: As in Keras and in `MultiWidthModel.compile`.
-
-        Raises:
-            TypeError: If `frozen_up_to` is neither a number nor a schedule, and as
-                `MultiWidthModel.compile` does.
-            ValueError: If `frozen_up_to` is neither 0 nor in [min_width, 1), or the
-                optimizer has `use_ema=True` with it, and as `MultiWidthModel.compile`
-                does.
-        """
-        frozen_up_to = check_share(frozen_up_to, "frozen_up_to")
-        if not is_schedule(frozen_up_to) and frozen_up_to != 0:
-            check_width(frozen_up_to, self.min_width, "frozen_up_to")
-            if frozen_up_to == 1:
-                raise ValueError(
-                    "`frozen_up_to` must be below 1, or nothing would be trained. "
-                    "Received: frozen_up_to=1"
-                )
-        super().compile(*args, **kwargs)
-        freezes = is_schedule(frozen_up_to) or frozen_up_to > 0
-        if freezes and getattr(self.optimizer, "use_ema", False):
-            raise ValueError(
-                "`frozen_up_to` cannot hold what the optimizer's moving average puts "
-                "in the weights' place. Use an optimizer with `use_ema=False`. "
-                f"Received: optimizer={type(self.optimizer).__name__} with use_ema=True"
-            )
-        self._width_config["frozen_up_to"] = frozen_up_to
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """One optimizer step over several widths; see `compile`.
-
-        Args:
-            data: `(x, y)` or `(x, y, sample_weight)`, a batch.
-
-        Returns:
-            The logs; see `MultiWidthModel.train_step`.
-        """
-        frozen = self._width_config["frozen_up_to"]
-        if not is_schedule(frozen) and not frozen:
-            return super().train_step(data)
-        width = at_step(frozen, self.optimizer.iterations)
-        # Put back afterwards, which no momentum or weight decay gets round.
-        kept = [
-            (variable, keras.ops.copy(variable.value), levels)
-            for variable, levels in self._acting_from()
-        ]
-        logs = super().train_step(data)
-        thresholds = self._runtime.thresholds.astype("float32")
-        width = keras.ops.convert_to_tensor(width, "float32")
-        level = keras.ops.sum(keras.ops.cast(width >= thresholds, "int32"))
-        level = keras.ops.where(width >= np.float32(self.min_width), level, -1)
-        for variable, old, levels in kept:
-            variable.assign(keras.ops.where(levels <= level, old, variable.value))
-        return logs
-
-    def _acting_from(self) -> list[tuple[Any, np.ndarray]]:
-        """For each weight the level from which on each of its entries acts."""
-        found: dict[int, tuple[Any, np.ndarray]] = {}
-        for node in self.propagation.nodes:
-            layer, flow = node.operation, self.propagation.flows[id(node)]
-            rule = rule_of(layer) or WidthRule()
-            for weight in getattr(layer, "weights", []):
-                levels = np.zeros([1] * len(weight.shape), "int32")
-                for axes, grades in zip(
-                    (rule.in_axes, rule.out_axes), flow.grades(), strict=True
-                ):
-                    axis, each = channel_axis(weight, axes, len(grades))
-                    if axis is not None:
-                        shape = [1] * len(weight.shape)
-                        shape[axis] = -1
-                        along = np.repeat(self._runtime.level_of(grades), each)
-                        levels = np.maximum(levels, along.reshape(shape))
-                if keras.backend.is_float_dtype(weight.dtype):
-                    found[id(weight)] = (weight, levels)
-        return list(found.values())
 
     def _propagate(self, new_grades: Callable[[int], np.ndarray]) -> Propagation:
         propagation = propagate(self, new_grades)

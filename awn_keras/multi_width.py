@@ -19,13 +19,16 @@ from awn_keras.objectives import (
     Schedule,
     at_step,
     check_can_distill,
+    check_can_freeze,
+    check_frozen_up_to,
     check_share,
     distillation_loss,
+    is_on,
     is_schedule,
     width_factors,
 )
-from awn_keras.propagation import Propagation
-from awn_keras.rules import Graded
+from awn_keras.propagation import Propagation, channel_axis
+from awn_keras.rules import Graded, WidthRule, rule_of
 from awn_keras.widths import (
     FixedWidths,
     SandwichWidths,
@@ -263,6 +266,7 @@ class MultiWidthModel(keras.Model):
         width_reduction: str = "mean",
         width_power: float = 0.0,
         distillation: Schedule = 0.0,
+        frozen_up_to: Schedule = 0.0,
         report_widths: Sequence[float] | None = None,
         curve_widths: Sequence[float] | None = None,
         loop: bool = False,
@@ -284,6 +288,9 @@ class MultiWidthModel(keras.Model):
                 it over optimizer steps, such as a `PiecewiseConstantDecay` that
                 begins late. 1 from the start is US-Net's in-place distillation, which
                 hurts triangular networks. Needs one output of logits.
+            frozen_up_to: A width: the networks up to it stay as they are, bit for bit,
+                and only what wider ones add is trained. 0 for none; or a schedule of it
+                over optimizer steps, to refine the wide end after joint training.
             report_widths: Widths in [min_width, 1] at which `fit` and `evaluate`
                 report loss and metrics. `None` for the smallest, the middle and 1; an
                 empty sequence for none.
@@ -297,8 +304,8 @@ class MultiWidthModel(keras.Model):
             **kwargs: As in Keras.
 
         Raises:
-            TypeError: If `widths` is not a `WidthSampler`, or `distillation` neither
-                a number nor a schedule.
+            TypeError: If `widths` is not a `WidthSampler`, or `distillation` or
+                `frozen_up_to` neither a number nor a schedule.
             ValueError: If a width is below the model's `min_width`, an argument is
                 out of its range, or the model cannot be distilled as asked.
 
@@ -325,6 +332,7 @@ class MultiWidthModel(keras.Model):
                 f"width_power={width_power}"
             )
         distillation = check_share(distillation, "distillation")
+        frozen_up_to = check_frozen_up_to(frozen_up_to, self.min_width)
         if report_widths is None:
             report_widths = (self.min_width, (self.min_width + 1) / 2, 1.0)
         report_widths = check_widths(report_widths, self.min_width, "report_widths")
@@ -334,13 +342,10 @@ class MultiWidthModel(keras.Model):
             curve_widths = [every[i] for i in chosen.round().astype(int)]
         curve_widths = check_widths(curve_widths, self.min_width, "curve_widths")
         super().compile(*args, **kwargs)
-        if is_schedule(distillation) or distillation:
-            check_can_distill(self.loss, len(self.outputs), widths.fixed)
-            if loop:
-                raise ValueError(
-                    "`loop=True` runs a width after the other, and cannot distill. "
-                    "Leave `distillation` at 0."
-                )
+        if is_on(distillation):
+            check_can_distill(self.loss, len(self.outputs), widths.fixed, loop=loop)
+        if is_on(frozen_up_to):
+            check_can_freeze(self.optimizer)
         self._width_seed = keras.random.SeedGenerator(widths.seed)
         # Known from here on, so that a saved model goes on with the same widths.
         seed = int(keras.ops.convert_to_numpy(self._width_seed.state)[0])
@@ -350,6 +355,7 @@ class MultiWidthModel(keras.Model):
             "width_reduction": width_reduction,
             "width_power": float(width_power),
             "distillation": distillation,
+            "frozen_up_to": frozen_up_to,
             "report_widths": tuple(sorted(set(report_widths))),
             "curve_widths": tuple(sorted(set(curve_widths))),
             "loop": loop,
@@ -389,6 +395,7 @@ class MultiWidthModel(keras.Model):
         import tensorflow as tf
 
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        kept = self._keep_frozen()
         levels = self._sample_levels()
         factors = self._width_factors(levels)
         passes = [(levels, factors)]
@@ -427,7 +434,51 @@ class MultiWidthModel(keras.Model):
             warnings.warn(
                 "The model does not have any trainable weights.", stacklevel=2
             )
+        for variable, old, frozen in kept:
+            variable.assign(keras.ops.where(frozen, old, variable.value))
         return logs
+
+    def _keep_frozen(self) -> list[tuple[Any, Any, Any]]:
+        """Copies what a step must not change: to be put back afterwards.
+
+        No momentum, weight decay or moving average gets round that.
+
+        Returns:
+            Variables, their values, and which entries are frozen.
+        """
+        width = self._width_config["frozen_up_to"]
+        if not is_on(width):
+            return []
+        width = at_step(width, self.optimizer.iterations)
+        width = keras.ops.convert_to_tensor(width, "float32")
+        thresholds = self._runtime.thresholds.astype("float32")
+        level = keras.ops.sum(keras.ops.cast(width >= thresholds, "int32"))
+        level = keras.ops.where(width >= np.float32(self.min_width), level, -1)
+        return [
+            (variable, keras.ops.copy(variable.value), levels <= level)
+            for variable, levels in self._acting_from()
+        ]
+
+    def _acting_from(self) -> list[tuple[Any, np.ndarray]]:
+        """For each weight the level from which on each of its entries acts."""
+        found: dict[int, tuple[Any, np.ndarray]] = {}
+        for node in self.propagation.nodes:
+            layer, flow = node.operation, self.propagation.flows[id(node)]
+            rule = rule_of(layer) or WidthRule()
+            for weight in getattr(layer, "weights", []):
+                levels = np.zeros([1] * len(weight.shape), "int32")
+                for axes, grades in zip(
+                    (rule.in_axes, rule.out_axes), flow.grades(), strict=True
+                ):
+                    axis, each = channel_axis(weight, axes, len(grades))
+                    if axis is not None:
+                        shape = [1] * len(weight.shape)
+                        shape[axis] = -1
+                        along = np.repeat(self._runtime.level_of(grades), each)
+                        levels = np.maximum(levels, along.reshape(shape))
+                if keras.backend.is_float_dtype(weight.dtype):
+                    found[id(weight)] = (weight, levels)
+        return list(found.values())
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluates a batch at the current, the report and the curve widths.
@@ -489,9 +540,8 @@ class MultiWidthModel(keras.Model):
         total = 0.0
         regularization = 0.0
         share = self._width_config["distillation"]
-        distills = is_schedule(share) or share > 0
         teacher = None
-        if distills:
+        if is_on(share):
             share = at_step(share, self.optimizer.iterations)
             teacher = self._width_config["widths"].fixed.index(1.0)
         for index, (y_pred, factor) in enumerate(zip(outputs, factors, strict=True)):

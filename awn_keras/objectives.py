@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from awn_keras.widths import check_width
+
 #: A number, or a schedule of it over optimizer steps, as for learning rates.
 Schedule: TypeAlias = Any
 
@@ -19,6 +21,11 @@ _CROSS_ENTROPIES = (
 def is_schedule(value: Any) -> bool:
     """Whether a value is a Keras schedule."""
     return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+
+
+def is_on(value: Schedule) -> bool:
+    """Whether a value is, or may become, other than 0."""
+    return is_schedule(value) or value != 0
 
 
 def at_step(value: Schedule, step: Any) -> Any:
@@ -64,6 +71,48 @@ def check_share(value: Any, name: str) -> Schedule:
     return float(value)
 
 
+def check_frozen_up_to(value: Any, min_width: float) -> Schedule:
+    """Checks the width up to which networks are frozen.
+
+    Args:
+        value: 0, a width in [min_width, 1), or a schedule.
+        min_width: The model's smallest width.
+
+    Returns:
+        The value.
+
+    Raises:
+        TypeError: If it is neither a number nor a schedule.
+        ValueError: If it is out of range.
+    """
+    value = check_share(value, "frozen_up_to")
+    if not is_schedule(value) and value:
+        check_width(value, min_width, "frozen_up_to")
+        if value == 1:
+            raise ValueError(
+                "`frozen_up_to` must be below 1, or nothing would be trained. "
+                "Received: frozen_up_to=1"
+            )
+    return value
+
+
+def check_can_freeze(optimizer: Any) -> None:
+    """Checks that an optimizer leaves alone what is put back after its step.
+
+    Args:
+        optimizer: The compiled optimizer.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if getattr(optimizer, "use_ema", False):
+        raise ValueError(
+            "`frozen_up_to` cannot hold what the optimizer's moving average puts in "
+            "the weights' place. Use an optimizer with `use_ema=False`. Received: "
+            f"optimizer={type(optimizer).__name__} with use_ema=True"
+        )
+
+
 def width_factors(widths: Any, power: float) -> Any:
     """Weights of the losses of a step's widths, 1 on average.
 
@@ -78,13 +127,16 @@ def width_factors(widths: Any, power: float) -> Any:
     return factors / keras.ops.mean(factors)
 
 
-def check_can_distill(loss: Any, outputs: int, fixed_widths: tuple[float, ...]) -> None:
+def check_can_distill(
+    loss: Any, outputs: int, fixed_widths: tuple[float, ...], *, loop: bool
+) -> None:
     """Checks that narrow widths can learn from what the full width answers.
 
     Args:
         loss: As given to `compile`.
         outputs: Number of the model's outputs.
         fixed_widths: Widths that every step runs.
+        loop: Whether they run one after the other.
 
     Raises:
         ValueError: If they cannot.
@@ -101,6 +153,11 @@ def check_can_distill(loss: Any, outputs: int, fixed_widths: tuple[float, ...]) 
         raise ValueError(
             "`distillation` needs the full width in every step: use `SandwichWidths`, "
             f"or `FixedWidths` with 1.0. Received: widths={list(fixed_widths)}"
+        )
+    if loop:
+        raise ValueError(
+            "`loop=True` runs a width after the other, and cannot distill. Leave "
+            "`distillation` at 0."
         )
 
 

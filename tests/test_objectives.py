@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from awn_keras import FixedWidths, SandwichWidths, UniformWidths
-from awn_keras.baselines import USNet
+from awn_keras.baselines import SNet, USNet
 from awn_keras.objectives import at_step, width_factors
 from tests.baselines.networks import conv_net
 from tests.conftest import (
@@ -156,7 +156,14 @@ NETWORKS = {
     "conv": lambda: small_conv(divisor=2),
     "rich": rich,
     "grid": lambda: small_conv(None, widths_grid=[0.3, 0.6, 1.0]),
+    "s_net": lambda: SNet(*graph(), widths=[0.25, 0.5, 0.75, 1.0]),
+    "us_net": lambda: USNet(*graph()),
 }
+
+
+def graph():
+    plain = conv_net()
+    return plain.input, plain.output
 
 
 def fit_a_little(model, **kwargs):

@@ -127,3 +127,20 @@ class SNet(SlicedModel):
             own.assign(tf.where(row == last, value, own.value))
             chosen = tf.one_hot(row, last, on_value=True, off_value=False)
             rows.assign(tf.where(chosen[:, None], value[None], rows.value))
+
+    def _acting_from(self) -> list[tuple[Any, np.ndarray]]:
+        # A listed width's numbers act above the next smaller one.
+        listed = self._runtime.level_of(np.asarray(self.widths))
+        starts = np.append(0, listed[:-1] + 1).astype("int32")
+        found = {
+            id(variable): (variable, levels)
+            for variable, levels in super()._acting_from()
+        }
+        for layer in self._normalizations:
+            for name in _NUMBERS if layer.name in self._switchable else ():
+                own = getattr(layer, name)
+                rows = getattr(self._switchable[layer.name], name)
+                levels = found[id(own)][1]
+                found[id(own)] = (own, np.maximum(levels, starts[-1]))
+                found[id(rows)] = (rows, np.maximum(levels, starts[:-1, None]))
+        return list(found.values())
