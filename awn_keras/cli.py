@@ -279,7 +279,7 @@ def _reproduce(args: argparse.Namespace) -> None:
     )
 
     which = (args.experiment, args.dataset, args.architecture)
-    systems = args.systems and args.systems.split(",")
+    systems = None if args.systems is None else args.systems.split(",")
     runs = runs_of(*which, seeds=args.seeds, scale=args.scale, systems=systems)
     every = runs_of(*which, seeds=max(args.seeds, SEEDS), scale=args.scale)
     results = _writable(args.results)

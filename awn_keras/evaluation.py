@@ -297,7 +297,8 @@ def check_any_width_model(model: Any) -> None:
     """
     if not isinstance(model, MultiWidthModel):
         raise TypeError(
-            f"`model` must be an `AnyWidthModel`. Received: {type(model).__name__}"
+            "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`. "
+            f"Received: {type(model).__name__}"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from pathlib import Path
 
 
@@ -16,7 +18,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
         OSError: If it cannot be written; an older file of this name is then left.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(path.name + ".partial")
+    # A name of its own: another process may be writing the same file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex}.partial")
     try:
         temporary.write_bytes(data)
         temporary.replace(path)

@@ -212,6 +212,18 @@ class MultiWidthModel(keras.Model):
             inner.append(rounded if start <= rounded < end else middle)
         return (self.min_width, *inner, 1.0)[: len(starts)]
 
+    def start_of(self, width: float) -> float:
+        """Finds where the network that runs at a width begins.
+
+        Args:
+            width: Width in [min_width, 1].
+
+        Returns:
+            The smallest width at which the model runs as it does at this one.
+        """
+        level = int(self._runtime.level_of(check_width(width, self.min_width)))
+        return float(np.append(self.min_width, self._runtime.thresholds)[level])
+
     @property
     def propagation(self) -> Propagation:
         """The kind of every tensor in the graph, and so the grade of each channel."""
@@ -292,7 +304,8 @@ class MultiWidthModel(keras.Model):
                 and only what wider ones add is trained. 0 for none; or a schedule of it
                 over optimizer steps, to refine the wide end after joint training.
             report_widths: Widths in [min_width, 1] at which `fit` and `evaluate`
-                report loss and metrics. `None` for the smallest, the middle and 1; an
+                report loss and metrics (systems of `awn_keras.baselines` do so in
+                `evaluate` only). `None` for the smallest, the middle and 1; an
                 empty sequence for none.
             curve_widths: Widths in [min_width, 1] over which `evaluate` takes the AUC.
                 `None` for `distinct_widths`, or 64 of them, evenly spread, if there
@@ -343,7 +356,11 @@ class MultiWidthModel(keras.Model):
         curve_widths = check_widths(curve_widths, self.min_width, "curve_widths")
         super().compile(*args, **kwargs)
         if is_on(distillation):
-            check_can_distill(self.loss, len(self.outputs), widths.fixed, loop=loop)
+            check_can_distill(
+                *(self.loss, len(self.outputs), widths.fixed),
+                loop=loop,
+                loss_weights=kwargs.get("loss_weights"),
+            )
         if is_on(frozen_up_to):
             check_can_freeze(self.optimizer)
         self._width_seed = keras.random.SeedGenerator(widths.seed)
@@ -390,7 +407,8 @@ class MultiWidthModel(keras.Model):
 
         Returns:
             The logs: loss (over the widths trained), metrics at the current width,
-            and loss and metrics at the report widths.
+            and loss and metrics at the report widths; for systems of
+            `awn_keras.baselines` see `SlicedModel`.
         """
         import tensorflow as tf
 

@@ -128,7 +128,12 @@ def width_factors(widths: Any, power: float) -> Any:
 
 
 def check_can_distill(
-    loss: Any, outputs: int, fixed_widths: tuple[float, ...], *, loop: bool
+    loss: Any,
+    outputs: int,
+    fixed_widths: tuple[float, ...],
+    *,
+    loop: bool,
+    loss_weights: Any = None,
 ) -> None:
     """Checks that narrow widths can learn from what the full width answers.
 
@@ -137,6 +142,7 @@ def check_can_distill(
         outputs: Number of the model's outputs.
         fixed_widths: Widths that every step runs.
         loop: Whether they run one after the other.
+        loss_weights: As given to `compile`.
 
     Raises:
         ValueError: If they cannot.
@@ -148,6 +154,12 @@ def check_can_distill(
             "`keras.losses.SparseCategoricalCrossentropy(from_logits=True)` or "
             "`CategoricalCrossentropy(from_logits=True)`. Received: "
             f"loss={loss!r}, {outputs} outputs"
+        )
+    if loss.reduction != "sum_over_batch_size" or loss_weights is not None:
+        raise ValueError(
+            "`distillation` mixes means over the batch: the loss must have its default "
+            "`reduction`, and `loss_weights` must be left out. Received: "
+            f"reduction={loss.reduction!r}, loss_weights={loss_weights}"
         )
     if 1.0 not in fixed_widths:
         raise ValueError(

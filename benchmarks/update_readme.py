@@ -60,14 +60,11 @@ def fashion_mnist() -> str:
     curve = results[0]["curves"][0]
     rows = []
     for wanted in (0.25, 0.5, 0.75, 1.0):
-        index = min(
-            range(len(curve["widths"])),
-            key=lambda i: abs(curve["widths"][i] - wanted),
-        )
+        index = tables.index_at(curve, wanted)
         accuracies = [result["curves"][0]["accuracy"][index] for result in results]
         rows.append(
             [
-                f"{curve['widths'][index]:.2f}",
+                f"{wanted:g}",
                 f"{tables.percent(accuracies)} %",
                 f"{curve['macs'][index] / 1e6:.2f} M",
                 f"{curve['parameters'][index] / 1e3:.1f} k",

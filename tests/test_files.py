@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from awn_keras.files import write_whole
@@ -24,3 +26,17 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
         write_whole(tmp_path / "a", "new content")
     assert (tmp_path / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_several_writers_leave_one_whole_file(tmp_path):
+    path = tmp_path / "shared.txt"
+    texts = [str(number) * 10_000 for number in range(4)]
+
+    def write(text):
+        for _ in range(50):
+            write_whole(path, text)
+            assert path.read_text() in texts
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, texts))  # raises what a writer raised
+    assert [p.name for p in tmp_path.iterdir()] == ["shared.txt"]

@@ -257,6 +257,21 @@ def test_objectives_are_saved_with_the_model(tmp_path):
             "needs the full width in every step",
         ),
         ({"distillation": 0.5, "loop": True}, ValueError, "cannot distill"),
+        (
+            {"distillation": 0.5, "loss_weights": [2.0]},
+            ValueError,
+            "`loss_weights` must be left out",
+        ),
+        (
+            {
+                "distillation": 0.5,
+                "loss": keras.losses.SparseCategoricalCrossentropy(
+                    from_logits=True, reduction="sum"
+                ),
+            },
+            ValueError,
+            "default `reduction`",
+        ),
         ({"frozen_up_to": 0.1}, ValueError, "`frozen_up_to` must be at least"),
         ({"frozen_up_to": 1.0}, ValueError, "`frozen_up_to` must be below 1"),
         ({"frozen_up_to": True}, TypeError, "`frozen_up_to` must be a number"),

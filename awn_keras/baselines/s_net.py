@@ -92,13 +92,16 @@ class SNet(SlicedModel):
             ValueError: If a width is not listed.
         """
         widths = FixedWidths(self.widths) if widths is None else widths
-        super().compile(*args, widths=widths, **kwargs)
-        if widths.num_random or not set(widths.fixed) <= set(self.widths):
+        listed = isinstance(widths, WidthSampler) and not widths.num_random
+        if isinstance(widths, WidthSampler) and not (
+            listed and set(widths.fixed) <= set(self.widths)
+        ):
             raise ValueError(
                 f"`widths` must be a `FixedWidths` of {list(self.widths)}: an S-Net "
                 "trains its listed widths only, each with a BatchNormalization of its "
                 f"own. Received: widths={widths!r}"
             )
+        super().compile(*args, widths=widths, **kwargs)
 
     def _row(self, level: Any) -> Any:
         """Number of the listed width whose BatchNormalization a level uses."""

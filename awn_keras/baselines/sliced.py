@@ -99,7 +99,8 @@ class Pass:
         level: Scalar int32 tensor.
         training: Whether layers are in training mode.
         batch_statistics: Receives mean and variance of the batch for each
-            BatchNormalization, by `id` of the layer; `None` if nobody asks.
+            BatchNormalization, by `id` of the layer, which then uses and does not
+            track them; `None` if nobody asks.
     """
 
     level: Any
@@ -173,8 +174,9 @@ class SlicedModel(MultiWidthModel):
     about that is up to subclasses, which choose the numbers that a
     BatchNormalization works with (`_normalization`, `_track`).
 
-    Each width of a training step runs by itself, forward and backward. Training logs
-    hold the metrics at the largest width that every step trains.
+    Each width of a training step runs by itself, forward and backward. So training
+    logs hold metrics at one width only: the largest that every step trains, or the
+    first that is drawn if all are.
 
     Args:
         inputs: `keras.Input`, or a structure of them.
@@ -238,7 +240,7 @@ class SlicedModel(MultiWidthModel):
 
         def call(node: Any, *args: Any, **kwargs: Any) -> Any:
             layer, flow = node.operation, self.propagation.flows[id(node)]
-            if isinstance(layer, _L.BatchNormalization):
+            if _is_normalization(layer) and isinstance(flow.output, Graded):
                 return self._normalize(run, layer, flow, args[0])
             runner = _RUNNERS.get(type(layer))
             if runner is not None:
@@ -283,25 +285,26 @@ class SlicedModel(MultiWidthModel):
         numbers = {k: cut(value, 0, levels, run.level) for k, value in whole.items()}
         x = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         mean, variance = (numbers[name] for name in _STATISTICS)
-        if run.training and layer.trainable:
+        measures = run.batch_statistics is not None
+        tracks = run.training and layer.trainable and not measures
+        if measures or tracks:
             mean, variance = keras.ops.moments(x, list(range(len(x.shape) - 1)))
-            if run.batch_statistics is not None:
-                run.batch_statistics[id(layer)] = (mean, variance)
-            else:
-                self._track(
-                    layer,
-                    run.level,
-                    {
-                        name: put_back(
-                            whole[name],
-                            layer.momentum * numbers[name]
-                            + (1 - layer.momentum) * tf.stop_gradient(new),
-                            levels,
-                            run.level,
-                        )
-                        for name, new in zip(_STATISTICS, (mean, variance), strict=True)
-                    },
-                )
+        if run.batch_statistics is not None:
+            run.batch_statistics[id(layer)] = (mean, variance)
+        if tracks:
+            moved = {
+                name: layer.momentum * numbers[name]
+                + (1 - layer.momentum) * tf.stop_gradient(new)
+                for name, new in zip(_STATISTICS, (mean, variance), strict=True)
+            }
+            self._track(
+                layer,
+                run.level,
+                {
+                    name: put_back(whole[name], value, levels, run.level)
+                    for name, value in moved.items()
+                },
+            )
         y = keras.ops.batch_normalization(
             x,
             mean,
@@ -323,7 +326,7 @@ class SlicedModel(MultiWidthModel):
         Returns:
             An array for each of `layer.weights`.
         """
-        if not isinstance(layer, _L.BatchNormalization):
+        if not _is_normalization(layer):
             return super().weight_values(layer, width)
         run = Pass(tf.constant(self._runtime.level_of(width)), training=False)
         numbers = self._normalization(layer, run)
@@ -337,7 +340,7 @@ class SlicedModel(MultiWidthModel):
             {
                 id(node.operation): node.operation
                 for node in self.propagation.nodes
-                if isinstance(node.operation, _L.BatchNormalization)
+                if _is_normalization(node.operation)
                 and isinstance(flows[id(node)].output, Graded)
             }.values()
         )
@@ -385,13 +388,18 @@ class Statistics(keras.layers.Layer):
         return {w.name: tf.gather(w.value, row) for w in self.weights}
 
 
+def _is_normalization(layer: Any) -> bool:
+    """Whether a layer is a BatchNormalization, and not of a class of one's own."""
+    return type(layer) is _L.BatchNormalization
+
+
 def _check_can_be_sliced(layer: Any, flow: Flow) -> None:
     if not isinstance(flow.output, Graded) and not any(
         isinstance(kind, Graded) for kind in flow.inputs
     ):
         return
     where = f"Layer '{layer.name}' ({type(layer).__name__})"
-    normalization = isinstance(layer, _L.BatchNormalization)
+    normalization = _is_normalization(layer)
     weighted = bool(getattr(layer, "weights", [])) or isinstance(layer, _L.Reshape)
     if weighted and not normalization and type(layer) not in _RUNNERS:
         names = ", ".join(sorted(c.__name__ for c in _RUNNERS))

@@ -23,7 +23,8 @@ class USNet(SlicedModel):
     set of factors for all widths and trains with the statistics of the batch. After
     training `calibrate` measures its statistics at some widths; a width that was not
     calibrated uses those of the next larger one that was. Before, it runs with the
-    moving statistics that all widths shared, as `SharedBN` does.
+    moving statistics that all widths shared, as `SharedBN` does. Training on forgets
+    the calibration, which no longer fits.
 
     Training follows the sandwich rule; `compile(distillation=1.0)` adds in-place
     distillation.
@@ -34,7 +35,8 @@ class USNet(SlicedModel):
         name: Name of the model.
         min_width: Smallest width in (0, 1]. `None` for 0.25.
         divisor: Channels come and go in blocks of this size.
-        calibrated_widths: Widths to hold statistics for; `calibrate` fills them.
+        calibrated_widths: Widths to hold statistics for, the largest 1; `calibrate`
+            fills them.
         **kwargs: `trainable`.
 
     Raises:
@@ -72,11 +74,19 @@ class USNet(SlicedModel):
         )
         self._hold(calibrated_widths)
 
+    @staticmethod
+    def _check_ends_at_one(widths: Sequence[float]) -> None:
+        if widths and max(widths) != 1.0:
+            raise ValueError(
+                "The largest width to calibrate must be 1.0, or wider ones would have "
+                f"no statistics. Received: {list(widths)}"
+            )
+
     def _hold(self, widths: Sequence[float]) -> None:
         """Makes room for statistics at some widths."""
-        self.calibrated_widths = tuple(
-            sorted(set(check_widths(widths, self.min_width, "calibrated_widths")))
-        )
+        widths = sorted(set(check_widths(widths, self.min_width, "calibrated_widths")))
+        self._check_ends_at_one(widths)
+        self.calibrated_widths = tuple(widths)
         rows = len(self.calibrated_widths)
         for old in getattr(self, "_calibrated", {}).values():
             self._layers.remove(old)  # Keras tracks what an attribute once held
@@ -100,20 +110,24 @@ class USNet(SlicedModel):
     ) -> None:
         """Measures the statistics of BatchNormalization at some widths.
 
-        At each width the data run through the network with the statistics of each
-        batch; means and variances are averaged over the batches, weighted by their
-        size. Earlier calibrations are replaced.
+        At each width the data run through the network; BatchNormalization uses the
+        statistics of each batch, all other layers (Dropout, say) are as in inference.
+        Means and variances are averaged over the batches, weighted by their size.
+        Earlier calibrations are replaced.
 
         Args:
-            data: Training inputs: an array, a `keras.utils.PyDataset`, or an iterable
-                of batches (a `tf.data.Dataset`, say), which may be tuples `(x, y)`.
-            widths: Widths in [min_width, 1], or the number of them, at least 2, evenly
-                spread over that range.
+            data: Training inputs: an array (for several inputs a list or dict of
+                them), a `keras.utils.PyDataset`, or an iterable of batches (a
+                `tf.data.Dataset`, say), which may be tuples `(x, y)`.
+            widths: Widths in [min_width, 1], the largest 1; or the number of them, at
+                least 2, evenly spread over that range.
             batches: Number of batches to use. `None` for all.
-            batch_size: Samples in a batch, if `data` is an array.
+            batch_size: Samples in a batch, if `data` are arrays.
 
         Raises:
-            ValueError: If a width is out of range, or there are no data.
+            TypeError: If `data` is a tuple.
+            ValueError: If a width is out of range, 1 is not among them, or there are
+                no data.
 
         Reference:
             Yu and Huang, Universally Slimmable Networks (2019), section 3.3.
@@ -122,12 +136,28 @@ class USNet(SlicedModel):
         chosen = sorted(set(check_widths(chosen, self.min_width)))
         if not chosen:
             raise ValueError("`widths` must hold at least one width. Received: []")
-        measured = self._measure(_batches(data, batches, batch_size), chosen)
+        self._check_ends_at_one(chosen)
+        several = len(self.inputs) if len(self.inputs) > 1 else None
+        measured = self._measure(_batches(data, batches, batch_size, several), chosen)
         self._hold(chosen)
         for name, held in self._calibrated.items():
             for statistic, rows in zip(_STATISTICS, measured[name], strict=True):
                 getattr(held, statistic).assign(rows)
         self.test_function = self.predict_function = None  # traced without them
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes the function that a training step runs; forgets the calibration.
+
+        Args:
+            force: As in Keras.
+
+        Returns:
+            The function.
+        """
+        if self.calibrated_widths:
+            self._hold(())
+            self.test_function = self.predict_function = None  # traced with it
+        return super().make_train_function(force)
 
     def _spread(self, count: int) -> list[float]:
         if count < 2:
@@ -152,7 +182,7 @@ class USNet(SlicedModel):
         @tf.function(reduce_retracing=True)
         def statistics_at(level: Any, x: Any) -> list[Any]:
             seen: dict[int, Any] = {}
-            self._run(Pass(level, training=True, batch_statistics=seen), x)
+            self._run(Pass(level, training=False, batch_statistics=seen), x)
             return [tf.stack(seen[id(layer)]) for layer in layers]
 
         for x in batches:
@@ -179,24 +209,35 @@ class USNet(SlicedModel):
     def _normalization(self, layer: Any, run: Pass) -> dict[str, Any]:
         own = super()._normalization(layer, run)
         held = self._calibrated.get(layer.name)
-        if held is None or run.training:
+        if held is None or run.training or run.batch_statistics is not None:
             return own
         calibrated = self._runtime.level_of(np.asarray(self.calibrated_widths))
-        # Wider than all of them: the widest there is.
-        row = tf.minimum(
-            tf.math.count_nonzero(calibrated < run.level, dtype="int32"),
-            len(calibrated) - 1,
-        )
+        row = tf.math.count_nonzero(calibrated < run.level, dtype="int32")
         return {**own, **held.of_row(row)}
 
 
-def _batches(data: Any, limit: int | None, batch_size: int) -> Iterator[Any]:
+def _batches(
+    data: Any, limit: int | None, batch_size: int, several: int | None
+) -> Iterator[Any]:
     """Yields the inputs of batches."""
+    if isinstance(data, tuple):
+        raise TypeError(
+            "`data` must not be a tuple: pass the inputs alone, without labels."
+        )
+    arrays = hasattr(data, "shape") or (
+        several is not None
+        and isinstance(data, dict | list)
+        and len(data) == several
+        and all(hasattr(x, "shape") for x in keras.tree.flatten(data))
+    )
     if isinstance(data, keras.utils.PyDataset):
         source: Iterable[Any] = (data[index] for index in range(len(data)))
-    elif hasattr(data, "shape"):
-        starts = range(0, len(data), batch_size)
-        source = (data[start : start + batch_size] for start in starts)
+    elif arrays and not hasattr(data, "element_spec"):
+        starts = range(0, len(keras.tree.flatten(data)[0]), batch_size)
+        source = (
+            (keras.tree.map_structure(lambda x, s=s: x[s : s + batch_size], data),)
+            for s in starts
+        )
     else:
         source = data
     for index, batch in enumerate(source):

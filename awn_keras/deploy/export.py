@@ -93,7 +93,8 @@ def export_tflite(
     """
     if not isinstance(model, MultiWidthModel):
         raise TypeError(
-            "`model` must be an `AnyWidthModel`. Received: "
+            "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`. "
+            "Received: "
             f"'{getattr(model, 'name', model)}' ({type(model).__name__})"
         )
     if widths is None:

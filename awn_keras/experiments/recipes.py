@@ -154,23 +154,21 @@ class Recipe:
         self._check_unused()
 
     def _check_unused(self) -> None:
-        for name in ARCHITECTURES[self.architecture].unused:
-            if getattr(self, name) != getattr(type(self), name):
-                raise ValueError(
-                    f"`{name}` means nothing to architecture={self.architecture!r}: "
-                    f"leave it out. Received: {name}={getattr(self, name)}"
-                )
+        for to, unused in (
+            ("architecture", ARCHITECTURES[self.architecture].unused),
+            ("system", _UNUSED[self.system]),
+        ):
+            for name in unused:
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ValueError(
+                        f"`{name}` means nothing to {to}={getattr(self, to)!r}: leave "
+                        f"it out. Received: {name}={getattr(self, name)}"
+                    )
         if self.system == "s_net" and self.sampler != "fixed":
             raise ValueError(
                 "An S-Net trains its listed widths: `sampler` must be 'fixed'. "
                 f"Received: sampler={self.sampler!r}"
             )
-        for name in ("widths_grid", "frozen_up_to", "lowest_width"):
-            if self.system != "awn" and getattr(self, name):
-                raise ValueError(
-                    f"`{name}` means nothing to system={self.system!r}: leave it out. "
-                    f"Received: {name}={getattr(self, name)}"
-                )
 
     @property
     def epochs_run(self) -> int:
@@ -224,13 +222,28 @@ class Recipe:
         recipe = cls(dataset, architecture)
         if dataset.startswith("cifar"):
             recipe = replace(recipe, epochs=100, weight_decay=5e-4)
-        recipe = replace(recipe, **ARCHITECTURES[architecture].paper)
-        recipe = replace(recipe, **_PAPER_SYSTEMS[system])
+        changes = {**ARCHITECTURES[architecture].paper, **_PAPER_SYSTEMS[system]}
+        unused = _UNUSED[changes.get("system", cls.system)]
+        changes = {k: value for k, value in changes.items() if k not in unused}
+        recipe = replace(recipe, **changes)
         if architecture == "mobilenet_v2" and recipe.system == "awn":
             recipe = replace(recipe, epochs=350)
         return recipe
 
 
+_CALIBRATION = ("calibrations", "calibration_batches")
+_GRADES = ("widths_grid", "lowest_width")
+#: Fields that mean nothing to a system.
+_UNUSED: dict[str, tuple[str, ...]] = {
+    "awn": _CALIBRATION,
+    "shared_bn": (*_CALIBRATION, *_GRADES),
+    "s_net": (*_CALIBRATION, *_GRADES, "min_width", "num_widths"),
+    "us_net": _GRADES,
+    "plain": (
+        *(*_CALIBRATION, *_GRADES, "min_width", "sampler", "widths", "num_widths"),
+        *("width_reduction", "width_power", "distillation", "frozen_up_to"),
+    ),
+}
 _PAPER_SYSTEMS: dict[str, dict[str, Any]] = {
     "awn": {"sampler": "fixed"},
     "awn_rs": {},
@@ -322,10 +335,9 @@ def build(recipe: Recipe, data: ImageData) -> keras.Model:
             "width_reduction": recipe.width_reduction,
             "width_power": recipe.width_power,
             "distillation": _late(recipe, recipe.distillation, steps),
+            "frozen_up_to": _late(recipe, recipe.frozen_up_to, steps),
             "curve_widths": recipe.curve_widths(model),
         }
-    if recipe.system == "awn":
-        arguments["frozen_up_to"] = _late(recipe, recipe.frozen_up_to, steps)
     model.compile(
         keras.optimizers.SGD(_schedule(recipe, steps), momentum=recipe.momentum),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

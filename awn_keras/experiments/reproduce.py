@@ -28,6 +28,8 @@ VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
 }
 #: Figures whose table another experiment has already.
 _SAME_TABLE = ("figure2", "figure5")
+#: Runs of table 2 that alone make no figure or study yet.
+_ALONE = {"figure4": {"awn_rs"}, "improvements": {"awn_rs"}}
 #: Seeds that a report looks for.
 SEEDS = 10
 
@@ -51,6 +53,7 @@ def load_result(run_: Run, results: Path) -> dict[str, Any] | None:
     try:
         result = json.loads(path.read_text())
         kept = {**as_json(Recipe()), **result["recipe"]}
+        _check_complete(result)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not the result of a run. Remove it to run again."
@@ -61,6 +64,17 @@ def load_result(run_: Run, results: Path) -> dict[str, Any] | None:
             "another directory of results."
         )
     return result
+
+
+def _check_complete(result: dict[str, Any]) -> None:
+    """Raises KeyError or TypeError if tables would miss something."""
+    needed = {"reduced", "best_epoch", "statistics", "curves", "environment"}
+    of_curve = {"calibrated", "auc", "widths", "starts", "accuracy", "macs"}
+    missing = needed - set(result)
+    for curve in [] if missing else result["curves"]:
+        missing |= of_curve - set(curve)
+    if missing:
+        raise KeyError(*sorted(missing))
 
 
 def run_missing(
@@ -177,7 +191,9 @@ def show(experiment: str, finished: Sequence[Finished], results: Path) -> Table:
     others: list[Finished] = []
     if experiment == "figure5" and "filters" not in _unused(recipe):
         runs = runs_of(
-            *("individual", recipe.dataset, recipe.architecture), scale=recipe.scale
+            *("individual", recipe.dataset, recipe.architecture),
+            seeds=SEEDS,
+            scale=recipe.scale,
         )
         others = finished_runs(runs, results)
     figure = draw(finished, others) if others else draw(finished)
@@ -242,7 +258,7 @@ def _section(
     except ValueError:  # not for this architecture
         return None
     finished = finished_runs([run for run in runs if run.name in names], results)
-    if not finished:
+    if {run.label for run, _ in finished} <= _ALONE.get(experiment, set()):
         return None
     wanted = dict.fromkeys(run.label for run in runs)
     missing = [label for label in wanted if label not in {r.label for r, _ in finished}]

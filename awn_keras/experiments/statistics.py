@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class StatisticsTrace(keras.callbacks.Callback):
         self.channel = channel
         self.widths = tuple(widths)
         self.rows: list[dict[str, Any]] = []
+        #: What looking has taken so far.
+        self.seconds = 0.0
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -77,7 +80,9 @@ class StatisticsTrace(keras.callbacks.Callback):
         """Looks at the statistics."""
         step = int(self.model.optimizer.iterations)
         if step % self.every == 0:
+            start = time.perf_counter()
             self.rows.append({"step": step, **self._look()})
+            self.seconds += time.perf_counter() - start
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the file."""

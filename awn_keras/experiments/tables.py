@@ -20,6 +20,8 @@ from awn_keras.experiments.paper import (
     individual_sizes,
 )
 
+#: Widths of a mean that does not depend on how many a network has.
+_STAIRCASE = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
 #: A finished run with its result.
 Finished = tuple[Run, dict[str, Any]]
 
@@ -70,14 +72,27 @@ def accuracy_at(curve: dict[str, Any], width: float) -> float:
     """Accuracy of the network that runs at a width.
 
     Args:
-        curve: A curve of a result; its widths ascend.
-        width: Width in (0, 1].
+        curve: A curve of a result.
+        width: Width in [0, 1]; below the narrowest network it is that one's.
 
     Returns:
-        The accuracy at the curve's nearest width.
+        The accuracy.
     """
-    widths = np.asarray(curve["widths"])
-    return curve["accuracy"][int(np.abs(widths - width).argmin())]
+    return curve["accuracy"][index_at(curve, width)]
+
+
+def index_at(curve: dict[str, Any], width: float) -> int:
+    """Finds the network that runs at a width.
+
+    Args:
+        curve: A curve of a result. Its `widths` lie within the range of each network,
+            its `starts` are where these begin.
+        width: Width in [0, 1].
+
+    Returns:
+        Its place in the curve.
+    """
+    return max(int(np.searchsorted(curve["starts"], width, side="right")) - 1, 0)
 
 
 def curve_of(result: dict[str, Any], calibrated: int = 0) -> dict[str, Any] | None:
@@ -86,22 +101,28 @@ def curve_of(result: dict[str, Any], calibrated: int = 0) -> dict[str, Any] | No
     return found[0] if found else None
 
 
+def _machine(environment: dict[str, Any]) -> str:
+    versions = environment["packages"]
+    return (
+        f"{environment['processor']}, TensorFlow {versions['tensorflow']}, Keras "
+        f"{versions['keras']}."
+    )
+
+
 def _notes(finished: Sequence[Finished]) -> list[str]:
     """Seeds, epochs and machine."""
     if not finished:
         return ["No run is finished."]
-    run, result = finished[0]
+    run, _ = finished[0]
     seeds = sorted({run.recipe.seed for run, _ in finished})
     epochs = sorted({run.recipe.epochs_run for run, _ in finished})
-    environment = result["environment"]
-    packages = environment["packages"]
+    machines = sorted({_machine(result["environment"]) for _, result in finished})
     notes = [
         f"{run.recipe.dataset}, {run.recipe.architecture}; percent of the test set "
         f"after the last epoch of {', '.join(map(str, epochs))}; seeds "
         f"{', '.join(map(str, seeds))} (mean ± standard deviation where several are "
         "finished).",
-        f"{environment['processor']}, TensorFlow {packages['tensorflow']}, Keras "
-        f"{packages['keras']}.",
+        *machines,
     ]
     if any(result["reduced"] for _, result in finished):
         notes.insert(0, "REDUCED: fewer epochs than the paper's.")
@@ -184,7 +205,11 @@ def figure_4(finished: Sequence[Finished]) -> Table:
         if results:
             rows.append([name, str(len(results)), *_auc_and_ends(results)])
     head = ["widths in a step", "seeds", "AUC", "narrowest", "full width"]
-    return Table(head, rows, _notes(finished))
+    note = (
+        "Losses are summed, as in the paper; all widths take their mean at four times "
+        "the learning rate, which is the step of a sum of four."
+    )
+    return Table(head, rows, [*_notes(finished), note])
 
 
 def _auc_and_ends(results: Sequence[dict[str, Any]]) -> list[str]:
@@ -220,19 +245,26 @@ def improvements(finished: Sequence[Finished]) -> Table:
     rows = []
     for label, results in _by_label(finished).items():
         curves = [curve for result in results if (curve := curve_of(result))]
-        four = [
-            statistics.fmean(accuracy_at(curve, width) for width in TABLE_1_WIDTHS)
-            for curve in curves
+        means = [
+            percent(
+                [
+                    statistics.fmean(accuracy_at(curve, width) for width in widths)
+                    for curve in curves
+                ]
+            )
+            for widths in (_STAIRCASE, TABLE_1_WIDTHS)
         ]
         auc, *ends = _auc_and_ends(results)
-        rows.append([label, str(len(results)), auc, percent(four), *ends])
+        rows.append([label, str(len(results)), auc, *means, *ends])
     head = [
-        *("change", "seeds", "AUC", "mean of four widths"),
+        *("change", "seeds", "AUC", "staircase", "mean of four"),
         *("narrowest", "full width"),
     ]
     note = (
-        "The AUC of a network of four widths (grid4) is over these alone; to compare "
-        "with it take the mean of accuracies at widths 1, 0.75, 0.5 and 0.25."
+        "AUC joins the accuracies of a network's own widths by straight lines, and so "
+        "flatters networks of few widths (grid4, blocks8). Staircase is the mean "
+        f"accuracy of what really runs at {len(_STAIRCASE)} evenly spread widths, mean "
+        "of four that at 1, 0.75, 0.5 and 0.25."
     )
     return Table(head, rows, [*_notes(finished), note])
 
@@ -258,4 +290,8 @@ def individual(finished: Sequence[Finished]) -> Table:
                 ]
             )
     head = ["plain network with", "filters", "seeds", "accuracy", "MACs", "weights"]
-    return Table(head, rows, _notes(finished))
+    note = (
+        "A plain network has one loss at the learning rate at which AWN+RS sums four, "
+        "as in the paper."
+    )
+    return Table(head, rows, [*_notes(finished), note])

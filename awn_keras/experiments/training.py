@@ -20,6 +20,7 @@ from awn_keras.evaluation import (
     count_parameters,
     trade_off_curve,
 )
+from awn_keras.experiments import figures
 from awn_keras.experiments.recipes import Recipe, build
 from awn_keras.experiments.statistics import StatisticsTrace
 from awn_keras.files import write_whole
@@ -29,30 +30,53 @@ from awn_keras.multi_width import MultiWidthModel
 
 
 class _Checkpoint(keras.callbacks.Callback):
-    """Keeps model and history after each epoch; a kill loses at most one epoch."""
+    """Keeps model and history after each epoch; a kill loses at most one epoch.
 
-    def __init__(self, directory: Path, history: list[dict[str, Any]]) -> None:
+    The seconds of an epoch are those of its training steps, without validation and
+    without what a `StatisticsTrace` takes.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        history: list[dict[str, Any]],
+        trace: StatisticsTrace | None,
+    ) -> None:
         super().__init__()
         self.directory = directory
         self.history = history
+        self.trace = trace
+
+    def _elsewhere(self) -> float:
+        return self.trace.seconds if self.trace else 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts the clock."""
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() - self._elsewhere()
+        self._end: float | None = None
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Stops the clock before validation."""
+        self._end = time.perf_counter() - self._elsewhere()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes both files, each whole or not at all."""
         logs = {name: float(value) for name, value in (logs or {}).items()}
-        logs["seconds"] = time.perf_counter() - self._start
+        now = time.perf_counter() - self._elsewhere()
+        logs["seconds"] = (self._end or now) - self._start
         self.history.append({"epoch": epoch, **logs})
         # History first: what it has too many of is cut off on resuming.
         write_whole(
             self.directory / "history.json", json.dumps(self.history, indent=1) + "\n"
         )
-        path = self.directory / "model.keras"
-        temporary = path.with_name("model.partial.keras")
-        self.model.save(temporary)
-        temporary.replace(path)
+        _save(self.model, self.directory)
+
+
+def _save(model: keras.Model, directory: Path) -> None:
+    """Writes a model whole or not at all."""
+    temporary = directory / "model.partial.keras"
+    model.save(temporary)
+    temporary.replace(directory / "model.keras")
 
 
 @dataclass(frozen=True)
@@ -150,19 +174,21 @@ def run(
         shuffle=False,
         callbacks=[
             *([trace] if trace else []),  # before the checkpoint
-            _Checkpoint(directory, history),
+            _Checkpoint(directory, history, trace),
             *callbacks,
         ],
         verbose=verbose,
     )
     curves = _curves(recipe, model, data)
+    if isinstance(model, USNet):
+        _save(model, directory)  # with its last calibration
     result = Result(model, curves, history, trace.statistics if trace else None)
     result.curve.to_csv(directory / "curve.csv")
     axes: Any = None
     for count, curve in curves.items():
         label = f"{count} widths calibrated, AUC {100 * curve.auc:.2f} %"
         axes = curve.plot(axes, label if count else None)
-    axes.figure.savefig(directory / "curve.png", dpi=150)
+    figures.save(axes.figure, directory / "curve.png")
     write_whole(
         directory / "result.json",
         json.dumps(describe(recipe, result), indent=1) + "\n",
@@ -194,6 +220,14 @@ def _curves(
             metrics={name: [value] for name, value in metrics.items()},
         )
     }
+
+
+def _starts(model: keras.Model, widths: Sequence[float]) -> list[float]:
+    """For each width the smallest one at which the same network runs."""
+    if not isinstance(model, MultiWidthModel):
+        return list(widths)
+    starts = [model.start_of(width) for width in widths]
+    return [max(start, widths[0]) for start in starts]
 
 
 def _kept_recipe(path: Path) -> dict[str, Any]:
@@ -253,9 +287,10 @@ def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
         result: What came of it.
 
     Returns:
-        A dict. Accuracies and AUC are fractions; `best_epoch` is chosen on the test
-        set, as the paper's authors do, and `None` for systems that are not evaluated
-        while training.
+        A dict. Accuracies and AUC are fractions; a network of a curve runs from its
+        `starts` on; `best_epoch` is chosen on the test set, as the paper's authors do,
+        and `None` for systems that are not evaluated while training; `seconds` are
+        those of training steps alone.
     """
     best = None
     if "val_auc" in result.history[-1]:
@@ -267,7 +302,12 @@ def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
         "auc": result.curve.auc,
         "best_epoch": best,
         "curves": [
-            {"calibrated": count, "auc": curve.auc, **asdict(curve)}
+            {
+                "calibrated": count,
+                "auc": curve.auc,
+                "starts": _starts(result.model, curve.widths),
+                **asdict(curve),
+            }
             for count, curve in result.curves.items()
         ],
         "seconds": sum(logs["seconds"] for logs in result.history),

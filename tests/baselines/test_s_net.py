@@ -134,3 +134,4 @@ def test_bad_lists_are_refused(widths):
 def test_unlisted_widths_cannot_be_trained(model, widths):
     with pytest.raises(ValueError, match="must be a `FixedWidths` of"):
         classification(model, widths=widths)
+    assert not model.compiled

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from awn_keras import (
     SandwichWidths,
     TriConv2D,
+    WidthRule,
     count_macs,
     lenet_3c1l,
     mobilenet_v2,
@@ -37,6 +38,7 @@ from tests.conftest import classification
 
 L = keras.layers
 SYSTEMS = (SharedBN, SNet, USNet)
+NUMBERS = ("gamma", "beta", "moving_mean", "moving_variance")
 WIDTHS = (0.25, 0.4, 0.5, 0.8, 1.0)
 
 
@@ -292,3 +294,29 @@ def test_an_any_width_model_is_no_plain_one():
                     model.input, L.Dense(3)(L.Dense(8)(model.layers[-2].output))
                 ),
             )
+
+
+def test_normalizations_of_inputs_are_called_as_they_are():
+    """Whatever their axis: what they work on does not come and go."""
+    inputs = keras.Input((6, 6, 2))
+    x = L.BatchNormalization(axis=1)(inputs)
+    x = L.Conv2D(4, 3)(x)
+    x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(x))
+    model = randomize(of(SharedBN, keras.Model(inputs, L.Dense(3)(x))))
+    for width in (0.25, 1.0):
+        model.width = width
+        assert_close(numpy(model(images())), numpy(slim(model, width)(images())))
+    classification(model).fit(images(), labels(), verbose=0)
+
+
+def test_normalizations_of_ones_own_class_are_refused():
+    class Own(L.BatchNormalization):
+        def call(self, x, training=None, mask=None):
+            return 2 * super().call(x, training, mask)
+
+    register_width_rule(Own, WidthRule(in_axes=dict.fromkeys(NUMBERS, 0)))
+    inputs = keras.Input((6, 6, 2))
+    x = Own(name="odd")(L.Conv2D(4, 3)(inputs))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(x))
+    with pytest.raises(NotImplementedError, match=r"'odd' .Own. cannot be sliced"):
+        of(SharedBN, keras.Model(inputs, L.Dense(3)(x)))

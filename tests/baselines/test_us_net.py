@@ -71,15 +71,56 @@ def test_a_width_between_uses_the_next_larger_calibration(model):
         assert (rows["bn2"][2][:2] != narrower[2]).any()  # or this would show nothing
 
 
-def test_a_width_above_all_calibrated_ones_uses_the_widest(model):
-    model.calibrate(images(), widths=[0.25, 1.0])
-    whole = slim(model, 1.0).get_layer("bn1").get_weights()
-    model.calibrate(images(), widths=[0.25])
-    held = slim(model, 1.0).get_layer("bn1").get_weights()
-    # Channels that the narrow network has not are not measured at all.
-    narrow = sizes(0.25)[0]
-    assert (held[2][narrow:] == 0).all()
-    assert (whole[2][narrow:] != 0).any()
+def test_other_layers_calibrate_as_in_inference():
+    """Dropout would make variances larger, and another in every calibration."""
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(6, 3, name="conv")(inputs)
+    x = keras.layers.BatchNormalization(name="bn")(keras.layers.Dropout(0.5)(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = randomize(USNet(inputs, keras.layers.Dense(3)(x)))
+    model.calibrate(images(), widths=[1.0])
+    first = slim(model, 1.0).get_layer("bn").get_weights()
+    values = numpy(model.get_layer("conv")(images()))
+    assert_close(first[2], values.mean(axis=(0, 1, 2)))
+    assert_close(first[3], values.var(axis=(0, 1, 2)))
+
+
+def test_a_frozen_normalization_is_calibrated_too(model):
+    model.get_layer("bn2").trainable = False
+    before = model.get_layer("bn2").get_weights()
+    model.calibrate(images(), widths=[0.5, 1.0])
+    wanted = measured_by_hand(model, 0.5, [images()])[1]
+    layer = slim(model, 0.5).get_layer("bn2")
+    assert_close(numpy(layer.moving_mean), wanted[0])
+    for one, other in zip(before, model.get_layer("bn2").get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_training_on_forgets_the_calibration(model):
+    classification(model)
+    model.calibrate(images(), widths=[0.5, 1.0])
+    count = len(model.weights)
+    scores = model.predict(images(), verbose=0)
+    model.fit(images(), labels(), verbose=0)
+    assert model.calibrated_widths == ()
+    assert len(model.weights) < count
+    # What was traced with the calibration is not used any more.
+    assert_close(model.predict(images(), verbose=0), numpy(model(images())))
+    assert (model.predict(images(), verbose=0) != scores).any()
+
+
+def test_several_inputs_are_calibrated_from_a_list_or_dict():
+    a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
+    x = keras.layers.Concatenate()([keras.layers.Dense(4)(a), keras.layers.Dense(4)(b)])
+    x = keras.layers.BatchNormalization(name="bn")(x)
+    outputs = keras.layers.Dense(2)(keras.layers.Dense(4)(x))
+    model = USNet([a, b], outputs)
+    rng = np.random.default_rng(0)
+    data = [rng.normal(size=(9, n)).astype("float32") for n in (4, 3)]
+    model.calibrate(data, widths=[1.0], batch_size=9)
+    inner = keras.Model(model.input, model.get_layer("bn").input)
+    wanted = numpy(inner(data)).mean(axis=0)
+    assert_close(numpy(slim(model, 1.0).get_layer("bn").moving_mean), wanted)
 
 
 def test_before_calibration_it_runs_with_the_moving_statistics(model):
@@ -126,7 +167,7 @@ def test_all_kinds_of_data_give_the_same(model):
     pairs = tf.data.Dataset.from_tensor_slices((x, np.zeros(20))).batch(8)
     results = []
     for data in (x, pairs, [x[:8], x[8:16], x[16:]]):
-        model.calibrate(data, widths=[0.5], batch_size=8)
+        model.calibrate(data, widths=[0.5, 1.0], batch_size=8)
         results.append(slim(model, 0.5).get_layer("bn2").get_weights())
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
@@ -173,9 +214,15 @@ def test_every_step_runs_the_sandwich():
         ({"widths": [0.1, 1.0]}, "0.1"),
         ({"data": []}, "`data` must hold at least one batch"),
         ({"batches": 0}, "`data` must hold at least one batch"),
+        ({"widths": [0.5]}, "The largest width to calibrate must be 1.0"),
     ],
 )
 def test_bad_calibrations_are_refused(model, kwargs, match):
     with pytest.raises(ValueError, match=match):
         model.calibrate(**{"data": images(), **kwargs})
     assert model.calibrated_widths == ()
+
+
+def test_labels_are_no_part_of_the_data(model):
+    with pytest.raises(TypeError, match="pass the inputs alone"):
+        model.calibrate((images(), labels()))

@@ -83,6 +83,19 @@ def test_improvements_change_the_papers_recipe():
         assert filters < awn.get_layer("conv2").filters
 
 
+def test_a_mean_over_all_widths_steps_as_the_sum_of_four():
+    """In both the rate is that of a sum of four, and weight decay is as strong."""
+    for experiment, label in (
+        *(("figure4", "awn_rs_all"), ("improvements", "all_mean_rate4")),
+        ("improvements", "all_cosine"),
+    ):
+        runs = {run.label: run.recipe for run in runs_of(experiment, "cifar10")}
+        paper, every = runs["awn_rs"], runs[label]
+        assert every.learning_rate == 4 * paper.learning_rate
+        decay = every.learning_rate * every.weight_decay
+        assert decay == pytest.approx(paper.learning_rate * paper.weight_decay)
+
+
 def test_systems_can_be_chosen():
     runs = runs_of("table2", systems=["awn", "us_net"], seeds=2)
     assert [run.label for run in runs] == ["awn", "us_net"] * 2
@@ -95,6 +108,8 @@ def test_systems_can_be_chosen():
         (("table2", "imagenet"), {}, "`dataset` must be one of"),
         (("table2",), {"seeds": 0}, "`seeds` must be at least 1"),
         (("table2",), {"systems": ["ofa"]}, r"`systems` must be of .*'ofa'"),
+        (("table2",), {"systems": []}, "`systems` must be of"),
+        (("figure2", None, "mobilenet_v2"), {}, "for LeNet-3C1L only"),
         (("table2",), {"scale": 2.0}, "`scale` must be in"),
         (("individual", None, "mobilenet_v2"), {}, "sized by `filters`"),
     ],

@@ -96,6 +96,14 @@ def test_samplers(sampler, expected):
             {"system": "us_net", "widths_grid": (0.5, 1.0)},
             "`widths_grid` means nothing to system='us_net'",
         ),
+        (
+            {"system": "s_net", "sampler": "fixed", "min_width": 0.5},
+            "`min_width` means nothing to system='s_net'",
+        ),
+        ({"system": "plain", "distillation": 0.5}, "means nothing to system='plain'"),
+        ({"calibrations": (3,)}, "`calibrations` means nothing to system='awn'"),
+        ({"lowest_width": 0.1}, "`lowest_width` must be at least"),
+        ({"bn_momentum": 1.0}, r"`bn_momentum` must be in \[0, 1\)"),
         ({"epochs": 0}, "`epochs` must be at least 1"),
         ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
         ({"width_multiplier": float("inf")}, "`width_multiplier` must be above 0"),
@@ -153,3 +161,30 @@ def test_the_cosine_schedule_ends_at_zero():
     rate = model.optimizer._learning_rate
     rates = [float(rate(step)) for step in (0, 18, 36)]
     np.testing.assert_allclose(rates, [0.01, 0.005, 0.0], atol=1e-9)
+
+
+def test_a_recipe_reaches_compile():
+    recipe = replace(
+        QUICK, width_power=0.5, distillation=0.5, frozen_up_to=0.5, late=0.5
+    )
+    config = build(recipe, load_data("digits"))._width_config
+    assert config["width_power"] == 0.5
+    for name in ("distillation", "frozen_up_to"):
+        values = [float(config[name](step)) for step in (18, 19)]  # of 36
+        assert values == [0.0, 0.5]
+
+
+def test_the_lowest_width_may_be_above_the_dense_part():
+    recipe = replace(QUICK, filters=16, min_width=0.01, lowest_width=0.25)
+    model = build(recipe, load_data("digits"))
+    assert model.min_width == 0.01
+    assert model._width_config["widths"].smallest == 0.25
+    widths = recipe.curve_widths(model)
+    assert widths[0] == 0.25
+    assert set(widths[1:]) < set(model.distinct_widths)
+    assert model._width_config["curve_widths"] == tuple(widths)
+
+
+def test_the_momentum_of_normalizations_is_the_recipes():
+    model = build(replace(QUICK, bn_momentum=0.75), load_data("digits"))
+    assert model.get_layer("bn2").momentum == 0.75

@@ -4,7 +4,9 @@ import sys
 from dataclasses import replace
 
 import pytest
+from matplotlib.figure import Figure
 
+from awn_keras import active_channels, lenet_3c1l
 from awn_keras.cli import main
 from awn_keras.experiments import reproduce, tables
 from awn_keras.experiments.paper import Run, runs_of
@@ -16,7 +18,7 @@ from awn_keras.experiments.reproduce import (
     show,
     write_report,
 )
-from awn_keras.experiments.tables import percent, table_1, table_2
+from awn_keras.experiments.tables import accuracy_at, percent, table_1, table_2
 
 QUICK = Recipe("digits", filters=2, epochs=1)
 RUNS = [Run("awn_rs", QUICK), Run("plain", replace(QUICK, system="plain"))]
@@ -30,6 +32,7 @@ def invented(run, results, auc=0.9, calibrated=(0,), best=None, **changes):
             "calibrated": count,
             "auc": auc + count / 1000,
             "widths": widths,
+            "starts": widths,
             "accuracy": [auc - 0.03, auc - 0.01, auc + 0.01, auc + 0.03],
             "macs": [1, 2, 3, 4],
             "parameters": [1, 2, 3, 4],
@@ -136,6 +139,17 @@ def test_results_that_were_made_before_a_field_are_read(tmp_path):
     assert load_result(run, tmp_path)["auc"] == 0.9
 
 
+@pytest.mark.parametrize("missing", ["curves", "environment", "reduced"])
+def test_results_without_what_tables_need_are_named(tmp_path, missing):
+    invented(RUNS[0], tmp_path)
+    path = tmp_path / f"{RUNS[0].name}.json"
+    content = json.loads(path.read_text())
+    del content[missing]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="is not the result of a run"):
+        load_result(RUNS[0], tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"recipe": 3}'])
 def test_damaged_results_are_named(tmp_path, text):
     (tmp_path / f"{RUNS[0].name}.json").write_text(text)
@@ -150,6 +164,23 @@ def test_percent():
     assert percent([0.9]) == "90.00"
     # The standard deviation of a sample: sqrt(((-1)**2 + 1**2) / 1) = 1.41.
     assert percent([0.89, 0.91]) == "90.00 ± 1.41"
+
+
+def test_the_network_that_runs_at_a_width_is_found():
+    """45 channels: 0.5 has 23 of them, which begin at 0.5 exactly."""
+    channels = 45
+    model = lenet_3c1l((8, 8, 1), filters=channels, width_multiplier=1, padding="same")
+    widths = list(model.distinct_widths)
+    counts = [active_channels(channels, width) for width in widths]
+    curve = {
+        "starts": [model.start_of(width) for width in widths],
+        "accuracy": [count / channels for count in counts],
+    }
+    for width in (0.25, 0.3, 0.5, 0.75, 0.999, 1.0):
+        expected = active_channels(channels, width) / channels
+        assert accuracy_at(curve, width) == expected
+    assert accuracy_at(curve, 0.0) == counts[0] / channels
+    assert active_channels(channels, 0.5) == 23
 
 
 def test_table_2_sets_ours_beside_the_papers(tmp_path):
@@ -215,12 +246,20 @@ def test_figures_are_drawn(experiment, tmp_path):
     assert picture.read_bytes() == before  # or every report would be a change
 
 
-def test_individual_networks_are_points_of_figure_5(tmp_path):
+def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
     finished = finished_runs(table_2_runs(tmp_path, "digits"), tmp_path)
     runs = runs_of("individual", "digits", seeds=2)
     for run in runs:
         invented(run, tmp_path, 0.8 + 0.02 * run.recipe.seed)
     points = finished_runs(runs, tmp_path)
+    drawn = []
+    monkeypatch.setattr(
+        *(reproduce.figures, "curves"), lambda *args: drawn.append(args) or Figure()
+    )
+    monkeypatch.setitem(reproduce.VIEWS, "figure5", (table_2, reproduce.figures.curves))
+    show("figure5", finished, tmp_path)
+    assert [run.name for run, _ in drawn[0][1]] == [run.name for run, _ in points]
+    monkeypatch.undo()
     rows = tables.individual(points).rows
     assert len(rows) == 8
     assert rows[0][:4] == [
@@ -257,6 +296,24 @@ def test_figure_2_has_a_column_for_each_system(tmp_path):
     # Two widths, each with its batches and what is tracked.
     assert all(len(ax.lines) == 4 for ax in figure.axes)
     assert list(figure.axes[0].lines[0].get_ydata()) == [1, 2, 3]
+
+
+def test_a_run_of_another_table_alone_is_no_figure(tmp_path):
+    invented(runs_of("table2", systems=["awn_rs"])[0], tmp_path)
+    write_report(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "## table2" in text
+    assert "## figure4" not in text
+    assert "## improvements" not in text
+
+
+def test_machines_are_all_named(tmp_path):
+    runs = table_2_runs(tmp_path)
+    where = {"processor": "another", "packages": {"tensorflow": "2", "keras": "3"}}
+    invented(runs[0], tmp_path, environment=where)
+    notes = table_2(finished_runs(runs, tmp_path)).notes
+    assert "a CPU, TensorFlow 2, Keras 3." in notes
+    assert "another, TensorFlow 2, Keras 3." in notes
 
 
 def test_the_report_has_what_is_finished_and_names_what_is_not(tmp_path):
@@ -305,6 +362,8 @@ def test_the_command_runs_what_is_missing(tmp_path, capsys):
         (["table2", "--dataset", "imagenet"], "`dataset` must be one of"),
         (["table2", "--scale", "0"], "`scale` must be in"),
         (["table2", "--systems", "ofa"], "`systems` must be of"),
+        (["table2", "--systems", ""], "`systems` must be of"),
+        (["table1", "--model", "mobilenet_v2"], "for LeNet-3C1L only"),
         (["table2", "--model", "vgg"], "`architecture` must be one of"),
         (["table2", "--data-dir", "/nowhere"], "not prepared at"),
     ],

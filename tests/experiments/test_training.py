@@ -1,15 +1,17 @@
 import csv
 import json
+import time
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 
-from awn_keras import count_macs, slim
+from awn_keras import count_macs, slim, trade_off_curve
 from awn_keras.data import load_data
 from awn_keras.experiments.recipes import Recipe
 from awn_keras.experiments.training import holds_run_of, run
+from awn_keras.loading import load_model
 
 QUICK = Recipe("digits", filters=4, epochs=3, num_widths=3)
 
@@ -163,6 +165,41 @@ def test_every_system_is_run_killed_and_resumed(system, tmp_path):
         assert len(content["curves"][0]["widths"]) == len(whole.model.distinct_widths)
         assert content["best_epoch"] is None
     assert content["auc"] == content["curves"][-1]["auc"]
+
+
+def test_a_trained_us_net_is_kept_with_its_last_calibration(tmp_path):
+    result = run(replace(SYSTEMS["us_net"], epochs=1), tmp_path, verbose=0)
+    kept = load_model(tmp_path / "model.keras")
+    assert kept.calibrated_widths == (0.25, 0.5, 0.75, 1.0)
+    curve = trade_off_curve(kept, load_data("digits").test())
+    assert curve.accuracy == result.curve.accuracy
+    # As if it had been killed before its result was written.
+    (tmp_path / "result.json").unlink()
+    again = run(replace(SYSTEMS["us_net"], epochs=1), tmp_path, resume=True, verbose=0)
+    assert (tmp_path / "result.json").exists()
+    for count, curve in again.curves.items():
+        assert curve.accuracy == result.curves[count].accuracy
+
+
+def test_a_curve_says_where_its_networks_begin(finished):
+    result, directory = finished
+    content = json.loads((directory / "result.json").read_text())
+    starts = content["curves"][0]["starts"]
+    assert starts[0] == 0.25
+    for start, width in zip(starts, content["curves"][0]["widths"], strict=True):
+        assert result.model.start_of(width) == start <= width
+    assert starts == sorted(set(starts))
+
+
+def test_seconds_are_those_of_training_alone(tmp_path):
+    class Slow(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            time.sleep(2)
+
+    result = run(replace(QUICK, epochs=1), tmp_path / "a", verbose=0)
+    slow = run(replace(QUICK, epochs=1), tmp_path / "b", verbose=0, callbacks=[Slow()])
+    # Validation is one batch: two seconds more, in an epoch of some seconds.
+    assert slow.history[0]["seconds"] < result.history[0]["seconds"] + 1.5
 
 
 def test_a_curve_of_a_calibrated_network_is_that_of_its_slim_networks(tmp_path):
