@@ -129,12 +129,12 @@ def test_a_finished_run_is_not_overwritten(finished):
 
 
 SYSTEMS = {
-    "s_net": replace(QUICK, system="s_net", sampler="fixed"),
+    "s_net": replace(QUICK, system="s_net", sampler="fixed", num_widths=4),
     "us_net": replace(
         QUICK, system="us_net", calibrations=(2, 4), calibration_batches=3
     ),
     "shared_bn": replace(QUICK, system="shared_bn"),
-    "plain": replace(QUICK, system="plain"),
+    "plain": replace(QUICK, system="plain", num_widths=4),
 }
 
 
