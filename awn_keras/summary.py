@@ -16,7 +16,8 @@ from awn_keras.evaluation import (
     parameters_at,
 )
 from awn_keras.layers.base import TriangularKernel
-from awn_keras.model import AnyWidthModel
+from awn_keras.multi_width import MultiWidthModel
+from awn_keras.propagation import mixes_channels
 from awn_keras.rules import Fixed, Graded, PerWidth
 from awn_keras.widths import check_widths
 
@@ -66,12 +67,12 @@ class NetworkList:
 
 
 def list_networks(
-    model: AnyWidthModel, widths: Iterable[float] | None = None
+    model: MultiWidthModel, widths: Iterable[float] | None = None
 ) -> NetworkList:
     """Lists the networks that a model holds, and what each costs.
 
     Args:
-        model: An `AnyWidthModel`.
+        model: An `AnyWidthModel`, or one of `awn_keras.baselines`.
         widths: Widths in [min_width, 1], in any order. `None` for
             `model.distinct_widths`: one for each different network.
 
@@ -79,7 +80,7 @@ def list_networks(
         The list; `print` shows it as a table, without the channels.
 
     Raises:
-        TypeError: If `model` is not an `AnyWidthModel`, or `widths` not a sequence of
+        TypeError: If `model` has one width only, or `widths` not a sequence of
             numbers.
         ValueError: If a width is out of range, there is none, or the model's spatial
             sizes are not known.
@@ -113,7 +114,7 @@ def list_networks(
     )
 
 
-def _ascending(model: AnyWidthModel, widths: Iterable[float]) -> list[float]:
+def _ascending(model: MultiWidthModel, widths: Iterable[float]) -> list[float]:
     chosen = sorted(set(check_widths(widths, model.min_width)))
     if not chosen:
         raise ValueError("`widths` must have at least one width. Received: widths=[]")
@@ -139,6 +140,8 @@ class LayerSummary:
             - `"fixed"`: the same at every width, such as what preprocesses inputs;
             - `"stem"`: makes channels that come and go from what is fixed;
             - `"Tri"`: makes them from others by a triangular kernel;
+            - `"sliced"`: makes them by an ordinary kernel, cut to the width (systems of
+              `awn_keras.baselines`);
             - `"per-channel"`: keeps, rearranges or joins them;
             - `"readout"`: mixes all active channels;
             - `"tail"`: below a readout.
@@ -240,12 +243,12 @@ def _table(rows: list[list[str]], groups: dict[str, slice]) -> list[str]:
 
 
 def summarize(
-    model: AnyWidthModel, widths: Iterable[float] | None = None
+    model: MultiWidthModel, widths: Iterable[float] | None = None
 ) -> ModelSummary:
     """Lists the layers of a model: what each is, and costs at some widths.
 
     Args:
-        model: An `AnyWidthModel`.
+        model: An `AnyWidthModel`, or one of `awn_keras.baselines`.
         widths: Widths in [min_width, 1], in any order. `None` for the smallest, the
             middle and 1.
 
@@ -253,7 +256,7 @@ def summarize(
         The summary; `print` shows it as a table.
 
     Raises:
-        TypeError: If `model` is not an `AnyWidthModel`, or `widths` not a sequence of
+        TypeError: If `model` has one width only, or `widths` not a sequence of
             numbers.
         ValueError: If a width is out of range, there is none, or the model's spatial
             sizes are not known.
@@ -300,7 +303,9 @@ def _kind(use: LayerUse) -> str:
         return "fixed"
     if not graded_input:
         return "stem"
-    return "Tri" if isinstance(use.layer, TriangularKernel) else "per-channel"
+    if isinstance(use.layer, TriangularKernel):
+        return "Tri"
+    return "sliced" if mixes_channels(use.layer) else "per-channel"
 
 
 def _masked_share(layer: keras.Layer) -> float | None:

@@ -16,6 +16,8 @@ from awn_keras import (
     summarize,
     triangular_mask,
 )
+from awn_keras.baselines import SNet
+from tests.baselines.networks import conv_net
 from tests.conftest import rich, small_conv, small_dense, stem_and_trunk
 
 MODELS = {
@@ -246,12 +248,24 @@ def test_a_narrow_table_keeps_its_titles_apart():
     assert len(lines[1].rstrip()) == lines[2].rindex("1") + 1
 
 
+def test_systems_of_ordinary_convolutions_are_summarized():
+    plain = conv_net()
+    model = SNet(plain.input, plain.output)
+    kinds = {layer.name: layer.kind for layer in summarize(model).layers}
+    names = ("conv1", "bn1", "conv2", "logits")
+    assert [kinds[name] for name in names] == [
+        *("stem", "per-channel", "sliced", "readout"),
+    ]
+    networks = list_networks(model, [0.5, 1.0])
+    assert networks.macs == [count_macs(model, 0.5), count_macs(plain)]
+
+
 # -------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("function", [list_networks, summarize])
 def test_bad_arguments_are_refused(function):
-    with pytest.raises(TypeError, match=r"must be an `AnyWidthModel`\. Received: Func"):
+    with pytest.raises(TypeError, match=r"must be an `AnyWidthModel`.*Received: Func"):
         function(slim(small_dense(), 1.0))
     with pytest.raises(ValueError, match=r"min_width=0\.25"):
         function(small_dense(), [0.1])
