@@ -298,8 +298,8 @@ class MultiWidthModel(keras.Model):
             distillation: Share in [0, 1] of the loss of narrower widths that comes
                 from the full width's answers instead of the labels; or a schedule of
                 it over optimizer steps, such as a `PiecewiseConstantDecay` that
-                begins late. 1 from the start is US-Net's in-place distillation, which
-                hurts triangular networks. Needs one output of logits.
+                begins late. 1 from the start is US-Net's in-place distillation. Needs
+                one output of logits.
             frozen_up_to: A width: the networks up to it stay as they are, bit for bit,
                 and only what wider ones add is trained. 0 for none; or a schedule of it
                 over optimizer steps, to refine the wide end after joint training.

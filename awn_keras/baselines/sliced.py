@@ -57,14 +57,14 @@ def cut(value: Any, axis: int, levels: np.ndarray, level: Any) -> Any:
     axis %= len(value.shape)
     runs = _runs(levels)
     before = (slice(None),) * axis
-    counts = [tf.math.count_nonzero(run <= level, dtype="int32") for run in runs[:1]]
+    count = tf.math.count_nonzero(runs[0] <= level, dtype="int32")
     if len(runs) == 1:
-        return value[(*before, slice(counts[0]))]
+        return value[(*before, slice(count))]
     if len({run.tobytes() for run in runs}) == 1:
         # Flattened positions with the same channels each: cut all at once.
         shape = list(value.shape)
         split = (*shape[:axis], len(runs), len(runs[0]), *shape[axis + 1 :])
-        kept = tf.reshape(value, split)[(*before, slice(None), slice(counts[0]))]
+        kept = tf.reshape(value, split)[(*before, slice(None), slice(count))]
         return tf.reshape(kept, (*shape[:axis], -1, *shape[axis + 1 :]))
     parts = tf.split(value, [len(run) for run in runs], axis=axis)
     return tf.concat(
