@@ -1,0 +1,624 @@
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from hypothesis import given
+from hypothesis import strategies as st
+
+from awn_keras import slim
+from awn_keras.deploy import interpreter as module
+from awn_keras.deploy.export import convert
+from awn_keras.deploy.interpreter import (
+    LONGEST_RETRY,
+    MARGIN,
+    RETRY_AFTER,
+    AnyWidthInterpreter,
+    BudgetPolicy,
+    signature_width,
+)
+from awn_keras.widths import width_label
+from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
+
+WIDTHS = (0.25, 0.5, 0.625, 1.0)
+
+
+def one_file(model, widths=WIDTHS):
+    return convert({f"width_{width_label(w)}": slim(model, w) for w in widths})
+
+
+@pytest.fixture(scope="module")
+def conv():
+    keras.utils.set_random_seed(0)
+    model = small_conv()
+    return model, one_file(model)
+
+
+@pytest.fixture(scope="module")
+def dense():
+    keras.utils.set_random_seed(0)
+    return one_file(small_dense())
+
+
+@pytest.fixture(scope="module")
+def two_inputs():
+    keras.utils.set_random_seed(0)
+    model = rich()
+    return model, one_file(model, (0.5, 1.0))
+
+
+def of_functions(folder, signatures, prepare=None):
+    """A file whose signatures are functions with input specs."""
+    functions = {
+        name: tf.function(function, input_signature=[spec])
+        for name, (function, spec) in signatures.items()
+    }
+    tf.saved_model.save(tf.Module(), str(folder), signatures=functions)
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(folder), signature_keys=list(signatures)
+    )
+    if prepare:
+        prepare(converter)
+    return converter.convert()
+
+
+# --------------------------------------------------------------------------- results
+
+
+def test_each_width_computes_what_the_slimmed_network_computes(conv):
+    model, content = conv
+    interpreter = AnyWidthInterpreter(content)
+    x = inputs_of(model)
+    assert interpreter.widths == WIDTHS
+    for width in (1.0, 0.25, 0.625, 0.5, 1.0, 0.25):
+        got = interpreter.run(x, width=width)
+        # Other kernels than TensorFlow's, and BatchNormalization folded into them.
+        np.testing.assert_allclose(got, slim(model, width)(x), atol=1e-4)
+        assert got.dtype == np.float32
+    # Without a budget: the widest, the sums of the same kernels.
+    np.testing.assert_array_equal(interpreter.run(x), interpreter.run(x, width=1.0))
+    assert interpreter.width == 1.0
+    assert interpreter.within_budget
+
+
+def test_several_inputs_and_outputs_go_by_name(two_inputs):
+    model, content = two_inputs
+    interpreter = AnyWidthInterpreter(content)
+    x = inputs_of(model)
+    for width in interpreter.widths:
+        got = interpreter.run(x, width=width)
+        assert sorted(got) == ["classes", "scores"]
+        wanted = dict(zip(sorted(got), at_width(model, width, x), strict=True))
+        for name, array in got.items():
+            # Another library's kernels.
+            np.testing.assert_allclose(array, wanted[name], atol=1e-4)
+
+
+def test_a_file_on_disk_of_one_width(tmp_path):
+    model = small_dense()
+    path = tmp_path / "net.tflite"
+    path.write_bytes(one_file(model, (1 / 3,)))
+    x = inputs_of(model)
+    for form in (path, str(path)):
+        interpreter = AnyWidthInterpreter(form, num_threads=2)
+        # The name has a millionth of a percent.
+        assert interpreter.widths == (0.33333333,)
+        got = interpreter.run(x, width=1 / 3)
+        np.testing.assert_array_equal(got, interpreter.run(x))
+
+
+def test_casts_and_strides_are_no_matter(conv):
+    _, content = conv
+    interpreter = AnyWidthInterpreter(content)
+    images = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 4), dtype="uint8")
+    x = images[..., ::2]
+    wanted = interpreter.run(np.ascontiguousarray(x, "float32"))
+    # Bytes are whole numbers in each of these.
+    for same in (x, x.astype("float64"), x.astype(">f4"), x.astype(int), x.tolist()):
+        np.testing.assert_array_equal(interpreter.run(same), wanted)
+    assert interpreter.run(x[:0]).shape == (0, 3)
+
+
+def test_an_input_is_left_as_it_was_and_results_are_ones_own(dense):
+    interpreter = AnyWidthInterpreter(dense)
+    x = np.ones((2, 4), "float32")
+    first = interpreter.run(x)
+    kept = first.copy()
+    interpreter.run(-x)
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(x, 1)
+
+
+# The converter calibrates with the interpreter that it deprecates.
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_quantized_inputs_and_outputs_are_floats_outside(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 4)).astype("float32")
+    first, last = rng.normal(size=(4, 8)), rng.normal(size=(8, 3))
+
+    def network(channels):
+        one, two = first[:, :channels], last[:channels]
+        one, two = tf.constant(one, tf.float32), tf.constant(two, tf.float32)
+        return lambda x: {"y": tf.nn.relu(x @ one) @ two}
+
+    networks = {0.5: network(4), 1.0: network(8)}
+    names = {width: f"width_{width_label(width)}" for width in networks}
+
+    def prepare(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: (
+            (name, {"x": row[None]}) for name in names.values() for row in x
+        )
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.int8
+        converter.inference_output_type = tf.int8
+
+    spec = tf.TensorSpec((1, 4), name="x")
+    functions = {names[width]: (networks[width], spec) for width in networks}
+    content = of_functions(tmp_path, functions, prepare)
+    interpreter = AnyWidthInterpreter(content)
+    for width in interpreter.widths:
+        reference = Interpreter(model_content=content)
+        runner = reference.get_signature_runner(names[width])
+        scale, zero_point = runner.get_input_details()["x"]["quantization"]
+        step, offset = runner.get_output_details()["y"]["quantization"]
+        assert runner.get_input_details()["x"]["dtype"] is np.int8
+        steps = np.clip(np.rint(x / scale) + zero_point, -128, 127).astype("int8")
+        wanted = [runner(x=row[None])["y"][0].astype(int) - offset for row in steps]
+        got = interpreter.run(x, width=width)
+        assert got.dtype == np.float32
+        # One rounding of the product.
+        np.testing.assert_allclose(got, np.multiply(wanted, step), rtol=1e-6)
+        # The signature's own integers are taken as they are.
+        np.testing.assert_array_equal(interpreter.run(steps, width=width), got)
+        # 8 bits: a step or two of the output, and the hidden layers' own.
+        exact = networks[width](x)["y"].numpy()
+        assert np.abs(got - exact).max() < 0.05 * np.abs(exact).max()
+    far = np.array([[1e9, -1e9, np.inf, 0]], "float32")
+    assert np.isfinite(interpreter.run(far)).all()
+    with pytest.raises(ValueError, match="not have NaN for the quantized input 'x'"):
+        interpreter.run(np.full((1, 4), np.nan, "float32"))
+    with pytest.raises(TypeError, match=r"`x` must be int8 or floats .* of uint8"):
+        interpreter.run(np.zeros((1, 4), "uint8"))
+
+
+def test_integers_that_fit_are_cast(tmp_path):
+    spec = tf.TensorSpec((1, 2), tf.int32, name="tokens")
+    content = of_functions(tmp_path, {"width_100": (lambda tokens: tokens + 1, spec)})
+    interpreter = AnyWidthInterpreter(content)
+    got = interpreter.run(np.array([[1, 2], [3, 4]]))
+    np.testing.assert_array_equal(got, [[2, 3], [4, 5]])
+    assert got.dtype == np.int32
+    for bad in ([[2**40, 0]], [[0.5, 1.0]], [["a", "b"]]):
+        with pytest.raises(TypeError, match="`x` must be int32 for input 'tokens'"):
+            interpreter.run(np.array(bad))
+
+
+# -------------------------------------------------------------------------- failures
+
+
+@given(st.floats(1e-7, 1.0))
+def test_a_signature_tells_its_width(width):
+    known = signature_width(f"width_{width_label(width)}")
+    assert width_label(known) == width_label(width)
+    # A name has 6 decimals of a percent; half of the last one is 5e-9.
+    assert known == pytest.approx(width, abs=5.1e-9)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["width_000", "width_101", "width_50", "width_0500", "width_050_0", "050", "width"],
+)
+def test_other_names_are_no_widths(name):
+    assert signature_width(name) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "must be a whole TFLite file. Received: 0 bytes. LiteRT says: "),
+        (b"not a network at all", "must be a whole TFLite file. Received: 20 bytes"),
+        (b"\x1c\0\0\0TFL3" + bytes(100), "must be a whole TFLite file"),
+    ],
+)
+def test_what_is_not_tflite_is_refused(tmp_path, content, match):
+    with pytest.raises(ValueError, match=match):
+        AnyWidthInterpreter(content)
+    path = tmp_path / "file.tflite"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"whole TFLite file.*file\.tflite"):
+        AnyWidthInterpreter(path)
+
+
+def test_half_a_file_is_refused(dense):
+    with pytest.raises(ValueError, match="must be a whole TFLite file"):
+        AnyWidthInterpreter(dense[:-100])
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.tflite"):
+        AnyWidthInterpreter(tmp_path / "nowhere.tflite")
+
+
+def test_signatures_of_other_names_are_ignored_or_refused():
+    small = slim(small_dense(), 0.5)
+    interpreter = AnyWidthInterpreter(convert({"other": small, "width_050": small}))
+    assert interpreter.widths == (0.5,)
+    with pytest.raises(ValueError, match=r"signature for each width.*\['other'\]"):
+        AnyWidthInterpreter(convert({"other": small}))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, None), ()])
+def test_other_batch_sizes_and_open_shapes_are_refused(tmp_path, shape):
+    spec = tf.TensorSpec(shape, name="x")
+    content = of_functions(tmp_path, {"width_100": (lambda x: x + 1.0, spec)})
+    with pytest.raises(ValueError, match=r"batch size 1 and fixed.*'x' of shape \("):
+        AnyWidthInterpreter(content)
+
+
+def test_an_open_batch_size_is_one(tmp_path):
+    spec = tf.TensorSpec((None, 3), name="x")
+    content = of_functions(tmp_path, {"width_100": (lambda x: x + 1.0, spec)})
+    x = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(AnyWidthInterpreter(content).run(x), x + 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"num_threads": 0}, ValueError, "`num_threads` must be at least 1.*=0"),
+        ({"num_threads": 1.5}, TypeError, "`num_threads` must be an integer"),
+        ({"num_threads": True}, TypeError, "`num_threads` must be an integer"),
+        ({"warm_up": -1}, ValueError, "`warm_up` must be at least 0"),
+        ({"warm_up": None}, TypeError, "`warm_up` must be an integer"),
+        ({"budget_ms": 0}, ValueError, "`budget_ms` must be positive.*=0"),
+        ({"budget_ms": float("nan")}, ValueError, "`budget_ms` must be positive"),
+        ({"budget_ms": "5"}, TypeError, "`budget_ms` must be a number.*'5'"),
+        ({"budget_ms": True}, TypeError, "`budget_ms` must be a number.*True"),
+        ({"path": 5}, TypeError, "`path` must be the path.*=5"),
+    ],
+)
+def test_bad_arguments_are_refused(dense, arguments, error, match):
+    with pytest.raises(error, match=match):
+        AnyWidthInterpreter(**{"path": dense, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("x", "width", "error", "match"),
+    [
+        (np.zeros((1, 4)), 0.3, ValueError, r"file's widths, \[0.25, .*=0\.3"),
+        (np.zeros((1, 4)), 1.5, ValueError, r"`width` must be in \(0, 1\]"),
+        (np.zeros((1, 4)), "1", TypeError, "`width` must be a number"),
+        (np.zeros(4), None, ValueError, r"shape \(n, 4\).*\(4,\)\. Add the batch axis"),
+        (np.zeros((1, 5)), None, ValueError, r"shape \(n, 4\) .*\(1, 5\)\.$"),
+        (0.0, None, ValueError, r"Received: an array of shape \(\)\.$"),
+        ({"x": 0}, None, ValueError, r"for each of the inputs .* Received: \['x'\]"),
+        (np.zeros((1, 4), complex), None, TypeError, "must be float32 for .*complex"),
+    ],
+)
+def test_what_does_not_fit_is_refused(dense, x, width, error, match):
+    interpreter = AnyWidthInterpreter(dense, warm_up=0)
+    with pytest.raises(error, match=match):
+        interpreter.run(x, width)
+    # Nothing was run.
+    assert set(interpreter.latency_ms.values()) == {None}
+
+
+def test_inputs_that_do_not_go_together_are_refused(two_inputs):
+    model, content = two_inputs
+    interpreter = AnyWidthInterpreter(content)
+    x = inputs_of(model)
+    with pytest.raises(ValueError, match=r"inputs \['image', 'vector'\].*: list"):
+        interpreter.run([x["image"], x["vector"]])
+    with pytest.raises(ValueError, match=r"'vector'\].* Received: \['image'\]"):
+        interpreter.run({"image": x["image"]})
+    with pytest.raises(ValueError, match=r"same number .*'image': 5, 'vector': 2"):
+        interpreter.run({"image": x["image"], "vector": x["vector"][:2]})
+
+
+# ------------------------------------------------------------------ threads and memory
+
+
+def test_threads_take_turns_and_get_their_own_answers(dense):
+    inside = []
+
+    class Watched(AnyWidthInterpreter):
+        def _invoke(self, width, sample):
+            inside.append(width)
+            # Long enough for another thread to come in, if it could.
+            time.sleep(1e-4)
+            assert inside == [width]
+            try:
+                return super()._invoke(width, sample)
+            finally:
+                inside.clear()
+
+    interpreter = Watched(dense, budget_ms=1.0)
+    rng = np.random.default_rng(0)
+    work = [
+        (width, rng.normal(size=(20, 4)), AnyWidthInterpreter(dense))
+        for width in WIDTHS
+    ]
+    wanted = [alone.run(x, width=width) for width, x, alone in work]
+    failed = []
+
+    def repeat(k):
+        width, x, _ = work[k]
+        for i in range(5):
+            interpreter.budget_ms = 1.0 + i
+            if not np.array_equal(interpreter.run(x, width=width), wanted[k]):
+                failed.append(width)
+            interpreter.run(x[:2])
+
+    def guarded(k):
+        try:
+            repeat(k)
+        except Exception as error:  # noqa: BLE001
+            failed.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(k,)) for k in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_does_not_grow_with_switching(dense):
+    def resident():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    interpreter = AnyWidthInterpreter(dense, budget_ms=10.0)
+    x = np.ones((1, 4), "float32")
+
+    def switch(times):
+        for i in range(times):
+            interpreter.run(x, width=WIDTHS[i % len(WIDTHS)])
+
+    # As many before, so that a leak has filled the free places of the heap. One small
+    # array kept at each switch was then 0.9 to 2.3 MB; nothing kept, 0 to 4 kB.
+    switch(10_000)
+    before = resident()
+    switch(10_000)
+    assert resident() - before < 0.5e6
+
+
+# ------------------------------------------------------------------------- deadlines
+
+
+class Machine:
+    """Runs an interpreter on a clock that only its invocations advance."""
+
+    def __init__(self, content, monkeypatch, costs, **kwargs):
+        self.now = 0.0
+        self.slowness = 1.0
+        self.ran = []
+        machine = self
+
+        class Slowed(AnyWidthInterpreter):
+            def _invoke(self, width, sample):
+                machine.ran.append(width)
+                machine.now += costs[width] * machine.slowness / 1000
+                return super()._invoke(width, sample)
+
+        monkeypatch.setattr(module, "perf_counter", lambda: self.now)
+        self.interpreter = Slowed(content, **kwargs)
+
+    def run(self, times):
+        """The widths of some runs without a width."""
+        self.ran.clear()
+        for _ in range(times):
+            self.interpreter.run(np.ones((1, 4)))
+        return list(self.ran)
+
+
+COSTS = {0.25: 1.0, 0.5: 2.5, 0.625: 4.0, 1.0: 8.0}
+
+
+def test_a_slowed_down_machine_makes_it_step_down_and_come_back(dense, monkeypatch):
+    machine = Machine(dense, monkeypatch, COSTS, budget_ms=10.0)
+    interpreter = machine.interpreter
+    assert interpreter.width == 0.25
+    assert machine.run(60)[-1] == 1.0
+    # All were measured on the way up.
+    assert interpreter.latency_ms == pytest.approx(COSTS)
+
+    machine.slowness = 3.0
+    during = machine.run(50)
+    # 3 slow runs outweigh the last fast ones; 0.625 takes 12 ms, and is left too.
+    assert during[:4] == [1.0, 1.0, 1.0, 0.625]
+    assert during[6:] == [0.5] * 44
+    assert interpreter.within_budget
+    assert interpreter.latency_ms[0.5] == pytest.approx(7.5)
+
+    machine.slowness = 1.0
+    after = machine.run(60)
+    # 3 runs until the median falls, and 5 in a row.
+    assert after[8:] == [1.0] * 52
+    assert interpreter.latency_ms[1.0] == pytest.approx(8.0)
+
+
+def test_if_nothing_fits_the_narrowest_runs_and_it_shows(dense, monkeypatch):
+    machine = Machine(dense, monkeypatch, COSTS, budget_ms=10.0)
+    machine.run(60)
+    machine.slowness = 20.0
+    assert machine.run(60)[-40:] == [0.25] * 40
+    assert not machine.interpreter.within_budget
+    machine.slowness = 1.0
+    assert machine.run(60)[-1] == 1.0
+    assert machine.interpreter.within_budget
+
+
+def test_the_budget_can_be_changed_and_lifted(dense, monkeypatch):
+    machine = Machine(dense, monkeypatch, COSTS, budget_ms=10.0)
+    interpreter = machine.interpreter
+    machine.run(60)
+    interpreter.budget_ms = 3.0
+    assert interpreter.budget_ms == 3.0
+    assert machine.run(3) == [0.5] * 3
+    # 0.9 times 4.3 ms is less than 0.625 takes.
+    interpreter.budget_ms = 4.3
+    assert machine.run(1) == [0.5]
+    interpreter.budget_ms = 5.0
+    assert machine.run(1) == [0.625]
+    interpreter.budget_ms = None
+    assert machine.run(1) == [1.0]
+    with pytest.raises(ValueError, match="`budget_ms` must be positive"):
+        interpreter.budget_ms = -1.0
+    assert interpreter.budget_ms is None
+
+
+def test_a_call_keeps_its_width(dense, monkeypatch):
+    machine = Machine(dense, monkeypatch, COSTS, budget_ms=10.0)
+    machine.run(60)
+    machine.slowness = 3.0
+    machine.ran.clear()
+    machine.interpreter.run(np.ones((12, 4)))
+    assert machine.ran == [1.0] * 12
+    assert machine.interpreter.width == 0.625
+
+
+def test_latencies_are_measured_without_a_budget_too(dense, monkeypatch):
+    machine = Machine(dense, monkeypatch, COSTS, warm_up=2)
+    interpreter = machine.interpreter
+    interpreter.run(np.ones((2, 4)), width=0.5)
+    assert interpreter.latency_ms == dict.fromkeys(WIDTHS)
+    interpreter.run(np.ones((1, 4)), width=0.5)
+    assert interpreter.latency_ms[0.5] == pytest.approx(2.5)
+    # What is known decides at once.
+    interpreter.run(np.ones((3, 4)), width=0.625)
+    interpreter.budget_ms = 6.0
+    assert interpreter.width == 0.625
+
+
+# ---------------------------------------------------------------------------- policy
+
+
+def simulate(policy, times, cost):
+    """Runs what the policy chooses; the cost may depend on the time."""
+    ran = []
+    for i in range(times):
+        width = policy.choose()
+        ran.append(width)
+        policy.observe(width, cost(width, i))
+    return ran
+
+
+ascending = st.lists(st.floats(0.05, 1.0), min_size=1, max_size=6, unique=True).map(
+    sorted
+)
+latencies = st.floats(0.0, 100.0)
+
+
+@given(ascending, st.data(), st.floats(0.1, 100.0), st.integers(0, 4))
+def test_whatever_happens_a_width_is_chosen(widths, data, budget, warm_up):
+    policy = BudgetPolicy(widths, budget, warm_up=warm_up)
+    for _ in range(50):
+        assert policy.choose() in widths
+        width = data.draw(st.sampled_from([policy.choose(), *widths]))
+        policy.observe(width, data.draw(latencies))
+        if data.draw(st.booleans()):
+            policy.budget_ms = data.draw(st.none() | st.floats(0.1, 100.0))
+
+
+@given(ascending, st.data(), st.floats(0.1, 110.0), st.integers(0, 4))
+def test_at_constant_latencies_it_settles(widths, data, budget, warm_up):
+    counts = {"min_size": len(widths), "max_size": len(widths)}
+    cost = dict(
+        zip(widths, sorted(data.draw(st.lists(latencies, **counts))), strict=True)
+    )
+    policy = BudgetPolicy(widths, budget, warm_up=warm_up)
+    # For each width: warm-up, 3 runs to judge, and at worst a first retry.
+    simulate(policy, len(widths) * (warm_up + 3 + RETRY_AFTER), lambda w, i: cost[w])
+    ran = simulate(policy, 2000, lambda w, i: cost[w])
+    settled = max(set(ran), key=ran.count)
+    assert cost[settled] <= budget or settled == widths[0]
+    assert all(cost[w] > MARGIN * budget for w in widths if w > settled)
+    # The rest are retries of one wider width, 3 runs each (and warm-up the first
+    # time), after pauses that double: there is room for 5 in 2000 runs.
+    others = [w for w in ran if w != settled]
+    assert len(set(others)) <= 1
+    assert all(w > settled for w in others)
+    assert len(others) <= 5 * 3 + warm_up
+
+
+@given(st.data())
+def test_two_slow_runs_of_five_do_not_move_it(data):
+    policy = BudgetPolicy(WIDTHS, 10.0)
+    simulate(policy, 100, lambda w, i: COSTS[w])
+    spikes = data.draw(st.sets(st.integers(0, 4), max_size=2))
+    ran = simulate(policy, 200, lambda w, i: 1000 if i % 5 in spikes else COSTS[w])
+    assert ran == [1.0] * 200
+
+
+@given(st.floats(1.5, 50.0), st.integers(20, 2000))
+def test_it_comes_back_soon_after_a_slow_down_alike_for_all_widths(slowness, length):
+    policy = BudgetPolicy(WIDTHS, 10.0)
+    simulate(policy, 100, lambda w, i: COSTS[w])
+    during = simulate(policy, length, lambda w, i: slowness * COSTS[w])
+    # Down by at most 3 widths, 3 runs each; then retries only.
+    too_slow = [w for w in during[9:] if slowness * COSTS[w] > 10 and w > 0.25]
+    assert len(too_slow) <= 3 * 6
+    back = simulate(policy, 100, lambda w, i: COSTS[w])
+    # A retry that is under way may have to end first.
+    assert back[20:] == [1.0] * 80
+
+
+@given(st.integers(10, 5000))
+def test_it_comes_back_from_a_slow_down_of_the_widest_only(length):
+    policy = BudgetPolicy(WIDTHS, 10.0)
+    simulate(policy, 100, lambda w, i: COSTS[w])
+    during = simulate(policy, length, lambda w, i: 99 if w == 1.0 else COSTS[w])
+    # Pauses of 50, 100, 200 ... runs with a retry of 3 after each.
+    assert during.count(1.0) <= 3 * (1 + np.log2(1 + length / RETRY_AFTER))
+    # The next pause is at most twice the last one, and they sum to the length.
+    back = simulate(policy, length + 3 * RETRY_AFTER, lambda w, i: COSTS[w])
+    assert back[-1] == 1.0
+
+
+def test_pauses_between_retries_have_an_end():
+    policy = BudgetPolicy(WIDTHS, 10.0)
+    ran = simulate(policy, 30_000, lambda w, i: 99 if w == 1.0 else COSTS[w])
+    tried = np.flatnonzero(np.array(ran) == 1.0)
+    pauses = np.diff(tried)
+    assert pauses.max() == LONGEST_RETRY + 3
+    assert (pauses == LONGEST_RETRY + 3).sum() >= 3
+
+
+def test_a_width_that_holds_again_is_forgiven():
+    policy = BudgetPolicy(WIDTHS, 10.0)
+    bad = lambda w, i: 99 if w == 1.0 else COSTS[w]  # noqa: E731
+    simulate(policy, 3000, bad)
+    simulate(policy, 5000, lambda w, i: COSTS[w])
+    assert simulate(policy, 3, bad) == [1.0] * 3
+    # The pauses begin anew.
+    assert 1.0 in simulate(policy, 3 + RETRY_AFTER + 3, bad)[3:]
+
+
+def test_a_width_that_cannot_fit_is_not_tried_early():
+    # A straight line through 1 and 3 ms is at 5 ms for 0.75: too much for a budget of
+    # 5.5, less a tenth. 3 runs of warm-up and 2 to come to a judgement are not counted.
+    cost = {0.25: 1.0, 0.5: 3.0, 0.75: 6.0, 1.0: 10.0}
+    policy = BudgetPolicy(list(cost), 5.5)
+    ran = simulate(policy, 10 + 5 + RETRY_AFTER, lambda w, i: cost[w])
+    assert ran == [0.25] * 10 + [0.5] * (5 + RETRY_AFTER)
+    assert simulate(policy, 1, lambda w, i: cost[w]) == [0.75]
+
+
+def test_runs_of_another_width_are_noted_but_change_nothing_else():
+    policy = BudgetPolicy((0.5, 1.0), 10.0, warm_up=0)
+    for _ in range(20):
+        policy.observe(1.0, 99.0)
+    assert policy.choose() == 0.5
+    assert policy.latency_ms == {0.5: None, 1.0: 99.0}
+    simulate(policy, 20, lambda w, i: 5.0)
+    # It is known to be too slow, without having been chosen.
+    assert policy.choose() == 0.5
