@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from awn_keras.architectures import lenet_3c1l, mobilenet_v2
 from awn_keras.constraints import LowerTriangular, triangular_mask
 from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
-from awn_keras.deploy import export_tflite
+from awn_keras.deploy import AnyWidthInterpreter, export_tflite, verify_tflite
 from awn_keras.evaluation import (
     TradeOffCurve,
     count_macs,
@@ -38,6 +38,7 @@ except PackageNotFoundError:  # running from a source tree
     __version__ = "0+unknown"
 
 __all__ = [
+    "AnyWidthInterpreter",
     "AnyWidthModel",
     "ConversionError",
     "FixedWidths",
@@ -71,4 +72,5 @@ __all__ = [
     "to_any_width",
     "trade_off_curve",
     "triangular_mask",
+    "verify_tflite",
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 SYSTEM_HELP = "awn_rs (default), awn, s_net, us_net, shared_bn, plain"
+PRECISION_HELP = "float32 (default), float16, dynamic_range, int8"
 WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
 
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     from awn_keras.conversion import ConversionError
     from awn_keras.data import DatasetUnavailableError
-    from awn_keras.deploy.export import ExportError
+    from awn_keras.deploy.converter import ExportError
 
     try:
         args.run(args)
@@ -153,12 +154,46 @@ def _parser() -> argparse.ArgumentParser:
         help="list the distinct networks (those at --widths, if given) and their costs",
     )
 
-    export = command("export", _export, "Write a TFLite file for each of some widths.")
+    export = command("export", _export, "Write a TFLite file that runs at some widths.")
     export.add_argument("model", type=Path, help="a .keras file")
-    export.add_argument("--output", type=Path, default=Path("tflite_export"))
-    export.add_argument("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
-    export.add_argument("--dataset", help="compare on this set's test images")
+    add = export.add_argument
+    add("--output", type=Path, help="file (default: MODEL.tflite), or directory")
+    add("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
+    files = export.add_mutually_exclusive_group()
+    files.add_argument(
+        "--single-file",
+        action="store_true",
+        default=True,
+        help="one file with a signature for each width (default)",
+    )
+    files.add_argument(
+        "--separate",
+        action="store_false",
+        dest="single_file",
+        help="a file for each width, in a directory (default: MODEL_tflite)",
+    )
+    add(
+        "--layout", default="auto", help="of kernels: auto (default), triangular, dense"
+    )
+    add("--tune", action="store_true", help="measure layers here, to choose the layout")
+    add("--precision", default="float32", help=PRECISION_HELP)
+    add(
+        "--representative",
+        type=Path,
+        metavar="FILE.npy",
+        help="training inputs (n, ...) for int8 (default: 200 of --dataset's)",
+    )
+    add("--dataset", help="compare on this set's test images")
     _add_data_arguments(export)
+
+    verify = command("verify", _verify, "Compare a TFLite file with the model.")
+    verify.add_argument("file", type=Path, help="a .tflite file")
+    verify.add_argument("--against", type=Path, required=True, help="a .keras file")
+    verify.add_argument(
+        "--precision", default="float32", help="the file's: decides what may differ"
+    )
+    verify.add_argument("--dataset", help="compare on this set's test images")
+    _add_data_arguments(verify)
     return parser
 
 
@@ -203,7 +238,9 @@ def _demo(args: argparse.Namespace) -> None:
     test = load_data("digits").test()
     widths = [0.05, 0.25, 0.5, 1.0]
     exported = export_tflite(
-        result.model, directory, widths=widths, samples=test[0][0][:16]
+        *(result.model, directory / "digits.tflite"),
+        widths=widths,
+        samples=test[0][0][:100],
     )
     chosen = trade_off_curve(result.model, test, widths=widths)
     summary = _summary(result.curve, chosen.accuracy, exported, seconds, directory)
@@ -218,22 +255,21 @@ def _summary(
     lines = [
         f"One training run of {seconds:.0f} s gave {len(curve.widths)} networks in one "
         "model. On average they read",
-        f"{100 * curve.auc:.1f} % of the test digits right (AUC). Four of them, as "
-        "TFLite files:",
+        f"{100 * curve.auc:.1f} % of the test digits right (AUC). Four of them are in "
+        f"one TFLite file of {full.bytes / 1e3:.0f} kB:",
         "",
     ]
     for right, one in zip(accuracy, exported, strict=True):
         lines.append(
             f"  width {one.width:4.2f}: {100 * right:5.1f} % right, {one.macs:9,} "
-            f"multiplications for a digit ({full.macs / one.macs:5.1f} times fewer), "
-            f"{one.bytes / 1e3:5.0f} kB"
+            f"multiplications for a digit ({full.macs / one.macs:5.1f} times fewer)"
         )
     error = max(one.largest_error for one in exported)
     lines += [
         "",
-        "Each file was run with LiteRT and answers as the model does at its width "
+        "Each was run with LiteRT and answers as the model does at its width "
         f"(largest difference {error:.0e}).",
-        f"In {directory}: the .tflite files with manifest.json, model.keras, "
+        f"In {directory}: digits.tflite with its manifest digits.json, model.keras, "
         "curve.png, curve.csv, result.json, and this text as summary.txt.",
     ]
     return "\n".join(lines) + "\n"
@@ -354,28 +390,102 @@ def _summarize(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from awn_keras.data import load_data
     from awn_keras.deploy import export_tflite
     from awn_keras.loading import load_model
 
     model = load_model(args.model)
-    samples = None
-    if args.dataset:
-        data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
-        _check_data_fits(model, data)
-        samples = data.test()[0][0][:16]
-    exported = export_tflite(
-        model, _writable(args.output), widths=args.widths, samples=samples
+    default = args.model.with_name(
+        f"{args.model.stem}.tflite" if args.single_file else f"{args.model.stem}_tflite"
     )
-    _print(f"{'width':>8} {'kB':>9} {'MACs':>13} {'largest error':>14}  file")
+    output = args.output or default
+    data, samples, representative, metadata = _data_for(args, model), None, None, None
+    if args.representative:
+        representative = _load_array(args.representative)
+    if data is not None:
+        samples = data.test()[0][0][:100]
+        if representative is None:
+            representative = data.train(200)[0][0]
+        metadata = {
+            "class_names": list(data.class_names),
+            "normalization": {
+                "formula": "(pixels - mean) / std",
+                "mean": data.mean.tolist(),
+                "std": data.std.tolist(),
+            },
+        }
+    _writable(output.parent if args.single_file else output)
+    exported = export_tflite(
+        *(model, output),
+        widths=args.widths,
+        single_file=args.single_file,
+        layout=args.layout,
+        tune=args.tune,
+        precision=args.precision,
+        representative=representative if args.precision == "int8" else None,
+        samples=samples,
+        metadata=metadata,
+    )
+    _print(
+        f"{'width':>8} {'MACs':>13} {'file kB':>9} {_AGREEMENT_HEAD}  signature, file"
+    )
     for one in exported:
         _print(
-            f"{one.width:8.4g} {one.bytes / 1e3:9.1f} {one.macs:13,} "
-            f"{one.largest_error:14.1e}  {one.file}"
+            f"{one.width:8.4g} {one.macs:13,} {one.bytes / 1e3:9.1f} "
+            f"{_agreement(one)}  {one.signature}, {one.file}"
         )
 
 
+def _verify(args: argparse.Namespace) -> None:
+    from awn_keras.deploy import verify_tflite
+    from awn_keras.deploy.verification import TOLERANCES
+    from awn_keras.loading import load_model
+
+    if args.precision not in TOLERANCES:
+        raise ValueError(
+            f"`--precision` must be one of {', '.join(TOLERANCES)}. Received: "
+            f"{args.precision}"
+        )
+    model = load_model(args.against)
+    data = _data_for(args, model)
+    verified = verify_tflite(
+        *(args.file, model),
+        samples=None if data is None else data.test()[0][0],
+        tolerance=TOLERANCES[args.precision],
+    )
+    _print(f"{'width':>8} {_AGREEMENT_HEAD}  signature")
+    for one in verified:
+        _print(f"{one.width:8.4g} {_agreement(one)}  {one.signature}")
+
+
+_AGREEMENT_HEAD = f"{'largest error':>14} {'same class':>11}"
+
+
+def _agreement(one: Any) -> str:
+    same = "-" if one.agreement is None else f"{100 * one.agreement:.1f} %"
+    return f"{one.largest_error:14.1e} {same:>11}"
+
+
 # ------------------------------------------------------------------------- helpers
+
+
+def _data_for(args: argparse.Namespace, model: Any) -> Any:
+    """The data set of `--dataset`, if it is given and fits the model."""
+    from awn_keras.data import load_data
+
+    if not args.dataset:
+        return None
+    data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
+    _check_data_fits(model, data)
+    return data
+
+
+def _load_array(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not an .npy file of numbers: {error}") from error
 
 
 def _check_data_fits(model: Any, data: Any) -> None:

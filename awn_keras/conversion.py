@@ -459,7 +459,7 @@ class _Copies:
             if moves is not None:
                 into = _sources(flow.inputs[0], flow.input_shapes[0], moves)
                 out = _sources(flow.output, flow.output_shape, moves)
-                slices = chosen_slices(layer, flow, into, out)
+                slices = chosen_slices(layer, (len(into), len(out)), into, out)
                 values = [
                     value[np.ix_(*index)]
                     for value, index in zip(values, slices, strict=True)

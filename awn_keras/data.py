@@ -133,6 +133,7 @@ class ImageData:
         y_train: int64 array `(n,)`.
         x_test: Like `x_train`.
         y_test: Like `y_train`.
+        class_names: What the labels mean, in their order.
     """
 
     name: str
@@ -140,6 +141,7 @@ class ImageData:
     y_train: np.ndarray = field(repr=False)
     x_test: np.ndarray = field(repr=False)
     y_test: np.ndarray = field(repr=False)
+    class_names: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -237,7 +239,8 @@ def _digits() -> ImageData:
     x_train, x_test, y_train, y_test = train_test_split(
         images, labels, test_size=360, random_state=0, stratify=labels
     )
-    return ImageData("digits", x_train, y_train, x_test, y_test)
+    names = tuple(map(str, digits.target_names))
+    return ImageData("digits", x_train, y_train, x_test, y_test, names)
 
 
 def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageData:
@@ -260,7 +263,8 @@ def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageD
         data: Any = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
         return data["image"], data["label"].astype("int64")
 
-    return ImageData(name, *arrays("train"), *arrays("test"))
+    names = tuple(builder.info.features["label"].names)
+    return ImageData(name, *arrays("train"), *arrays("test"), names)
 
 
 def _how_to_get(name: str, path: Any) -> str:

@@ -6,12 +6,13 @@ and what follows is the *tail*. All before is the *trunk*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from awn_keras.graph import data_tensors, graph_nodes, replay
 from awn_keras.rules import (
@@ -542,19 +543,18 @@ def active_slices(layer: Any, flow: Flow, width: float) -> list[tuple[np.ndarray
     """
     into = active(flow.inputs[0], flow.input_shapes[0], width)
     out = active(flow.output, flow.output_shape, width)
-    return chosen_slices(
-        *(layer, flow), np.flatnonzero(into).tolist(), np.flatnonzero(out).tolist()
-    )
+    size = (len(into), len(out))
+    return chosen_slices(layer, size, np.flatnonzero(into), np.flatnonzero(out))
 
 
 def chosen_slices(
-    layer: Any, flow: Flow, into: Sequence[int], out: Sequence[int]
+    layer: Any, size: tuple[int, int], into: ArrayLike, out: ArrayLike
 ) -> list[tuple[np.ndarray, ...]]:
     """For each weight of a layer, the part that belongs to some of its channels.
 
     Args:
         layer: See `active_slices`.
-        flow: See `active_slices`.
+        size: How many input and output channels it has.
         into: Indices of input channels, in any order.
         out: Indices of output channels, in any order.
 
@@ -563,8 +563,8 @@ def chosen_slices(
     """
     rule = rule_of(layer) or WidthRule()
     sides = (
-        (rule.in_axes, np.asarray(into, int), len(flow.grades()[0])),
-        (rule.out_axes, np.asarray(out, int), len(flow.grades()[1])),
+        (rule.in_axes, np.asarray(into, int), size[0]),
+        (rule.out_axes, np.asarray(out, int), size[1]),
     )
     slices = []
     for weight in _weights(layer):

@@ -335,6 +335,24 @@ def rule_of(operation: Any) -> WidthRule | None:
     return rule
 
 
+def keeps_channels_apart(operation: Any) -> bool:
+    """Whether a layer computes each output channel from one input channel.
+
+    Args:
+        operation: A layer on one tensor, or an operation of `keras.ops`.
+    """
+    rule = rule_of(operation)
+    apart = (per_channel, _batch_normalization, _depthwise, _dropout, _global_pooling)
+    return rule is not None and rule.kind in apart
+
+
+def merges_channels(operation: Any) -> bool:
+    """Whether a layer joins tensors of equal channels, such as `Add`."""
+    return isinstance(operation, keras.Layer) and (
+        (rule := rule_of(operation)) is not None and rule.kind is _merge
+    )
+
+
 def is_stock(layer: Any) -> bool:
     """Whether a layer's class is one of Keras' own."""
     return type(layer).__module__.startswith("keras.src.layers")

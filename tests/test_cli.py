@@ -5,12 +5,15 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 from awn_keras import TriConv2D, lenet_3c1l, slim, summarize
 from awn_keras.cli import main
+from awn_keras.data import load_data
 from awn_keras.experiments.training import Recipe
 from awn_keras.loading import load_keras_model
 from tests.conftest import classification, small_conv
@@ -207,16 +210,65 @@ def test_train_starts_from_the_papers_recipe(options, recipe, monkeypatch):
     assert received == [recipe]
 
 
-def test_export(trained, tmp_path, capsys):
+def test_export_and_verify(trained, tmp_path, capsys):
+    output = tmp_path / "digits.tflite"
     code = main(
         f"export {trained}/model.keras --widths 0.25,1 --dataset digits "
+        f"--output {output}".split()
+    )
+    assert code == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 3
+    assert rows[-1].endswith("100.0 %  width_100, digits.tflite")
+    manifest = json.loads((tmp_path / "digits.json").read_text())
+    assert manifest["metadata"]["class_names"] == list("0123456789")
+    assert len(manifest["metadata"]["normalization"]["mean"]) == 1
+    arguments = f"verify {output} --against {trained}/model.keras --dataset digits"
+    assert main(arguments.split()) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 3
+    assert rows[-1].endswith("100.0 %  width_100")
+
+
+def test_export_into_separate_files(trained, tmp_path, capsys):
+    code = main(
+        f"export {trained}/model.keras --widths 0.25,1 --separate --layout dense "
         f"--output {tmp_path}".split()
     )
     assert code == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows[-1].endswith("lenet_3c1l_width_100.tflite")
+    assert rows[-1].endswith("width_100, lenet_3c1l_width_100.tflite")
     assert (tmp_path / "lenet_3c1l_width_025.tflite").stat().st_size > 1000
     assert (tmp_path / "manifest.json").exists()
+
+
+def test_export_int8_from_a_data_set_or_a_file(trained, tmp_path, capsys):
+    export = f"export {trained}/model.keras --widths 1 --precision int8"
+    one, other = tmp_path / "one.tflite", tmp_path / "other.tflite"
+    assert main(f"{export} --dataset digits --output {one}".split()) == 0
+    images = load_data("digits").train(50)[0][0]
+    np.save(tmp_path / "x.npy", images)
+    code = main(f"{export} --representative {tmp_path}/x.npy --output {other}".split())
+    assert code == 0
+    assert one.stat().st_size < 0.5 * (trained / "model.keras").stat().st_size
+    verify = f"verify {one} --against {trained}/model.keras"
+    assert main(verify.split()) == 2
+    assert "more than tolerance=0.0001" in capsys.readouterr().err
+    assert main(f"{verify} --precision int8 --dataset digits".split()) == 0
+
+
+def test_the_script_is_the_command(trained, tmp_path):
+    script = Path(__file__).parents[1] / "tflite" / "export.py"
+    output = tmp_path / "a.tflite"
+    done = subprocess.run(
+        [sys.executable, script, trained / "model.keras", "--output", output],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert output.exists()
+    assert "width_100, a.tflite" in done.stdout
 
 
 @pytest.mark.slow
@@ -232,7 +284,8 @@ def test_demo_as_a_program(tmp_path):
     assert accuracy[-1] > 95
     assert accuracy[-1] > accuracy[0]
     names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert {"summary.txt", "curve.png", "model.keras", "manifest.json"} <= names
+    assert {"summary.txt", "curve.png", "model.keras", "digits.tflite"} <= names
+    assert "digits.json" in names
     assert sum(name.endswith(".tflite") for name in names) == 4
     # No warnings, no native log lines.
     assert done.stderr == ""
@@ -324,7 +377,24 @@ def bad_files(tmp_path_factory):
         ("export {bad}/any.keras --widths 0", r"argument --widths: widths in \(0, 1\]"),
         ("export {bad}/any.keras --widths 1.5", "argument --widths"),
         ("export {bad}/any.keras --widths 0.1 --output {bad}/o", "min_width=0.25"),
-        ("export {bad}/any.keras --output {bad}/file/x", "Not a directory"),
+        ("export {bad}/any.keras --output {bad}/file/x.tflite", "File exists"),
+        ("export {bad}/any.keras --output {bad}/o", "must end in '.tflite'"),
+        ("export {bad}/any.keras --separate --output {bad}/o.tflite", "a directory"),
+        ("export {bad}/any.keras --separate --single-file", "not allowed with"),
+        ("export {bad}/any.keras --layout sparse", "`layout` must be one of"),
+        ("export {bad}/any.keras --precision int4", "`precision` must be one of"),
+        ("export {bad}/any.keras --precision int8", "needs `representative`"),
+        (
+            "export {bad}/any.keras --precision int8 --representative {bad}/text.keras",
+            "is not an .npy file",
+        ),
+        ("verify {bad}/text.keras --against {bad}/any.keras", "is not a TFLite file"),
+        ("verify {bad}/none.tflite --against {bad}/any.keras", "No such file"),
+        ("verify {bad}/none.tflite", "required: --against"),
+        (
+            "verify {bad}/text.keras --against {bad}/any.keras --precision int4",
+            "`--precision` must be one of",
+        ),
     ],
 )
 def test_bad_input_gets_one_line_and_code_2(command, match, bad_files, capsys):

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
+from awn_keras.deploy.converter import (
+    check_precision,
+    constants,
+    convert,
+    input_name,
+)
+from awn_keras.deploy.layouts import choose_cuts, cut
+from awn_keras.deploy.tuning import measured
+from awn_keras.deploy.verification import (
+    TOLERANCES,
+    Verified,
+    check_samples,
+    compare,
+)
 from awn_keras.environment import environment
 from awn_keras.evaluation import count_macs, count_parameters
 from awn_keras.files import write_whole
@@ -24,24 +35,22 @@ from awn_keras.widths import check_widths, width_label
 MANIFEST = "manifest.json"
 
 
-class ExportError(RuntimeError):
-    """A converted file has foreign operators or does not compute what it should."""
-
-
 @dataclass(frozen=True)
 class ExportedWidth:
-    """One exported file.
+    """One width of an export.
 
     Args:
-        width: Its width.
-        file: Its name in the export's directory.
+        width: The width.
+        file: Name of the file that holds it; all widths may be in one.
         signature: Name of the signature to run.
-        bytes: Its size.
-        sha256: Its hash, hexadecimal.
-        macs: Multiply-accumulate operations for one sample; see `count_macs`.
+        bytes: The file's size.
+        sha256: The file's hash, hexadecimal.
+        macs: Multiply-accumulate operations for one sample; see `count_macs`. Kernels
+            that are cut need fewer.
         parameters: Number of weights; see `count_parameters`.
         largest_error: Largest absolute difference from the model's outputs, over the
             samples that were run.
+        agreement: See `Verified`.
     """
 
     width: float
@@ -52,45 +61,124 @@ class ExportedWidth:
     macs: int
     parameters: int
     largest_error: float
+    agreement: float | None
 
 
 def export_tflite(
     model: MultiWidthModel,
-    directory: str | Path,
+    path: str | Path,
     *,
     widths: Sequence[float] | None = None,
+    single_file: bool = True,
+    layout: str = "auto",
+    tune: bool = False,
+    precision: str = "float32",
+    representative: Any = None,
     samples: Any = None,
     tolerance: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> list[ExportedWidth]:
-    """Writes one float32 TFLite file for each width, and a manifest.
+    """Writes a TFLite file that runs at several widths, and a manifest beside it.
 
-    A file has the batch size 1, one signature named after its width (`width_050`),
-    and builtin operators only. Before any file is written, each is run with LiteRT on
-    sample inputs and compared with the model at its width. `manifest.json` comes last:
-    if it is there, every file it names is whole.
+    The file has one signature for each width, named after it (`width_050`), all with
+    the same float32 inputs and outputs, batch size 1, and builtin operators only.
+    What widths have in common it holds once. Before it is written, each signature is
+    run with LiteRT on sample inputs and compared with the model at its width. The
+    manifest, `model.json` beside `model.tflite`, comes last: if it is there, the file
+    is whole.
 
     Args:
         model: The model; it is left as it is.
-        directory: Where to write; made if missing. Files are called
-            `<model name>_width_050.tflite`.
+        path: The file, which ends in `.tflite`; its folder is made if missing. If not
+            `single_file`, a directory.
         widths: Widths in [min_width, 1]. `None` for four, evenly spaced.
-        samples: Inputs to compare on, `(n, ...)` as for `model.predict`: a few real
-            ones are best. `None` for 4 random ones, standard normal.
+        single_file: `False` for a file for each width, called
+            `<model name>_width_050.tflite`, with one `manifest.json`.
+        layout: How kernels lie in the file. `"auto"`: those that get faster by it are
+            cut so that the zeros of the triangle are neither stored nor computed.
+            `"triangular"`: all are. `"dense"`: none is, and each width has a copy of
+            its own. Systems of ordinary convolutions are dense at any layout.
+        tune: For `layout="auto"`: measure each layer on this machine, which takes
+            minutes at first, instead of estimating its time.
+        precision: `"float32"`, `"float16"` (half the bytes), `"dynamic_range"` (int8
+            constants, a quarter of the bytes), or `"int8"` (all in integers but the
+            inputs and outputs).
+        representative: For `"int8"`: some hundred training inputs, `(n, ...)` as for
+            `model.predict`. They decide the ranges of activations, for all widths.
+        samples: Inputs to compare on, likewise: a few real ones are best. `None` for
+            some of `representative`, else for 4 random ones, standard normal.
         tolerance: Largest difference allowed, relative to the largest output if that
-            exceeds 1. `None` for 1e-4, or 2e-2 if the model computes in half
-            precision.
+            exceeds 1. `None` for `TOLERANCES[precision]`, at least 2e-2 if the model
+            computes in half precision.
+        metadata: What the manifest is to say to those who run the file, such as class
+            names and how pixels are normalized; anything that JSON holds.
 
     Returns:
-        What was written, in the order of widths.
+        A record for each width, ascending.
 
     Raises:
-        TypeError: If `model` has one width only.
-        ValueError: If there is no width, one is out of range, `samples` do not fit the
-            model's inputs, or these have unknown rows or cols.
+        TypeError: If `model` has one width only, or `metadata` is not JSON's.
+        ValueError: If there is no width, one is out of range, `path` is not a `.tflite`
+            file (or is one, if not `single_file`), samples do not fit the model's
+            inputs, these have unknown rows or cols, or an option is none of those
+            named.
         ExportError: If a file would need operators that are not builtin, or computes
             something else than the model. No file is written then.
-        OSError: If the directory cannot be written.
+        OSError: If it cannot be written.
+
+    Example:
+    >>> from awn_keras import export_tflite, lenet_3c1l
+    >>> model = lenet_3c1l()
+    >>> exported = export_tflite(model, "lenet.tflite", widths=[0.25, 0.5, 1.0])
+    >>> [one.signature for one in exported]
+    ['width_025', 'width_050', 'width_100']
     """
+    widths = _check_widths(model, widths)
+    path = _check_path(Path(path), single_file)
+    described = _describe(model, layout, precision, metadata)
+    if representative is not None:
+        representative = check_samples(model, representative, "representative")
+    check_precision(precision, representative)
+    inputs = _samples(model, samples, representative)
+    if tolerance is None:
+        half = any("16" in layer.compute_dtype for layer in model.layers)
+        tolerance = max(TOLERANCES[precision], 2e-2 if half else 0)
+
+    files: dict[Path, tuple[bytes, list[Verified]]] = {}
+    for group in [widths] if single_file else [[width] for width in widths]:
+        cuts = choose_cuts(model, group, layout, *_milliseconds(model, group, tune))
+        named = {width: f"width_{width_label(width)}" for width in group}
+        networks = {
+            name: cut(slim(model, width, dtype="float32"), cuts)
+            for width, name in named.items()
+        }
+        content = convert(networks, precision, representative)
+        verified = [
+            compare(model, width, content, name, inputs, tolerance)
+            for width, name in named.items()
+        ]
+        file = path / f"{model.name}_{named[group[0]]}.tflite"
+        files[path if single_file else file] = (content, verified)
+    exported = [
+        _record(model, file.name, content, one)
+        for file, (content, verified) in files.items()
+        for one in verified
+    ]
+    described["constants"] = {
+        file.name: asdict(constants(content)) for file, (content, _) in files.items()
+    }
+    described["widths"] = [asdict(one) for one in exported]
+    manifest = path.with_suffix(".json") if single_file else path / MANIFEST
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    # An older manifest must not speak of the new files.
+    manifest.unlink(missing_ok=True)
+    for file, (content, _) in files.items():
+        write_whole(file, content)
+    write_whole(manifest, json.dumps(described, indent=1) + "\n")
+    return exported
+
+
+def _check_widths(model: Any, widths: Any) -> list[float]:
     if not isinstance(model, MultiWidthModel):
         raise TypeError(
             "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`. "
@@ -105,221 +193,78 @@ def export_tflite(
             "`widths` must not be empty, and differ by a millionth at least, for their "
             f"names. Received: widths={widths}"
         )
-    _check_shapes(model)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    inputs = _samples(model, samples)
-    if tolerance is None:
-        half = any("16" in layer.compute_dtype for layer in model.layers)
-        tolerance = 2e-2 if half else 1e-4
-
-    contents: dict[str, bytes] = {}
-    exported = []
-    for width in widths:
-        label = f"width_{width_label(width)}"
-        content = convert(slim(model, width, dtype="float32"), label)
-        error = _compare(model, width, content, inputs, tolerance)
-        file = f"{model.name}_{label}.tflite"
-        contents[file] = content
-        exported.append(
-            ExportedWidth(
-                width=width,
-                file=file,
-                signature=label,
-                bytes=len(content),
-                sha256=hashlib.sha256(content).hexdigest(),
-                macs=count_macs(model, width),
-                parameters=count_parameters(model, width),
-                largest_error=error,
-            )
-        )
-    # An older manifest must not speak of the new files.
-    (directory / MANIFEST).unlink(missing_ok=True)
-    for file, content in contents.items():
-        write_whole(directory / file, content)
-    manifest = {
-        "model": model.name,
-        "min_width": model.min_width,
-        "precision": "float32",
-        "inputs": [_describe(x) for x in model.inputs],
-        "outputs": [_describe(x) for x in model.outputs],
-        "widths": [asdict(one) for one in exported],
-        "environment": environment(),
-    }
-    write_whole(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    return exported
-
-
-def _check_shapes(model: MultiWidthModel) -> None:
     unknown = [x for x in model.inputs if None in x.shape[1:]]
     if unknown:
         raise ValueError(
             "TFLite files have fixed shapes: give the `Input` a full one. Received: "
             f"input '{unknown[0].name}' of shape {tuple(unknown[0].shape)}"
         )
+    return widths
 
 
-def convert(model: keras.Model, signature: str) -> bytes:
-    """Converts a plain functional Keras model to TFLite, float32, batch size 1.
-
-    Args:
-        model: A model of stock layers.
-        signature: Name of the signature; its inputs and outputs have the names of the
-            model's.
-
-    Returns:
-        The file's content.
-
-    Raises:
-        ExportError: If it needs operators that are not builtin.
-    """
-    import tensorflow as tf
-    from tensorflow.lite.python.convert_phase import ConverterError
-
-    specs = [
-        keras.InputSpec(shape=(1, *x.shape[1:]), dtype=x.dtype, name=_name(x))
-        for x in model.inputs
-    ]
-
-    def serve(*inputs: Any) -> dict[str, Any]:
-        structure = keras.tree.pack_sequence_as(model.input, list(inputs))
-        outputs = keras.tree.flatten(model(structure, training=False))
-        return dict(zip(model.output_names, outputs, strict=True))
-
-    # By way of a SavedModel: the converter folds BatchNormalization into the kernels
-    # only when it finds the weights there.
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(signature, serve, specs)
-    with tempfile.TemporaryDirectory() as folder:
-        archive.write_out(folder, verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(
-            folder, signature_keys=[signature]
-        )
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        try:
-            content = converter.convert()
-        except ConverterError as error:
-            found = re.findall(r"^(?:Custom|Flex) ops: (.*)$", str(error), re.MULTILINE)
-            raise ExportError(_not_builtin(model, found or [str(error)])) from error
-    foreign = custom_operators(content)
-    if foreign:
-        raise ExportError(_not_builtin(model, foreign))
-    return content
-
-
-def _not_builtin(model: keras.Model, operators: list[str]) -> str:
-    return (
-        f"Model '{model.name}' needs operators that stock TFLite does not have: "
-        f"{', '.join(operators)}. Replace the layers that use them."
-    )
-
-
-def custom_operators(content: bytes) -> list[str]:
-    """Lists the operators of a TFLite file that are not builtin.
-
-    Args:
-        content: The file's content.
-
-    Returns:
-        Names of custom operators; Flex ones (TensorFlow's own) begin with `Flex`.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(content, 0)
-    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
-    return [
-        (code.CustomCode() or b"?").decode()
-        for code in codes
-        if code.BuiltinCode() == schema.BuiltinOperator.CUSTOM
-    ]
-
-
-def run_tflite(content: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Runs a one-signature TFLite file with LiteRT, sample by sample.
-
-    Args:
-        content: The file's content; its batch size is 1.
-        inputs: For each of its inputs an array `(n, ...)`, in the order of names that
-            the signature lists.
-
-    Returns:
-        For each output an array `(n, ...)`, in the order of names.
-    """
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=content)
-    runner = interpreter.get_signature_runner()
-    names = runner.get_input_details()
-    rows = [
-        runner(**{name: x[i : i + 1] for name, x in zip(names, inputs, strict=True)})
-        for i in range(len(inputs[0]))
-    ]
-    return [np.concatenate([row[name] for row in rows]) for name in sorted(rows[0])]
-
-
-def _samples(model: MultiWidthModel, samples: Any) -> list[np.ndarray]:
-    """Checks sample inputs against the model's, flat and of its dtypes."""
-    if samples is None:
-        rng = np.random.default_rng(0)
-        flat = [rng.normal(size=(4, *x.shape[1:])) for x in model.inputs]
-    else:
-        flat = keras.tree.flatten(samples)
-    shapes = [np.shape(x) for x in flat]
-    fit = len(flat) == len(model.inputs) and all(
-        tuple(x.shape[1:]) == tuple(shape[1:])
-        for shape, x in zip(shapes, model.inputs, strict=True)
-    )
-    if not fit or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
+def _check_path(path: Path, single_file: bool) -> Path:
+    if single_file and path.suffix != ".tflite":
         raise ValueError(
-            "`samples` must be at least one sample for inputs of shape "
-            f"{[tuple(x.shape) for x in model.inputs]}. Received: arrays of shape "
-            f"{shapes}"
+            "`path` must end in '.tflite'; with `single_file=False` it is a directory. "
+            f"Received: path={str(path)!r}"
         )
-    return [
-        np.asarray(x, keras.backend.standardize_dtype(spec.dtype))
-        for x, spec in zip(flat, model.inputs, strict=True)
-    ]
+    if not single_file and path.suffix == ".tflite":
+        raise ValueError(
+            "With `single_file=False` `path` must be a directory. Received: "
+            f"path={str(path)!r}"
+        )
+    return path
 
 
-def _compare(
-    model: MultiWidthModel,
-    width: float,
-    content: bytes,
-    inputs: list[np.ndarray],
-    tolerance: float,
-) -> float:
-    """Returns the largest difference between file and model, if it may be kept."""
-    before = model.width
+def _describe(
+    model: MultiWidthModel, layout: str, precision: str, metadata: Any
+) -> dict[str, Any]:
+    """What the manifest says of the export as a whole."""
+    described = {
+        "model": model.name,
+        "min_width": model.min_width,
+        "layout": layout,
+        "precision": precision,
+        "inputs": [_signature_has(x) for x in model.inputs],
+        "outputs": [_signature_has(x) for x in model.outputs],
+        "metadata": dict(metadata or {}),
+        "environment": environment(),
+    }
     try:
-        model.width = width
-        structure = keras.tree.pack_sequence_as(model.input, inputs)
-        wanted = keras.tree.flatten(model(structure, training=False))
-    finally:
-        model.width = before
-    by_name = dict(zip(map(_name, model.inputs), inputs, strict=True))
-    got = run_tflite(content, [by_name[name] for name in sorted(by_name)])
-    named = dict(zip(model.output_names, wanted, strict=True))
-    largest = 0.0
-    for array, name in zip(got, sorted(named), strict=True):
-        expected = keras.ops.convert_to_numpy(named[name]).astype("float32")
-        error = float(np.abs(array - expected).max())
-        # Written so that NaN fails too.
-        if not error <= tolerance * max(1.0, float(np.abs(expected).max())):
-            raise ExportError(
-                f"The TFLite file of '{model.name}' at width {width} differs from the "
-                f"model by {error:.2g} in output '{name}', more than tolerance="
-                f"{tolerance:g} allows. No file was written."
-            )
-        largest = max(largest, error)
-    return largest
+        json.dumps(described)
+    except TypeError as error:
+        raise TypeError(f"`metadata` must be what JSON holds: {error}") from error
+    return described
 
 
-def _name(x: Any) -> str:
-    """Name of an input or output: that of the layer it comes from."""
-    return x._keras_history.operation.name
+def _signature_has(x: Any) -> dict[str, Any]:
+    """How a signature has an input or output: with batch size 1."""
+    return {"name": input_name(x), "shape": [1, *x.shape[1:]], "dtype": "float32"}
 
 
-def _describe(x: Any) -> dict[str, Any]:
-    """How a file's signature has it: with batch size 1."""
-    return {"name": _name(x), "shape": [1, *x.shape[1:]], "dtype": "float32"}
+def _samples(
+    model: MultiWidthModel, samples: Any, representative: list[np.ndarray] | None
+) -> list[np.ndarray]:
+    if samples is None and representative is not None:
+        return [array[:16] for array in representative]
+    return check_samples(model, samples, "samples")
+
+
+def _milliseconds(model: MultiWidthModel, widths: list[float], tune: bool) -> list[Any]:
+    return [measured(model, widths)] if tune else []
+
+
+def _record(
+    model: MultiWidthModel, file: str, content: bytes, one: Verified
+) -> ExportedWidth:
+    return ExportedWidth(
+        width=one.width,
+        file=file,
+        signature=one.signature,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        macs=count_macs(model, one.width),
+        parameters=count_parameters(model, one.width),
+        largest_error=one.largest_error,
+        agreement=one.agreement,
+    )

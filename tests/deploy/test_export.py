@@ -6,74 +6,99 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from awn_keras import AnyWidthModel, TriDense, count_macs, count_parameters, slim
-from awn_keras.deploy import export
-from awn_keras.deploy.export import (
-    ExportError,
-    convert,
-    custom_operators,
-    export_tflite,
-    run_tflite,
+from awn_keras import (
+    AnyWidthModel,
+    TriDense,
+    count_macs,
+    count_parameters,
+    lenet_3c1l,
+    slim,
 )
+from awn_keras.baselines import SNet
+from awn_keras.deploy import export
+from awn_keras.deploy.converter import ExportError, convert, custom_operators
+from awn_keras.deploy.export import export_tflite
+from awn_keras.deploy.verification import run_tflite
 from awn_keras.widths import width_label
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+@pytest.fixture(scope="module", params=[True, False], ids=["single", "separate"])
+def exported(request, tmp_path_factory):
+    """A model, where its files are, the manifest, the records, the samples."""
     keras.utils.set_random_seed(0)
     model = randomize(small_conv(name="small"))
     directory = tmp_path_factory.mktemp("export") / "new" / "folder"
+    path = directory / "small.tflite" if request.param else directory
     x = inputs_of(model)
     model.width = 0.75
-    records = export_tflite(model, directory, widths=[1.0, 0.3, 0.5], samples=x)
+    records = export_tflite(
+        *(model, path),
+        widths=[1.0, 0.3, 0.5],
+        single_file=request.param,
+        samples=x,
+        metadata={"class_names": ["a", "b", "c"]},
+    )
     assert model.width == 0.75  # as before
-    return model, directory, records, x
+    name = "small.json" if request.param else "manifest.json"
+    manifest = json.loads((directory / name).read_text())
+    return model, directory, manifest, records, x
 
 
-def test_a_file_for_each_width(exported):
-    _, directory, records, _ = exported
+def test_one_file_or_a_file_for_each_width(exported):
+    _, directory, manifest, records, _ = exported
     assert [record.width for record in records] == [0.3, 0.5, 1.0]
-    assert sorted(path.name for path in directory.iterdir()) == [
-        "manifest.json",
-        "small_width_030.tflite",
-        "small_width_050.tflite",
-        "small_width_100.tflite",
-    ]
+    names = sorted(path.name for path in directory.iterdir())
+    if len(manifest["constants"]) == 1:
+        assert names == ["small.json", "small.tflite"]
+    else:
+        assert names == [
+            "manifest.json",
+            "small_width_030.tflite",
+            "small_width_050.tflite",
+            "small_width_100.tflite",
+        ]
 
 
 def test_files_compute_what_slimmed_networks_compute(exported):
-    model, directory, records, x = exported
+    model, directory, _, records, x = exported
     for record in records:
         content = (directory / record.file).read_bytes()
-        (got,) = run_tflite(content, [x])
+        (got,) = run_tflite(content, [x], record.signature)
         wanted = np.asarray(slim(model, record.width)(x))
         # Folding of BatchNormalization rounds each weight once more.
         scale = max(1.0, float(np.abs(wanted).max()))
         np.testing.assert_allclose(got, wanted, atol=1e-4 * scale)
         error = np.abs(got - at_width(model, record.width, x)[0]).max()
         assert record.largest_error == pytest.approx(error, abs=1e-6 * scale)
+        assert record.agreement == 1.0
 
 
-def test_files_have_one_signature_batch_1_float32_and_builtin_operators(exported):
-    _, directory, records, _ = exported
+def test_signatures_have_one_contract_and_builtin_operators(exported):
+    _, directory, manifest, records, x = exported
     for record in records:
         content = (directory / record.file).read_bytes()
-        interpreter = Interpreter(model_content=content)
-        signatures = interpreter.get_signature_list()
-        assert list(signatures) == [f"width_{width_label(record.width)}"]
-        (detail,) = interpreter.get_input_details()
-        assert detail["shape"].tolist() == [1, 6, 6, 2]
-        assert detail["dtype"] is np.float32
         assert custom_operators(content) == []
+        interpreter = Interpreter(model_content=content)
+        assert record.signature == f"width_{width_label(record.width)}"
+        assert record.signature in interpreter.get_signature_list()
+        runner = interpreter.get_signature_runner(record.signature)
+        (one,), (out,) = manifest["inputs"], manifest["outputs"]
+        detail = runner.get_input_details()[one["name"]]
+        assert detail["shape"].tolist() == one["shape"] == [1, 6, 6, 2]
+        assert detail["dtype"] is np.float32
+        scores = runner(**{one["name"]: x[:1]})[out["name"]]
+        assert list(scores.shape) == out["shape"]
+        assert scores.dtype == np.float32
 
 
 def test_the_manifest_describes_the_files(exported):
-    model, directory, records, _ = exported
-    manifest = json.loads((directory / "manifest.json").read_text())
+    model, directory, manifest, records, _ = exported
     assert manifest["model"] == "small"
     assert manifest["min_width"] == 0.25
+    assert manifest["precision"] == "float32"
+    assert manifest["metadata"] == {"class_names": ["a", "b", "c"]}
     for record, row in zip(records, manifest["widths"], strict=True):
         content = (directory / row["file"]).read_bytes()
         assert row["width"] == record.width
@@ -85,9 +110,50 @@ def test_the_manifest_describes_the_files(exported):
     assert {"keras", "tensorflow"} <= set(manifest["environment"]["packages"])
 
 
+def test_widths_in_one_file_share_what_they_have_in_common(tmp_path):
+    model = lenet_3c1l((28, 28, 1), filters=128, width_multiplier=1.0)
+    widths = [0.25, 0.5, 0.75, 1.0]
+    (one, *_) = export_tflite(model, tmp_path / "all.tflite", widths=widths)
+    (full,) = export_tflite(
+        *(model, tmp_path / "full.tflite"), widths=[1.0], layout="dense"
+    )
+    # Half of the kernels' weights, and a little for the stem's copies and operators.
+    assert one.bytes < 0.7 * full.bytes
+    held = json.loads((tmp_path / "all.json").read_text())["constants"]["all.tflite"]
+    assert held["used"] > 1.8 * held["stored"]
+    assert held["repeated"] == 0
+
+
+def test_int8_for_all_widths_on_the_same_ranges(tmp_path):
+    model = lenet_3c1l((16, 16, 1))
+    x = np.random.default_rng(0).random((16, 16, 16, 1)).astype("float32")
+    path = tmp_path / "int8.tflite"
+    records = export_tflite(
+        model, path, widths=[0.5, 1.0], precision="int8", representative=x
+    )
+    assert json.loads((tmp_path / "int8.json").read_text())["precision"] == "int8"
+    float32 = export_tflite(model, tmp_path / "f.tflite", widths=[0.5, 1.0])
+    assert records[0].bytes < 0.5 * float32[0].bytes
+    for record in records:
+        (got,) = run_tflite(path.read_bytes(), [x], record.signature)
+        wanted = at_width(model, record.width, x)[0]
+        # The rounding of activations to 1/254 of their range, over three layers.
+        np.testing.assert_allclose(got, wanted, atol=0.1 * np.abs(wanted).max())
+
+
+def test_systems_of_ordinary_convolutions_have_a_copy_for_each_width(tmp_path):
+    plain = lenet_3c1l((16, 16, 1), triangular=False)
+    model = SNet(plain.input, plain.output, widths=[0.5, 1.0])
+    records = export_tflite(model, tmp_path / "s.tflite", widths=[0.5, 1.0])
+    (full,) = export_tflite(model, tmp_path / "full.tflite", widths=[1.0])
+    # Half the channels are a quarter of most kernels.
+    assert records[0].bytes > 1.15 * full.bytes
+    assert max(record.largest_error for record in records) < 1e-4
+
+
 def test_several_inputs_and_outputs(tmp_path):
     model = rich()
-    (record,) = export_tflite(model, tmp_path, widths=[0.5])
+    (record,) = export_tflite(model, tmp_path / "rich.tflite", widths=[0.5])
     content = (tmp_path / record.file).read_bytes()
     x = inputs_of(model)
     got = run_tflite(content, [x["image"], x["vector"]])
@@ -96,22 +162,8 @@ def test_several_inputs_and_outputs(tmp_path):
     for one, name in zip(got, ("classes", "scores"), strict=True):
         # Another library's kernels.
         np.testing.assert_allclose(one, wanted[name], atol=1e-4)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "rich.json").read_text())
     assert [x["name"] for x in manifest["inputs"]] == ["image", "vector"]
-
-
-def test_the_manifest_names_what_the_file_has(exported):
-    # Also where the `Input` has no name of its own.
-    _, directory, _, x = exported
-    manifest = json.loads((directory / "manifest.json").read_text())
-    for row in manifest["widths"]:
-        interpreter = Interpreter(model_path=str(directory / row["file"]))
-        runner = interpreter.get_signature_runner(row["signature"])
-        (one,), (out,) = manifest["inputs"], manifest["outputs"]
-        detail = runner.get_input_details()[one["name"]]
-        assert detail["shape"].tolist() == one["shape"]
-        scores = runner(**{one["name"]: x[:1]})[out["name"]]
-        assert list(scores.shape) == out["shape"]
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
@@ -124,32 +176,41 @@ def test_mixed_precision_exports_float32(tmp_path, reloaded):
     if reloaded:
         model.save(tmp_path / "model.keras")
         model = keras.saving.load_model(tmp_path / "model.keras")
-    (record,) = export_tflite(model, tmp_path, widths=[0.5])
+    (record,) = export_tflite(model, tmp_path / "half.tflite", widths=[0.5])
     content = (tmp_path / record.file).read_bytes()
     (detail,) = Interpreter(model_content=content).get_input_details()
     assert detail["dtype"] is np.float32
 
 
 def test_default_widths_are_four(tmp_path):
-    records = export_tflite(small_dense(min_width=0.4), tmp_path)
+    records = export_tflite(small_dense(min_width=0.4), tmp_path / "a.tflite")
     assert [record.width for record in records] == [0.4, 0.6, 0.8, 1.0]
 
 
 # ------------------------------------------------------------------------- failures
 
 
-def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("single_file", [True, False])
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, single_file):
     model = small_dense()
-    good = export_tflite(model, tmp_path, widths=[1.0])
+    path = tmp_path / "a.tflite" if single_file else tmp_path
+    good = export_tflite(model, path, widths=[1.0], single_file=single_file)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def wrong(small, signature):
-        small.weights[-1].assign(small.weights[-1] + (signature == "width_100"))
-        return convert(small, signature)
+    def wrong(networks, *args):
+        if "width_100" in networks:
+            bias = networks["width_100"].layers[-1].bias
+            bias.assign(bias + 1)
+        return convert(networks, *args)
 
     monkeypatch.setattr(export, "convert", wrong)
     with pytest.raises(ExportError, match=r"at width 1.0 differs from the model by 1"):
-        export_tflite(model, tmp_path, widths=[0.5, 1.0])
+        export_tflite(
+            *(model, path),
+            widths=[0.5, 1.0],
+            single_file=single_file,
+            layout="dense",
+        )
     # Neither the good half of the new files nor a change of the old ones.
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert good[0].largest_error < 1e-4
@@ -159,29 +220,29 @@ def test_nan_is_a_difference(tmp_path):
     model = small_dense()
     model.layers[-1].bias.assign([np.nan, 0, 0])
     with pytest.raises(ExportError, match="differs from the model"):
-        export_tflite(model, tmp_path / "out", widths=[1.0])
-    assert list((tmp_path / "out").iterdir()) == []
+        export_tflite(model, tmp_path / "out" / "a.tflite", widths=[1.0])
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_export_leaves_no_manifest_of_older_files(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_manifest_of_older_files(tmp_path, monkeypatch):
     model = small_dense()
-    export_tflite(model, tmp_path, widths=[0.5, 1.0])
+    path = tmp_path / "a.tflite"
+    export_tflite(model, path, widths=[0.5, 1.0])
+    before = path.read_bytes()
 
     def disk_full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:9])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "write_whole", disk_full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", disk_full)
     with pytest.raises(OSError, match="No space left"):
-        export_tflite(model, tmp_path, widths=[0.5, 1.0])
-    assert not (tmp_path / "manifest.json").exists()
-
-
-def test_operators_that_are_not_builtin_are_refused():
-    inputs = keras.Input((4, 4, 1))
-    x = keras.layers.Lambda(lambda x: keras.ops.erfinv(x * 0.1))(inputs)
-    model = keras.Model(inputs, x, name="exotic")
-    with pytest.raises(ExportError, match=r"TFLite does not have: Erfinv\. Repl"):
-        convert(model, "width_100")
+        export_tflite(model, path, widths=[0.5])
+    monkeypatch.undo()
+    # The older file, whole, and nothing that speaks of it or of the new one.
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "a.tflite": before
+    }
 
 
 def test_a_stock_layer_in_the_tail_is_converted(tmp_path):
@@ -190,7 +251,8 @@ def test_a_stock_layer_in_the_tail_is_converted(tmp_path):
     x = keras.layers.Softmax()(
         keras.layers.LayerNormalization()(keras.layers.Dense(4)(x))
     )
-    (record,) = export_tflite(AnyWidthModel(inputs, x), tmp_path, widths=[0.5])
+    model = AnyWidthModel(inputs, x)
+    (record,) = export_tflite(model, tmp_path / "a.tflite", widths=[0.5])
     assert record.largest_error < 1e-5
 
 
@@ -204,21 +266,35 @@ def test_a_stock_layer_in_the_tail_is_converted(tmp_path):
         ({"samples": np.zeros((2, 5))}, ValueError, r"`samples` must be.*\(2, 5\)"),
         ({"samples": np.zeros((0, 4))}, ValueError, "at least one sample"),
         ({"samples": [np.zeros((1, 4))] * 2}, ValueError, "`samples` must be"),
+        ({"layout": "sparse"}, ValueError, "`layout` must be one of"),
+        ({"precision": "int4"}, ValueError, "`precision` must be one of"),
+        ({"precision": "int8"}, ValueError, "needs `representative`"),
+        (
+            {"precision": "int8", "representative": np.zeros((9, 3))},
+            *(ValueError, r"`representative` must be.*\(9, 3\)"),
+        ),
+        ({"single_file": False}, ValueError, "`path` must be a directory"),
+        ({"metadata": {"mean": np.zeros(3)}}, TypeError, "must be what JSON holds"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, arguments, error, match):
     with pytest.raises(error, match=match):
-        export_tflite(small_dense(), tmp_path, **arguments)
+        export_tflite(small_dense(), tmp_path / "a.tflite", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"`path` must end in '\.tflite'"):
+        export_tflite(small_dense(), tmp_path)
 
 
 def test_unknown_rows_and_cols_are_refused(tmp_path):
     inputs = keras.Input((None, None, 3), name="image")
     x = keras.layers.Conv2D(2, 1)(keras.layers.Conv2D(6, 1)(inputs))
     with pytest.raises(ValueError, match=r"fixed shapes.*input 'image'"):
-        export_tflite(AnyWidthModel(inputs, x), tmp_path)
+        export_tflite(AnyWidthModel(inputs, x), tmp_path / "a.tflite")
 
 
 def test_a_plain_model_is_refused(tmp_path):
     with pytest.raises(TypeError, match="must be an `AnyWidthModel`"):
-        export_tflite(slim(small_dense(), 1.0), tmp_path)
+        export_tflite(slim(small_dense(), 1.0), tmp_path / "a.tflite")

@@ -1,0 +1,200 @@
+"""Plain Keras models to one TFLite file of stock operators."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+#: `"float32"`; `"float16"` constants; `"dynamic_range"`: int8 constants, activations
+#: quantized as they come; `"int8"`: all in int8, on ranges seen in samples.
+PRECISIONS = ("float32", "float16", "dynamic_range", "int8")
+
+
+class ExportError(RuntimeError):
+    """A converted file has foreign operators or does not compute what it should."""
+
+
+def convert(
+    models: Mapping[str, keras.Model],
+    precision: str = "float32",
+    representative: Sequence[np.ndarray] | None = None,
+) -> bytes:
+    """Converts plain functional Keras models to one TFLite file, batch size 1.
+
+    Args:
+        models: Models of stock layers, by the name of the signature that each becomes.
+            A signature's inputs and outputs have the names of its model's; they are
+            float32 at any precision. Constants that are equal byte for byte are stored
+            once.
+        precision: One of `PRECISIONS`.
+        representative: For each input an array `(n, ...)` of samples that training
+            data look like; for `"int8"`, which needs it.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ValueError: If `precision` is none of these, or `"int8"` has no samples.
+        ExportError: If it needs operators that are not builtin, or have no int8
+            version.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
+
+    check_precision(precision, representative)
+    # By way of a SavedModel: the converter folds BatchNormalization into the kernels
+    # only when it finds the weights there.
+    archive = keras.export.ExportArchive()
+    for signature, model in models.items():
+        archive.track(model)
+        archive.add_endpoint(signature, _serving(model), _specs(model))
+    with tempfile.TemporaryDirectory() as folder:
+        archive.write_out(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=list(models)
+        )
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision == "int8":
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.representative_dataset = lambda: _feed(models, representative)
+        try:
+            with warnings.catch_warnings():
+                # The converter's own use of it, to find int8 ranges.
+                warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
+                content = converter.convert()
+        except (ConverterError, RuntimeError) as error:
+            found = re.findall(r"^(?:Custom|Flex) ops: (.*)$", str(error), re.MULTILINE)
+            raise ExportError(_not_builtin(models, found or [str(error)])) from error
+    foreign = custom_operators(content)
+    if foreign:
+        raise ExportError(_not_builtin(models, foreign))
+    return content
+
+
+def check_precision(precision: str, representative: Any) -> None:
+    """Raises a ValueError if there is no such precision, or its samples are missing."""
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"`precision` must be one of {PRECISIONS}. Received: {precision!r}"
+        )
+    if precision == "int8" and representative is None:
+        raise ValueError(
+            "`precision='int8'` needs `representative`: some hundred training inputs, "
+            "from which the ranges of all activations are found. "
+            "`precision='dynamic_range'` needs none."
+        )
+
+
+def _serving(model: keras.Model) -> Callable[..., dict[str, Any]]:
+    def serve(*inputs: Any) -> dict[str, Any]:
+        structure = keras.tree.pack_sequence_as(model.input, list(inputs))
+        outputs = keras.tree.flatten(model(structure, training=False))
+        return dict(zip(model.output_names, outputs, strict=True))
+
+    return serve
+
+
+def _specs(model: keras.Model) -> list[keras.InputSpec]:
+    return [
+        keras.InputSpec(shape=(1, *x.shape[1:]), dtype=x.dtype, name=input_name(x))
+        for x in model.inputs
+    ]
+
+
+def _feed(
+    models: Mapping[str, keras.Model], representative: Any
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """The same samples for each signature, so that shared activations share ranges."""
+    for signature, model in models.items():
+        names = [input_name(x) for x in model.inputs]
+        for row in range(len(representative[0])):
+            arrays = [array[row : row + 1] for array in representative]
+            yield signature, dict(zip(names, arrays, strict=True))
+
+
+def input_name(x: Any) -> str:
+    """Name of an input: that of the layer it comes from."""
+    return x._keras_history.operation.name
+
+
+def _not_builtin(models: Mapping[str, keras.Model], operators: list[str]) -> str:
+    names = sorted({model.name for model in models.values()})
+    return (
+        f"Model '{', '.join(names)}' needs operators that stock TFLite does not have: "
+        f"{', '.join(operators)}. Replace the layers that use them."
+    )
+
+
+def custom_operators(content: bytes) -> list[str]:
+    """Lists the operators of a TFLite file that are not builtin.
+
+    Args:
+        content: The file's content.
+
+    Returns:
+        Names of custom operators; Flex ones (TensorFlow's own) begin with `Flex`.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
+    return [
+        (code.CustomCode() or b"?").decode()
+        for code in codes
+        if code.BuiltinCode() == schema.BuiltinOperator.CUSTOM
+    ]
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The constants of a TFLite file.
+
+    Args:
+        stored: Bytes that they take in the file.
+        used: Bytes that its signatures use, each counted by itself. The more this
+            exceeds `stored`, the more they share.
+        repeated: Bytes stored more than once.
+    """
+
+    stored: int
+    used: int
+    repeated: int
+
+
+def constants(content: bytes) -> Constants:
+    """Counts the constants of a TFLite file.
+
+    Args:
+        content: The file's content.
+
+    Returns:
+        Their bytes.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    buffers = [
+        model.Buffers(i).DataAsNumpy() if model.Buffers(i).DataLength() else b""
+        for i in range(model.BuffersLength())
+    ]
+    data = [bytes(buffer) for buffer in buffers]
+    used = 0
+    for index in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(index)
+        held = {graph.Tensors(i).Buffer() for i in range(graph.TensorsLength())}
+        used += sum(len(data[buffer]) for buffer in held)
+    counts = Counter(data)
+    repeated = sum(len(one) * (times - 1) for one, times in counts.items())
+    return Constants(sum(map(len, data)), used, repeated)

@@ -1,0 +1,135 @@
+"""Measures layers with LiteRT on this machine, whole and cut."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from awn_keras.deploy.converter import convert
+from awn_keras.deploy.layouts import (
+    Candidate,
+    Cut,
+    Milliseconds,
+    candidates,
+    cut,
+    estimate,
+)
+from awn_keras.deploy.timing import medians, time_signatures
+from awn_keras.environment import environment
+from awn_keras.files import write_whole
+from awn_keras.multi_width import MultiWidthModel
+
+#: Layers in one file; a larger one is converted no faster.
+_AT_ONCE = 40
+#: Cuts of a layer that are measured, the most promising first.
+_OPTIONS = 2
+
+
+def measured(
+    model: MultiWidthModel,
+    widths: Sequence[float],
+    cache: str | Path | None = None,
+) -> Milliseconds:
+    """Measures the layers of a model that can be cut, each whole and cut.
+
+    A layer runs by itself with LiteRT, one thread, its parts joined again. What was
+    measured once is kept for later, by processor and version of LiteRT.
+
+    Args:
+        model: The model.
+        widths: Widths that a file is to hold.
+        cache: A JSON file to keep measurements in. `None` for
+            `awn_keras/layers.json` in the user's cache folder (`XDG_CACHE_HOME`).
+
+    Returns:
+        A function for `choose_cuts`: milliseconds of a layer at a width. Cuts that
+        the cost model finds least promising were not measured and take forever.
+    """
+    path = _default_cache() if cache is None else Path(cache)
+    known = _read(path)
+    wanted: dict[str, tuple[Candidate, float, Cut | None]] = {}
+    for one in candidates(model).values():
+        for option in _promising(one, widths):
+            for width in widths:
+                wanted[_key(one, width, option)] = (one, width, option)
+    missing = [key for key in wanted if key not in known]
+    for start in range(0, len(missing), _AT_ONCE):
+        keys = missing[start : start + _AT_ONCE]
+        networks = {f"layer_{i}": _network(*wanted[key]) for i, key in enumerate(keys)}
+        found = medians(time_signatures(convert(networks), list(networks)))
+        known.update(zip(keys, found.values(), strict=True))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(known, indent=1) + "\n")
+
+    def milliseconds(one: Candidate, width: float, option: Cut | None) -> float:
+        return known.get(_key(one, width, option), float("inf"))
+
+    return milliseconds
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def _promising(one: Candidate, widths: Sequence[float]) -> Iterable[Cut | None]:
+    def total(option: Cut) -> float:
+        return sum(estimate(one, width, option) for width in widths)
+
+    return [None, *sorted(one.options(widths), key=total)[:_OPTIONS]]
+
+
+def _key(one: Candidate, width: float, option: Cut | None) -> str:
+    """Names a measurement by all that decides it."""
+    inputs, outputs = one.channels(width)
+    ends = None if option is None else option.until(inputs, outputs).ends
+    if ends is not None and len(ends) == 1:
+        ends = None  # whole
+    config = _stock_config(one.layer)
+    facts = environment()
+    text = json.dumps(
+        [
+            *(facts["processor"], facts["packages"].get("ai-edge-litert")),
+            *(config, one.in_shape, inputs, outputs, one.readout, ends),
+        ],
+        default=str,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _stock_config(layer: Any) -> dict[str, Any]:
+    """What of a layer's configuration decides its speed."""
+    names = ("kernel_size", "strides", "padding", "dilation_rate", "use_bias")
+    return {
+        "class": getattr(layer, "stock_class", type(layer)).__name__,
+        **{name: getattr(layer, name) for name in names if hasattr(layer, name)},
+    }
+
+
+def _network(one: Candidate, width: float, option: Cut | None) -> keras.Model:
+    """The layer alone, with a bias as BatchNormalization leaves it, and ReLU."""
+    inputs, outputs = one.channels(width)
+    layer_class = getattr(one.layer, "stock_class", type(one.layer))
+    config = _stock_config(one.layer)
+    del config["class"]
+    size = {"units" if layer_class is keras.layers.Dense else "filters": outputs}
+    layer = layer_class(**{**config, **size, "use_bias": True}, name="layer")
+    start = x = keras.Input((*one.in_shape, inputs))
+    if one.readout and len(one.in_shape) > len(one.out_shape):
+        x = keras.layers.Flatten()(x)
+    x = layer(x)
+    network = keras.Model(start, x if one.readout else keras.layers.ReLU()(x))
+    return network if option is None else cut(network, {"layer": option})
+
+
+def _default_cache() -> Path:
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "awn_keras" / "layers.json"

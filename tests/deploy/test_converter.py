@@ -1,0 +1,119 @@
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+from awn_keras import lenet_3c1l, slim
+from awn_keras.deploy.converter import (
+    PRECISIONS,
+    ExportError,
+    constants,
+    convert,
+    custom_operators,
+)
+from awn_keras.deploy.layouts import choose_cuts, cut
+from awn_keras.deploy.verification import run_tflite
+from tests.conftest import inputs_of, small_conv
+from tests.test_slimming import randomize
+
+WIDTHS = {"width_025": 0.25, "width_050": 0.5, "width_100": 1.0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return lenet_3c1l((16, 16, 1))
+
+
+def networks(model, layout="triangular"):
+    cuts = choose_cuts(model, list(WIDTHS.values()), layout)
+    return {name: cut(slim(model, width), cuts) for name, width in WIDTHS.items()}
+
+
+def test_each_signature_computes_its_model():
+    model = randomize(small_conv())
+    content = convert(networks(model))
+    x = inputs_of(model)
+    assert list(Interpreter(model_content=content).get_signature_list()) == [*WIDTHS]
+    for name, width in WIDTHS.items():
+        (got,) = run_tflite(content, [x], name)
+        wanted = np.asarray(slim(model, width)(x))
+        # Folding of BatchNormalization rounds each weight once more.
+        atol = 1e-4 * max(1.0, float(np.abs(wanted).max()))
+        np.testing.assert_allclose(got, wanted, atol=atol)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_widths_share_their_constants_at_any_precision(model, precision):
+    x = np.random.default_rng(0).random((4, 16, 16, 1)).astype("float32")
+    representative = [x] if precision == "int8" else None
+    several = networks(model)
+    content = convert(several, precision, representative)
+    alone = convert({"width_100": several["width_100"]}, precision, representative)
+    held = constants(content)
+    # The stem and int8's biases, whose scale depends on the width, are not shared.
+    assert held.stored < 1.1 * constants(alone).stored
+    # A width of 0.25, 0.5 and 1 uses about 1/16, 1/4 and all of it.
+    assert held.used > 1.25 * held.stored
+    assert held.repeated == 0
+    assert custom_operators(content) == []
+
+
+def test_dense_kernels_are_not_shared(model):
+    held = constants(convert(networks(model, "dense")))
+    # Kernels have sides of a quarter, a half and all of the channels.
+    assert held.stored > 1.25 * constants(convert({"a": slim(model, 1.0)})).stored
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_inputs_and_outputs_are_float32_and_the_file_is_small(model, precision):
+    x = np.random.default_rng(0).random((8, 16, 16, 1)).astype("float32")
+    content = convert(
+        {"a": slim(model, 1.0)}, precision, [x] if precision == "int8" else None
+    )
+    interpreter = Interpreter(model_content=content)
+    runner = interpreter.get_signature_runner("a")
+    for details in (runner.get_input_details(), runner.get_output_details()):
+        assert [one["dtype"] for one in details.values()] == [np.float32]
+    weights = slim(model, 1.0).count_params()
+    each = {"float32": 4, "float16": 2}.get(precision, 1)
+    # Biases and scales stay wider than the weights.
+    assert constants(content).stored < 1.15 * each * weights
+    (got,) = run_tflite(content, [x], "a")
+    wanted = np.asarray(slim(model, 1.0)(x))
+    relative = {"float32": 1e-5, "float16": 2e-3}.get(precision, 0.1)
+    # A rounding of each weight, in int8 of each activation: 1/254 of its range.
+    np.testing.assert_allclose(got, wanted, atol=relative * np.abs(wanted).max())
+
+
+def test_int8_has_integer_kernels_and_activations(model):
+    x = np.random.default_rng(0).random((4, 16, 16, 1)).astype("float32")
+    content = convert({"a": slim(model, 0.5)}, "int8", [x])
+    interpreter = Interpreter(model_content=content)
+    kinds = {
+        one["name"]: one["dtype"]
+        for one in interpreter.get_tensor_details()
+        if len(one["shape"]) == 4
+    }
+    floats = [name for name, kind in kinds.items() if kind is np.float32]
+    assert len(floats) == 1  # the image
+    assert len(kinds) > 5
+
+
+# ------------------------------------------------------------------------- failures
+
+
+def test_operators_that_are_not_builtin_are_refused():
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.Lambda(lambda x: keras.ops.erfinv(x * 0.1))(inputs)
+    model = keras.Model(inputs, x, name="exotic")
+    with pytest.raises(ExportError, match=r"TFLite does not have: Erfinv\. Repl"):
+        convert({"width_100": model})
+
+
+def test_bad_precisions_are_refused():
+    network = {"a": slim(small_conv(), 1.0)}
+    with pytest.raises(ValueError, match=r"`precision` must be one of.*'int4'"):
+        convert(network, "int4")
+    with pytest.raises(ValueError, match="needs `representative`"):
+        convert(network, "int8")

@@ -1,0 +1,269 @@
+import keras
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from awn_keras import (
+    AnyWidthModel,
+    TriConv2D,
+    TriConv2DTranspose,
+    TriDense,
+    lenet_3c1l,
+    mobilenet_v2,
+    slim,
+    to_any_width,
+)
+from awn_keras.baselines import SharedBN
+from awn_keras.deploy.layouts import (
+    Cut,
+    candidates,
+    choose_cuts,
+    cut,
+    estimate,
+    work,
+)
+from tests.conftest import inputs_of, rich, small_conv, small_dense
+from tests.graphs import random_graph
+from tests.test_slimming import randomize
+
+WIDTHS = [0.25, 0.5, 1.0]
+
+
+def assert_equal_networks(one, other, x):
+    for left, right in zip(
+        keras.tree.flatten(one(x)), keras.tree.flatten(other(x)), strict=True
+    ):
+        # The same sums in another order; values grow from layer to layer.
+        scale = max(1.0, float(np.abs(left).max()))
+        np.testing.assert_allclose(right, left, atol=2e-5 * scale)
+
+
+def triangular(model, widths=WIDTHS):
+    return {name: one.cut(widths) for name, one in candidates(model).items()}
+
+
+def blocks_of(network, name):
+    return [layer for layer in network.layers if layer.name.startswith(f"{name}_part")]
+
+
+# --------------------------------------------------------------------- the invariant
+
+
+@settings(max_examples=20)
+@given(st.data(), st.sets(st.sampled_from([0.4, 0.55, 0.7, 0.9]), max_size=3))
+def test_a_cut_network_computes_the_same(data, widths):
+    keras.utils.set_random_seed(0)
+    try:
+        model = to_any_width(random_graph(data.draw), min_width=0.25, divisor=1)
+    except ValueError as error:
+        # The only thing that may be wrong with these graphs: too few channels.
+        assume("one network only" not in str(error))
+        raise
+    randomize(model)
+    widths = sorted({model.min_width, *widths, 1.0})
+    cuts = choose_cuts(model, widths, "triangular")
+    x = inputs_of(model)
+    for width in widths:
+        network = slim(model, width)
+        assert_equal_networks(network, cut(network, cuts), x)
+
+
+@pytest.mark.parametrize("layout", ["auto", "triangular", "dense"])
+@pytest.mark.parametrize("make", [small_conv, small_dense, rich])
+def test_every_layout_computes_the_same(make, layout):
+    model = randomize(make())
+    widths = [model.min_width, 0.6, 1.0]
+    cuts = choose_cuts(model, widths, layout)
+    for width in widths:
+        network = slim(model, width)
+        assert_equal_networks(network, cut(network, cuts), inputs_of(model))
+
+
+def test_more_ends_between_the_widths_compute_the_same():
+    model = randomize(lenet_3c1l((16, 16, 1)))
+    found = candidates(model)
+    cuts = {
+        name: found[name].cut(WIDTHS, range(1, 45, 4)) for name in ("conv2", "conv3")
+    }
+    assert len(cuts["conv3"].ends) > 8
+    for width in WIDTHS:
+        network = slim(model, width)
+        assert_equal_networks(network, cut(network, cuts), inputs_of(model))
+
+
+def test_a_residual_network_is_cut_through():
+    model = randomize(mobilenet_v2((16, 16, 3)))
+    network = slim(model, 1.0)
+    parts = cut(network, triangular(model, [0.35, 1.0]))
+    names = {layer.name for layer in parts.layers}
+    # Normalization and depthwise convolutions follow the blocks.
+    assert {"block5_expand_bn_part1", "block5_depthwise_conv_part0"} <= names
+    x = inputs_of(model, 2)
+    for left, right in zip(network(x), parts(x), strict=True):
+        # 53 layers of random weights.
+        scale = float(np.abs(left).max())
+        np.testing.assert_allclose(right, left, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_layers_that_are_called_twice_and_dropout(transposed):
+    inputs = keras.Input((5, 5, 2))
+    x = keras.layers.Conv2D(8, 3, padding="same")(inputs)
+    layer_class = TriConv2DTranspose if transposed else TriConv2D
+    shared = layer_class(8, 3, padding="same", activation="relu")
+    x = keras.layers.Add()([shared(x), shared(keras.layers.ReLU()(x))])
+    x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
+    outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Dropout(0.1)(x))
+    model = randomize(AnyWidthModel(inputs, outputs, min_width=0.25))
+    cuts = triangular(model)
+    assert len(cuts) == 2
+    for width in WIDTHS:
+        network = slim(model, width)
+        assert_equal_networks(network, cut(network, cuts), inputs_of(model))
+
+
+# ---------------------------------------------------------------- zeros and sharing
+
+
+def test_blocks_hold_no_zeros_and_miss_no_weight():
+    model = randomize(lenet_3c1l((16, 16, 1)))
+    widths = model.distinct_widths  # a block for each channel
+    network = cut(slim(model, 1.0), triangular(model, widths))
+    kernels = [layer.kernel for layer in blocks_of(network, "conv3")]
+    layer = model.get_layer("conv3")
+    whole = np.asarray(layer.masked(layer.kernel))
+    assert sum(int(np.prod(k.shape)) for k in kernels) == np.count_nonzero(whole)
+    assert all(np.count_nonzero(k) == np.prod(k.shape) for k in kernels)
+
+
+def test_narrow_networks_consist_of_the_blocks_of_wide_ones():
+    model = randomize(small_conv())
+    cuts = triangular(model)
+    wide = cut(slim(model, 1.0), cuts)
+    narrow = cut(slim(model, 0.5), cuts)
+    parts = [layer for layer in narrow.layers if "_part" in layer.name]
+    assert len(parts) > 4
+    for layer in parts:
+        twin = wide.get_layer(layer.name)
+        for one, other in zip(layer.get_weights(), twin.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_outputs_keep_their_names():
+    for model in (rich(), small_conv()):
+        network = cut(slim(model, 1.0), triangular(model, [model.min_width, 1.0]))
+        assert network.output_names == model.output_names
+        assert any("_part1" in layer.name for layer in network.layers)
+
+
+def test_the_slim_network_is_left_as_it_is():
+    model = randomize(small_conv())
+    network = slim(model, 1.0)
+    before = [layer.name for layer in network.layers], network.get_weights()
+    cut(network, triangular(model))
+    assert [layer.name for layer in network.layers] == before[0]
+    for one, other in zip(network.get_weights(), before[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_layer_that_ends_within_a_block_is_refused():
+    model = small_conv()
+    network = slim(model, 0.6)
+    with pytest.raises(ValueError, match="does not end where a block does"):
+        cut(network, triangular(model, [0.25, 1.0]))
+
+
+# ------------------------------------------------------------------------ candidates
+
+
+def test_unsorted_and_separable_layers_and_stems_stay_whole():
+    inputs = keras.Input((6, 6, 2))
+    stem = keras.layers.Conv2D(6, 3, name="stem")(inputs)
+    x = keras.layers.Concatenate()([stem, stem])
+    x = TriConv2D(8, 1, name="after_concatenate")(x)
+    x = TriConv2D(8, 1, name="usual")(x)
+    outputs = keras.layers.Dense(2, name="readout")(keras.layers.Flatten()(x))
+    found = candidates(AnyWidthModel(inputs, outputs))
+    assert set(found) == {"usual", "readout"}
+    assert found["readout"].readout
+    assert found["readout"].area == 16
+
+
+def test_ordinary_convolutions_are_never_cut():
+    plain = lenet_3c1l((16, 16, 1), triangular=False)
+    model = SharedBN(plain.input, plain.output)
+    for layout in ("auto", "triangular"):
+        assert choose_cuts(model, [0.5, 1.0], layout) == {}
+
+
+def test_a_part_that_is_always_on_is_one_block():
+    model = lenet_3c1l((16, 16, 1), filters=64, width_multiplier=1.0, min_width=0.5)
+    one = candidates(model)["conv2"]
+    assert one.cut([0.5, 1.0], [8, 16, 24, 48]).ends == ((32, 32), (48, 48), (64, 64))
+
+
+def test_a_flattened_input_is_cut_by_channels():
+    model = lenet_3c1l((16, 16, 1))
+    one = candidates(model)["logits"]
+    classes = model.outputs[0].shape[-1]
+    assert one.cut(WIDTHS).ends == ((11, classes), (23, classes), (45, classes))
+
+
+def test_until_gives_the_first_blocks():
+    rows = Cut(((4, 2), (8, 5), (9, 7)))
+    assert rows.until(8, 5) == Cut(((4, 2), (8, 5)))
+    columns = Cut(((4, 3), (8, 3)), readout=True)
+    assert columns.until(4, 3) == Cut(((4, 3),), readout=True)
+
+
+# ---------------------------------------------------------------------- the decision
+
+
+def test_work_counts_by_hand():
+    # 64 channels at 12x12, 3x3 kernels, cut at half.
+    model = lenet_3c1l((16, 16, 1), filters=64, width_multiplier=1.0)
+    one = candidates(model)["conv2"]
+    rows_in, rows_out = (model.get_layer(n).output.shape[1] for n in ("conv1", "conv2"))
+    whole = work(one, 1.0, None)
+    assert whole == (1, rows_out**2 * 9 * 64 * 64, rows_out**2 * 64, 9 * 64 * 64, 0, 0)
+    halves = work(one, 1.0, Cut(((32, 32), (64, 64))))
+    assert halves.macs == 0.75 * whole.macs
+    assert halves.weights == 0.75 * whole.weights
+    assert halves.outputs == whole.outputs
+    assert halves.operators == 4  # a slice, two convolutions, a concatenation
+    assert halves.pieces == rows_in**2 + 2 * rows_out**2
+    assert halves.copied == rows_in**2 * 32 + rows_out**2 * 64
+
+
+def test_auto_cuts_large_layers_and_leaves_small_ones():
+    large = lenet_3c1l((28, 28, 1), filters=128, width_multiplier=1.0)
+    assert {"conv2", "conv3"} <= set(choose_cuts(large, WIDTHS))
+    small = lenet_3c1l((28, 28, 1), filters=8, width_multiplier=1.0)
+    assert choose_cuts(small, WIDTHS) == {}
+    # Early layers of MobileNetV2 are many pixels and few weights.
+    found = choose_cuts(mobilenet_v2((96, 96, 3), classes=1000), [0.35, 0.7, 1.0])
+    assert "block2_expand_conv" not in found
+    assert {"block16_expand_conv", "head_conv", "logits"} <= set(found)
+
+
+def test_auto_follows_what_was_measured():
+    model = lenet_3c1l((28, 28, 1), filters=128, width_multiplier=1.0)
+
+    def slow_when_cut(candidate, width, option):
+        return estimate(candidate, width, None) * (1 if option is None else 3)
+
+    assert choose_cuts(model, WIDTHS, "auto", slow_when_cut) == {}
+
+
+def test_an_unknown_layout_is_refused():
+    with pytest.raises(ValueError, match=r"`layout` must be one of.*'sparse'"):
+        choose_cuts(small_dense(), WIDTHS, "sparse")
+
+
+def test_a_dense_triangle_is_cut_too():
+    inputs = keras.Input((4,))
+    x = TriDense(64, name="tri")(keras.layers.Dense(64)(inputs))
+    model = randomize(AnyWidthModel(inputs, keras.layers.Dense(3)(x)))
+    network = cut(slim(model, 1.0), triangular(model))
+    assert [layer.units for layer in blocks_of(network, "tri")] == [16, 16, 32]

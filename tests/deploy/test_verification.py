@@ -1,0 +1,122 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from awn_keras import (
+    AnyWidthModel,
+    TriDense,
+    export_tflite,
+    slim,
+    verify_tflite,
+)
+from awn_keras.deploy.converter import ExportError, convert
+from awn_keras.deploy.verification import compare, run_tflite
+from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
+from tests.test_slimming import randomize
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    model = randomize(small_conv(name="small"))
+    path = tmp_path_factory.mktemp("verified") / "small.tflite"
+    export_tflite(model, path, widths=[0.3, 0.5, 1.0])
+    return model, path
+
+
+def test_every_width_is_compared(exported):
+    model, path = exported
+    model.width = 0.75
+    x = inputs_of(model)
+    found = verify_tflite(path, model, samples=x)
+    assert model.width == 0.75
+    assert [one.width for one in found] == [0.3, 0.5, 1.0]
+    for one in found:
+        (got,) = run_tflite(path.read_bytes(), [x], one.signature)
+        wanted = at_width(model, one.width, x)[0]
+        scale = max(1.0, float(np.abs(wanted).max()))
+        error = float(np.abs(got - wanted).max())
+        # The model's own sums vary in the last digit from run to run.
+        assert one.largest_error == pytest.approx(error, abs=1e-6 * scale)
+        assert one.agreement == 1.0
+
+
+def test_a_width_that_is_no_decimal_is_found_by_its_name(tmp_path):
+    inputs = keras.Input((4,))
+    x = TriDense(9)(keras.layers.Dense(9)(inputs))
+    model = AnyWidthModel(inputs, keras.layers.Dense(2)(x), min_width=1 / 3)
+    width = model.distinct_widths[2]  # a sixth of a ninth: its name is rounded
+    export_tflite(model, tmp_path / "a.tflite", widths=[width])
+    (one,) = verify_tflite(tmp_path / "a.tflite", model)
+    assert one.width == width
+
+
+def test_another_model_is_a_difference(exported):
+    model, path = exported
+    kernel = model.layers[1].kernel
+    kernel.assign(-kernel)
+    try:
+        with pytest.raises(ExportError, match=r"at width 0\.3 differs from the model"):
+            verify_tflite(path, model)
+    finally:
+        kernel.assign(-kernel)
+
+
+def test_tolerance_decides(exported):
+    model, path = exported
+    model.layers[-1].bias.assign(model.layers[-1].bias + 0.5)
+    try:
+        with pytest.raises(ExportError, match=r"more than tolerance=0\.0001 allows"):
+            verify_tflite(path, model)
+        found = verify_tflite(path, model, tolerance=0.5)
+    finally:
+        model.layers[-1].bias.assign(model.layers[-1].bias - 0.5)
+    # Outputs of some hundreds, in float32.
+    assert found[0].largest_error == pytest.approx(0.5, abs=1e-2)
+
+
+def test_agreement_counts_equal_classes():
+    model = randomize(small_dense())
+    x = inputs_of(model, 200)
+    network = slim(model, 1.0)
+    bias = network.layers[-1].bias
+    bias.assign(np.asarray(bias) + np.array([0.0, 2.0, 0.0]))
+    content = convert({"width_100": network})
+    found = compare(model, 1.0, content, "width_100", [x], tolerance=1.0)
+    wanted = np.asarray(network(x)).argmax(1) == at_width(model, 1.0, x)[0].argmax(1)
+    assert 0 < found.agreement < 1
+    assert found.agreement == wanted.mean()
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    model = rich()
+    export_tflite(model, tmp_path / "rich.tflite", widths=[0.5, 1.0])
+    found = verify_tflite(tmp_path / "rich.tflite", model, samples=inputs_of(model))
+    assert len(found) == 2
+
+
+# ------------------------------------------------------------------------- failures
+
+
+def test_what_is_no_file_of_this_model_is_refused(exported, tmp_path):
+    model, path = exported
+    (tmp_path / "text.tflite").write_text("Not at all a model")
+    with pytest.raises(ValueError, match="is not a TFLite file"):
+        verify_tflite(tmp_path / "text.tflite", model)
+    (tmp_path / "cut.tflite").write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="is not a TFLite file"):
+        verify_tflite(tmp_path / "cut.tflite", model)
+    with pytest.raises(FileNotFoundError):
+        verify_tflite(tmp_path / "none.tflite", model)
+    with pytest.raises(ValueError, match=re.escape("must have the inputs and outputs")):
+        verify_tflite(path, small_dense())
+    content = convert({"serve": slim(model, 1.0)})
+    (tmp_path / "serve.tflite").write_bytes(content)
+    with pytest.raises(ValueError, match=r"called after widths.*Received: 'serve'"):
+        verify_tflite(tmp_path / "serve.tflite", model)
+    with pytest.raises(ValueError, match=r"has width 0\.3, outside the model's"):
+        verify_tflite(path, small_conv(min_width=0.5))
+    with pytest.raises(ValueError, match="`samples` must be at least one"):
+        verify_tflite(path, model, samples=np.zeros((2, 5)))
