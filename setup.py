@@ -9,8 +9,14 @@ TEST = [
     "pytest>=8",
     "pytest-randomly>=3.15",
 ]
+# tfmot knows Keras 2 only, and tf_keras is Keras 2; its version is TensorFlow's.
+QUANTIZATION = [
+    "tensorflow-model-optimization>=0.8.1,<1",
+    "tf-keras>=2.21,<3",
+]
 DEV = [
     *TEST,
+    *QUANTIZATION,
     "codespell>=2.3",
     "import-linter>=2.1",
     "mypy>=1.13",
@@ -40,7 +46,7 @@ setup(
         "tensorflow>=2.21,<3",
         "tensorflow-datasets>=4.9.7",
     ],
-    extras_require={"test": TEST, "dev": DEV},
+    extras_require={"test": TEST, "dev": DEV, "quantization": QUANTIZATION},
     entry_points={"console_scripts": ["awn=_awn:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

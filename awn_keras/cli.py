@@ -457,12 +457,13 @@ def _verify(args: argparse.Namespace) -> None:
         _print(f"{one.width:8.4g} {_agreement(one)}  {one.signature}")
 
 
-_AGREEMENT_HEAD = f"{'largest error':>14} {'same class':>11}"
+_AGREEMENT_HEAD = f"{'largest error':>14} {'on GPU':>8} {'same class':>11}"
 
 
 def _agreement(one: Any) -> str:
     same = "-" if one.agreement is None else f"{100 * one.agreement:.1f} %"
-    return f"{one.largest_error:14.1e} {same:>11}"
+    gpu = "-" if one.gpu_error is None else f"{one.gpu_error:.1e}"
+    return f"{one.largest_error:14.1e} {gpu:>8} {same:>11}"
 
 
 # ------------------------------------------------------------------------- helpers

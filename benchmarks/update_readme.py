@@ -88,6 +88,70 @@ def train_step() -> str:
     )
 
 
+def export() -> str:
+    """Bytes and milliseconds of exported files."""
+    result = load("export")
+    rows = []
+    for one in result["networks"]:
+        full = one["bytes"]["dense, full width"]
+        for width in one["widths"]:
+            others = {
+                other["equal"]: other["ms"]
+                for other in one["alternatives"]
+                if other["width"] == width["width"]
+            }
+            rows.append(
+                [
+                    one["network"],
+                    f"{width['width']:.4g}",
+                    f"{width['auto_ms']:.3g} ms",
+                    f"{width['dense_ms']:.3g} ms",
+                    f"{width['ratio']:.2f}x",
+                    *(f"{others[key]:.3g} ms" for key in ("weights", "macs")),
+                ]
+            )
+    head = [
+        *("network", "width", "as exported", "dense kernels", "faster by"),
+        *("plain, equal weights", "plain, equal MACs"),
+    ]
+    labels = {
+        "auto, 4 widths": "4 widths, one file",
+        "auto, 8 widths": "8 widths, one file",
+        "dense, 4 widths": "4 widths, one file, dense",
+        "S-Net, a file a width": "4 widths of an S-Net",
+    }
+    sizes = []
+    for one in result["networks"]:
+        full = one["bytes"]["dense, full width"]
+        ratios = [f"{one['bytes'][label] / full:.2f}x" for label in labels]
+        sizes.append([one["network"], f"{full / 1e6:.2f} MB", *ratios])
+    return (
+        f"{table(head, rows)}\n\n"
+        f"{table(['network', 'full width, dense', *labels.values()], sizes)}\n\n"
+        f"{result['what']}, medians of {result['runs']} runs in turns, one process. "
+        f"{where(result['environment'])}"
+    )
+
+
+def precision() -> str:
+    """Accuracy of files at each precision, by running them."""
+    result = load("precision")
+    widths = sorted({row["width"] for row in result["rows"]})
+    found = {(row["precision"], row["width"]): row for row in result["rows"]}
+    rows = []
+    for name in dict.fromkeys(row["precision"] for row in result["rows"]):
+        first = found[name, widths[0]]
+        rows.append(
+            [
+                name,
+                f"{first['file_bytes'] / 1e3:.0f} kB",
+                *(f"{found[name, width]['accuracy']:.2%}" for width in widths),
+            ]
+        )
+    head = ["precision", "file", *(f"width {width:g}" for width in widths)]
+    return f"{table(head, rows)}\n\n{result['what']}. {where(result['environment'])}"
+
+
 def families() -> str:
     """What converts, and that slimming is exact."""
     result = load("families")
@@ -157,6 +221,8 @@ def warm_start() -> str:
 
 
 BLOCKS = {
+    "export": export,
+    "precision": precision,
     "table2": table2,
     "fashion_mnist": fashion_mnist,
     "train_step": train_step,

@@ -23,6 +23,14 @@ def _seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_gpu():
+    # Seconds for each file, on a GPU in software; tests/deploy/test_gpu.py has it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("awn_keras.deploy.verification.gpu_is_available", lambda: False)
+        yield
+
+
 def stem_and_trunk(inputs, channels=(6, 8), **conv):
     """Conv stem, then Tri convolutions, each with normalization and ReLU."""
     x = keras.layers.Conv2D(channels[0], 3, padding="same", use_bias=False)(inputs)

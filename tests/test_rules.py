@@ -11,7 +11,12 @@ from awn_keras import (
     slim,
 )
 from awn_keras.propagation import propagate
-from awn_keras.rules import Graded, rule_of
+from awn_keras.rules import (
+    Graded,
+    keeps_channels_apart,
+    merges_channels,
+    rule_of,
+)
 from awn_keras.widths import channel_grades
 from tests.conftest import at_width, inputs_of
 
@@ -289,3 +294,24 @@ def test_a_per_channel_layer_must_keep_the_number_of_channels():
     register_width_rule(Half)
     with pytest.raises(ValueError, match="must keep the number of channels"):
         build_model(Half())
+
+
+@pytest.mark.parametrize(
+    ("layer", "apart", "merges"),
+    [
+        (L.BatchNormalization(), True, False),
+        (L.ReLU(6.0), True, False),
+        (L.DepthwiseConv2D(3, depth_multiplier=2), True, False),
+        (L.GlobalAveragePooling2D(), True, False),
+        (L.MaxPooling2D(), True, False),
+        (L.Add(), False, True),
+        (L.Concatenate(), False, False),
+        (L.Conv2D(4, 1), False, False),
+        (L.Flatten(), False, False),
+        (L.LayerNormalization(), False, False),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_layers_that_may_be_run_on_blocks_of_channels(layer, apart, merges):
+    assert keeps_channels_apart(layer) is apart
+    assert merges_channels(layer) is merges

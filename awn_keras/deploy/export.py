@@ -51,6 +51,7 @@ class ExportedWidth:
         largest_error: Largest absolute difference from the model's outputs, over the
             samples that were run.
         agreement: See `Verified`.
+        gpu_error: See `Verified`.
     """
 
     width: float
@@ -62,6 +63,7 @@ class ExportedWidth:
     parameters: int
     largest_error: float
     agreement: float | None
+    gpu_error: float | None
 
 
 def export_tflite(
@@ -83,9 +85,9 @@ def export_tflite(
     The file has one signature for each width, named after it (`width_050`), all with
     the same float32 inputs and outputs, batch size 1, and builtin operators only.
     What widths have in common it holds once. Before it is written, each signature is
-    run with LiteRT on sample inputs and compared with the model at its width. The
-    manifest, `model.json` beside `model.tflite`, comes last: if it is there, the file
-    is whole.
+    run with LiteRT on sample inputs and compared with the model at its width; so it is
+    on LiteRT's GPU engine, where one is found. The manifest, `model.json` beside
+    `model.tflite`, comes last: if it is there, the file is whole.
 
     Args:
         model: The model; it is left as it is.
@@ -267,4 +269,5 @@ def _record(
         parameters=count_parameters(model, one.width),
         largest_error=one.largest_error,
         agreement=one.agreement,
+        gpu_error=one.gpu_error,
     )

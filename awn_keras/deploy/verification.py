@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 
 from awn_keras.deploy.converter import ExportError, custom_operators, input_name
+from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
 from awn_keras.deploy.interpreter import signature_width
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.widths import width_label
@@ -31,12 +33,16 @@ class Verified:
         agreement: Part of the samples for which file and model have the same largest
             output, in [0, 1]; `None` if the first output is not of shape
             `(batch, classes)`.
+        gpu_error: Largest absolute difference of what LiteRT's GPU engine computes in
+            float32, for the first 4 samples; `None` if no GPU is found here, or its
+            engine cannot run the file.
     """
 
     width: float
     signature: str
     largest_error: float
     agreement: float | None
+    gpu_error: float | None = None
 
 
 def verify_tflite(
@@ -47,6 +53,8 @@ def verify_tflite(
     tolerance: float = TOLERANCES["float32"],
 ) -> list[Verified]:
     """Runs all widths of a TFLite file with LiteRT and compares them with the model.
+
+    They run on the CPU, and on LiteRT's GPU engine, too, where `gpu_is_available()`.
 
     Args:
         path: The file, as `export_tflite` writes it.
@@ -230,38 +238,57 @@ def compare(
     try:
         model.width = width
         structure = keras.tree.pack_sequence_as(model.input, inputs)
-        wanted = keras.tree.flatten(model(structure, training=False))
+        outputs = keras.tree.flatten(model(structure, training=False))
     finally:
         model.width = before
     given, gives = signatures(content, model.name)[signature]
     by_name = dict(zip(map(input_name, model.inputs), inputs, strict=True))
     named = {
         name: keras.ops.convert_to_numpy(value).astype("float32")
-        for name, value in zip(model.output_names, wanted, strict=True)
+        for name, value in zip(model.output_names, outputs, strict=True)
     }
-    found = [(name, shape[1:]) for name, shape, _ in (*given, *gives)]
-    expected = [(name, by_name[name].shape[1:]) for name in sorted(by_name)]
-    expected += [(name, named[name].shape[1:]) for name in sorted(named)]
-    if found != expected:
+    has = [(name, shape[1:]) for name, shape, _ in (*given, *gives)]
+    must = [(name, by_name[name].shape[1:]) for name in sorted(by_name)]
+    must += [(name, named[name].shape[1:]) for name in sorted(named)]
+    if has != must:
         raise ValueError(
             f"Signature '{signature}' must have the inputs and outputs of model "
-            f"'{model.name}', {expected}. Received: {found}"
+            f"'{model.name}', {must}. Received: {has}"
         )
-    got = run_tflite(content, [by_name[name] for name in sorted(by_name)], signature)
+    ordered = [by_name[name] for name in sorted(by_name)]
+    wanted = [named[name] for name in sorted(named)]
+    where = f"'{model.name}' at width {width}"
+    got = run_tflite(content, ordered, signature)
+    largest = _largest_error(got, wanted, tolerance, where)
+    agreement = None
+    index = sorted(named).index(model.output_names[0])
+    if wanted[index].ndim == 2 and wanted[index].shape[1] > 1:
+        answers, expected = (one[index].argmax(-1) for one in (got, wanted))
+        agreement = float(np.mean(answers == expected))
+    gpu_error = None
+    if gpu_is_available():
+        few = [x[:4] for x in ordered]
+        with contextlib.suppress(GPUError):  # it says that it cannot run the file
+            got = run_on_gpu(content, few, signature).outputs
+            few = [value[:4] for value in wanted]
+            gpu_error = _largest_error(got, few, tolerance, f"{where}, on the GPU,")
+    return Verified(width, signature, largest, agreement, gpu_error)
+
+
+def _largest_error(
+    got: Sequence[np.ndarray],
+    wanted: Sequence[np.ndarray],
+    tolerance: float,
+    where: str,
+) -> float:
     largest = 0.0
-    for array, (name, value) in zip(got, sorted(named.items()), strict=True):
+    for array, value in zip(got, wanted, strict=True):
         error = float(np.abs(array - value).max())
         # Written so that NaN fails too.
         if not error <= tolerance * max(1.0, float(np.abs(value).max())):
             raise ExportError(
-                f"The TFLite file of '{model.name}' at width {width} differs from the "
-                f"model by {error:.2g} in output '{name}', more than tolerance="
-                f"{tolerance:g} allows."
+                f"The TFLite file of {where} differs from the model by {error:.2g}, "
+                f"more than tolerance={tolerance:g} allows."
             )
         largest = max(largest, error)
-    first = named[model.output_names[0]]
-    agreement = None
-    if first.ndim == 2 and first.shape[1] > 1:
-        answers = got[sorted(named).index(model.output_names[0])]
-        agreement = float(np.mean(answers.argmax(-1) == first.argmax(-1)))
-    return Verified(width, signature, largest, agreement)
+    return largest

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from awn_keras import (
 )
 from awn_keras.baselines import SharedBN
 from awn_keras.deploy.layouts import (
+    COSTS,
     Cut,
     candidates,
     choose_cuts,
@@ -245,6 +249,13 @@ def test_auto_cuts_large_layers_and_leaves_small_ones():
     found = choose_cuts(mobilenet_v2((96, 96, 3), classes=1000), [0.35, 0.7, 1.0])
     assert "block2_expand_conv" not in found
     assert {"block16_expand_conv", "head_conv", "logits"} <= set(found)
+
+
+def test_the_costs_are_those_that_were_measured():
+    path = Path(__file__).parents[2] / "results" / "layouts.json"
+    fitted = json.loads(path.read_text())["microseconds_of"]
+    for name, value in COSTS._asdict().items():
+        assert value == pytest.approx(fitted[name], rel=0.01)  # two digits or three
 
 
 def test_auto_follows_what_was_measured():

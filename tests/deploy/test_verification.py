@@ -11,7 +11,9 @@ from awn_keras import (
     slim,
     verify_tflite,
 )
+from awn_keras.deploy import verification
 from awn_keras.deploy.converter import ExportError, convert
+from awn_keras.deploy.gpu import GPUError, GPURun
 from awn_keras.deploy.verification import compare, run_tflite
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize
@@ -95,6 +97,29 @@ def test_several_inputs_and_outputs(tmp_path):
     export_tflite(model, tmp_path / "rich.tflite", widths=[0.5, 1.0])
     found = verify_tflite(tmp_path / "rich.tflite", model, samples=inputs_of(model))
     assert len(found) == 2
+
+
+def test_the_gpu_is_asked_where_there_is_one(exported, monkeypatch):
+    model, path = exported
+    given = []
+
+    def on_gpu(content, inputs, signature):
+        given.append((signature, len(inputs[0])))
+        if signature == "width_100":
+            raise GPUError("an operator that it does not know")
+        outputs = run_tflite(content, inputs, signature)
+        return GPURun([outputs[0] + 0.25], True, "stand-in")
+
+    monkeypatch.setattr(verification, "gpu_is_available", lambda: True)
+    monkeypatch.setattr(verification, "run_on_gpu", on_gpu)
+    # The outputs are some tens.
+    found = verify_tflite(path, model, samples=inputs_of(model), tolerance=0.25)
+    assert given == [("width_030", 4), ("width_050", 4), ("width_100", 4)]
+    for one in found[:2]:
+        assert one.gpu_error == pytest.approx(0.25, abs=1e-2)
+    assert found[2].gpu_error is None
+    with pytest.raises(ExportError, match=r"at width 0\.3, on the GPU, differs"):
+        verify_tflite(path, model, samples=inputs_of(model), tolerance=1e-3)
 
 
 # ------------------------------------------------------------------------- failures

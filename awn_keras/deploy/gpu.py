@@ -1,0 +1,233 @@
+"""Runs TFLite files on LiteRT's GPU engine, on a real GPU or a software one.
+
+The engine lives in a process of its own. It writes to stdout and stderr as it likes,
+a driver may crash or hang, and where the GPU refuses a shader it raises no error: the
+outputs are wrong, and only a line on stderr tells.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Seconds that the engine may take: to find a GPU, and to run a file.
+PROBE_TIMEOUT, RUN_TIMEOUT = 60, 900
+
+_NO_GPU = (
+    "LiteRT's GPU engine found no GPU with a Vulkan driver ({reason}). One in software "
+    "does: on Debian `apt-get install --no-install-recommends libvulkan1 "
+    "chromium-common`, then set "
+    "VK_ICD_FILENAMES=/usr/lib/chromium/vk_swiftshader_icd.json"
+)
+
+
+class GPUError(RuntimeError):
+    """There is no GPU, or LiteRT's engine for it fails on a file."""
+
+
+@dataclass(frozen=True)
+class GPURun:
+    """What a file computes on the GPU.
+
+    Args:
+        outputs: For each output an array `(n, ...)`, in the order of names.
+        fully_accelerated: Whether the GPU runs all operators, of all the signatures
+            of the file. If not, the CPU ran the rest.
+        device: What the driver calls the GPU.
+    """
+
+    outputs: list[np.ndarray]
+    fully_accelerated: bool
+    device: str
+
+
+@functools.cache
+def gpu_is_available() -> bool:
+    """Whether LiteRT's GPU engine works here, on a real GPU or a software one.
+
+    It runs a file of one operator, which takes about half a second; the answer holds
+    for the process. `VK_ICD_FILENAMES` names the Vulkan drivers to try, if not those
+    that the system knows.
+
+    Returns:
+        `True` if the engine computes the right values.
+    """
+    x = np.array([[-1.0, 0.0, 1.0, 2.0]], "float32")
+    try:
+        found = _run(_smallest_file(), [x], "probe", True, PROBE_TIMEOUT)
+    except GPUError:
+        return False
+    return np.array_equal(found.outputs[0], np.maximum(x, 0))
+
+
+def run_on_gpu(
+    content: bytes,
+    inputs: Sequence[np.ndarray],
+    signature: str | None = None,
+    *,
+    enforce_float32: bool = True,
+) -> GPURun:
+    """Runs a TFLite file with LiteRT on the GPU, sample by sample.
+
+    Args:
+        content: The file's content; its batch size is 1.
+        inputs: For each of its inputs an array `(n, ...)` of its dtype, in the order
+            of names.
+        signature: Name of the signature. `None` for the only one.
+        enforce_float32: `False` to leave the precision to LiteRT, which may compute in
+            float16 where the GPU can.
+
+    Returns:
+        The outputs, as `run_tflite` returns them, and whether all ran on the GPU.
+
+    Raises:
+        ValueError: If it is not a TFLite file, has no such signature, or the inputs
+            are not those of the signature.
+        GPUError: If there is no GPU, or the engine fails or takes more than 15
+            minutes.
+    """
+    from awn_keras.deploy.verification import signatures
+
+    known = signatures(content, "content")
+    if signature is None and len(known) == 1:
+        (signature,) = known
+    if signature not in known:
+        raise ValueError(
+            f"`signature` must be one of {sorted(known)}. Received: {signature!r}"
+        )
+    wanted = [(shape[1:], dtype) for _, shape, dtype in known[signature][0]]
+    received = [(x.shape[1:], x.dtype) for x in inputs]
+    counts = {x.shape[:1] for x in inputs}
+    if received != wanted or len(counts) != 1 or counts & {(), (0,)}:
+        raise ValueError(
+            f"`inputs` must be arrays `(n, ...)`, n > 0, for samples of {wanted}. "
+            f"Received: {[(x.shape, x.dtype) for x in inputs]}"
+        )
+    return _run(content, inputs, signature, enforce_float32, RUN_TIMEOUT)
+
+
+def _run(
+    content: bytes,
+    inputs: Sequence[np.ndarray],
+    signature: str,
+    enforce_float32: bool,
+    timeout: float,
+) -> GPURun:
+    """Runs `_work` in a process of its own, and reads what it leaves."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.tflite").write_bytes(content)
+        np.savez(folder / "inputs.npz", *inputs)
+        # As a program by itself: it needs no TensorFlow. -P: nor what lies beside it.
+        command = [sys.executable, "-P", __file__, name, signature]
+        try:
+            done = subprocess.run(
+                [*command, str(int(enforce_float32))],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise GPUError(
+                f"LiteRT's GPU engine was not done with signature '{signature}' "
+                f"within {timeout} s."
+            ) from error
+        log = done.stderr
+        device = re.search(r"Selected adapter: (.*)", log)
+        if done.returncode and device is None:
+            raise GPUError(_NO_GPU.format(reason=_reason(r"^Warning: (.*)", log)))
+        refused = r"^E\d{4} .*?\] (\S.* error: .*)"
+        if done.returncode or re.search(refused, log, re.MULTILINE):
+            raise GPUError(
+                f"LiteRT's GPU engine failed on signature '{signature}' (status "
+                f"{done.returncode}): {_reason(refused, log)}"
+            )
+        with np.load(folder / "outputs.npz") as found:
+            fully, *outputs = found.values()
+    return GPURun(outputs, bool(fully), device[1] if device else "unknown")
+
+
+def _reason(pattern: str, log: str) -> str:
+    found = dict.fromkeys(re.findall(pattern, log, re.MULTILINE))
+    return "; ".join(found) or log.strip().rsplit("\n", 1)[-1]
+
+
+def _smallest_file() -> bytes:
+    """A TFLite file with one signature, `probe`: y = relu(x), of shape `(1, 4)`."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    relu = schema.BuiltinOperator.RELU
+    code = schema.OperatorCodeT(deprecatedBuiltinCode=relu, builtinCode=relu)
+    graph = schema.SubGraphT(
+        tensors=[schema.TensorT(name=name, shape=[1, 4]) for name in "xy"],
+        operators=[schema.OperatorT(inputs=[0], outputs=[1])],
+        inputs=[0],
+        outputs=[1],
+    )
+    x, y = (schema.TensorMapT(name, index) for index, name in enumerate("xy"))
+    signature = schema.SignatureDefT([x], [y], "probe")
+    model = schema.ModelT(
+        3, [code], [graph], buffers=[schema.BufferT()], signatureDefs=[signature]
+    )
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _work(folder: Path, signature: str, enforce_float32: str) -> None:
+    """What the other process does: runs model.tflite on inputs.npz."""
+    from ai_edge_litert.compiled_model import (
+        CompiledModel,
+        GpuOptions,
+        HardwareAccelerator,
+        Options,
+    )
+
+    def compiled(accelerators: Any) -> Any:
+        gpu = GpuOptions(enforce_f32=enforce_float32 == "1")
+        options = Options(hardware_accelerators=accelerators, gpu_options=gpu)
+        return CompiledModel.from_file(str(folder / "model.tflite"), options=options)
+
+    # `is_fully_accelerated` counts what the CPU's engine runs as accelerated, too:
+    # whether the GPU runs all shows only when there is no CPU to help.
+    try:
+        model, fully = compiled(HardwareAccelerator.GPU), True
+    except RuntimeError:
+        both = HardwareAccelerator.GPU | HardwareAccelerator.CPU
+        model, fully = compiled(both), False
+    inputs_of, outputs_of = (
+        sorted(model.get_signature_list()[signature][kind])
+        for kind in ("inputs", "outputs")
+    )
+    given = {n: model.create_input_buffer_by_name(signature, n) for n in inputs_of}
+    gives = {n: model.create_output_buffer_by_name(signature, n) for n in outputs_of}
+    details = model.get_output_tensor_details(signature)
+    with np.load(folder / "inputs.npz") as found:
+        inputs = list(found.values())
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in gives}
+    for i in range(len(inputs[0])):
+        for buffer, x in zip(given.values(), inputs, strict=True):
+            buffer.write(x[i : i + 1])
+        model.run_by_name(signature, given, gives)
+        for name, buffer in gives.items():
+            shape, dtype = details[name]["shape"], np.dtype(details[name]["dtype"])
+            row = buffer.read(int(np.prod(shape)), dtype)
+            outputs[name].append(row.reshape(shape))
+    stacked = [np.concatenate(rows) for rows in outputs.values()]
+    np.savez(folder / "outputs.npz", np.array(fully), *stacked)
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,403 @@
+"""One width in tf_keras, for what tensorflow-model-optimization (tfmot) does to it.
+
+Quantization-aware training and its int8 file:
+
+```python
+images = data.train(512)[0][0]
+model = quantize_aware(load_model("model.keras"), 0.5, representative=images)
+loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(tf_keras.optimizers.SGD(1e-3, momentum=0.9), loss)
+model.fit(x_train, y_train, batch_size=128)
+content = convert_int8(model, "width_050")
+```
+
+Pruning and weight clustering begin with `tf_keras_at`, which shows the rest. tfmot 0.8
+knows Keras 2 only, and tf_keras is Keras 2. Both come with an extra:
+`pip install "awn_keras[quantization]"`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import tempfile
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from awn_keras.deploy.converter import ExportError, custom_operators, input_name
+from awn_keras.deploy.verification import check_samples
+from awn_keras.graph import assign, graph_nodes, replay
+from awn_keras.multi_width import MultiWidthModel
+from awn_keras.slimming import slim
+
+if TYPE_CHECKING:
+    import tf_keras
+
+#: Arguments of Keras 3 layers that have another name in tf_keras.
+_RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
+#: Ends of the names of arguments that a model with weights of its own does without.
+_LEFT_OUT = ("_initializer", "_regularizer", "_constraint")
+
+
+def quantize_aware(
+    model: MultiWidthModel, width: float, *, representative: Any = None
+) -> tf_keras.Model:
+    """Makes a model of one width that rounds as int8 does, so that training minds it.
+
+    `compile` and `fit` it with the optimizers and losses of `tf_keras`: an epoch at a
+    small learning rate is enough. Kernels have a range for each output channel,
+    activations one for each tensor. BatchNormalization goes on learning;
+    `convert_int8` folds it into the kernels.
+
+    Args:
+        model: An `AnyWidthModel`, or one of `awn_keras.baselines`; it is left as it
+            is.
+        width: Width in [min_width, 1].
+        representative: Some hundred training inputs, `(n, ...)` as for `model.predict`.
+            The ranges of inputs and activations begin with what these have. With
+            `None` they begin with tfmot's [-6, 6], which inputs never leave, and
+            activations over thousands of steps only.
+
+    Returns:
+        A functional `tf_keras.Model`, float32, not compiled, with the model's inputs
+        and outputs. Its layers are called `quant_<name>`.
+
+    Raises:
+        ImportError: If tf_keras or tfmot is not installed.
+        TypeError: If `model` has one width only.
+        ValueError: If `width` is outside [min_width, 1], `representative` does not fit
+            the model's inputs, or tfmot refuses an activation.
+        NotImplementedError: See `to_tf_keras`.
+        ExportError: See `to_tf_keras`.
+        RuntimeError: If tfmot cannot quantize a layer, which it names. Then annotate
+            the layers of `tf_keras_at` as tfmot's guide says.
+
+    Example:
+    >>> from awn_keras import lenet_3c1l
+    >>> images = np.random.default_rng(0).normal(size=(200, 28, 28, 1))
+    >>> quantized = quantize_aware(lenet_3c1l(), 0.5, representative=images)
+    >>> quantized.output_shape
+    (None, 10)
+
+    Reference:
+        Jacob et al., Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference (2018), section 3.
+    """
+    tfmot = _import_tfmot()
+    plain = tf_keras_at(model, width)
+    if representative is not None:
+        representative = check_samples(model, representative, "representative")
+    quantized = tfmot.quantization.keras.quantize_model(plain)
+    if representative is not None:
+        _set_ranges(quantized, _ranges(plain, representative))
+    return quantized
+
+
+def tf_keras_at(model: MultiWidthModel, width: float) -> tf_keras.Model:
+    """Rebuilds a model at one width in tf_keras, for tfmot's other tools.
+
+    Args:
+        model: See `quantize_aware`.
+        width: Width in [min_width, 1].
+
+    Returns:
+        A functional `tf_keras.Model`, float32, not compiled. Layers keep their names.
+
+    Raises:
+        ImportError: If tf_keras is not installed.
+        TypeError: If `model` has one width only.
+        ValueError: If `width` is outside [min_width, 1].
+        NotImplementedError: See `to_tf_keras`.
+        ExportError: See `to_tf_keras`.
+
+    Example:
+    >>> from awn_keras import lenet_3c1l
+    >>> import tensorflow_model_optimization as tfmot
+    >>> plain = tf_keras_at(lenet_3c1l(), 0.5)
+    >>> pruned = tfmot.sparsity.keras.prune_low_magnitude(plain)
+    >>> # compile it, fit it with `callbacks=[tfmot.sparsity.keras.UpdatePruningStep()]`
+    >>> plain = tfmot.sparsity.keras.strip_pruning(pruned)
+    >>> kind = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+    >>> clustered = tfmot.clustering.keras.cluster_weights(plain, 16, kind)
+    >>> # compile it, fit it
+    >>> plain = tfmot.clustering.keras.strip_clustering(clustered)
+
+    and at last `tf.lite.TFLiteConverter.from_keras_model(plain)`.
+    """
+    return to_tf_keras(slim(model, width, dtype="float32"))
+
+
+def to_tf_keras(model: keras.Model) -> tf_keras.Model:
+    """Rebuilds a plain Keras 3 model in tf_keras, with the same weights.
+
+    Initializers, regularizers and constraints are left out. Both models are run on
+    random inputs, and must give the same.
+
+    Args:
+        model: A functional float32 model of stock layers, as `slim` returns it; it is
+            left as it is.
+
+    Returns:
+        A functional `tf_keras.Model`, not compiled. Layers keep their names, inputs
+        and outputs their structure.
+
+    Raises:
+        ImportError: If tf_keras is not installed.
+        TypeError: If the model has no graph.
+        NotImplementedError: If tf_keras has no such layer, or none with these
+            arguments, or the model calls an operation that is no layer.
+        ExportError: If an output differs by more than 1e-4 of its largest value.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> to_tf_keras(model).count_params()
+    15
+    """
+    keras_2 = _import("tf_keras")
+    nodes = graph_nodes(model)
+    tensors = {}
+    for x in model.inputs:
+        tensors[id(x)] = keras_2.Input(
+            x.shape[1:], batch_size=x.shape[0], dtype=x.dtype, name=input_name(x)
+        )
+    copies: dict[int, tuple[keras.Layer, Any]] = {}
+
+    def call(node: Any, *args: Any, **kwargs: Any) -> Any:
+        layer = node.operation
+        if id(layer) not in copies:
+            copies[id(layer)] = (layer, _layer_like(layer, keras_2))
+        return copies[id(layer)][1](*args, **kwargs)
+
+    replay(nodes, tensors, call)
+    rebuilt = keras_2.Model(
+        keras.tree.map_structure(lambda x: tensors[id(x)], model.input),
+        keras.tree.map_structure(lambda x: tensors[id(x)], model.output),
+        name=model.name,
+    )
+    for layer, copy in copies.values():
+        assign(copy, layer.get_weights())
+    _check_equal(model, rebuilt)
+    return rebuilt
+
+
+def convert_int8(model: tf_keras.Model, signature: str) -> bytes:
+    """Converts a quantization-aware model to a TFLite file that computes in int8.
+
+    Args:
+        model: What `quantize_aware` returned, after `fit`.
+        signature: Name of the file's only signature, such as `"width_050"`.
+
+    Returns:
+        The file's content: batch size 1, builtin operators only, all integer but for
+        the inputs and outputs, which are float32 and have the any-width model's names.
+
+    Raises:
+        ValueError: If an input has unknown rows or cols.
+        ExportError: If the file would need operators that are not builtin, or would
+            compute something in float.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
+
+    inputs = dict(zip(model.input_names, model.inputs, strict=True))
+    outputs = [name.removeprefix("quant_") for name in model.output_names]
+    for name, x in inputs.items():
+        if None in x.shape[1:]:
+            raise ValueError(
+                "TFLite files have fixed shapes: give the `Input` a full one. Received:"
+                f" input '{name}' of shape {tuple(x.shape)}"
+            )
+
+    def serve(**arrays: Any) -> dict[str, Any]:
+        flat = [arrays[name] for name in inputs]
+        results = model(tf.nest.pack_sequence_as(model.input, flat), training=False)
+        return dict(zip(outputs, tf.nest.flatten(results), strict=True))
+
+    specs = {
+        name: tf.TensorSpec((1, *x.shape[1:]), x.dtype, name)
+        for name, x in inputs.items()
+    }
+    module = tf.Module()
+    # Not the model itself: saving that would trace each of its layers.
+    module.weights = model.weights
+    module.serve = tf.function(serve).get_concrete_function(**specs)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={signature: module.serve})
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=[signature]
+        )
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        try:
+            content = converter.convert()
+        except ConverterError as error:
+            raise ExportError(f"Model '{model.name}': {error}") from error
+    refused = custom_operators(content) or _float_operators(content)
+    if refused:
+        raise ExportError(
+            f"Model '{model.name}' has operators that stock TFLite does not compute in "
+            f"int8: {', '.join(refused)}. Is it one of `quantize_aware`?"
+        )
+    return content
+
+
+def _float_operators(content: bytes) -> list[str]:
+    """Names the operators of a TFLite file that read or write float tensors."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {
+        number: name
+        for name, number in vars(schema.BuiltinOperator).items()
+        if not name.startswith("_")
+    }
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    found = set()
+    for graph in model.subgraphs:
+        floats = {
+            index
+            for index, tensor in enumerate(graph.tensors)
+            if tensor.type == schema.TensorType.FLOAT32
+        }
+        for operator in graph.operators:
+            name = names[model.operatorCodes[operator.opcodeIndex].builtinCode]
+            if floats.intersection((*operator.inputs, *operator.outputs)):
+                found.add(name)
+    return sorted(found - {"QUANTIZE", "DEQUANTIZE"})
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"Cannot import '{name}', which quantization-aware training, pruning and "
+            'clustering need. Install it: pip install "awn_keras[quantization]"',
+            name=name,
+        ) from error
+
+
+def _import_tfmot() -> Any:
+    import tensorflow as tf
+
+    _import("tf_keras")
+    # tfmot sets the variable by which TensorFlow decides, at its first use, what
+    # `tf.keras` is. That must stay Keras 3, here and in processes that this one starts.
+    dir(tf.keras)
+    variable = "TF_USE_LEGACY_KERAS"
+    before = os.environ.get(variable)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "distutils Version", DeprecationWarning)
+            return _import("tensorflow_model_optimization")
+    finally:
+        os.environ.pop(variable, None)
+        if before is not None:
+            os.environ[variable] = before
+
+
+def _layer_like(layer: Any, keras_2: Any) -> Any:
+    kind = type(layer).__name__
+    layer_class = getattr(keras_2.layers, kind, None)
+    if not isinstance(layer, keras.Layer) or layer_class is None:
+        raise NotImplementedError(
+            f"tf_keras has no layer like '{layer.name}' ({kind}). Build the model with "
+            "one that it has: `Add`, `Multiply`, `Rescaling` or `Activation` do what "
+            "operators and functions of `keras.ops` do."
+        )
+    known = {"name", "trainable"}
+    for base in layer_class.__mro__[:-1]:
+        known.update(inspect.signature(base.__init__).parameters)
+    # What only Keras 3 knows is left out: if it matters, outputs will differ.
+    config = {
+        name: value
+        for key, value in layer.get_config().items()
+        if (name := _RENAMED.get((kind, key), key)) in known
+        and not name.endswith(_LEFT_OUT)
+    }
+    try:
+        return layer_class.from_config({**config, "dtype": "float32"})
+    except (TypeError, ValueError) as error:
+        raise NotImplementedError(
+            f"Layer '{layer.name}' ({kind}) has arguments that tf_keras does not take: "
+            f"{error}"
+        ) from error
+
+
+def _check_equal(model: keras.Model, rebuilt: tf_keras.Model) -> None:
+    rng = np.random.default_rng(0)
+    # Rows and cols may be unknown.
+    shapes = [[x.shape[0] or 2, *(n or 32 for n in x.shape[1:])] for x in model.inputs]
+    inputs = keras.tree.pack_sequence_as(
+        model.input, [rng.normal(size=shape).astype("float32") for shape in shapes]
+    )
+    wanted = keras.tree.flatten(model(inputs, training=False))
+    got = keras.tree.flatten(rebuilt(inputs, training=False))
+    for name, one, other in zip(model.output_names, wanted, got, strict=True):
+        expected = keras.ops.convert_to_numpy(one)
+        error = float(np.abs(expected - other.numpy()).max())
+        # Written so that NaN fails too.
+        if not error <= 1e-4 * float(np.abs(expected).max()):
+            raise ExportError(
+                f"Output '{name}' of model '{model.name}' differs by {error:.2g} when "
+                "rebuilt in tf_keras: one of its layers computes something else there, "
+                "or in half precision. Replace it, or use `slim(..., dtype='float32')`."
+            )
+
+
+def _ranges(
+    plain: tf_keras.Model, inputs: list[np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """Least and largest value, or 0, of each layer's output and pre-activation.
+
+    The model's activations are not its own afterwards.
+    """
+    ranges: dict[str, tuple[float, float]] = {}
+
+    def watch(name: str, x: Any) -> None:
+        x = np.asarray(x)
+        low, high = ranges.get(name, (0.0, 0.0))
+        ranges[name] = (min(low, float(x.min())), max(high, float(x.max())))
+
+    def watched(name: str, activation: Any) -> Any:
+        def call(x: Any) -> Any:
+            watch(name, x)
+            return activation(x)
+
+        return call
+
+    outputs = {}
+    for layer in plain.layers:
+        calls = range(len(layer.inbound_nodes))
+        outputs[layer.name] = [layer.get_output_at(index) for index in calls]
+        if getattr(layer, "activation", None) is not None:
+            layer.activation = watched(f"{layer.name}/pre_activation", layer.activation)
+    observer = type(plain)(plain.inputs, outputs)
+    for row in range(0, len(inputs[0]), 32):
+        seen = observer([x[row : row + 32] for x in inputs], training=False)
+        for name, tensors in seen.items():
+            for x in tensors:
+                watch(name, x)
+    return ranges
+
+
+def _set_ranges(
+    quantized: tf_keras.Model, ranges: dict[str, tuple[float, float]]
+) -> None:
+    for layer in quantized.layers:
+        source = layer.name.removeprefix("quant_")
+        if layer.name.startswith("quantize_layer"):  # tfmot's own, after an input
+            source = layer.inbound_nodes[0].inbound_layers.name
+        keys = {
+            "pre_activation": f"{source}/pre_activation",
+            **dict.fromkeys(("post_activation", "output", layer.name), source),
+        }
+        for weight in layer.weights:
+            name = weight.name.rpartition("/")[2].removesuffix(":0")
+            tensor, _, end = name.rpartition("_")
+            # tfmot makes two layers, with new names, of a separable convolution.
+            if keys.get(tensor) in ranges:
+                weight.assign(ranges[keys[tensor]][end == "max"])

@@ -1,0 +1,354 @@
+import importlib.util
+import subprocess
+import sys
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from hypothesis import strategies as st
+
+from awn_keras import AnyWidthModel, TriConv2D, TriDense, lenet_3c1l, mobilenet_v2, slim
+from awn_keras.conversion import to_any_width
+from awn_keras.deploy import quantization_aware
+from awn_keras.deploy.converter import ExportError
+from awn_keras.deploy.quantization_aware import (
+    convert_int8,
+    quantize_aware,
+    tf_keras_at,
+    to_tf_keras,
+)
+from awn_keras.deploy.verification import run_tflite
+from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
+from tests.graphs import random_graph
+from tests.test_slimming import randomize
+
+L = keras.layers
+
+
+@pytest.fixture(scope="module")
+def tfmot():
+    # `importorskip` would import it and so decide what `tf.keras` is in other tests.
+    if importlib.util.find_spec("tensorflow_model_optimization") is None:
+        pytest.skip("needs the extra `quantization`")
+    return quantization_aware._import_tfmot()
+
+
+@pytest.fixture(scope="module")
+def tf_keras(tfmot):
+    import tf_keras
+
+    return tf_keras
+
+
+def joined():
+    """Two inputs and outputs; Add, Concatenate, a depthwise convolution, ReLU6."""
+    image, vector = keras.Input((6, 6, 2), name="z"), keras.Input((3,), name="a")
+    x = L.ReLU(6.0)(L.BatchNormalization()(L.Conv2D(6, 3, use_bias=False)(image)))
+    y = TriConv2D(6, 1, use_bias=False)(L.DepthwiseConv2D(3, padding="same")(x))
+    x = L.Add(name="sum")([x, L.BatchNormalization()(y)])
+    x = L.Concatenate()([L.Flatten()(x), L.Dense(4, activation="relu")(vector)])
+    x = TriDense(7, activation="relu")(x)
+    probabilities = L.Dense(2, activation="softmax", name="q")(x)
+    outputs = {"q": probabilities, "b": L.Dense(3, name="b")(x)}
+    return AnyWidthModel({"z": image, "a": vector}, outputs)
+
+
+def predict(model, x):
+    return keras.tree.flatten(model.predict(x, verbose=0))
+
+
+def fitted(quantized, x):
+    """Some steps towards zero."""
+    y = keras.tree.map_structure(np.zeros_like, quantized.predict(x, verbose=0))
+    quantized.compile("sgd", "mse")
+    quantized.fit(x, y, epochs=3, verbose=0)
+    return quantized
+
+
+def ranges(quantized, layer):
+    """How activations are quantized: by the name of the tensor, its least and most."""
+    weights = quantized.get_layer(layer).weights
+    names = [weight.name.rpartition("/")[2].removesuffix(":0") for weight in weights]
+    return dict(zip(names, (weight.numpy() for weight in weights), strict=True))
+
+
+# ----------------------------------------------------------------- Keras 3 to tf_keras
+
+
+@pytest.mark.parametrize("make", [lenet_3c1l, small_dense, joined])
+def test_tf_keras_computes_what_the_model_does(tf_keras, make):
+    model = randomize(make())
+    x = inputs_of(model)
+    for width in (0.5, 1.0):
+        plain = tf_keras_at(model, width)
+        assert isinstance(plain, tf_keras.Model)
+        assert plain.name == model.name
+        assert plain.input_names == [one.name for one in slim(model, 1.0).inputs]
+        wanted = at_width(model, width, x)
+        for got, one in zip(predict(plain, x), wanted, strict=True):
+            # The same sums, perhaps in another order.
+            np.testing.assert_allclose(got, one, atol=1e-5 * np.abs(one).max())
+
+
+def test_a_layer_that_is_called_twice_is_one_layer(tf_keras):
+    inputs = keras.Input((4,))
+    layer = L.Dense(4, activation="gelu", name="shared")
+    plain = to_tf_keras(keras.Model(inputs, layer(layer(inputs))))
+    assert plain.count_params() == 20
+
+
+def test_settings_that_have_another_name_or_none_in_tf_keras(tf_keras):
+    inputs = keras.Input((5, 5, 3), batch_size=2)
+    x = L.Normalization()
+    x.adapt(np.random.default_rng(0).normal(3, 2, size=(50, 5, 5, 3)))
+    x = L.Conv2D(
+        3,
+        3,
+        activation="silu",
+        kernel_initializer=keras.initializers.VarianceScaling(mode="fan_out"),
+        kernel_regularizer=keras.regularizers.L2(0.1),
+        kernel_constraint=keras.constraints.NonNeg(),
+    )(x(inputs))
+    x = L.BatchNormalization(gamma_regularizer=keras.regularizers.L1(0.1))(x)
+    x = L.PReLU(shared_axes=[1, 2])(L.LeakyReLU(0.3)(x))
+    x = L.UpSampling2D(interpolation="bilinear")(L.Dropout(0.5)(x))
+    x = L.SeparableConv2D(4, 3, depth_multiplier=2)(x)
+    x = L.Softmax()(L.Conv2DTranspose(2, 3, strides=2)(L.Rescaling(0.1)(x)))
+    plain = to_tf_keras(randomize(keras.Model(inputs, x)))
+    assert plain.input_shape == (2, 5, 5, 3)
+    assert plain.losses == []
+
+
+def test_inputs_of_unknown_rows_and_cols(tf_keras):
+    inputs = keras.Input((None, None, 3))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(6, 3)(inputs))
+    model = AnyWidthModel(inputs, L.Dense(2)(x))
+    assert tf_keras_at(model, 0.5).input_shape == (None, None, None, 3)
+    with pytest.raises(ValueError, match=r"fixed shapes.*\(None, None, None, 3\)"):
+        convert_int8(quantize_aware(model, 0.5), "width_050")
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(
+    max_examples=12,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+def test_random_graphs_are_rebuilt_or_name_their_operator(tf_keras, data):
+    model = to_any_width(random_graph(data.draw, max_steps=4), on_mismatch="ignore")
+    try:
+        to_tf_keras(slim(model, 0.5))  # compares outputs
+    except NotImplementedError as error:
+        hypothesis.assume("no layer like" not in str(error))
+        raise
+
+
+def test_operators_and_unknown_layers_are_refused(tf_keras):
+    with pytest.raises(
+        NotImplementedError, match=r"no layer like .*\((Mult|Relu).*Resc"
+    ):
+        quantize_aware(rich(), 0.5)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, L.RMSNormalization(name="rms")(inputs))
+    with pytest.raises(NotImplementedError, match=r"like 'rms' \(RMSNormalization\)"):
+        to_tf_keras(model)
+    model = keras.Model(inputs, L.Dense(2, activation="celu", name="odd")(inputs))
+    with pytest.raises(NotImplementedError, match=r"'odd' \(Dense\) has argum.*celu"):
+        to_tf_keras(model)
+
+
+@pytest.mark.parametrize("activation", ["hard_sigmoid", lambda x: x * np.nan])
+def test_a_model_that_computes_something_else_is_refused(tf_keras, activation):
+    inputs = keras.Input((4,))
+    x = L.Dense(2, activation=activation, name="odd")(inputs)
+    with pytest.raises(ExportError, match="Output 'odd' of model 'm' differs by"):
+        to_tf_keras(keras.Model(inputs, x, name="m"))
+
+
+# ------------------------------------------------------------------------ quantization
+
+
+def test_the_file_computes_what_the_fitted_model_does(tf_keras):
+    model = randomize(small_conv())
+    x = inputs_of(model, 40)
+    before, weights = at_width(model, 0.5, x), model.get_weights()
+    quantized = fitted(quantize_aware(model, 0.5, representative=x), x)
+    content = convert_int8(quantized, "width_050")
+    (got,), (wanted,) = run_tflite(content, [x]), predict(quantized, x)
+    limits = ranges(quantized, quantized.layers[-1].name)
+    step = (limits["post_activation_max"] - limits["post_activation_min"]) / 255
+    # Integer arithmetic may round a value between two steps the other way.
+    np.testing.assert_allclose(got, wanted, atol=1.01 * step)
+    assert np.mean(np.abs(got - wanted) < 0.01 * step) > 0.8
+    # Keras 3 goes on beside Keras 2, and the model is as it was.
+    np.testing.assert_array_equal(at_width(model, 0.5, x), before)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before[0])
+    for one, other in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_several_inputs_and_outputs_keep_their_names(tf_keras):
+    model = joined()
+    x = inputs_of(model, 40)
+    quantized = fitted(quantize_aware(model, 1.0, representative=x), x)
+    assert set(quantized.predict(x, verbose=0)) == {"q", "b"}
+    content = convert_int8(quantized, "width_100")
+    interpreter = Interpreter(model_content=content)
+    assert interpreter.get_signature_list() == {
+        "width_100": {"inputs": ["a", "z"], "outputs": ["b", "q"]}
+    }
+    for detail in interpreter.get_input_details() + interpreter.get_output_details():
+        assert detail["dtype"] is np.float32
+    got = run_tflite(content, [x["a"], x["z"]])
+    for one, other in zip(got, predict(quantized, x), strict=True):
+        # A step of 1/255 of the range, at each of the layers.
+        np.testing.assert_allclose(one, other, atol=0.02 * np.ptp(other))
+
+
+def test_ranges_begin_with_those_of_representative_inputs(tf_keras):
+    model = joined()
+    x = {"z": 20 * inputs_of(model, 70)["z"], "a": inputs_of(model, 70)["a"]}
+    quantized = quantize_aware(model, 0.5, representative=x)
+    plain = tf_keras_at(model, 0.5)
+    summed = tf_keras.Model(plain.input, plain.get_layer("sum").output)
+    summed = summed.predict(x, verbose=0)
+    found = ranges(quantized, "quant_q")["pre_activation_max"]
+    logits = plain.get_layer("q")
+    logits.activation = None
+    (wanted, _) = sorted(predict(plain, x), key=lambda y: y.shape[1])
+    assert found == pytest.approx(max(0, wanted.max()), rel=1e-5)
+    inner = [
+        name for name in (layer.name for layer in quantized.layers) if "sum" in name
+    ]
+    assert inner == ["quant_sum"]
+    # The sum goes into a Concatenate, by way of Flatten, and keeps a range of its own.
+    assert ranges(quantized, "quant_sum")["output_max"] == pytest.approx(
+        summed.max(), rel=1e-5
+    )
+    inputs = [layer for layer in quantized.layers if "quantize_layer" in layer.name]
+    found = sorted(ranges(quantized, one.name)[f"{one.name}_max"] for one in inputs)
+    assert found == pytest.approx(sorted([x["z"].max(), x["a"].max()]))
+
+
+def test_without_representative_inputs_ranges_are_those_of_tfmot(tf_keras):
+    quantized = quantize_aware(small_dense(), 0.5)
+    limits = ranges(quantized, quantized.layers[-1].name)
+    assert (limits["post_activation_min"], limits["post_activation_max"]) == (-6, 6)
+
+
+def test_separable_convolutions(tf_keras):
+    inputs = keras.Input((6, 6, 2))
+    x = L.ReLU()(L.SeparableConv2D(4, 3)(L.Conv2D(4, 1, activation="relu")(inputs)))
+    model = AnyWidthModel(inputs, L.Dense(2)(L.GlobalAveragePooling2D()(x)))
+    x = inputs_of(model, 8)
+    quantized = quantize_aware(model, 0.5, representative=x)
+    content = convert_int8(fitted(quantized, x), "width_050")
+    assert run_tflite(content, [x])[0].shape == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"width": 0.1}, ValueError, "`width` must be at least the model's"),
+        ({"representative": np.zeros((3, 5))}, ValueError, "`representative` must be"),
+        ({"representative": np.zeros((0, 4))}, ValueError, "`representative` must be"),
+        ({"model": keras.Sequential()}, TypeError, "must be an `AnyWidthModel`"),
+    ],
+)
+def test_bad_arguments_are_refused(tfmot, arguments, error, match):
+    with pytest.raises(error, match=match):
+        quantize_aware(**{"model": small_dense(), "width": 0.5, **arguments})
+
+
+def test_layers_that_tfmot_does_not_know_are_refused(tfmot):
+    inputs = keras.Input((4,))
+    x = L.PReLU(name="odd")(L.Dense(4)(inputs))
+    with pytest.raises(RuntimeError, match=r"Layer odd:.* is not supported"):
+        quantize_aware(AnyWidthModel(inputs, L.Dense(2)(x)), 1.0)
+    x = L.Dense(2)(L.Dense(4, activation="elu")(inputs))
+    with pytest.raises(ValueError, match="Only some Keras activations"):
+        quantize_aware(AnyWidthModel(inputs, x), 1.0)
+
+
+def test_a_model_that_computes_in_float_is_refused(tf_keras):
+    with pytest.raises(ExportError, match=r"int8: CONV_2D.*`quantize_aware`"):
+        convert_int8(tf_keras_at(small_conv(), 0.5), "width_050")
+
+
+def test_operators_that_are_not_builtin_are_refused(tf_keras):
+    import tensorflow as tf
+
+    inputs = tf_keras.Input((4,))
+    model = tf_keras.Model(inputs, tf_keras.layers.Lambda(tf.math.erfinv)(inputs))
+    with pytest.raises(ExportError, match=r"Model 'model.*Erfinv"):
+        convert_int8(model, "width_050")
+
+
+# --------------------------------------------------------------- pruning and clustering
+
+
+def test_pruned_and_clustered_models_are_quantized_and_exported(tfmot, tf_keras):
+    model = randomize(small_conv())
+    x = inputs_of(model, 40)
+    schedule = tfmot.sparsity.keras.ConstantSparsity(0.5, 0, frequency=1)
+    pruned = tfmot.sparsity.keras.prune_low_magnitude(tf_keras_at(model, 1.0), schedule)
+    pruned.compile("sgd", "mse")
+    update = tfmot.sparsity.keras.UpdatePruningStep()
+    pruned.fit(x, np.zeros((40, 3)), verbose=0, callbacks=[update])
+    plain = tfmot.sparsity.keras.strip_pruning(pruned)
+    kernel = plain.layers[-1].get_weights()[0]
+    assert np.mean(kernel == 0) == pytest.approx(0.5, abs=0.02)
+
+    kind = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+    clustered = tfmot.clustering.keras.cluster_weights(tf_keras_at(model, 1.0), 8, kind)
+    plain = tfmot.clustering.keras.strip_clustering(clustered)
+    assert len(np.unique(plain.layers[-1].get_weights()[0])) <= 8
+
+    quantized = fitted(tfmot.quantization.keras.quantize_model(plain), x)
+    content = convert_int8(quantized, "width_100")
+    assert run_tflite(content, [x])[0].shape == (40, 3)
+
+
+# ---------------------------------------------------------------------------- the extra
+
+
+@pytest.mark.parametrize("missing", ["tf_keras", "tensorflow_model_optimization"])
+def test_what_is_missing_is_named_with_the_way_to_get_it(monkeypatch, missing):
+    # The other one may be there, or not.
+    monkeypatch.setitem(sys.modules, "tf_keras", keras)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError) as raised:
+        quantize_aware(small_dense(), 0.5)
+    assert raised.value.name == missing
+    assert f"'{missing}'" in str(raised.value)
+    assert 'pip install "awn_keras[quantization]"' in str(raised.value)
+
+
+@pytest.mark.slow
+def test_tf_keras_does_not_become_what_tensorflow_calls_keras(tfmot):
+    code = """
+import os
+import tensorflow as tf
+from awn_keras import lenet_3c1l
+from awn_keras.deploy.quantization_aware import quantize_aware
+quantize_aware(lenet_3c1l(), 0.5)
+assert "TF_USE_LEGACY_KERAS" not in os.environ
+assert tf.keras.__version__.startswith("3."), tf.keras.__version__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# ------------------------------------------------------------------------------- slow
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [0.35, 1.0])
+def test_mobilenet_v2(tf_keras, width):
+    model = mobilenet_v2(width_multiplier=0.25)
+    x = inputs_of(model, 32)
+    quantized = fitted(quantize_aware(model, width, representative=x), x)
+    content = convert_int8(quantized, "width")
+    (got,), (wanted,) = run_tflite(content, [x]), predict(quantized, x)
+    # Steps of 1/255 of the range; a few roundings of 53 layers add up.
+    np.testing.assert_allclose(got, wanted, atol=0.05 * np.ptp(wanted))
