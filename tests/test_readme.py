@@ -1,6 +1,9 @@
 """The README's code runs, and what it promises is there."""
 
+import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -58,6 +61,36 @@ def test_the_code_on_reproducing_runs_as_it_stands(tmp_path, monkeypatch):
     for name in ("USNet", "AnyWidthModel"):
         assert min(names["curves"][name].accuracy) > 0.3
     assert (tmp_path / "systems.png").exists()
+
+
+def test_the_code_on_deploying_runs_as_it_stands(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    # Running it would make tf_keras what TensorFlow calls Keras in other tests.
+    plain = [code for code in blocks if "needs the extra" not in code]
+    assert len(plain) == len(blocks) - 1
+    names = {}
+    exec("\n".join(plain), names)
+    assert names["scores"].shape == (3, 10)
+    assert len(names["verified"]) == 4
+    assert names["small"][0].bytes < 0.5 * names["exported"][0].bytes
+
+
+def test_the_code_on_quantization_runs_as_it_stands(tmp_path):
+    if importlib.util.find_spec("tensorflow_model_optimization") is None:
+        pytest.skip("needs the extra `quantization`")
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    code += "\nassert content[4:8] == b'TFL3'\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_public_names_are_documented():

@@ -2,12 +2,20 @@
 
 from awn_keras.deploy.export import ExportedWidth, export_tflite
 from awn_keras.deploy.interpreter import AnyWidthInterpreter
+from awn_keras.deploy.quantization_aware import (
+    convert_int8,
+    quantize_aware,
+    tf_keras_at,
+)
 from awn_keras.deploy.verification import Verified, verify_tflite
 
 __all__ = [
     "AnyWidthInterpreter",
     "ExportedWidth",
     "Verified",
+    "convert_int8",
     "export_tflite",
+    "quantize_aware",
+    "tf_keras_at",
     "verify_tflite",
 ]

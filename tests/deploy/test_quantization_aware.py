@@ -133,6 +133,7 @@ def test_inputs_of_unknown_rows_and_cols(tf_keras):
 @hypothesis.given(st.data())
 @hypothesis.settings(
     max_examples=12,
+    phases=[hypothesis.Phase.generate],
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 def test_random_graphs_are_rebuilt_or_name_their_operator(tf_keras, data):
