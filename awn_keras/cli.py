@@ -391,13 +391,14 @@ def _summarize(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from awn_keras.deploy import export_tflite
+    from awn_keras.deploy.export import check_path
     from awn_keras.loading import load_model
 
     model = load_model(args.model)
     default = args.model.with_name(
         f"{args.model.stem}.tflite" if args.single_file else f"{args.model.stem}_tflite"
     )
-    output = args.output or default
+    output = check_path(args.output or default, args.single_file)
     data, samples, representative, metadata = _data_for(args, model), None, None, None
     if args.representative:
         representative = _load_array(args.representative)
@@ -437,7 +438,7 @@ def _export(args: argparse.Namespace) -> None:
 
 def _verify(args: argparse.Namespace) -> None:
     from awn_keras.deploy import verify_tflite
-    from awn_keras.deploy.verification import TOLERANCES
+    from awn_keras.deploy.verification import TOLERANCES, default_tolerance
     from awn_keras.loading import load_model
 
     if args.precision not in TOLERANCES:
@@ -450,7 +451,7 @@ def _verify(args: argparse.Namespace) -> None:
     verified = verify_tflite(
         *(args.file, model),
         samples=None if data is None else data.test()[0][0],
-        tolerance=TOLERANCES[args.precision],
+        tolerance=default_tolerance(model, args.precision),
     )
     _print(f"{'width':>8} {_AGREEMENT_HEAD}  signature")
     for one in verified:
@@ -481,12 +482,17 @@ def _data_for(args: argparse.Namespace, model: Any) -> Any:
 
 
 def _load_array(path: Path) -> Any:
+    import zipfile
+
     import numpy as np
 
     try:
-        return np.load(path, allow_pickle=False)
-    except (EOFError, ValueError) as error:
+        array = np.load(path, allow_pickle=False)
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not an .npy file of numbers: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{path} is not an .npy file of numbers: it is an archive.")
+    return array
 
 
 def _check_data_fits(model: Any, data: Any) -> None:

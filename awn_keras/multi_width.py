@@ -778,7 +778,7 @@ class MultiWidthModel(keras.Model):
         """
         raise NotImplementedError(
             f"{type(self).__name__} '{self.name}' cannot be exported as a whole. Use "
-            "`awn_keras.export_tflite(model, directory, widths=[...])`, or "
+            '`awn_keras.export_tflite(model, "model.tflite", widths=[...])`, or '
             "`awn_keras.slim(model, width).export(path)`."
         )
 

@@ -339,7 +339,7 @@ def keeps_channels_apart(operation: Any) -> bool:
     """Whether a layer computes each output channel from one input channel.
 
     Args:
-        operation: A layer on one tensor, or an operation of `keras.ops`.
+        operation: A layer on one tensor. Operations of `keras.ops` count as not.
     """
     rule = rule_of(operation)
     apart = (per_channel, _batch_normalization, _depthwise, _dropout, _global_pooling)

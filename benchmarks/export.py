@@ -1,6 +1,6 @@
 """Bytes and milliseconds of exported files: one for all widths, against one a width.
 
-    python benchmarks/export.py [--models NAME,...] [--runs 30] [--output FILE]
+    python benchmarks/export.py [--models 'NAME;...'] [--runs 30] [--output FILE]
 
 For LeNet-3C1L with 45 and 128 channels (28x28x1) and `keras.applications.MobileNetV2`
 made any-width with `width_multiplier=sqrt(2)` (1000 classes, 96x96 and 224x224):

@@ -286,7 +286,7 @@ def test_demo_as_a_program(tmp_path):
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"summary.txt", "curve.png", "model.keras", "digits.tflite"} <= names
     assert "digits.json" in names
-    assert sum(name.endswith(".tflite") for name in names) == 4
+    assert sum(name.endswith(".tflite") for name in names) == 1
     # No warnings, no native log lines.
     assert done.stderr == ""
 

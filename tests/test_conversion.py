@@ -960,7 +960,7 @@ def test_a_two_headed_model_trains_every_readout_at_every_width(tmp_path):
     for width in (0.25, 0.6):
         small = slim(model, width)
         assert_close(outputs_of(small, x), at_width(model, width, x))
-    (one,) = export_tflite(model, tmp_path, widths=[0.25])
+    (one,) = export_tflite(model, tmp_path / "a.tflite", widths=[0.25])
     assert one.largest_error < 1e-4
 
 
@@ -1035,7 +1035,8 @@ def test_a_segmentation_network_end_to_end(tmp_path):
         assert_close(outputs_of(small, x[:4]), at_width(model, width, x[:4]))
     assert isinstance(small.get_layer("up16"), L.Conv2DTranspose)
     assert count_macs(small) == curve.macs[-1]
-    for one in export_tflite(model, tmp_path, widths=[0.25, 1.0], samples=x[:4]):
+    path = tmp_path / "a.tflite"
+    for one in export_tflite(model, path, widths=[0.25, 1.0], samples=x[:4]):
         assert one.largest_error < 1e-4
 
 
@@ -1078,7 +1079,8 @@ def test_a_keyword_network_end_to_end(tmp_path):
     for width in (0.25, 0.5, 1.0):
         small = slim(model, width)
         assert_close(outputs_of(small, x[:4]), at_width(model, width, x[:4]))
-    for one in export_tflite(model, tmp_path, widths=[0.25, 1.0], samples=x[:4]):
+    path = tmp_path / "a.tflite"
+    for one in export_tflite(model, path, widths=[0.25, 1.0], samples=x[:4]):
         assert one.largest_error < 1e-4
 
 

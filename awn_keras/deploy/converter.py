@@ -76,7 +76,9 @@ def convert(
                 content = converter.convert()
         except (ConverterError, RuntimeError) as error:
             found = re.findall(r"^(?:Custom|Flex) ops: (.*)$", str(error), re.MULTILINE)
-            raise ExportError(_not_builtin(models, found or [str(error)])) from error
+            if found:
+                raise ExportError(_not_builtin(models, found)) from error
+            raise ExportError(f"TFLite's converter failed: {error}") from error
     foreign = custom_operators(content)
     if foreign:
         raise ExportError(_not_builtin(models, foreign))

@@ -20,10 +20,10 @@ from awn_keras.deploy.converter import (
 from awn_keras.deploy.layouts import choose_cuts, cut
 from awn_keras.deploy.tuning import measured
 from awn_keras.deploy.verification import (
-    TOLERANCES,
     Verified,
     check_samples,
     compare,
+    default_tolerance,
 )
 from awn_keras.environment import environment
 from awn_keras.evaluation import count_macs, count_parameters
@@ -98,8 +98,9 @@ def export_tflite(
             `<model name>_width_050.tflite`, with one `manifest.json`.
         layout: How kernels lie in the file. `"auto"`: those that get faster by it are
             cut so that the zeros of the triangle are neither stored nor computed.
-            `"triangular"`: all are. `"dense"`: none is, and each width has a copy of
-            its own. Systems of ordinary convolutions are dense at any layout.
+            `"triangular"`: all are, at the widths. `"dense"`: none is, and each width
+            has a copy of its own. Systems of ordinary convolutions are dense at any
+            layout.
         tune: For `layout="auto"`: measure each layer on this machine, which takes
             minutes at first, instead of estimating its time.
         precision: `"float32"`, `"float16"` (half the bytes), `"dynamic_range"` (int8
@@ -136,19 +137,21 @@ def export_tflite(
     ['width_025', 'width_050', 'width_100']
     """
     widths = _check_widths(model, widths)
-    path = _check_path(Path(path), single_file)
+    path = check_path(Path(path), single_file)
+    manifest = path.with_suffix(".json") if single_file else path / MANIFEST
+    _check_manifest(manifest)
     described = _describe(model, layout, precision, metadata)
     if representative is not None:
         representative = check_samples(model, representative, "representative")
     check_precision(precision, representative)
     inputs = _samples(model, samples, representative)
     if tolerance is None:
-        half = any("16" in layer.compute_dtype for layer in model.layers)
-        tolerance = max(TOLERANCES[precision], 2e-2 if half else 0)
+        tolerance = default_tolerance(model, precision)
 
     files: dict[Path, tuple[bytes, list[Verified]]] = {}
     for group in [widths] if single_file else [[width] for width in widths]:
-        cuts = choose_cuts(model, group, layout, *_milliseconds(model, group, tune))
+        timed = _milliseconds(model, group, tune and layout == "auto")
+        cuts = choose_cuts(model, group, layout, *timed)
         named = {width: f"width_{width_label(width)}" for width in group}
         networks = {
             name: cut(slim(model, width, dtype="float32"), cuts)
@@ -170,7 +173,6 @@ def export_tflite(
         file.name: asdict(constants(content)) for file, (content, _) in files.items()
     }
     described["widths"] = [asdict(one) for one in exported]
-    manifest = path.with_suffix(".json") if single_file else path / MANIFEST
     manifest.parent.mkdir(parents=True, exist_ok=True)
     # An older manifest must not speak of the new files.
     manifest.unlink(missing_ok=True)
@@ -189,11 +191,18 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
         )
     if widths is None:
         widths = np.linspace(model.min_width, 1.0, 4).round(4).tolist()
+        widths[0] = model.min_width  # not rounded down
     widths = sorted(set(check_widths(widths, model.min_width)))
     if not widths or len(set(map(width_label, widths))) < len(widths):
         raise ValueError(
             "`widths` must not be empty, and differ by a millionth at least, for their "
             f"names. Received: widths={widths}"
+        )
+    if len(set(model.output_names)) < len(model.output_names):
+        raise ValueError(
+            "Outputs must come from layers of their own, after which a file calls them."
+            f" Received: outputs of the layers {model.output_names}. Put an `Identity` "
+            "layer after one of them."
         )
     unknown = [x for x in model.inputs if None in x.shape[1:]]
     if unknown:
@@ -204,7 +213,8 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
     return widths
 
 
-def _check_path(path: Path, single_file: bool) -> Path:
+def check_path(path: Path, single_file: bool) -> Path:
+    """Raises a ValueError if a path does not fit the kind of export."""
     if single_file and path.suffix != ".tflite":
         raise ValueError(
             "`path` must end in '.tflite'; with `single_file=False` it is a directory. "
@@ -216,6 +226,21 @@ def _check_path(path: Path, single_file: bool) -> Path:
             f"path={str(path)!r}"
         )
     return path
+
+
+def _check_manifest(path: Path) -> None:
+    """The manifest replaces an older one, and nothing else."""
+    if not path.is_file():
+        return
+    try:
+        ours = "widths" in json.loads(path.read_text())
+    except (TypeError, ValueError):
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"{path} is there already and is no manifest of an export, which would "
+            "have this name. Choose another `path`."
+        )
 
 
 def _describe(

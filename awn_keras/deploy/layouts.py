@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from awn_keras.graph import assign, rebuild
+from awn_keras.graph import assign, graph_nodes, rebuild
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Flow, chosen_slices
 from awn_keras.rules import (
+    TRI_CLASSES,
     Graded,
     PerWidth,
     WidthRule,
@@ -93,8 +94,9 @@ def cut(model: keras.Model, cuts: Mapping[str, Cut]) -> keras.Model:
 class _Blocks:
     """A tensor in pieces along its channels."""
 
-    def __init__(self, parts: Sequence[Any]) -> None:
+    def __init__(self, parts: Sequence[Any], name: Callable[[str], str]) -> None:
         self.parts = list(parts)
+        self._name = name
         self.ends = np.cumsum([part.shape[-1] for part in parts]).tolist()
         self._joined: dict[tuple[int, int], Any] = {}
 
@@ -102,12 +104,17 @@ class _Blocks:
         """Channels `start` to `end` as one tensor."""
         starts = [0, *self.ends[:-1]]
         if start not in starts or end not in self.ends:
-            return _between(self.between(0, self.ends[-1]), start, end)
+            whole = self.between(0, self.ends[-1])
+            return _Channels(start, end, name=self._name("channels"))(whole)
         first, last = starts.index(start), self.ends.index(end)
         if (first, last) not in self._joined:
             parts = self.parts[first : last + 1]
             self._joined[first, last] = (
-                parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts)
+                parts[0]
+                if len(parts) == 1
+                else keras.layers.Concatenate(
+                    name=self._name("joined"), dtype=parts[0].dtype
+                )(parts)
             )
         return self._joined[first, last]
 
@@ -116,10 +123,19 @@ def _channels(x: Any) -> int:
     return x.ends[-1] if isinstance(x, _Blocks) else x.shape[-1]
 
 
-def _between(x: Any, start: int, end: int) -> Any:
-    if isinstance(x, _Blocks):
-        return x.between(start, end)
-    return x if end - start == x.shape[-1] else x[..., start:end]
+class _Channels(keras.Layer):
+    """Takes some of the channels. A layer, so that it can be given a name."""
+
+    def __init__(self, start: int, end: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.start, self.end = start, end
+
+    def compute_output_spec(self, x: Any) -> Any:
+        # Keras takes what some of its operations give for sparse.
+        return keras.KerasTensor((*x.shape[:-1], self.end - self.start), x.dtype)
+
+    def call(self, x: Any) -> Any:
+        return x[..., self.start : self.end]
 
 
 def _whole(x: Any) -> Any:
@@ -131,34 +147,58 @@ class _Cutter:
 
     def __init__(self, cuts: Mapping[str, Cut]) -> None:
         self._cuts = cuts
-        self._blocks: dict[tuple[int, int], keras.Layer] = {}
+        self._names: set[str] = set()
+        self._blocks: dict[tuple[int, ...], keras.Layer] = {}
         self._sums: dict[int, keras.Layer] = {}
         # Flatten layers and what they were given, by `id` of what they gave.
         self._flattened: dict[int, tuple[keras.Layer, Any]] = {}
 
     def apply(self, model: keras.Model) -> keras.Model:
+        # A loaded model has names that Keras would give again.
+        self._names.update(node.operation.name for node in graph_nodes(model))
+        self._names.update(x._keras_history.operation.name for x in model.inputs)
         inputs, outputs = rebuild(model, self._call)
         outputs = keras.tree.map_structure(_whole, outputs)
         return keras.Model(inputs, outputs, name=model.name)
 
     def _call(self, node: Any, *args: Any, **kwargs: Any) -> Any:
         layer = node.operation
-        x = args[0] if args else None
         found = self._cuts.get(layer.name)
-        if isinstance(layer, keras.layers.Dropout):
-            return x  # what it is at inference; it may hide a Flatten
-        if found is not None:
-            return (self._readout if found.readout else self._rows)(layer, x, found)
-        if isinstance(x, _Blocks) and keeps_channels_apart(layer):
-            return self._apart(layer, x)
-        if isinstance(x, list) and merges_channels(layer) and _same_ends(x):
-            parts = zip(*(one.parts for one in x), strict=True)
-            return _Blocks([layer(list(part)) for part in parts])
-        args, kwargs = keras.tree.map_structure(_whole, (args, kwargs))
-        outputs = layer(*args, **kwargs)
-        if isinstance(layer, keras.layers.Flatten):
-            self._flattened[id(outputs)] = (layer, x)
+        if len(args) == 1 and not any(x is not None for x in kwargs.values()):
+            (x,) = args
+            if found is not None:
+                return (self._readout if found.readout else self._rows)(layer, x, found)
+            if isinstance(x, _Blocks) and keeps_channels_apart(layer):
+                return self._apart(layer, x)
+            if isinstance(x, list) and merges_channels(layer) and _same_ends(x):
+                parts = zip(*(one.parts for one in x), strict=True)
+                return _Blocks([layer(list(part)) for part in parts], self._name)
+        whole = keras.tree.map_structure(_whole, (args, kwargs))
+        outputs = layer(*whole[0], **whole[1])
+        if isinstance(layer, keras.layers.Flatten) and args:
+            self._flattened[id(outputs)] = (layer, args[0])
+        elif isinstance(layer, keras.layers.Dropout) and args:
+            before = self._flattened.get(id(args[0]))
+            if before is not None:
+                self._flattened[id(outputs)] = before
         return outputs
+
+    def _name(self, wanted: str) -> str:
+        """A name that no other layer has."""
+        name, index = wanted, 0
+        while name in self._names:
+            index += 1
+            name = f"{wanted}_{index}"
+        self._names.add(name)
+        return name
+
+    def _between(self, x: Any, start: int, end: int) -> Any:
+        """Channels `start` to `end` of a tensor, whole or in blocks."""
+        if isinstance(x, _Blocks):
+            return x.between(start, end)
+        if end - start == x.shape[-1]:
+            return x
+        return _Channels(start, end, name=self._name("channels"), dtype=x.dtype)(x)
 
     def _rows(self, layer: keras.Layer, x: Any, found: Cut) -> _Blocks:
         """One layer for each block of outputs."""
@@ -167,10 +207,10 @@ class _Cutter:
         start = 0
         for inputs, end in found.until(*size).ends:
             indices = (np.arange(inputs), np.arange(start, end))
-            part = _between(x, 0, inputs)
+            part = self._between(x, 0, inputs)
             parts.append(self._block(layer, len(parts), part, size, indices))
             start = end
-        return _Blocks(parts)
+        return _Blocks(parts, self._name)
 
     def _readout(self, layer: Any, x: Any, found: Cut) -> Any:
         """The sum of a layer for each block of inputs; the first one has the bias."""
@@ -183,7 +223,7 @@ class _Cutter:
         start = 0
         for end, _ in found.until(channels, outputs).ends:
             inputs = (positions + np.arange(start, end)).ravel()
-            part = _between(x, start, end)
+            part = self._between(x, start, end)
             terms.append(
                 self._block(
                     *(layer, len(terms), part if flatten is None else flatten(part)),
@@ -193,17 +233,23 @@ class _Cutter:
                 )
             )
             start = end
-        total = keras.layers.Add()(terms) if len(terms) > 1 else terms[0]
+        total = terms[0]
+        if len(terms) > 1:
+            name = self._name(f"{layer.name}_sum")
+            total = keras.layers.Add(name=name, dtype=total.dtype)(terms)
         # Under the layer's own name, which may be that of an output.
         last = self._sums.setdefault(
-            id(layer), keras.layers.Activation(layer.activation, name=layer.name)
+            id(layer),
+            keras.layers.Activation(
+                layer.activation, name=layer.name, dtype=total.dtype
+            ),
         )
         return last(total)
 
     def _apart(self, layer: Any, x: _Blocks) -> _Blocks:
         """A layer that treats each channel by itself, on each block."""
         if not getattr(layer, "weights", []):
-            return _Blocks([layer(part) for part in x.parts])
+            return _Blocks([layer(part) for part in x.parts], self._name)
         each = getattr(layer, "depth_multiplier", 1)
         size = (_channels(x), _channels(x) * each)
         parts: list[Any] = []
@@ -212,7 +258,7 @@ class _Cutter:
             indices = (np.arange(start, end), np.arange(start * each, end * each))
             parts.append(self._block(layer, len(parts), part, size, indices))
             start = end
-        return _Blocks(parts)
+        return _Blocks(parts, self._name)
 
     def _block(
         self,
@@ -233,25 +279,26 @@ class _Cutter:
             indices: Those that the block has.
             **changes: Changes of its configuration.
         """
-        block = self._blocks.get((id(layer), index))
+        key = (id(layer), *(int(one[end]) for one in indices for end in (0, -1)))
+        block = self._blocks.get(key)
         if block is not None:
             return block(x)
         rule = rule_of(layer) or WidthRule()
-        config = {**layer.get_config(), **changes, "name": f"{layer.name}_part{index}"}
+        name = self._name(f"{layer.name}_part{index}")
+        config = {**layer.get_config(), **changes, "name": name}
         if rule.channels is not None:
             config[rule.channels] = len(indices[1])
         # Initializers may hold arrays of the whole layer's shape.
         config.update((k, "zeros") for k in config if k.endswith("_initializer"))
-        block = self._blocks[id(layer), index] = type(layer).from_config(config)
+        block = self._blocks[key] = type(layer).from_config(config)
         outputs = block(x)
         slices = chosen_slices(layer, size, *(one.tolist() for one in indices))
-        named = {
-            weight.name: value[np.ix_(*chosen)]
-            for weight, value, chosen in zip(
-                layer.weights, layer.get_weights(), slices, strict=True
-            )
-        }
-        assign(block, [named[weight.name] for weight in block.weights])
+        values = [
+            value[np.ix_(*chosen)]
+            for value, chosen in zip(layer.get_weights(), slices, strict=True)
+        ]
+        # Without its bias a readout has the kernel only.
+        assign(block, values[: len(block.weights)])
         return outputs
 
 
@@ -351,9 +398,14 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
         grades: after a Concatenate they do not, and such a layer stays whole. So does
         a separable convolution, whose blocks would filter the same inputs again.
     """
-    if not isinstance(model, AnyWidthModel):
-        return {}
-    found = {}
+    if not isinstance(model, AnyWidthModel) or any(
+        getattr(x, "_keras_mask", None) is not None
+        for node in model.propagation.nodes
+        for x in node.outputs
+    ):
+        return {}  # masks do not go through blocks
+    found: dict[str, Candidate] = {}
+    refused = set()
     flattened: dict[int, Flow] = {}
     for node in model.propagation.nodes:
         layer, flow = node.operation, model.propagation.flows[id(node)]
@@ -362,11 +414,10 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
             before = flow
         if isinstance(layer, keras.layers.Flatten | keras.layers.Dropout) and before:
             flattened[id(node.outputs[0])] = before
-        rule = rule_of(layer)
         if (
-            (rule is None or rule.channels is None)
+            type(layer) not in (*TRI_CLASSES, *TRI_CLASSES.values())
             or not isinstance(flow.inputs[0], Graded)
-            or "pointwise_kernel" in rule.in_axes
+            or "pointwise_kernel" in rule_of(layer).in_axes  # type: ignore[union-attr]
         ):
             continue
         readout = isinstance(flow.output, PerWidth)
@@ -374,8 +425,17 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
         grades = (source.grades()[0], flow.grades()[1])
         if all(np.all(np.diff(one) >= 0) for one in grades):
             shapes = (source.input_shapes[0][1:-1], flow.output_shape[1:-1])
-            found[layer.name] = Candidate(layer, *grades, *shapes, readout)
-    return found
+            one = Candidate(layer, *grades, *shapes, readout)
+            if not _alike(one, found.setdefault(layer.name, one)):
+                refused.add(layer.name)
+    return {name: one for name, one in found.items() if name not in refused}
+
+
+def _alike(one: Candidate, other: Candidate) -> bool:
+    """Whether two calls of a layer may be cut in the same way."""
+    return np.array_equal(one.in_grades, other.in_grades) and (
+        one.in_shape == other.in_shape
+    )
 
 
 class Work(NamedTuple):

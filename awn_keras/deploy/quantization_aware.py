@@ -3,12 +3,11 @@
 Quantization-aware training and its int8 file:
 
 ```python
-images = data.train(512)[0][0]
-model = quantize_aware(load_model("model.keras"), 0.5, representative=images)
+quantized = quantize_aware(model, 0.5, representative=x_train[:200])
 loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-model.compile(tf_keras.optimizers.SGD(1e-3, momentum=0.9), loss)
-model.fit(x_train, y_train, batch_size=128)
-content = convert_int8(model, "width_050")
+quantized.compile(tf_keras.optimizers.SGD(3e-4, momentum=0.9), loss)
+quantized.fit(x_train, y_train, batch_size=128)
+Path("width_050.tflite").write_bytes(convert_int8(quantized, "width_050"))
 ```
 
 Pruning and weight clustering begin with `tf_keras_at`, which shows the rest. tfmot 0.8
@@ -48,10 +47,12 @@ def quantize_aware(
 ) -> tf_keras.Model:
     """Makes a model of one width that rounds as int8 does, so that training minds it.
 
-    `compile` and `fit` it with the optimizers and losses of `tf_keras`: an epoch at a
-    small learning rate is enough. Kernels have a range for each output channel,
-    activations one for each tensor. BatchNormalization goes on learning;
-    `convert_int8` folds it into the kernels.
+    `compile` and `fit` it with optimizers and losses of `tf_keras`: some hundred steps
+    at the smallest rate of the model's own training, or less. Kernels have ranges from
+    the first step on, `Conv2D` one for each output channel. BatchNormalization goes on
+    learning; `convert_int8` folds it into the kernels.
+
+    Often no training is needed: compare with `export_tflite(..., precision="int8")`.
 
     Args:
         model: An `AnyWidthModel`, or one of `awn_keras.baselines`; it is left as it
@@ -138,8 +139,8 @@ def to_tf_keras(model: keras.Model) -> tf_keras.Model:
     random inputs, and must give the same.
 
     Args:
-        model: A functional float32 model of stock layers, as `slim` returns it; it is
-            left as it is.
+        model: A functional or built Sequential model, float32, of stock layers, such
+            as `slim` returns; it is left as it is.
 
     Returns:
         A functional `tf_keras.Model`, not compiled. Layers keep their names, inputs
@@ -159,6 +160,8 @@ def to_tf_keras(model: keras.Model) -> tf_keras.Model:
     """
     keras_2 = _import("tf_keras")
     nodes = graph_nodes(model)
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     tensors = {}
     for x in model.inputs:
         tensors[id(x)] = keras_2.Input(

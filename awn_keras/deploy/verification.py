@@ -22,6 +22,17 @@ from awn_keras.widths import width_label
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "dynamic_range": 0.1, "int8": 0.3}
 
 
+def default_tolerance(model: MultiWidthModel, precision: str) -> float:
+    """The tolerance for a model's file: 2e-2 at least if it computes in half precision.
+
+    Args:
+        model: The model.
+        precision: One of `PRECISIONS`.
+    """
+    half = any("16" in layer.compute_dtype for layer in model.layers)
+    return max(TOLERANCES[precision], 2e-2 if half else 0)
+
+
 @dataclass(frozen=True)
 class Verified:
     """A width of a file, compared with the model.

@@ -190,7 +190,8 @@ def test_the_interface_is_that_of_an_any_width_model(model, tmp_path):
     for width, accuracy in zip(curve.widths, curve.accuracy, strict=True):
         scores = numpy(slim(model, width)(images()))
         assert accuracy == pytest.approx(np.mean(scores.argmax(-1) == labels()))
-    exported = export_tflite(model, tmp_path, widths=[0.5, 1.0], samples=images(2))
+    path = tmp_path / "a.tflite"
+    exported = export_tflite(model, path, widths=[0.5, 1.0], samples=images(2))
     assert [one.width for one in exported] == [0.5, 1.0]
 
 

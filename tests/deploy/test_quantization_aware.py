@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import strategies as st
 
 from awn_keras import AnyWidthModel, TriConv2D, TriDense, lenet_3c1l, mobilenet_v2, slim
-from awn_keras.conversion import to_any_width
+from awn_keras.data import load_data
 from awn_keras.deploy import quantization_aware
 from awn_keras.deploy.converter import ExportError
 from awn_keras.deploy.quantization_aware import (
@@ -20,7 +20,15 @@ from awn_keras.deploy.quantization_aware import (
     to_tf_keras,
 )
 from awn_keras.deploy.verification import run_tflite
-from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
+from awn_keras.graph import graph_nodes
+from tests.conftest import (
+    at_width,
+    classification,
+    inputs_of,
+    rich,
+    small_conv,
+    small_dense,
+)
 from tests.graphs import random_graph
 from tests.test_slimming import randomize
 
@@ -92,6 +100,14 @@ def test_tf_keras_computes_what_the_model_does(tf_keras, make):
             np.testing.assert_allclose(got, one, atol=1e-5 * np.abs(one).max())
 
 
+def test_sequential_models(tf_keras):
+    model = keras.Sequential([L.Dense(3)])
+    with pytest.raises(TypeError, match="a Sequential one that is built"):
+        to_tf_keras(model)
+    model.build((None, 4))
+    assert to_tf_keras(model).output_shape == (None, 3)
+
+
 def test_a_layer_that_is_called_twice_is_one_layer(tf_keras):
     inputs = keras.Input((4,))
     layer = L.Dense(4, activation="gelu", name="shared")
@@ -101,8 +117,7 @@ def test_a_layer_that_is_called_twice_is_one_layer(tf_keras):
 
 def test_settings_that_have_another_name_or_none_in_tf_keras(tf_keras):
     inputs = keras.Input((5, 5, 3), batch_size=2)
-    x = L.Normalization()
-    x.adapt(np.random.default_rng(0).normal(3, 2, size=(50, 5, 5, 3)))
+    normalization = L.Normalization()
     x = L.Conv2D(
         3,
         3,
@@ -110,13 +125,15 @@ def test_settings_that_have_another_name_or_none_in_tf_keras(tf_keras):
         kernel_initializer=keras.initializers.VarianceScaling(mode="fan_out"),
         kernel_regularizer=keras.regularizers.L2(0.1),
         kernel_constraint=keras.constraints.NonNeg(),
-    )(x(inputs))
+    )(normalization(inputs))
     x = L.BatchNormalization(gamma_regularizer=keras.regularizers.L1(0.1))(x)
     x = L.PReLU(shared_axes=[1, 2])(L.LeakyReLU(0.3)(x))
     x = L.UpSampling2D(interpolation="bilinear")(L.Dropout(0.5)(x))
     x = L.SeparableConv2D(4, 3, depth_multiplier=2)(x)
     x = L.Softmax()(L.Conv2DTranspose(2, 3, strides=2)(L.Rescaling(0.1)(x)))
-    plain = to_tf_keras(randomize(keras.Model(inputs, x)))
+    model = randomize(keras.Model(inputs, x))
+    normalization.adapt(np.random.default_rng(0).normal(3, 2, size=(50, 5, 5, 3)))
+    plain = to_tf_keras(model)
     assert plain.input_shape == (2, 5, 5, 3)
     assert plain.losses == []
 
@@ -131,18 +148,15 @@ def test_inputs_of_unknown_rows_and_cols(tf_keras):
 
 
 @hypothesis.given(st.data())
-@hypothesis.settings(
-    max_examples=12,
-    phases=[hypothesis.Phase.generate],
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
+@hypothesis.settings(max_examples=15)
 def test_random_graphs_are_rebuilt_or_name_their_operator(tf_keras, data):
-    model = to_any_width(random_graph(data.draw, max_steps=4), on_mismatch="ignore")
-    try:
-        to_tf_keras(slim(model, 0.5))  # compares outputs
-    except NotImplementedError as error:
-        hypothesis.assume("no layer like" not in str(error))
-        raise
+    model = random_graph(data.draw, max_steps=4)
+    layers = [node.operation for node in graph_nodes(model)]
+    if all(isinstance(layer, L.Layer) for layer in layers):
+        to_tf_keras(model)  # which compares outputs
+    else:
+        with pytest.raises(NotImplementedError, match="tf_keras has no layer like"):
+            to_tf_keras(model)
 
 
 def test_operators_and_unknown_layers_are_refused(tf_keras):
@@ -159,12 +173,16 @@ def test_operators_and_unknown_layers_are_refused(tf_keras):
         to_tf_keras(model)
 
 
-@pytest.mark.parametrize("activation", ["hard_sigmoid", lambda x: x * np.nan])
-def test_a_model_that_computes_something_else_is_refused(tf_keras, activation):
+@pytest.mark.parametrize(
+    ("activation", "bias"), [("hard_sigmoid", 0.0), ("relu", np.nan)]
+)
+def test_a_model_that_computes_something_else_is_refused(tf_keras, activation, bias):
     inputs = keras.Input((4,))
-    x = L.Dense(2, activation=activation, name="odd")(inputs)
+    layer = L.Dense(2, activation=activation, name="odd")
+    model = keras.Model(inputs, layer(inputs), name="m")
+    layer.bias.assign([bias, bias])
     with pytest.raises(ExportError, match="Output 'odd' of model 'm' differs by"):
-        to_tf_keras(keras.Model(inputs, x, name="m"))
+        to_tf_keras(model)
 
 
 # ------------------------------------------------------------------------ quantization
@@ -219,10 +237,6 @@ def test_ranges_begin_with_those_of_representative_inputs(tf_keras):
     logits.activation = None
     (wanted, _) = sorted(predict(plain, x), key=lambda y: y.shape[1])
     assert found == pytest.approx(max(0, wanted.max()), rel=1e-5)
-    inner = [
-        name for name in (layer.name for layer in quantized.layers) if "sum" in name
-    ]
-    assert inner == ["quant_sum"]
     # The sum goes into a Concatenate, by way of Flatten, and keeps a range of its own.
     assert ranges(quantized, "quant_sum")["output_max"] == pytest.approx(
         summed.max(), rel=1e-5
@@ -306,6 +320,14 @@ def test_pruned_and_clustered_models_are_quantized_and_exported(tfmot, tf_keras)
     plain = tfmot.clustering.keras.strip_clustering(clustered)
     assert len(np.unique(plain.layers[-1].get_weights()[0])) <= 8
 
+    import tensorflow as tf
+
+    content = tf.lite.TFLiteConverter.from_keras_model(plain).convert()
+    (got,) = run_tflite(content, [x])
+    # Folding of BatchNormalization rounds each weight once more.
+    wanted = plain.predict(x, verbose=0)
+    np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
+
     quantized = fitted(tfmot.quantization.keras.quantize_model(plain), x)
     content = convert_int8(quantized, "width_100")
     assert run_tflite(content, [x])[0].shape == (40, 3)
@@ -344,12 +366,30 @@ assert tf.keras.__version__.startswith("3."), tf.keras.__version__
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [0.35, 1.0])
-def test_mobilenet_v2(tf_keras, width):
+def test_mobilenet_v2(tf_keras):
     model = mobilenet_v2(width_multiplier=0.25)
     x = inputs_of(model, 32)
-    quantized = fitted(quantize_aware(model, width, representative=x), x)
-    content = convert_int8(quantized, "width")
+    quantized = fitted(quantize_aware(model, 0.5, representative=x), x)
+    content = convert_int8(quantized, "width_050")
     (got,), (wanted,) = run_tflite(content, [x]), predict(quantized, x)
-    # Steps of 1/255 of the range; a few roundings of 53 layers add up.
-    np.testing.assert_allclose(got, wanted, atol=0.05 * np.ptp(wanted))
+    # Roundings of 53 layers add up; 0.01 and 0.02 were seen.
+    assert np.sqrt(np.mean((got - wanted) ** 2)) < 0.05 * np.ptp(wanted)
+
+
+@pytest.mark.slow
+def test_digits_keep_their_accuracy(tf_keras):
+    data = load_data("digits")
+    model = lenet_3c1l(data.input_shape, filters=8, padding="same")
+    classification(model, optimizer="adam")
+    model.fit(data.train(32), epochs=8, shuffle=False, verbose=0)
+    images, labels = map(np.concatenate, zip(*data.train(), strict=True))
+    quantized = quantize_aware(model, 0.5, representative=images[:200])
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    quantized.compile(tf_keras.optimizers.SGD(3e-4, momentum=0.9), loss)
+    quantized.fit(images, labels, batch_size=32, verbose=0)
+    ((x, y),) = data.test()
+    (got,) = run_tflite(convert_int8(quantized, "width_050"), [x])
+    (wanted,) = at_width(model, 0.5, x)
+    accuracy = np.mean(wanted.argmax(1) == y)
+    assert accuracy > 0.8
+    assert np.mean(got.argmax(1) == y) >= accuracy - 0.01
