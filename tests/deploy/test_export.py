@@ -298,3 +298,25 @@ def test_unknown_rows_and_cols_are_refused(tmp_path):
 def test_a_plain_model_is_refused(tmp_path):
     with pytest.raises(TypeError, match="must be an `AnyWidthModel`"):
         export_tflite(slim(small_dense(), 1.0), tmp_path / "a.tflite")
+
+
+def test_two_outputs_of_one_layer_are_refused(tmp_path):
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(6)(inputs)
+    shared = keras.layers.Dense(3, name="scores")
+    model = AnyWidthModel(inputs, [shared(x), shared(keras.layers.ReLU()(x))])
+    with pytest.raises(ValueError, match=r"layers of their own.*'scores', 'scores'"):
+        export_tflite(model, tmp_path / "a.tflite")
+
+
+def test_a_file_that_is_no_manifest_is_left(tmp_path):
+    (tmp_path / "result.json").write_text('{"auc": 0.9}')
+    with pytest.raises(ValueError, match="is no manifest of an export"):
+        export_tflite(small_dense(), tmp_path / "result.tflite")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_narrowest_default_width_is_not_rounded_below_the_smallest(tmp_path):
+    model = small_dense(min_width=1 / 3)
+    records = export_tflite(model, tmp_path / "a.tflite")
+    assert records[0].width == 1 / 3

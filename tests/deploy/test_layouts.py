@@ -127,6 +127,55 @@ def test_layers_that_are_called_twice_and_dropout(transposed):
         assert_equal_networks(network, cut(network, cuts), inputs_of(model))
 
 
+def test_names_that_a_loaded_model_has_are_not_given_again(tmp_path):
+    keras.utils.clear_session()
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(8, 3)(inputs)
+    x = keras.layers.Add()([TriConv2D(8, 1, name="tri")(x), x])
+    x = keras.layers.ReLU(name="tri_part0")(x)
+    x = TriConv2D(8, 1)(keras.layers.Concatenate(axis=1)([x, x]))
+    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(x))
+    AnyWidthModel(inputs, outputs).save(tmp_path / "model.keras")
+    keras.utils.clear_session()  # as in a new process
+    model = randomize(keras.saving.load_model(tmp_path / "model.keras"))
+    network = slim(model, 1.0)
+    assert_equal_networks(network, cut(network, triangular(model)), inputs_of(model))
+
+
+def test_calls_by_keyword_stay_whole():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(8)(inputs)
+    x = keras.layers.Dropout(0.1)(inputs=TriDense(8, name="tri")(inputs=x))
+    x = keras.layers.Dropout(0.1, name="last")(keras.layers.Dense(3)(x))
+    model = randomize(AnyWidthModel(inputs, x))
+    network = slim(model, 1.0)
+    parts = cut(network, triangular(model))
+    assert_equal_networks(network, parts, inputs_of(model))
+    assert parts.output_names == ["last"]
+
+
+def test_masked_models_stay_whole():
+    inputs = keras.Input((5,), dtype="int32")
+    x = keras.layers.Embedding(10, 6, mask_zero=True)(inputs)
+    x = TriDense(8)(keras.layers.Dense(8)(x))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = AnyWidthModel(inputs, keras.layers.Dense(2)(x))
+    assert choose_cuts(model, [0.5, 1.0], "triangular") == {}
+
+
+def test_parts_compute_in_the_networks_precision():
+    model = randomize(small_conv())
+    network = slim(model, 1.0, dtype="float32")
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        parts = cut(network, triangular(model))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    computing = parts.layers[1:]  # after the input
+    assert {layer.compute_dtype for layer in computing} == {"float32"}
+    assert {x.dtype for x in (*parts.inputs, *parts.outputs)} == {"float32"}
+
+
 # ---------------------------------------------------------------- zeros and sharing
 
 
