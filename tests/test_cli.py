@@ -376,7 +376,7 @@ def bad_files(tmp_path_factory):
         ("export {bad}/plain.keras", "has one width only"),
         ("export {bad}/any.keras --widths 0", r"argument --widths: widths in \(0, 1\]"),
         ("export {bad}/any.keras --widths 1.5", "argument --widths"),
-        ("export {bad}/any.keras --widths 0.1 --output {bad}/o", "min_width=0.25"),
+        ("export {bad}/any.keras --widths 0.1 --output {bad}/o.tflite", "min_width"),
         ("export {bad}/any.keras --output {bad}/file/x.tflite", "File exists"),
         ("export {bad}/any.keras --output {bad}/o", "must end in '.tflite'"),
         ("export {bad}/any.keras --separate --output {bad}/o.tflite", "a directory"),
