@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -75,9 +76,10 @@ def measured(
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        known = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
         return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _promising(one: Candidate, widths: Sequence[float]) -> Iterable[Cut | None]:
@@ -93,16 +95,15 @@ def _key(one: Candidate, width: float, option: Cut | None) -> str:
     ends = None if option is None else option.until(inputs, outputs).ends
     if ends is not None and len(ends) == 1:
         ends = None  # whole
-    config = _stock_config(one.layer)
-    facts = environment()
-    text = json.dumps(
-        [
-            *(facts["processor"], facts["packages"].get("ai-edge-litert")),
-            *(config, one.in_shape, inputs, outputs, one.readout, ends),
-        ],
-        default=str,
-    )
+    layer = (_stock_config(one.layer), one.in_shape, one.out_shape, one.readout)
+    text = json.dumps([_machine(), layer, inputs, outputs, ends], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _machine() -> tuple[str, str]:
+    facts = environment()
+    return facts["processor"], facts["packages"]["ai-edge-litert"]
 
 
 def _stock_config(layer: Any) -> dict[str, Any]:

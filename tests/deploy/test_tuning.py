@@ -61,9 +61,10 @@ def test_measurements_decide(model, tmp_path, monkeypatch):
     assert max(one.largest_error for one in records) < 1e-4
 
 
-def test_a_damaged_cache_is_measured_anew(model, tmp_path):
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_damaged_cache_is_measured_anew(model, tmp_path, content):
     cache = tmp_path / "layers.json"
-    cache.write_text("{")
+    cache.write_text(content)
     milliseconds = measured(model, [1.0], cache)
     assert milliseconds(candidates(model)["conv2"], 1.0, None) < math.inf
     assert json.loads(cache.read_text())
