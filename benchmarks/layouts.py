@@ -22,7 +22,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from awn_keras.deploy.converter import convert
-from awn_keras.deploy.layouts import Candidate, Cut, Work, cut, work
+from awn_keras.deploy.cutting import Cut, cut
+from awn_keras.deploy.layouts import Candidate, Work, work
 from awn_keras.deploy.timing import medians, time_signatures
 from awn_keras.environment import environment
 

@@ -17,7 +17,8 @@ from awn_keras.deploy.converter import (
     convert,
     input_name,
 )
-from awn_keras.deploy.layouts import choose_cuts, cut
+from awn_keras.deploy.cutting import cut
+from awn_keras.deploy.layouts import choose_cuts
 from awn_keras.deploy.tuning import measured
 from awn_keras.deploy.verification import (
     Verified,

@@ -13,14 +13,8 @@ from typing import Any
 import keras
 
 from awn_keras.deploy.converter import convert
-from awn_keras.deploy.layouts import (
-    Candidate,
-    Cut,
-    Milliseconds,
-    candidates,
-    cut,
-    estimate,
-)
+from awn_keras.deploy.cutting import Cut, cut
+from awn_keras.deploy.layouts import Candidate, Milliseconds, candidates, estimate
 from awn_keras.deploy.timing import medians, time_signatures
 from awn_keras.environment import environment
 from awn_keras.files import write_whole

@@ -11,7 +11,8 @@ from awn_keras.deploy.converter import (
     convert,
     custom_operators,
 )
-from awn_keras.deploy.layouts import choose_cuts, cut
+from awn_keras.deploy.cutting import cut
+from awn_keras.deploy.layouts import choose_cuts
 from awn_keras.deploy.verification import run_tflite
 from tests.conftest import inputs_of, small_conv
 from tests.test_slimming import randomize

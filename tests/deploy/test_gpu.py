@@ -9,8 +9,9 @@ import pytest
 from awn_keras import export_tflite, lenet_3c1l, slim, verify_tflite
 from awn_keras.deploy import gpu, verification
 from awn_keras.deploy.converter import convert
+from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
-from awn_keras.deploy.layouts import choose_cuts, cut
+from awn_keras.deploy.layouts import choose_cuts
 from awn_keras.deploy.verification import run_tflite
 from tests.conftest import inputs_of, rich
 from tests.test_slimming import randomize

@@ -1,0 +1,307 @@
+"""Cuts the kernels of a network into blocks, where widths end.
+
+A triangular kernel that is cut into *row blocks* stores and computes no zeros: block j
+holds the outputs between two ends, and reads only the inputs that the last of them may
+read. If every exported width ends at the end of a block, a narrower network consists
+of the first blocks of a wider one, byte for byte. A *readout* reads all active
+channels, and is cut on its input side: its output is the sum over blocks of channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.graph import assign, graph_nodes, rebuild
+from awn_keras.propagation import chosen_slices
+from awn_keras.rules import (
+    WidthRule,
+    keeps_channels_apart,
+    merges_channels,
+    rule_of,
+)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a layer's kernel is cut.
+
+    Args:
+        ends: For each block, ascending, how many input and how many output channels
+            lie before its end. A row block has the outputs since the end of the one
+            before it and reads all inputs up to its own; a readout's block reads the
+            inputs since the end of the one before it and gives all outputs.
+        readout: Whether the layer is a readout.
+    """
+
+    ends: tuple[tuple[int, int], ...]
+    readout: bool = False
+
+    def until(self, inputs: int, outputs: int) -> Cut:
+        """The cut of a narrower network's layer, which has fewer channels.
+
+        Args:
+            inputs: Its input channels.
+            outputs: Its output channels.
+
+        Returns:
+            The first of the blocks.
+
+        Raises:
+            ValueError: If the layer does not end where a block does.
+        """
+        side = 0 if self.readout else 1
+        size = (inputs, outputs)[side]
+        ends = [end for end in self.ends if end[side] <= size]
+        if not ends or ends[-1][side] != size:
+            raise ValueError(
+                f"A layer of {inputs} input and {outputs} output channels does not end "
+                f"where a block does. Received: ends={self.ends}"
+            )
+        return Cut(tuple(ends), self.readout)
+
+
+def cut(model: keras.Model, cuts: Mapping[str, Cut]) -> keras.Model:
+    """Cuts kernels of a slim model into blocks, each a layer of its own.
+
+    Args:
+        model: A plain functional model, as `slim` returns it. It is left as it is;
+            layers that are not cut are shared with it.
+        cuts: Cuts of some of its layers, by name; for wider networks' too, as long as
+            a block ends where the model's layer does.
+
+    Returns:
+        A functional model that computes the same. Layers that treat each channel by
+        itself follow the blocks, so that a converter can still fold them into the
+        convolution before them.
+
+    Raises:
+        ValueError: If a layer does not end where one of its blocks does.
+    """
+    return _Cutter(cuts).apply(model)
+
+
+class _Blocks:
+    """A tensor in pieces along its channels."""
+
+    def __init__(self, parts: Sequence[Any], name: Callable[[str], str]) -> None:
+        self.parts = list(parts)
+        self._name = name
+        self.ends = np.cumsum([part.shape[-1] for part in parts]).tolist()
+        self._joined: dict[tuple[int, int], Any] = {}
+
+    def between(self, start: int, end: int) -> Any:
+        """Channels `start` to `end` as one tensor."""
+        starts = [0, *self.ends[:-1]]
+        if start not in starts or end not in self.ends:
+            whole = self.between(0, self.ends[-1])
+            return _Channels(start, end, name=self._name("channels"))(whole)
+        first, last = starts.index(start), self.ends.index(end)
+        if (first, last) not in self._joined:
+            parts = self.parts[first : last + 1]
+            self._joined[first, last] = (
+                parts[0]
+                if len(parts) == 1
+                else keras.layers.Concatenate(
+                    name=self._name("joined"), dtype=parts[0].dtype
+                )(parts)
+            )
+        return self._joined[first, last]
+
+
+def _channels(x: Any) -> int:
+    return x.ends[-1] if isinstance(x, _Blocks) else x.shape[-1]
+
+
+class _Channels(keras.Layer):
+    """Takes some of the channels. A layer, so that it can be given a name."""
+
+    def __init__(self, start: int, end: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.start, self.end = start, end
+
+    def compute_output_spec(self, x: Any) -> Any:
+        # Keras takes what some of its operations give for sparse.
+        return keras.KerasTensor((*x.shape[:-1], self.end - self.start), x.dtype)
+
+    def call(self, x: Any) -> Any:
+        return x[..., self.start : self.end]
+
+
+def _whole(x: Any) -> Any:
+    return x.between(0, x.ends[-1]) if isinstance(x, _Blocks) else x
+
+
+class _Cutter:
+    """One walk over a model's graph."""
+
+    def __init__(self, cuts: Mapping[str, Cut]) -> None:
+        self._cuts = cuts
+        self._names: set[str] = set()
+        self._blocks: dict[tuple[int, ...], keras.Layer] = {}
+        self._sums: dict[int, keras.Layer] = {}
+        # Flatten layers and what they were given, by `id` of what they gave.
+        self._flattened: dict[int, tuple[keras.Layer, Any]] = {}
+
+    def apply(self, model: keras.Model) -> keras.Model:
+        # A loaded model has names that Keras would give again.
+        self._names.update(node.operation.name for node in graph_nodes(model))
+        self._names.update(x._keras_history.operation.name for x in model.inputs)
+        inputs, outputs = rebuild(model, self._call)
+        outputs = keras.tree.map_structure(_whole, outputs)
+        return keras.Model(inputs, outputs, name=model.name)
+
+    def _call(self, node: Any, *args: Any, **kwargs: Any) -> Any:
+        layer = node.operation
+        found = self._cuts.get(layer.name)
+        if len(args) == 1 and not any(x is not None for x in kwargs.values()):
+            (x,) = args
+            if found is not None:
+                return (self._readout if found.readout else self._rows)(layer, x, found)
+            if isinstance(x, _Blocks) and keeps_channels_apart(layer):
+                return self._apart(layer, x)
+            if isinstance(x, list) and merges_channels(layer) and _same_ends(x):
+                parts = zip(*(one.parts for one in x), strict=True)
+                return _Blocks([layer(list(part)) for part in parts], self._name)
+        whole = keras.tree.map_structure(_whole, (args, kwargs))
+        outputs = layer(*whole[0], **whole[1])
+        if isinstance(layer, keras.layers.Flatten) and args:
+            self._flattened[id(outputs)] = (layer, args[0])
+        elif isinstance(layer, keras.layers.Dropout) and args:
+            before = self._flattened.get(id(args[0]))
+            if before is not None:
+                self._flattened[id(outputs)] = before
+        return outputs
+
+    def _name(self, wanted: str) -> str:
+        """A name that no other layer has."""
+        name, index = wanted, 0
+        while name in self._names:
+            index += 1
+            name = f"{wanted}_{index}"
+        self._names.add(name)
+        return name
+
+    def _between(self, x: Any, start: int, end: int) -> Any:
+        """Channels `start` to `end` of a tensor, whole or in blocks."""
+        if isinstance(x, _Blocks):
+            return x.between(start, end)
+        if end - start == x.shape[-1]:
+            return x
+        return _Channels(start, end, name=self._name("channels"), dtype=x.dtype)(x)
+
+    def _rows(self, layer: keras.Layer, x: Any, found: Cut) -> _Blocks:
+        """One layer for each block of outputs."""
+        size = (_channels(x), _outputs(layer))
+        parts: list[Any] = []
+        start = 0
+        for inputs, end in found.until(*size).ends:
+            indices = (np.arange(inputs), np.arange(start, end))
+            part = self._between(x, 0, inputs)
+            parts.append(self._block(layer, len(parts), part, size, indices))
+            start = end
+        return _Blocks(parts, self._name)
+
+    def _readout(self, layer: Any, x: Any, found: Cut) -> Any:
+        """The sum of a layer for each block of inputs; the first one has the bias."""
+        flatten, x = self._flattened.get(id(x), (None, x))
+        channels, outputs = _channels(x), _outputs(layer)
+        features = channels if flatten is None else flatten(_whole(x)).shape[-1]
+        # A flattened tensor has all channels of its first position first.
+        positions = np.arange(0, features, channels)[:, None]
+        terms: list[Any] = []
+        start = 0
+        for end, _ in found.until(channels, outputs).ends:
+            inputs = (positions + np.arange(start, end)).ravel()
+            part = self._between(x, start, end)
+            terms.append(
+                self._block(
+                    *(layer, len(terms), part if flatten is None else flatten(part)),
+                    *((features, outputs), (inputs, np.arange(outputs))),
+                    activation=None,
+                    use_bias=layer.use_bias and not terms,
+                )
+            )
+            start = end
+        total = terms[0]
+        if len(terms) > 1:
+            name = self._name(f"{layer.name}_sum")
+            total = keras.layers.Add(name=name, dtype=total.dtype)(terms)
+        # Under the layer's own name, which may be that of an output.
+        last = self._sums.setdefault(
+            id(layer),
+            keras.layers.Activation(
+                layer.activation, name=layer.name, dtype=total.dtype
+            ),
+        )
+        return last(total)
+
+    def _apart(self, layer: Any, x: _Blocks) -> _Blocks:
+        """A layer that treats each channel by itself, on each block."""
+        if not getattr(layer, "weights", []):
+            return _Blocks([layer(part) for part in x.parts], self._name)
+        each = getattr(layer, "depth_multiplier", 1)
+        size = (_channels(x), _channels(x) * each)
+        parts: list[Any] = []
+        start = 0
+        for part, end in zip(x.parts, x.ends, strict=True):
+            indices = (np.arange(start, end), np.arange(start * each, end * each))
+            parts.append(self._block(layer, len(parts), part, size, indices))
+            start = end
+        return _Blocks(parts, self._name)
+
+    def _block(
+        self,
+        layer: Any,
+        index: int,
+        x: Any,
+        size: tuple[int, int],
+        indices: tuple[np.ndarray, np.ndarray],
+        **changes: Any,
+    ) -> Any:
+        """Calls a layer of the same class that holds a part of the channels.
+
+        Args:
+            layer: The layer.
+            index: Which of its blocks.
+            x: What to call it on.
+            size: How many input and output channels the layer has.
+            indices: Those that the block has.
+            **changes: Changes of its configuration.
+        """
+        key = (id(layer), *(int(one[end]) for one in indices for end in (0, -1)))
+        block = self._blocks.get(key)
+        if block is not None:
+            return block(x)
+        rule = rule_of(layer) or WidthRule()
+        name = self._name(f"{layer.name}_part{index}")
+        config = {**layer.get_config(), **changes, "name": name}
+        if rule.channels is not None:
+            config[rule.channels] = len(indices[1])
+        # Initializers may hold arrays of the whole layer's shape.
+        config.update((k, "zeros") for k in config if k.endswith("_initializer"))
+        block = self._blocks[key] = type(layer).from_config(config)
+        outputs = block(x)
+        slices = chosen_slices(layer, size, *(one.tolist() for one in indices))
+        values = [
+            value[np.ix_(*chosen)]
+            for value, chosen in zip(layer.get_weights(), slices, strict=True)
+        ]
+        # Without its bias a readout has the kernel only.
+        assign(block, values[: len(block.weights)])
+        return outputs
+
+
+def _outputs(layer: Any) -> int:
+    rule = rule_of(layer)
+    return getattr(layer, rule.channels) if rule and rule.channels else 0
+
+
+def _same_ends(values: list[Any]) -> bool:
+    return all(isinstance(x, _Blocks) for x in values) and all(
+        x.ends == values[0].ends for x in values
+    )
