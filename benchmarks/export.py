@@ -1,6 +1,7 @@
 """Bytes and milliseconds of exported files: one for all widths, against one a width.
 
     python benchmarks/export.py [--models 'NAME;...'] [--runs 30] [--output FILE]
+                                [--files FOLDER] [--only-convert]
 
 For LeNet-3C1L with 45 and 128 channels (28x28x1) and `keras.applications.MobileNetV2`
 made any-width with `width_multiplier=sqrt(2)` (1000 classes, 96x96 and 224x224):
@@ -15,7 +16,9 @@ made any-width with `width_multiplier=sqrt(2)` (1000 classes, 96x96 and 224x224)
 
 LiteRT (XNNPACK), one thread, medians; all signatures of a model take turns in one
 process, so that drift of the machine meets all of them. Weights are random: they
-change neither bytes nor time. 15 minutes on 2 cores, most of it conversion.
+change neither bytes nor time. Most of the time goes into conversion (half an hour on
+2 cores), which `--only-convert` does alone, beside other work: files that a later run
+finds in the folder are not made again.
 """
 
 from __future__ import annotations
@@ -24,8 +27,11 @@ import argparse
 import json
 import math
 import statistics
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +48,13 @@ from awn_keras import (
 )
 from awn_keras.baselines import SNet
 from awn_keras.deploy.converter import convert
-from awn_keras.deploy.layouts import choose_cuts, cut
+from awn_keras.deploy.cutting import cut
+from awn_keras.deploy.layouts import choose_cuts
 from awn_keras.deploy.timing import time_signatures
 from awn_keras.environment import environment
 from awn_keras.evaluation import count_active_parameters
+from awn_keras.files import write_whole
+from awn_keras.multi_width import MultiWidthModel
 
 OUTPUT = Path(__file__).parents[1] / "results" / "export.json"
 ROOT_2 = math.sqrt(2)
@@ -119,14 +128,63 @@ def widths_of(model: AnyWidthModel, count: int) -> list[float]:
     return np.linspace(model.min_width, 1.0, count).round(4).tolist()
 
 
+def names_of(widths: list[float]) -> dict[float, str]:
+    """The signature of each width."""
+    return {width: f"w{round(1e4 * width):05}" for width in widths}
+
+
 def one_file(
-    model: AnyWidthModel, widths: list[float], layout: str
-) -> tuple[bytes, dict[float, str]]:
-    """A file of all widths, and the signature of each."""
-    cuts = choose_cuts(model, widths, layout)
-    names = {width: f"w{round(1e4 * width):05}" for width in widths}
-    networks = {name: cut(slim(model, width), cuts) for width, name in names.items()}
-    return convert(networks), names
+    model: MultiWidthModel,
+    widths: list[float],
+    layout: str,
+    ends: list[float] | None = None,
+) -> bytes:
+    """A file of some widths; its layout may be that of a file of others, `ends`."""
+    cuts = choose_cuts(model, ends or widths, layout)
+    names = names_of(widths)
+    return convert({names[one]: cut(slim(model, one), cuts) for one in widths})
+
+
+def plain_file(case: Case, size: float) -> bytes:
+    """A file of an ordinary network."""
+    return convert({"plain": case.plain(size)})
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A file: how it is made, and its signatures by width (by size, if plain)."""
+
+    make: Callable[[], bytes]
+    names: dict[float, str]
+
+
+def arms_of(
+    case: Case, model: AnyWidthModel, few: list[float], many: list[float]
+) -> dict[str, Arm]:
+    """The files of an any-width model."""
+
+    def arm(widths: list[float], layout: str, ends: Any = None) -> Arm:
+        make = partial(one_file, model, widths, layout, ends)
+        return Arm(make, names_of(widths))
+
+    return {
+        "dense, 4 widths": arm(few, "dense"),
+        "auto, 4 widths": arm(few, "auto"),
+        "auto, 8 widths": arm(many, "auto"),
+        "auto, full width": arm([1.0], "auto"),
+        "triangular, full width": arm([1.0], "triangular", few),
+        "dense, full width": arm([1.0], "dense"),
+    }
+
+
+def kept(file: Path, make: Callable[[], bytes]) -> bytes:
+    """What a file holds, which is made if it is missing."""
+    if not file.exists():
+        start = time.perf_counter()
+        write_whole(file, make())
+        seconds = time.perf_counter() - start
+        print(f"{file}: {file.stat().st_size:,} bytes, {seconds:.0f} s", flush=True)
+    return file.read_bytes()
 
 
 def alternatives(
@@ -153,43 +211,40 @@ def alternatives(
     return found
 
 
-def measure(name: str, runs: int) -> dict[str, Any]:
-    """All numbers of one network."""
+def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
+    """All numbers of one network; with no `runs` its files are made, and no more."""
     case = CASES[name]
     model = case.model()
     few, many = widths_of(model, 4), widths_of(model, 8)
-    arms: dict[str, Any] = {}
-    files: dict[str, int] = {}
-    for label, widths, layout in (
-        ("dense, 4 widths", few, "dense"),
-        ("auto, 4 widths", few, "auto"),
-        ("auto, 8 widths", many, "auto"),
-        ("auto, full width", [1.0], "auto"),
-        ("triangular, full width", few, "triangular"),
-        ("dense, full width", [1.0], "dense"),
-    ):
-        if label == "triangular, full width":
-            network = cut(slim(model, 1.0), choose_cuts(model, few, layout))
-            content, names = convert({"w10000": network}), {1.0: "w10000"}
-        else:
-            content, names = one_file(model, widths, layout)
-        files[label] = len(content)
-        arms[label] = (content, names)
-        print(f"{name}: {label}: {len(content):,} bytes", flush=True)
+    folder = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    arms = arms_of(case, model, few, many)
+    contents = {
+        label: kept(folder / f"{label}.tflite", arm.make) for label, arm in arms.items()
+    }
+    files = {label: len(content) for label, content in contents.items()}
     plain = case.plain(case.usual)
     s_net = SNet(plain.input, plain.output, widths=few)
-    files["S-Net, a file a width"] = sum(
-        len(convert({"w": slim(s_net, width)})) for width in few
-    )
-    files["dense, a file a width"] = sum(
-        len(convert({"w": slim(model, width)})) for width in few
-    )
+    for label, system in (("S-Net", s_net), ("dense", model)):
+        files[f"{label}, a file a width"] = sum(
+            len(
+                kept(
+                    folder / f"{label}, {width:g}.tflite",
+                    partial(one_file, system, [width], "dense"),
+                )
+            )
+            for width in few
+        )
     others = alternatives(case, model, few)
     for size in sorted({one["size"] for one in others}):
-        content = convert({"plain": case.plain(size)})
-        arms[f"plain {size:g}"] = (content, {size: "plain"})
+        label = f"plain {size:g}"
+        arms[label] = Arm(partial(plain_file, case, size), {size: "plain"})
+        contents[label] = kept(folder / f"{label}.tflite", arms[label].make)
+    if not runs:
+        return None
     print(f"{name}: timing", flush=True)
-    times = time_in_turns(arms, runs)
+    names = {label: arm.names for label, arm in arms.items()}
+    times = time_in_turns(contents, names, runs)
     for one in others:
         one["ms"] = times[f"plain {one['size']:g}", one["size"]]
     return {
@@ -209,21 +264,25 @@ def measure(name: str, runs: int) -> dict[str, Any]:
             }
             for width in few
         ],
-        "full_width_ms": {label: times[label, 1.0] for label in list(arms)[:6]},
+        "full_width_ms": {
+            label: times[label, 1.0] for label in arms if "width" in label
+        },
         "alternatives": others,
     }
 
 
-def time_in_turns(arms: dict[str, Any], runs: int) -> dict[tuple[str, float], float]:
+def time_in_turns(
+    contents: dict[str, bytes], names: dict[str, dict[float, str]], runs: int
+) -> dict[tuple[str, float], float]:
     """Medians of each signature of each file, in five rounds over all of them."""
     found: dict[tuple[str, float], list[float]] = {}
     rounds = 5
     for _ in range(rounds):
-        for label, (content, names) in arms.items():
+        for label, content in contents.items():
             times = time_signatures(
-                content, list(names.values()), runs=max(1, runs // rounds)
+                content, list(names[label].values()), runs=max(1, runs // rounds)
             )
-            for width, name in names.items():
+            for width, name in names[label].items():
                 found.setdefault((label, width), []).extend(times[name])
     return {key: statistics.median(values) for key, values in found.items()}
 
@@ -234,16 +293,29 @@ def main() -> None:
     parser.add_argument("--models", default=";".join(CASES), help="separated by ;")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--files", type=Path, help="folder to keep files in")
+    parser.add_argument("--only-convert", action="store_true")
     args = parser.parse_args()
+    if args.only_convert and not args.files:
+        parser.error("--only-convert needs --files")
+    with tempfile.TemporaryDirectory() as folder:
+        _measure_all(args, args.files or Path(folder))
+
+
+def _measure_all(args: argparse.Namespace, folder: Path) -> None:
+    if args.only_convert:
+        for name in args.models.split(";"):
+            measure(name, 0, folder)
+        return
     found = {}
     if args.output.exists():  # of networks that are not measured now
         old = json.loads(args.output.read_text())["networks"]
         found = {row["network"]: row for row in old}
     for name in args.models.split(";"):
-        row = found[name] = {**measure(name, args.runs), "environment": environment()}
+        row = measure(name, args.runs, folder)
+        row = found[name] = {**row, "runs": args.runs, "environment": environment()}
         result = {
             "what": "LiteRT, XNNPACK, one thread, float32, batch 1",
-            "runs": args.runs,
             "networks": [found[case] for case in CASES if case in found],
             "environment": environment(),
         }
