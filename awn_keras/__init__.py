@@ -5,7 +5,12 @@ from importlib.metadata import PackageNotFoundError, version
 from awn_keras.architectures import lenet_3c1l, mobilenet_v2
 from awn_keras.constraints import LowerTriangular, triangular_mask
 from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
-from awn_keras.deploy import AnyWidthInterpreter, export_tflite, verify_tflite
+from awn_keras.deploy import (
+    AnytimeInterpreter,
+    AnyWidthInterpreter,
+    export_tflite,
+    verify_tflite,
+)
 from awn_keras.evaluation import (
     TradeOffCurve,
     count_macs,
@@ -40,6 +45,7 @@ except PackageNotFoundError:  # running from a source tree
 __all__ = [
     "AnyWidthInterpreter",
     "AnyWidthModel",
+    "AnytimeInterpreter",
     "ConversionError",
     "FixedWidths",
     "LowerTriangular",

@@ -178,6 +178,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--tune", action="store_true", help="measure layers here, to choose the layout")
     add("--precision", default="float32", help=PRECISION_HELP)
     add(
+        "--refine",
+        type=_widths,
+        metavar="W,W",
+        help="answer at one of the widths, then refine to another (AnytimeInterpreter)",
+    )
+    add(
         "--representative",
         type=Path,
         metavar="FILE.npy",
@@ -425,6 +431,7 @@ def _export(args: argparse.Namespace) -> None:
         representative=representative if args.precision == "int8" else None,
         samples=samples,
         metadata=metadata,
+        refine=args.refine,
     )
     _print(
         f"{'width':>8} {'MACs':>13} {'file kB':>9} {_AGREEMENT_HEAD}  signature, file"

@@ -214,7 +214,7 @@ def test_export_and_verify(trained, tmp_path, capsys):
     output = tmp_path / "digits.tflite"
     code = main(
         f"export {trained}/model.keras --widths 0.25,1 --dataset digits "
-        f"--output {output}".split()
+        f"--refine 0.25,1 --output {output}".split()
     )
     assert code == 0
     rows = capsys.readouterr().out.splitlines()
@@ -226,7 +226,12 @@ def test_export_and_verify(trained, tmp_path, capsys):
     arguments = f"verify {output} --against {trained}/model.keras --dataset digits"
     assert main(arguments.split()) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 3
+    assert [row.split()[-1] for row in rows[1:]] == [
+        "keep_025_to_100",
+        "width_025",
+        "refine_025_to_100",
+        "width_100",
+    ]
     assert rows[-1].endswith("100.0 %  width_100")
 
 
@@ -384,6 +389,7 @@ def bad_files(tmp_path_factory):
         ("export {bad}/any.keras --layout sparse", "`layout` must be one of"),
         ("export {bad}/any.keras --precision int4", "`precision` must be one of"),
         ("export {bad}/any.keras --precision int8", "needs `representative`"),
+        ("export {bad}/any.keras --refine 1,0.5", "the narrower one first"),
         (
             "export {bad}/any.keras --precision int8 --representative {bad}/text.keras",
             "is not an .npy file",

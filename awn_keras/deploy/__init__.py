@@ -1,5 +1,6 @@
 """From a trained model to files that a phone runs."""
 
+from awn_keras.deploy.anytime import AnytimeInterpreter
 from awn_keras.deploy.export import ExportedWidth, export_tflite
 from awn_keras.deploy.interpreter import AnyWidthInterpreter
 from awn_keras.deploy.quantization_aware import (
@@ -11,6 +12,7 @@ from awn_keras.deploy.verification import Verified, verify_tflite
 
 __all__ = [
     "AnyWidthInterpreter",
+    "AnytimeInterpreter",
     "ExportedWidth",
     "Verified",
     "convert_int8",

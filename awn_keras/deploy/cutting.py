@@ -9,6 +9,7 @@ channels, and is cut on its input side: its output is the sum over blocks of cha
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,11 +83,75 @@ def cut(model: keras.Model, cuts: Mapping[str, Cut]) -> keras.Model:
     Raises:
         ValueError: If a layer does not end where one of its blocks does.
     """
-    return _Cutter(cuts).apply(model)
+    return _Cutter(cuts, model).apply()
+
+
+def continuation(
+    narrow: keras.Model, wide: keras.Model, cuts: Mapping[str, Cut]
+) -> tuple[keras.Model, keras.Model]:
+    """Splits a wide network into a narrow one and what is to be computed after it.
+
+    What a layer that is cut gives at the narrow width is part of what it gives at the
+    wide one, so it need not be computed again. Layers that are not cut are, and so are
+    readouts, whose channels are few.
+
+    Args:
+        narrow: A plain functional model, as `slim` returns it. It is left as it is.
+        wide: The same model's network at a larger width.
+        cuts: Cuts of its layers, by name, with a block that ends where the narrow
+            network does.
+
+    Returns:
+        `(first, rest)`. `first` computes what `narrow` does, and after that, each
+        under the name of a layer of its own, activations that `rest` needs. `rest`
+        takes the inputs of `wide` and, under the same names, these activations; it
+        computes what `wide` does.
+
+    Raises:
+        ValueError: If no layer is cut, a layer does not end where one of its blocks
+            does, or the networks are not those of one model.
+    """
+    cutter = _Cutter(cuts, wide, narrow)
+    rest = cutter.apply()
+    if not cutter.kept:
+        raise ValueError(
+            f"No activation of '{wide.name}' is the same at both widths: none of its "
+            f"layers is cut. Received: cuts of {sorted(cuts)}"
+        )
+    tensors = [one.narrow for one in cutter.kept]
+    outputs = keras.tree.flatten(narrow.output)
+    first = cut(keras.Model(narrow.input, [*outputs, *tensors], name=wide.name), cuts)
+    named = [
+        # Under its own name: a tensor that is joined from blocks has another one.
+        keras.layers.Identity(name=one.name, dtype=tensor.dtype)(tensor)
+        for one, tensor in zip(cutter.kept, first.outputs[len(outputs) :], strict=True)
+    ]
+    outputs = [*first.outputs[: len(outputs)], *named]
+    return keras.Model(first.input, outputs, name=wide.name), rest
+
+
+class _Kept:
+    """Channels that a narrower network has computed; an input, if anything reads them.
+
+    Args:
+        narrow: The narrower network's tensor.
+        name: What the input is to be called.
+        kept: Those that are read; it adds itself.
+    """
+
+    def __init__(self, narrow: Any, name: str, kept: list[_Kept]) -> None:
+        self.narrow, self.name = narrow, name
+        self.shape, self.dtype = narrow.shape, narrow.dtype
+        self._kept = kept
+
+    @functools.cached_property
+    def input(self) -> Any:
+        self._kept.append(self)
+        return keras.Input(batch_shape=self.shape, dtype=self.dtype, name=self.name)
 
 
 class _Blocks:
-    """A tensor in pieces along its channels."""
+    """A tensor in pieces along its channels; the first one may be kept."""
 
     def __init__(self, parts: Sequence[Any], name: Callable[[str], str]) -> None:
         self.parts = list(parts)
@@ -102,7 +167,10 @@ class _Blocks:
             return _Channels(start, end, name=self._name("channels"))(whole)
         first, last = starts.index(start), self.ends.index(end)
         if (first, last) not in self._joined:
-            parts = self.parts[first : last + 1]
+            parts = [
+                part.input if isinstance(part, _Kept) else part
+                for part in self.parts[first : last + 1]
+            ]
             self._joined[first, last] = (
                 parts[0]
                 if len(parts) == 1
@@ -137,36 +205,74 @@ def _whole(x: Any) -> Any:
 
 
 class _Cutter:
-    """One walk over a model's graph."""
+    """One walk over a model's graph.
 
-    def __init__(self, cuts: Mapping[str, Cut]) -> None:
-        self._cuts = cuts
-        self._names: set[str] = set()
+    Args:
+        cuts: Cuts of layers, by name.
+        model: The model.
+        narrow: The network at a smaller width, whose activations are to be kept.
+    """
+
+    def __init__(
+        self,
+        cuts: Mapping[str, Cut],
+        model: keras.Model,
+        narrow: keras.Model | None = None,
+    ) -> None:
+        self._cuts, self._model = cuts, model
+        nodes = graph_nodes(model)
+        # A loaded model has names that Keras would give again.
+        self._names = {node.operation.name for node in nodes}
+        self._names.update(x._keras_history.operation.name for x in model.inputs)
         self._blocks: dict[tuple[int, ...], keras.Layer] = {}
         self._sums: dict[int, keras.Layer] = {}
         # Flatten layers and what they were given, by `id` of what they gave.
         self._flattened: dict[int, tuple[keras.Layer, Any]] = {}
+        # What the narrower network gives for each node, by `id`.
+        self._narrow: dict[int, Any] = {}
+        self.kept: list[_Kept] = []
+        if narrow is not None:
+            others = graph_nodes(narrow)
+            if [one.operation.name for one in nodes] != [
+                one.operation.name for one in others
+            ]:
+                raise ValueError(
+                    f"'{narrow.name}' and '{model.name}' must be networks of one "
+                    "model. They have other layers."
+                )
+            self._narrow = {
+                id(one): other.outputs[0]
+                for one, other in zip(nodes, others, strict=True)
+            }
 
-    def apply(self, model: keras.Model) -> keras.Model:
-        # A loaded model has names that Keras would give again.
-        self._names.update(node.operation.name for node in graph_nodes(model))
-        self._names.update(x._keras_history.operation.name for x in model.inputs)
-        inputs, outputs = rebuild(model, self._call)
+    def apply(self) -> keras.Model:
+        inputs, outputs = rebuild(self._model, self._call)
         outputs = keras.tree.map_structure(_whole, outputs)
-        return keras.Model(inputs, outputs, name=model.name)
+        if self.kept:
+            inputs = keras.tree.flatten(inputs) + [one.input for one in self.kept]
+        return keras.Model(inputs, outputs, name=self._model.name)
 
     def _call(self, node: Any, *args: Any, **kwargs: Any) -> Any:
         layer = node.operation
         found = self._cuts.get(layer.name)
         if len(args) == 1 and not any(x is not None for x in kwargs.values()):
             (x,) = args
+            if found is not None and found.readout:
+                return self._readout(layer, x, found)
             if found is not None:
-                return (self._readout if found.readout else self._rows)(layer, x, found)
+                return self._rows(layer, x, found, self._kept_of(node))
             if isinstance(x, _Blocks) and keeps_channels_apart(layer):
-                return self._apart(layer, x)
+                return self._apart(layer, x, self._kept_of(node))
             if isinstance(x, list) and merges_channels(layer) and _same_ends(x):
                 parts = zip(*(one.parts for one in x), strict=True)
-                return _Blocks([layer(list(part)) for part in parts], self._name)
+                kept = self._kept_of(node)
+                return _Blocks(
+                    [
+                        kept if isinstance(part[0], _Kept) else layer(list(part))
+                        for part in parts
+                    ],
+                    self._name,
+                )
         whole = keras.tree.map_structure(_whole, (args, kwargs))
         outputs = layer(*whole[0], **whole[1])
         if isinstance(layer, keras.layers.Flatten) and args:
@@ -176,6 +282,13 @@ class _Cutter:
             if before is not None:
                 self._flattened[id(outputs)] = before
         return outputs
+
+    def _kept_of(self, node: Any) -> _Kept | None:
+        """The part of a node's output that the narrower network computes."""
+        narrow = self._narrow.get(id(node))
+        if narrow is None:
+            return None
+        return _Kept(narrow, self._name(f"{node.operation.name}_kept"), self.kept)
 
     def _name(self, wanted: str) -> str:
         """A name that no other layer has."""
@@ -194,12 +307,19 @@ class _Cutter:
             return x
         return _Channels(start, end, name=self._name("channels"), dtype=x.dtype)(x)
 
-    def _rows(self, layer: keras.Layer, x: Any, found: Cut) -> _Blocks:
-        """One layer for each block of outputs."""
+    def _rows(
+        self, layer: keras.Layer, x: Any, found: Cut, kept: _Kept | None
+    ) -> _Blocks:
+        """One layer for each block of outputs that are not kept."""
         size = (_channels(x), _outputs(layer))
         parts: list[Any] = []
         start = 0
-        for inputs, end in found.until(*size).ends:
+        ends = found.until(*size).ends
+        if kept is not None:
+            start = kept.shape[-1]
+            parts.append(kept)
+            ends = ends[len(found.until(size[0], start).ends) :]
+        for inputs, end in ends:
             indices = (np.arange(inputs), np.arange(start, end))
             part = self._between(x, 0, inputs)
             parts.append(self._block(layer, len(parts), part, size, indices))
@@ -240,17 +360,21 @@ class _Cutter:
         )
         return last(total)
 
-    def _apart(self, layer: Any, x: _Blocks) -> _Blocks:
+    def _apart(self, layer: Any, x: _Blocks, kept: _Kept | None) -> _Blocks:
         """A layer that treats each channel by itself, on each block."""
-        if not getattr(layer, "weights", []):
-            return _Blocks([layer(part) for part in x.parts], self._name)
+        has_weights = bool(getattr(layer, "weights", []))
         each = getattr(layer, "depth_multiplier", 1)
         size = (_channels(x), _channels(x) * each)
         parts: list[Any] = []
         start = 0
         for part, end in zip(x.parts, x.ends, strict=True):
             indices = (np.arange(start, end), np.arange(start * each, end * each))
-            parts.append(self._block(layer, len(parts), part, size, indices))
+            if isinstance(part, _Kept):
+                parts.append(kept)
+            elif has_weights:
+                parts.append(self._block(layer, len(parts), part, size, indices))
+            else:
+                parts.append(layer(part))
             start = end
         return _Blocks(parts, self._name)
 

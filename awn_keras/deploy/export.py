@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from awn_keras.deploy.converter import (
@@ -17,8 +18,9 @@ from awn_keras.deploy.converter import (
     convert,
     input_name,
 )
-from awn_keras.deploy.cutting import cut
-from awn_keras.deploy.layouts import choose_cuts
+from awn_keras.deploy.cutting import Cut, continuation, cut
+from awn_keras.deploy.layouts import candidates, choose_cuts
+from awn_keras.deploy.signatures import Refinement, width_signature
 from awn_keras.deploy.tuning import measured
 from awn_keras.deploy.verification import (
     Verified,
@@ -80,6 +82,7 @@ def export_tflite(
     samples: Any = None,
     tolerance: float | None = None,
     metadata: Mapping[str, Any] | None = None,
+    refine: tuple[float, float] | None = None,
 ) -> list[ExportedWidth]:
     """Writes a TFLite file that runs at several widths, and a manifest beside it.
 
@@ -116,6 +119,9 @@ def export_tflite(
             computes in half precision.
         metadata: What the manifest is to say to those who run the file, such as class
             names and how pixels are normalized; anything that JSON holds.
+        refine: `(narrow, wide)`, two of `widths`, for two more signatures with which
+            `AnytimeInterpreter` answers at the one and then refines the answer to that
+            of the other, without computing again what they have in common.
 
     Returns:
         A record for each width, ascending.
@@ -125,7 +131,9 @@ def export_tflite(
         ValueError: If there is no width, one is out of range, `path` is not a `.tflite`
             file (or is one, if not `single_file`), samples do not fit the model's
             inputs, these have unknown rows or cols, or an option is none of those
-            named.
+            named; with `refine`, if these are not two of the widths, ascending, the
+            file is not one for all widths, `precision` is `"int8"`, or no layer can
+            be cut.
         ExportError: If a file would need operators that are not builtin, or computes
             something else than the model. No file is written then.
         OSError: If it cannot be written.
@@ -145,6 +153,7 @@ def export_tflite(
     if representative is not None:
         representative = check_samples(model, representative, "representative")
     check_precision(precision, representative)
+    pair = _check_refine(model, refine, widths, single_file, precision)
     inputs = _samples(model, samples, representative)
     if tolerance is None:
         tolerance = default_tolerance(model, precision)
@@ -153,23 +162,27 @@ def export_tflite(
     for group in [widths] if single_file else [[width] for width in widths]:
         timed = _milliseconds(model, group, tune and layout == "auto")
         cuts = choose_cuts(model, group, layout, *timed)
-        named = {width: f"width_{width_label(width)}" for width in group}
-        networks = {
-            name: cut(slim(model, width, dtype="float32"), cuts)
-            for width, name in named.items()
-        }
+        slims = {width: slim(model, width, dtype="float32") for width in group}
+        named = {width_signature(width): width for width in group}
+        networks = {name: cut(slims[width], cuts) for name, width in named.items()}
+        if pair is not None:
+            networks.update(_continued(model, slims, pair, cuts))
+            named.update({pair.keep: pair.narrow, pair.refine: pair.wide})
         content = convert(networks, precision, representative)
         verified = [
             compare(model, width, content, name, inputs, tolerance)
-            for width, name in named.items()
+            for name, width in named.items()
         ]
-        file = path / f"{model.name}_{named[group[0]]}.tflite"
+        file = path / f"{model.name}_{next(iter(named))}.tflite"
         files[path if single_file else file] = (content, verified)
     exported = [
         _record(model, file.name, content, one)
         for file, (content, verified) in files.items()
-        for one in verified
+        for one in verified[: len(widths)]
     ]
+    if pair is not None:
+        (refined,) = (v[len(widths) :] for _, v in files.values())
+        described["refinement"] = [asdict(one) for one in refined]
     described["constants"] = {
         file.name: asdict(constants(content)) for file, (content, _) in files.items()
     }
@@ -227,6 +240,53 @@ def check_path(path: Path, single_file: bool) -> Path:
             f"path={str(path)!r}"
         )
     return path
+
+
+def _check_refine(
+    model: MultiWidthModel,
+    refine: Any,
+    widths: list[float],
+    single_file: bool,
+    precision: str,
+) -> Refinement | None:
+    if refine is None:
+        return None
+    received = f"Received: refine={refine!r}"
+    pair = check_widths(refine, model.min_width)
+    if len(pair) != 2 or not set(pair) <= set(widths) or pair[0] >= pair[1]:
+        raise ValueError(
+            "`refine` must be two of the exported widths, the narrower one first. "
+            f"{received}, with widths {widths}"
+        )
+    if not single_file:
+        raise ValueError(
+            f"`refine` needs both widths in one file: `single_file=True`. {received}"
+        )
+    if precision == "int8":
+        raise ValueError(
+            "`refine` hands on activations as floats: `precision` must not be 'int8'. "
+            f"'dynamic_range' stores int8 constants, too. {received}"
+        )
+    if all(one.readout for one in candidates(model).values()):
+        raise ValueError(
+            f"`refine` needs layers that give the same at both widths; '{model.name}' "
+            "has no Tri layer that can be cut (`awn_keras.deploy.layouts.candidates`). "
+            f"{received}"
+        )
+    return Refinement(*pair)
+
+
+def _continued(
+    model: MultiWidthModel,
+    slims: Mapping[float, keras.Model],
+    pair: Refinement,
+    cuts: Mapping[str, Cut],
+) -> dict[str, keras.Model]:
+    """The two networks of a refinement; all that can be kept is cut for them."""
+    found = candidates(model).items()
+    rows = {name: one.cut(list(slims)) for name, one in found if not one.readout}
+    both = continuation(slims[pair.narrow], slims[pair.wide], {**rows, **cuts})
+    return dict(zip((pair.keep, pair.refine), both, strict=True))
 
 
 def _check_manifest(path: Path) -> None:

@@ -95,7 +95,8 @@ def run_on_gpu(
         GPUError: If there is no GPU, or the engine fails or takes more than 15
             minutes.
     """
-    from awn_keras.deploy.verification import signatures
+    # Here, for the other process does without TensorFlow.
+    from awn_keras.deploy.signatures import signatures
 
     known = signatures(content, "content")
     if signature is None and len(known) == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from awn_keras.deploy.signatures import signature_width
 from awn_keras.widths import check_width, width_label
 
 # A median needs three slow runs of five to call a width slow: a pause of the system
@@ -65,7 +65,7 @@ class BudgetPolicy:
         *,
         warm_up: int = 3,
     ) -> None:
-        _check_integer(warm_up, "warm_up", 0)
+        check_integer(warm_up, "warm_up", 0)
         self.widths = tuple(widths)
         count = len(self.widths)
         self._cold = [warm_up] * count
@@ -233,8 +233,8 @@ class AnyWidthInterpreter:
         budget_ms: float | None = None,
         warm_up: int = 3,
     ) -> None:
-        _check_integer(num_threads, "num_threads", 1)
-        interpreter = _open(path, num_threads)
+        check_integer(num_threads, "num_threads", 1)
+        interpreter = open_interpreter(path, num_threads)
         names = list(interpreter.get_signature_list())
         found = {
             width: name
@@ -249,7 +249,7 @@ class AnyWidthInterpreter:
             )
         self.widths: tuple[float, ...] = tuple(sorted(found))
         self._signatures = {
-            width: _Signature.of(interpreter.get_signature_runner(found[width]))
+            width: Signature.of(interpreter.get_signature_runner(found[width]))
             for width in self.widths
         }
         self._policy = BudgetPolicy(self.widths, budget_ms, warm_up=warm_up)
@@ -343,7 +343,7 @@ class AnyWidthInterpreter:
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class Tensor:
     """An input or output, without its batch axis; `scale` is 0 if not quantized."""
 
     name: str
@@ -353,7 +353,8 @@ class _Tensor:
     zero_point: int
 
     @classmethod
-    def of(cls, name: str, details: Mapping[str, Any]) -> _Tensor:
+    def of(cls, name: str, details: Mapping[str, Any]) -> Tensor:
+        """From what LiteRT tells; a ValueError if the batch size is not 1."""
         shape = tuple(details["shape_signature"].tolist())
         if shape[:1] not in ((1,), (-1,)) or -1 in shape[1:]:
             raise ValueError(
@@ -399,20 +400,21 @@ class _Tensor:
 
 
 @dataclass(frozen=True)
-class _Signature:
+class Signature:
     """What runs a width, and what it takes and gives."""
 
     runner: Any
-    inputs: tuple[_Tensor, ...]
-    outputs: tuple[_Tensor, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, runner: Any) -> _Signature:
+    def of(cls, runner: Any) -> Signature:
+        """From LiteRT's runner; a ValueError if the batch size is not 1."""
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
         return cls(
             runner,
-            tuple(_Tensor.of(*item) for item in inputs.items()),
-            tuple(_Tensor.of(*item) for item in outputs.items()),
+            tuple(Tensor.of(*item) for item in inputs.items()),
+            tuple(Tensor.of(*item) for item in outputs.items()),
         )
 
     def encode(self, x: Any) -> dict[str, np.ndarray]:
@@ -436,7 +438,8 @@ class _Signature:
         return arrays
 
 
-def _open(path: str | Path | bytes, num_threads: int) -> Any:
+def open_interpreter(path: str | Path | bytes, num_threads: int) -> Any:
+    """Opens LiteRT's interpreter; for errors see `AnyWidthInterpreter`."""
     from ai_edge_litert.interpreter import Interpreter
 
     if isinstance(path, bytes):
@@ -459,15 +462,6 @@ def _open(path: str | Path | bytes, num_threads: int) -> Any:
             f"`path` must be a whole TFLite file. Received: {received}. LiteRT says: "
             f"{error}"
         ) from error
-
-
-def signature_width(name: str) -> float | None:
-    """The width that a signature's name tells, such as `width_050`, or `None`."""
-    match = re.fullmatch(r"width_(\d{3}(?:_\d{1,6})?)", name)
-    if not match:
-        return None
-    width = float(match[1].replace("_", ".") + "e-2")
-    return width if 0 < width <= 1 and width_label(width) == match[1] else None
 
 
 def _can_cast(x: np.ndarray, dtype: np.dtype) -> bool:
@@ -495,7 +489,8 @@ def _check_budget(budget_ms: float | None) -> float | None:
     return float(budget_ms)
 
 
-def _check_integer(value: int, name: str, least: int) -> None:
+def check_integer(value: int, name: str, least: int) -> None:
+    """Raises a TypeError if it is not an integer, a ValueError if it is too small."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
     if value < least:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,11 @@ import numpy as np
 
 from awn_keras.deploy.converter import ExportError, custom_operators, input_name
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
-from awn_keras.deploy.interpreter import signature_width
+from awn_keras.deploy.signatures import (
+    Refinement,
+    signature_width,
+    signatures,
+)
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.widths import width_label
 
@@ -65,7 +69,8 @@ def verify_tflite(
 ) -> list[Verified]:
     """Runs all widths of a TFLite file with LiteRT and compares them with the model.
 
-    They run on the CPU, and on LiteRT's GPU engine, too, where `gpu_is_available()`.
+    They run on the CPU, and on LiteRT's GPU engine, too, where `gpu_is_available()`. A
+    signature that refines runs after the one that keeps what it needs.
 
     Args:
         path: The file, as `export_tflite` writes it.
@@ -86,10 +91,13 @@ def verify_tflite(
         OSError: If it cannot be read.
     """
     content = Path(path).read_bytes()
+    exact = {width_label(width): width for width in model.distinct_widths}
+    found = []
     names = signatures(content, str(path))
-    labels = {f"width_{width_label(w)}": w for w in model.distinct_widths}
-    widths = {name: labels.get(name) or _parse(name, path) for name in names}
-    outside = [w for w in widths.values() if not model.min_width <= w <= 1]
+    for name in names:
+        width = _width_of(name, names, path)
+        found.append((exact.get(width_label(width), width), name))
+    outside = [width for width, _ in found if not model.min_width <= width <= 1]
     if outside:
         raise ValueError(
             f"'{path}' has width {outside[0]}, outside the model's [{model.min_width}, "
@@ -103,56 +111,21 @@ def verify_tflite(
     inputs = check_samples(model, samples, "samples")
     return [
         compare(model, width, content, name, inputs, tolerance)
-        for name, width in sorted(widths.items(), key=lambda item: item[1])
+        for width, name in sorted(found)
     ]
 
 
-def signatures(content: bytes, file: str) -> dict[str, Any]:
-    """Inputs and outputs of each signature of a TFLite file.
-
-    Args:
-        content: The file's content.
-        file: What to call it in an error.
-
-    Returns:
-        For each signature `(inputs, outputs)`: tuples `(name, shape, dtype)` in the
-        order of names.
-
-    Raises:
-        ValueError: If it is not a TFLite file, or has no signature.
-    """
-    from ai_edge_litert.interpreter import Interpreter
-
-    if content[4:8] != b"TFL3":
-        raise ValueError(f"'{file}' is not a TFLite file.")
-    try:
-        interpreter = Interpreter(model_content=content)
-        found = {}
-        for name in interpreter.get_signature_list():
-            runner = interpreter.get_signature_runner(name)
-            found[name] = tuple(
-                tuple(
-                    (key, tuple(int(n) for n in one["shape"]), np.dtype(one["dtype"]))
-                    for key, one in sorted(details.items())
-                )
-                for details in (
-                    runner.get_input_details(),
-                    runner.get_output_details(),
-                )
-            )
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"'{file}' is not a TFLite file: {error}") from error
-    if not found:
-        raise ValueError(f"'{file}' has no signatures; `export_tflite` writes them.")
-    return found
-
-
-def _parse(signature: str, path: Any) -> float:
+def _width_of(signature: str, names: Collection[str], path: Any) -> float:
+    """The width at which a signature answers."""
+    pair = Refinement.parse(signature)
+    if pair is not None and pair.is_in(names):
+        return pair.narrow if signature == pair.keep else pair.wide
     width = signature_width(signature)
     if width is None:
         raise ValueError(
-            f"Signatures of '{path}' must be called after widths, as in 'width_050'. "
-            f"Received: '{signature}'"
+            f"Signatures of '{path}' must be called after widths, as 'width_050', or "
+            "belong together, as 'keep_025_to_100' and 'refine_025_to_100'. Received: "
+            f"'{signature}'"
         )
     return width
 
@@ -234,7 +207,7 @@ def compare(
         model: The model; it is left at its width.
         width: The width.
         content: The file's content.
-        signature: The signature.
+        signature: The signature. One that refines runs after the one that keeps.
         inputs: What to run both on, as `check_samples` returns it.
         tolerance: See `verify_tflite`.
 
@@ -252,49 +225,83 @@ def compare(
         outputs = keras.tree.flatten(model(structure, training=False))
     finally:
         model.width = before
-    given, gives = signatures(content, model.name)[signature]
     by_name = dict(zip(map(input_name, model.inputs), inputs, strict=True))
     named = {
         name: keras.ops.convert_to_numpy(value).astype("float32")
         for name, value in zip(model.output_names, outputs, strict=True)
     }
-    has = [(name, shape[1:]) for name, shape, _ in (*given, *gives)]
-    must = [(name, by_name[name].shape[1:]) for name in sorted(by_name)]
-    must += [(name, named[name].shape[1:]) for name in sorted(named)]
-    if has != must:
-        raise ValueError(
-            f"Signature '{signature}' must have the inputs and outputs of model "
-            f"'{model.name}', {must}. Received: {has}"
-        )
-    ordered = [by_name[name] for name in sorted(by_name)]
-    wanted = [named[name] for name in sorted(named)]
+    _check_contract(content, signature, by_name, named, model.name)
     where = f"'{model.name}' at width {width}"
-    got = run_tflite(content, ordered, signature)
-    largest = _largest_error(got, wanted, tolerance, where)
+    got = _run(content, by_name, signature)
+    largest = _largest_error(got, named, tolerance, where)
     agreement = None
-    index = sorted(named).index(model.output_names[0])
-    if wanted[index].ndim == 2 and wanted[index].shape[1] > 1:
-        answers, expected = (one[index].argmax(-1) for one in (got, wanted))
+    first = model.output_names[0]
+    if named[first].ndim == 2 and named[first].shape[1] > 1:
+        answers, expected = (one[first].argmax(-1) for one in (got, named))
         agreement = float(np.mean(answers == expected))
     gpu_error = None
     if gpu_is_available():
-        few = [x[:4] for x in ordered]
+        few, wanted = (
+            {name: value[:4] for name, value in one.items()} for one in (by_name, named)
+        )
         with contextlib.suppress(GPUError):  # it says that it cannot run the file
-            got = run_on_gpu(content, few, signature).outputs
-            few = [value[:4] for value in wanted]
-            gpu_error = _largest_error(got, few, tolerance, f"{where}, on the GPU,")
+            got = _run(content, few, signature, on_gpu=True)
+            gpu_error = _largest_error(got, wanted, tolerance, f"{where}, on the GPU,")
     return Verified(width, signature, largest, agreement, gpu_error)
 
 
+def _check_contract(
+    content: bytes,
+    signature: str,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    model_name: str,
+) -> None:
+    """A signature takes and gives what the model does; see `compare`."""
+    given, gives = signatures(content, model_name)[signature]
+    has = [(name, shape[1:]) for name, shape, _ in (*given, *gives)]
+    must = [(name, inputs[name].shape[1:]) for name in sorted(inputs)]
+    if Refinement.parse(signature) is not None:
+        # Activations come besides, and an input may not be needed again.
+        names = {name for name, _ in has}
+        has = [one for one in has if one[0] in {*inputs, *outputs}]
+        must = [one for one in must if one[0] in names]
+    must += [(name, outputs[name].shape[1:]) for name in sorted(outputs)]
+    if has != must:
+        raise ValueError(
+            f"Signature '{signature}' must have the inputs and outputs of model "
+            f"'{model_name}', {must}. Received: {has}"
+        )
+
+
+def _run(
+    content: bytes,
+    inputs: Mapping[str, np.ndarray],
+    signature: str,
+    on_gpu: bool = False,
+) -> dict[str, np.ndarray]:
+    """Runs a signature by names; before one that refines, the one that keeps."""
+    pair = Refinement.parse(signature)
+    if pair is not None and signature == pair.refine:
+        inputs = {**inputs, **_run(content, inputs, pair.keep, on_gpu)}
+    given, gives = signatures(content, "content")[signature]
+    ordered = [inputs[name] for name, _, _ in given]
+    if on_gpu:
+        values = run_on_gpu(content, ordered, signature).outputs
+    else:
+        values = run_tflite(content, ordered, signature)
+    return dict(zip((name for name, _, _ in gives), values, strict=True))
+
+
 def _largest_error(
-    got: Sequence[np.ndarray],
-    wanted: Sequence[np.ndarray],
+    got: Mapping[str, np.ndarray],
+    wanted: Mapping[str, np.ndarray],
     tolerance: float,
     where: str,
 ) -> float:
     largest = 0.0
-    for array, value in zip(got, wanted, strict=True):
-        error = float(np.abs(array - value).max())
+    for name, value in wanted.items():
+        error = float(np.abs(got[name] - value).max())
         # Written so that NaN fails too.
         if not error <= tolerance * max(1.0, float(np.abs(value).max())):
             raise ExportError(

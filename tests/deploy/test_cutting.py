@@ -14,7 +14,7 @@ from awn_keras import (
     slim,
     to_any_width,
 )
-from awn_keras.deploy.cutting import Cut, cut
+from awn_keras.deploy.cutting import Cut, continuation, cut
 from awn_keras.deploy.layouts import candidates, choose_cuts
 from tests.conftest import inputs_of, rich, small_conv, small_dense
 from tests.graphs import random_graph
@@ -24,12 +24,16 @@ WIDTHS = [0.25, 0.5, 1.0]
 
 
 def assert_equal_networks(one, other, x):
+    assert_equal(one(x), other(x))
+
+
+def assert_equal(wanted, got, atol=2e-5):
     for left, right in zip(
-        keras.tree.flatten(one(x)), keras.tree.flatten(other(x)), strict=True
+        keras.tree.flatten(wanted), keras.tree.flatten(got), strict=True
     ):
         # The same sums in another order; values grow from layer to layer.
         scale = max(1.0, float(np.abs(left).max()))
-        np.testing.assert_allclose(right, left, atol=2e-5 * scale)
+        np.testing.assert_allclose(right, left, atol=atol * scale)
 
 
 def triangular(model, widths=WIDTHS):
@@ -40,12 +44,7 @@ def blocks_of(network, name):
     return [layer for layer in network.layers if layer.name.startswith(f"{name}_part")]
 
 
-# --------------------------------------------------------------------- the invariant
-
-
-@settings(max_examples=20)
-@given(st.data(), st.sets(st.sampled_from([0.4, 0.55, 0.7, 0.9]), max_size=3))
-def test_a_cut_network_computes_the_same(data, widths):
+def draw_model(data):
     keras.utils.set_random_seed(0)
     try:
         model = to_any_width(random_graph(data.draw), min_width=0.25, divisor=1)
@@ -53,7 +52,16 @@ def test_a_cut_network_computes_the_same(data, widths):
         # The only thing that may be wrong with these graphs: too few channels.
         assume("one network only" not in str(error))
         raise
-    randomize(model)
+    return randomize(model)
+
+
+# --------------------------------------------------------------------- the invariant
+
+
+@settings(max_examples=20)
+@given(st.data(), st.sets(st.sampled_from([0.4, 0.55, 0.7, 0.9]), max_size=3))
+def test_a_cut_network_computes_the_same(data, widths):
+    model = draw_model(data)
     widths = sorted({model.min_width, *widths, 1.0})
     cuts = choose_cuts(model, widths, "triangular")
     x = inputs_of(model)
@@ -221,3 +229,74 @@ def test_until_gives_the_first_blocks():
     assert rows.until(8, 5) == Cut(((4, 2), (8, 5)))
     columns = Cut(((4, 3), (8, 3)), readout=True)
     assert columns.until(4, 3) == Cut(((4, 3),), readout=True)
+
+
+# --------------------------------------------------------------------- continuation
+
+
+def continue_both(model, narrow, wide, x):
+    """What a continued network computes, and its two halves."""
+    slims = [slim(model, width) for width in (narrow, wide)]
+    rows = {
+        name: one.cut([narrow, wide])
+        for name, one in candidates(model).items()
+        if not one.readout
+    }
+    first, rest = continuation(*slims, rows)
+    count = len(model.outputs)
+    inputs = [keras.ops.convert_to_tensor(one) for one in keras.tree.flatten(x)]
+    given = keras.tree.pack_sequence_as(first.input, inputs)
+    answers, kept = (lambda y: (y[:count], y[count:]))(first(given))
+    refined = keras.tree.flatten(rest([*inputs, *kept]))
+    assert first.output_names[count:] == [
+        one._keras_history.operation.name for one in rest.inputs[len(inputs) :]
+    ]
+    return (answers, refined), (first, rest), slims
+
+
+@settings(max_examples=20)
+@given(st.data(), st.sampled_from([0.5, 0.8, 1.0]))
+def test_a_continued_network_computes_what_the_wide_one_does(data, wide):
+    model = draw_model(data)
+    assume(any(not one.readout for one in candidates(model).values()))
+    x = inputs_of(model)
+    outputs, _, slims = continue_both(model, model.min_width, wide, x)
+    for network, got in zip(slims, outputs, strict=True):
+        assert_equal(network(x), got)
+
+
+def test_a_continuation_has_no_weight_of_the_narrow_network():
+    model = randomize(lenet_3c1l((16, 16, 1), filters=16, width_multiplier=1.0))
+    x = inputs_of(model)
+    _, (first, rest), (narrow, _) = continue_both(model, 0.25, 1.0, x)
+    assert first.count_params() == narrow.count_params()
+    found = candidates(model)
+    for name in ("conv2", "conv3"):
+        assert [layer.name for layer in blocks_of(rest, name)] == [f"{name}_part1"]
+        (block,) = blocks_of(rest, name)
+        (_, narrow_outputs), (total, outputs) = found[name].cut([0.25, 1.0]).ends
+        assert block.kernel.shape[2:] == (total, outputs - narrow_outputs)
+    # After everything that treats channels by themselves.
+    assert [x.name for x in rest.inputs] == ["image", "pool2_kept", "pool3_kept"]
+
+
+def test_a_residual_network_goes_on():
+    model = randomize(mobilenet_v2((16, 16, 3)))
+    x = inputs_of(model, 2)
+    outputs, (_, rest), slims = continue_both(model, 0.35, 1.0, x)
+    names = {layer.name for layer in rest.layers}
+    assert {"block5_add_kept", "block5_depthwise_relu_kept"} <= names
+    assert not any(name.endswith("_part0") for name in names)
+    for network, got in zip(slims, outputs, strict=True):
+        assert_equal(network(x), got, atol=1e-4)  # 53 layers of random weights
+
+
+def test_networks_that_do_not_continue_are_refused():
+    model = small_conv()
+    one, other = slim(model, 0.5), slim(model, 1.0)
+    with pytest.raises(ValueError, match="none of its layers is cut"):
+        continuation(one, other, {})
+    with pytest.raises(ValueError, match="must be networks of one model"):
+        continuation(slim(small_dense(), 0.5), other, triangular(model))
+    with pytest.raises(ValueError, match="does not end where a block does"):
+        continuation(slim(model, 0.6), other, triangular(model, [0.25, 1.0]))

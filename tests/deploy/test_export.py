@@ -18,6 +18,7 @@ from awn_keras.baselines import SNet
 from awn_keras.deploy import export
 from awn_keras.deploy.converter import ExportError, convert, custom_operators
 from awn_keras.deploy.export import export_tflite
+from awn_keras.deploy.signatures import signatures
 from awn_keras.deploy.verification import run_tflite
 from awn_keras.widths import width_label
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
@@ -320,3 +321,54 @@ def test_the_narrowest_default_width_is_not_rounded_below_the_smallest(tmp_path)
     model = small_dense(min_width=1 / 3)
     records = export_tflite(model, tmp_path / "a.tflite")
     assert records[0].width == 1 / 3
+
+
+# ------------------------------------------------------------------------ refinement
+
+
+def test_a_refinement_adds_two_signatures_and_hardly_a_byte(tmp_path):
+    model = lenet_3c1l((28, 28, 1), filters=64, width_multiplier=1.0)
+    widths = [0.25, 0.5, 1.0]
+    (usual, *_) = export_tflite(model, tmp_path / "usual.tflite", widths=widths)
+    path = tmp_path / "anytime.tflite"
+    records = export_tflite(model, path, widths=widths, refine=(0.25, 1.0))
+    assert [one.width for one in records] == widths
+    assert records[0].bytes < 1.04 * usual.bytes
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert [(one["width"], one["signature"]) for one in manifest["refinement"]] == [
+        (0.25, "keep_025_to_100"),
+        (1.0, "refine_025_to_100"),
+    ]
+    assert all(one["agreement"] == 1.0 for one in manifest["refinement"])
+    names = {f"width_{width_label(width)}" for width in widths}
+    names |= {one["signature"] for one in manifest["refinement"]}
+    assert set(signatures(path.read_bytes(), "anytime")) == names
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"refine": (0.5, 0.25)}, "narrower one first"),
+        ({"refine": (0.25, 0.75)}, "must be two of the exported widths"),
+        ({"refine": (0.25,)}, "must be two of the exported widths"),
+        ({"single_file": False}, "needs both widths in one file"),
+        ({"precision": "int8"}, "must not be 'int8'"),
+    ],
+)
+def test_a_refinement_that_cannot_be_is_refused(tmp_path, change, match):
+    options = {"refine": (0.25, 1.0), "widths": [0.25, 0.5, 1.0], **change}
+    path = tmp_path / ("x" if "single_file" in change else "x.tflite")
+    model = small_conv()
+    x = inputs_of(model)
+    with pytest.raises(ValueError, match=match):
+        export_tflite(model, path, representative=x, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_tri_layers_there_is_nothing_to_refine(tmp_path):
+    plain = lenet_3c1l((16, 16, 1), triangular=False)
+    model = SNet(plain.input, plain.output, widths=[0.25, 1.0])
+    with pytest.raises(ValueError, match="has no Tri layer that can be cut"):
+        export_tflite(
+            model, tmp_path / "x.tflite", widths=[0.25, 1], refine=(0.25, 1.0)
+        )

@@ -21,7 +21,6 @@ from awn_keras.deploy.interpreter import (
     RETRY_AFTER,
     AnyWidthInterpreter,
     BudgetPolicy,
-    signature_width,
 )
 from awn_keras.widths import width_label
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
@@ -201,22 +200,6 @@ def test_integers_that_fit_are_cast(tmp_path):
 
 
 # -------------------------------------------------------------------------- failures
-
-
-@given(st.floats(1e-7, 1.0))
-def test_a_signature_tells_its_width(width):
-    known = signature_width(f"width_{width_label(width)}")
-    assert width_label(known) == width_label(width)
-    # A name has 6 decimals of a percent; half of the last one is 5e-9.
-    assert known == pytest.approx(width, abs=5.1e-9)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["width_000", "width_101", "width_50", "width_0500", "width_050_0", "050", "width"],
-)
-def test_other_names_are_no_widths(name):
-    assert signature_width(name) is None
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,23 @@ def test_several_inputs_and_outputs(tmp_path):
     assert len(found) == 2
 
 
+def test_both_answers_of_a_refinement_are_compared(tmp_path):
+    model = randomize(small_conv())
+    path, pair = tmp_path / "anytime.tflite", (0.3, 1.0)
+    export_tflite(model, path, widths=pair, refine=pair)
+    x = inputs_of(model)
+    found = {one.signature: one for one in verify_tflite(path, model, samples=x)}
+    assert len(found) == 4
+    for name, width in (("keep_030_to_100", 0.3), ("refine_030_to_100", 1.0)):
+        assert found[name].width == width
+        assert found[name].agreement == 1.0
+    readout = model.layers[-1].bias
+    readout.assign(readout + 0.5)
+    for name, width in (("keep_030_to_100", 0.3), ("refine_030_to_100", 1.0)):
+        with pytest.raises(ExportError, match=rf"at width {width} differs"):
+            compare(model, width, path.read_bytes(), name, [x], 1e-4)
+
+
 def test_the_gpu_is_asked_where_there_is_one(exported, monkeypatch):
     model, path = exported
     given = []
@@ -141,6 +158,10 @@ def test_what_is_no_file_of_this_model_is_refused(exported, tmp_path):
     (tmp_path / "serve.tflite").write_bytes(content)
     with pytest.raises(ValueError, match=r"called after widths.*Received: 'serve'"):
         verify_tflite(tmp_path / "serve.tflite", model)
+    content = convert({"refine_030_to_100": slim(model, 1.0)})
+    (tmp_path / "half.tflite").write_bytes(content)
+    with pytest.raises(ValueError, match=r"belong together.*'refine_030_to_100'"):
+        verify_tflite(tmp_path / "half.tflite", model)
     with pytest.raises(ValueError, match=r"has width 0\.3, outside the model's"):
         verify_tflite(path, small_conv(min_width=0.5))
     with pytest.raises(ValueError, match="`samples` must be at least one"):

@@ -1,0 +1,153 @@
+"""An answer at a narrow width first, refined to a wide one on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awn_keras.deploy.interpreter import Signature, check_integer, open_interpreter
+from awn_keras.deploy.signatures import Refinement
+
+
+class AnytimeInterpreter:
+    """Answers at a narrow width, and refines the answer to that of a wide one.
+
+    What a network computes at a narrow width is part of what it computes at a wide one.
+    So `run` keeps it, and `refine` computes the rest only: both together take about as
+    long as the wide network alone. That pays if the first answer is needed early, or is
+    often good enough.
+
+    The file is one of `export_tflite(..., refine=(narrow, wide))`. Activations stay in
+    LiteRT's buffers and are not copied. An object is for one thread.
+
+    Args:
+        path: The file, or its content as bytes. It must stay as it is while in use.
+        num_threads: Threads that LiteRT's CPU kernels use, at least 1.
+
+    Raises:
+        TypeError: If `path` is no path or bytes, or `num_threads` not an integer.
+        ValueError: If `path` is not a TFLite file, has no signatures that refine, or
+            `num_threads` is below 1.
+        OSError: If the file cannot be read.
+
+    Example:
+        >>> export_tflite(model, "net.tflite", widths=[0.25, 1], refine=(0.25, 1))
+        >>> interpreter = AnytimeInterpreter("net.tflite")
+        >>> scores = interpreter.run(image[None])  # (1, classes), at width 0.25
+        >>> if scores.max() < 0.9:
+        ...     scores = interpreter.refine()  # at width 1.0
+    """
+
+    def __init__(self, path: str | Path | bytes, *, num_threads: int = 1) -> None:
+        from ai_edge_litert.compiled_model import (
+            CompiledModel,
+            CpuOptions,
+            HardwareAccelerator,
+            Options,
+        )
+
+        check_integer(num_threads, "num_threads", 1)
+        opened = open_interpreter(path, 1)
+        names = list(opened.get_signature_list())
+        parsed = map(Refinement.parse, names)
+        pairs = {pair for pair in parsed if pair and pair.is_in(names)}
+        if len(pairs) != 1:
+            raise ValueError(
+                "`path` must have two signatures that belong together, such as "
+                "`keep_025_to_100` and `refine_025_to_100`. Received: a file with the "
+                f"signatures {names}. `export_tflite(..., refine=(0.25, 1.0))` writes "
+                "one."
+            )
+        (pair,) = pairs
+        self._pair = pair
+        self._first, self._rest = (
+            Signature.of(opened.get_signature_runner(name))
+            for name in (pair.keep, pair.refine)
+        )
+        options = Options(
+            hardware_accelerators=HardwareAccelerator.CPU,
+            cpu_options=CpuOptions(num_threads=num_threads),
+        )
+        self._model = (
+            CompiledModel.from_buffer(path, options=options)
+            if isinstance(path, bytes)
+            else CompiledModel.from_file(str(path), options=options)
+        )
+        self._inputs = {
+            one.name: self._model.create_input_buffer_by_name(pair.keep, one.name)
+            for one in self._first.inputs
+        }
+        self._kept, self._refined = (
+            {
+                one.name: self._model.create_output_buffer_by_name(name, one.name)
+                for one in signature.outputs
+            }
+            for name, signature in ((pair.keep, self._first), (pair.refine, self._rest))
+        )
+        self._has_run = False
+
+    @property
+    def widths(self) -> tuple[float, float]:
+        """The width of the first answer, and that of the refined one."""
+        return self._pair.narrow, self._pair.wide
+
+    def run(self, x: Any) -> Any:
+        """Computes the outputs at the narrow width.
+
+        Args:
+            x: One sample `(1, ...)`; if there are several inputs, a dict of such arrays
+                by name. Cast to the input's dtype as NumPy's "same_kind" rule allows.
+
+        Returns:
+            Array `(1, ...)`; if there are several outputs, a dict of them by name.
+
+        Raises:
+            TypeError: If `x` does not fit a dtype.
+            ValueError: If names or shapes do not fit, or it is not one sample.
+            RuntimeError: If LiteRT fails.
+        """
+        arrays = self._first.encode(x)
+        count = len(next(iter(arrays.values())))
+        if count != 1:
+            raise ValueError(
+                "`x` must be one sample, (1, ...): the activations of one are kept. "
+                f"Received: {count} samples"
+            )
+        self._has_run = False
+        for name, array in arrays.items():
+            self._inputs[name].write(np.ascontiguousarray(array))
+        self._model.run_by_name(self._pair.keep, self._inputs, self._kept)
+        self._has_run = True
+        return self._read(self._kept)
+
+    def refine(self) -> Any:
+        """Computes the outputs of the last sample at the wide width.
+
+        Returns:
+            As `run` returns them.
+
+        Raises:
+            RuntimeError: If there was no `run` before, or LiteRT fails.
+        """
+        if not self._has_run:
+            raise RuntimeError("`refine()` goes on from `run(x)`. Call that first.")
+        given = {**self._kept, **self._inputs}
+        self._model.run_by_name(
+            self._pair.refine,
+            {one.name: given[one.name] for one in self._rest.inputs},
+            self._refined,
+        )
+        return self._read(self._refined)
+
+    def _read(self, buffers: Mapping[str, Any]) -> Any:
+        """The model's outputs, which are those of the last signature."""
+        found = {
+            one.name: buffers[one.name]
+            .read(int(np.prod(one.shape)), one.dtype)
+            .reshape(1, *one.shape)
+            for one in self._rest.outputs
+        }
+        return found if len(found) > 1 else next(iter(found.values()))

@@ -1,0 +1,156 @@
+"""What an early answer costs: narrow first and then refined, against wide alone.
+
+    python benchmarks/refinement.py [--models 'NAME;...'] [--runs 100] [--files FOLDER]
+                                    [--only-convert] [--output FILE]
+
+For LeNet-3C1L with 128 channels and `keras.applications.MobileNetV2` made any-width
+with `width_multiplier=sqrt(2)` (1000 classes): milliseconds of
+`AnytimeInterpreter.run` at the narrow width, of it and `refine` together, and of the
+wide width alone, in the same LiteRT engine (CompiledModel) and in the one that
+`AnyWidthInterpreter` uses; bytes of the file with and without the two signatures that
+this takes, and of the activations that are kept in memory between them.
+
+XNNPACK, one thread, medians; all take turns in one process, on one sample. Weights are
+random. With `--only-convert` files are made, for a later run with the same `--files`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from ai_edge_litert.compiled_model import CompiledModel
+from export import CASES
+
+from awn_keras import AnytimeInterpreter, AnyWidthInterpreter, export_tflite
+from awn_keras.deploy.signatures import Refinement, signatures, width_signature
+from awn_keras.environment import environment
+
+OUTPUT = Path(__file__).parents[1] / "results" / "refinement.json"
+NAMES = [name for name in CASES if name != "LeNet-3C1L, 45 channels"]
+
+
+def files_of(name: str, folder: Path) -> tuple[Path, Path, Refinement]:
+    """A file with a refinement and one without, which are made if missing."""
+    with_it, without = (folder / f"{name}, {kind}.tflite" for kind in ("both", "one"))
+    keras.utils.set_random_seed(0)
+    model = CASES[name].model()
+    pair = Refinement(model.min_width, 1.0)
+    for path, refine in ((without, None), (with_it, (pair.narrow, pair.wide))):
+        if not path.exists():
+            widths = [pair.narrow, pair.wide]
+            export_tflite(model, path, widths=widths, refine=refine)
+            print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
+    return with_it, without, pair
+
+
+def alone(path: Path, signature: str, shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    """Runs one signature by a CompiledModel, as `AnytimeInterpreter` does two."""
+    model = CompiledModel.from_file(str(path))
+    known = model.get_signature_list()[signature]
+    inputs, outputs = (
+        {name: make(signature, name) for name in known[kind]}
+        for kind, make in (
+            ("inputs", model.create_input_buffer_by_name),
+            ("outputs", model.create_output_buffer_by_name),
+        )
+    )
+    (given,), (gives,) = inputs.values(), outputs.values()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        given.write(x)
+        model.run_by_name(signature, inputs, outputs)
+        return gives.read(int(np.prod(shape)), np.float32).reshape(shape)
+
+    return run
+
+
+def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
+    """All numbers of one network; with no `runs` its files are made, and no more."""
+    path, without, pair = files_of(name, folder)
+    if not runs:
+        return None
+    known = signatures(path.read_bytes(), path.name)
+    wide = width_signature(pair.wide)
+    (image, shape, _), *_ = known[wide][0]
+    (_, classes, _), *_ = known[wide][1]
+    kept = [one for one in known[pair.refine][0] if one[0] != image]
+    x = np.random.default_rng(0).random(shape, "float32")
+    anytime, switching = AnytimeInterpreter(path), AnyWidthInterpreter(path)
+    compiled = alone(path, wide, classes)
+    calls: dict[str, Callable[[], Any]] = {
+        "first": lambda: anytime.run(x),
+        "both": lambda: (anytime.run(x), anytime.refine())[1],
+        "wide": lambda: compiled(x),
+        "wide, AnyWidthInterpreter": lambda: switching.run(x),
+    }
+    times: dict[str, list[float]] = {key: [] for key in calls}
+    for turn in range(runs + 5):
+        for key, call in calls.items():
+            call()  # the second of two: weights are warm, as for a camera
+            start = time.perf_counter()
+            call()
+            if turn >= 5:
+                times[key].append(1e3 * (time.perf_counter() - start))
+    answers = [calls[key]() for key in ("both", "wide")]
+    found = {key: statistics.median(one) for key, one in times.items()}
+    return {
+        "network": name,
+        "widths": [pair.narrow, pair.wide],
+        "ms": found,
+        "ratio": found["both"] / found["wide"],
+        "ratio_to_any_width_interpreter": found["both"]
+        / found["wide, AnyWidthInterpreter"],
+        "bytes": path.stat().st_size,
+        "bytes_without": without.stat().st_size,
+        "activations_kept": len(kept),
+        "activation_bytes": sum(4 * int(np.prod(shape)) for _, shape, _ in kept),
+        "largest_difference": float(np.abs(answers[0] - answers[1]).max()),
+    }
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=";".join(NAMES), help="separated by ;")
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--files", type=Path, help="folder to keep files in")
+    parser.add_argument("--only-convert", action="store_true")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    args = parser.parse_args()
+    if args.only_convert and not args.files:
+        parser.error("--only-convert needs --files")
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in args.models.split(";"):
+            runs = 0 if args.only_convert else args.runs
+            row = measure(name, runs, args.files or Path(temporary))
+            if row is None:
+                continue
+            rows.append(row)
+            print(
+                f"{name}: first {row['ms']['first']:.3f} ms, with the refined answer "
+                f"{row['ms']['both']:.3f} ms, wide alone {row['ms']['wide']:.3f} ms: "
+                f"{row['ratio']:.2f}x",
+                flush=True,
+            )
+    if rows:
+        result = {
+            "what": "LiteRT, XNNPACK, one thread, float32, batch 1",
+            "runs": args.runs,
+            "networks": rows,
+            "environment": environment(),
+        }
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
