@@ -31,8 +31,8 @@ def convert(
 
     Args:
         models: Models of stock layers, by the name of the signature that each becomes.
-            A signature's inputs and outputs have the names of its model's; they are
-            float32 at any precision. Constants that are equal byte for byte are stored
+            A signature's inputs and outputs have the names and dtypes of its model's,
+            at any precision. Constants that are equal byte for byte are stored
             once.
         precision: One of `PRECISIONS`.
         representative: For each input an array `(n, ...)` of samples that training

@@ -87,7 +87,8 @@ def export_tflite(
     """Writes a TFLite file that runs at several widths, and a manifest beside it.
 
     The file has one signature for each width, named after it (`width_050`), all with
-    the same float32 inputs and outputs, batch size 1, and builtin operators only.
+    the same inputs (of the model's dtypes) and float32 outputs, batch size 1, and
+    builtin operators only.
     What widths have in common it holds once. Before it is written, each signature is
     run with LiteRT on sample inputs and compared with the model at its width; so it is
     on LiteRT's GPU engine, where one is found. The manifest, `model.json` beside
@@ -313,8 +314,14 @@ def _describe(
         "min_width": model.min_width,
         "layout": layout,
         "precision": precision,
-        "inputs": [_signature_has(x) for x in model.inputs],
-        "outputs": [_signature_has(x) for x in model.outputs],
+        "inputs": [
+            _signature_has(input_name(x), x, keras.backend.standardize_dtype(x.dtype))
+            for x in model.inputs
+        ],
+        "outputs": [
+            _signature_has(name, x, "float32")
+            for name, x in zip(model.output_names, model.outputs, strict=True)
+        ],
         "metadata": dict(metadata or {}),
         "environment": environment(),
     }
@@ -325,9 +332,9 @@ def _describe(
     return described
 
 
-def _signature_has(x: Any) -> dict[str, Any]:
+def _signature_has(name: str, x: Any, dtype: str) -> dict[str, Any]:
     """How a signature has an input or output: with batch size 1."""
-    return {"name": input_name(x), "shape": [1, *x.shape[1:]], "dtype": "float32"}
+    return {"name": name, "shape": [1, *x.shape[1:]], "dtype": dtype}
 
 
 def _samples(

@@ -8,6 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from awn_keras import (
     AnyWidthModel,
+    TriConv2D,
     TriDense,
     count_macs,
     count_parameters,
@@ -109,6 +110,31 @@ def test_the_manifest_describes_the_files(exported):
         assert row["parameters"] == count_parameters(model, record.width)
         assert row["largest_error"] == record.largest_error
     assert {"keras", "tensorflow"} <= set(manifest["environment"]["packages"])
+
+
+def test_a_camera_gives_integers(tmp_path):
+    inputs = keras.Input((6, 6, 3), dtype="uint8", name="frame")
+    x = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(TriConv2D(4, 3)(x))
+    outputs = keras.layers.Dense(3, name="scores")(x)
+    model = AnyWidthModel(inputs, outputs, min_width=0.5)
+    frames = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 3)).astype("uint8")
+    path = tmp_path / "camera.tflite"
+    for precision in ("float32", "int8"):
+        export_tflite(
+            *(model, path),
+            widths=[0.5, 1.0],
+            precision=precision,
+            representative=frames,
+        )
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        (frame,), (scores,) = manifest["inputs"], manifest["outputs"]
+        assert frame == {"name": "frame", "shape": [1, 6, 6, 3], "dtype": "uint8"}
+        assert scores == {"name": "scores", "shape": [1, 3], "dtype": "float32"}
+        wanted = [("frame", (1, 6, 6, 3), np.dtype("uint8"))]
+        for given, gives in signatures(path.read_bytes(), "camera").values():
+            assert list(given) == wanted
+            assert gives[0][2] == np.float32
 
 
 def test_widths_in_one_file_share_what_they_have_in_common(tmp_path):
