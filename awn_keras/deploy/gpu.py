@@ -1,23 +1,21 @@
 """Runs TFLite files on LiteRT's GPU engine, on a real GPU or a software one.
 
-The engine lives in a process of its own. It writes to stdout and stderr as it likes,
-a driver may crash or hang, and where the GPU refuses a shader it raises no error: the
-outputs are wrong, and only a line on stderr tells.
+The engine lives in a process of its own (`engine.py`). A driver may crash or hang, and
+where the GPU refuses a shader it raises no error: the outputs are wrong, and only a
+line on stderr tells.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from awn_keras.deploy.engine import EngineTimeoutError, Run, run_apart
+from awn_keras.deploy.signatures import signatures
 
 #: Seconds that the engine may take: to find a GPU, and to run a file.
 PROBE_TIMEOUT, RUN_TIMEOUT = 60, 900
@@ -95,9 +93,6 @@ def run_on_gpu(
         GPUError: If there is no GPU, or the engine fails or takes more than 15
             minutes.
     """
-    # Here, for the other process does without TensorFlow.
-    from awn_keras.deploy.signatures import signatures
-
     known = signatures(content, "content")
     if signature is None and len(known) == 1:
         (signature,) = known
@@ -123,40 +118,42 @@ def _run(
     enforce_float32: bool,
     timeout: float,
 ) -> GPURun:
-    """Runs `_work` in a process of its own, and reads what it leaves."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "model.tflite").write_bytes(content)
-        np.savez(folder / "inputs.npz", *inputs)
-        # As a program by itself: it needs no TensorFlow. -P: nor what lies beside it.
-        command = [sys.executable, "-P", __file__, name, signature]
-        try:
-            done = subprocess.run(
-                [*command, str(int(enforce_float32))],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise GPUError(
-                f"LiteRT's GPU engine was not done with signature '{signature}' "
-                f"within {timeout} s."
-            ) from error
-        log = done.stderr
-        device = re.search(r"Selected adapter: (.*)", log)
-        if done.returncode and device is None:
-            raise GPUError(_NO_GPU.format(reason=_reason(r"^Warning: (.*)", log)))
-        refused = r"^E\d{4} .*?\] (\S.* error: .*)"
-        if done.returncode or re.search(refused, log, re.MULTILINE):
-            raise GPUError(
-                f"LiteRT's GPU engine failed on signature '{signature}' (status "
-                f"{done.returncode}): {_reason(refused, log)}"
-            )
-        with np.load(folder / "outputs.npz") as found:
-            fully, *outputs = found.values()
-    return GPURun(outputs, bool(fully), device[1] if device else "unknown")
+    try:
+        run = run_apart(
+            *(content, inputs, signature),
+            gpu=True,
+            enforce_float32=enforce_float32,
+            timeout=timeout,
+        )
+    except EngineTimeoutError as error:
+        raise GPUError(str(error)) from error
+    device = check_gpu_run(run, signature)
+    return GPURun(list(run.outputs), run.fully_accelerated, device)
+
+
+def check_gpu_run(run: Run, signature: str) -> str:
+    """Reads from a run whether the GPU's engine failed, which it need not say.
+
+    Args:
+        run: What ran on the GPU.
+        signature: What it was to run.
+
+    Returns:
+        What the driver calls the GPU.
+
+    Raises:
+        GPUError: If there is no GPU, or the engine failed.
+    """
+    device = re.search(r"Selected adapter: (.*)", run.log)
+    if run.status and device is None:
+        raise GPUError(_NO_GPU.format(reason=_reason(r"^Warning: (.*)", run.log)))
+    refused = r"^E\d{4} .*?\] (\S.* error: .*)"
+    if run.status or re.search(refused, run.log, re.MULTILINE):
+        raise GPUError(
+            f"LiteRT's GPU engine failed on signature '{signature}' (status "
+            f"{run.status}): {_reason(refused, run.log)}"
+        )
+    return device[1] if device else "unknown"
 
 
 def _reason(pattern: str, log: str) -> str:
@@ -185,50 +182,3 @@ def _smallest_file() -> bytes:
     builder = flatbuffers.Builder()
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
-
-
-def _work(folder: Path, signature: str, enforce_float32: str) -> None:
-    """What the other process does: runs model.tflite on inputs.npz."""
-    from ai_edge_litert.compiled_model import (
-        CompiledModel,
-        GpuOptions,
-        HardwareAccelerator,
-        Options,
-    )
-
-    def compiled(accelerators: Any) -> Any:
-        gpu = GpuOptions(enforce_f32=enforce_float32 == "1")
-        options = Options(hardware_accelerators=accelerators, gpu_options=gpu)
-        return CompiledModel.from_file(str(folder / "model.tflite"), options=options)
-
-    # `is_fully_accelerated` counts what the CPU's engine runs as accelerated, too:
-    # whether the GPU runs all shows only when there is no CPU to help.
-    try:
-        model, fully = compiled(HardwareAccelerator.GPU), True
-    except RuntimeError:
-        both = HardwareAccelerator.GPU | HardwareAccelerator.CPU
-        model, fully = compiled(both), False
-    inputs_of, outputs_of = (
-        sorted(model.get_signature_list()[signature][kind])
-        for kind in ("inputs", "outputs")
-    )
-    given = {n: model.create_input_buffer_by_name(signature, n) for n in inputs_of}
-    gives = {n: model.create_output_buffer_by_name(signature, n) for n in outputs_of}
-    details = model.get_output_tensor_details(signature)
-    with np.load(folder / "inputs.npz") as found:
-        inputs = list(found.values())
-    outputs: dict[str, list[np.ndarray]] = {name: [] for name in gives}
-    for i in range(len(inputs[0])):
-        for buffer, x in zip(given.values(), inputs, strict=True):
-            buffer.write(x[i : i + 1])
-        model.run_by_name(signature, given, gives)
-        for name, buffer in gives.items():
-            shape, dtype = details[name]["shape"], np.dtype(details[name]["dtype"])
-            row = buffer.read(int(np.prod(shape)), dtype)
-            outputs[name].append(row.reshape(shape))
-    stacked = [np.concatenate(rows) for rows in outputs.values()]
-    np.savez(folder / "outputs.npz", np.array(fully), *stacked)
-
-
-if __name__ == "__main__":
-    _work(Path(sys.argv[1]), *sys.argv[2:])
