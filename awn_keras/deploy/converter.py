@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tempfile
 import warnings
@@ -82,7 +83,57 @@ def convert(
     foreign = custom_operators(content)
     if foreign:
         raise ExportError(_not_builtin(models, foreign))
-    return content
+    return compact(content)
+
+
+def compact(content: bytes) -> bytes:
+    """Leaves out of a TFLite file what nothing that runs it needs.
+
+    These are names of inner tensors, and quantization that says nothing: half of what a
+    file of many widths has besides its constants.
+
+    Args:
+        content: The file's content.
+
+    Returns:
+        The content of a file that computes the same.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    for graph in model.subgraphs:
+        outer = {*map(int, graph.inputs), *map(int, graph.outputs)}
+        for index, tensor in enumerate(graph.tensors):
+            if index not in outer:
+                tensor.name = None
+            if tensor.quantization is not None and tensor.quantization.scale is None:
+                tensor.quantization = None
+    for buffer in model.buffers:
+        buffer.Pack = functools.partial(_pack_aligned, buffer)
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _pack_aligned(buffer: Any, builder: Any) -> int:
+    """Packs a constant at a multiple of 16 bytes, as the schema asks and TFLite does.
+
+    The generated code for Python does not.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    data = None
+    if buffer.data is not None and len(buffer.data):
+        size = len(buffer.data)
+        builder.StartVector(1, size, 16)
+        builder.head = builder.Head() - size
+        builder.Bytes[builder.Head() : builder.Head() + size] = bytes(buffer.data)
+        data = builder.EndVector()
+    schema.BufferStart(builder)
+    if data is not None:
+        schema.BufferAddData(builder, data)
+    return schema.BufferEnd(builder)
 
 
 def check_precision(precision: str, representative: Any) -> None:

@@ -1,12 +1,15 @@
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from awn_keras import lenet_3c1l, slim
+from awn_keras.deploy import converter
 from awn_keras.deploy.converter import (
     PRECISIONS,
     ExportError,
+    compact,
     constants,
     convert,
     custom_operators,
@@ -91,14 +94,43 @@ def test_int8_has_integer_kernels_and_activations(model):
     x = np.random.default_rng(0).random((4, 16, 16, 1)).astype("float32")
     content = convert({"a": slim(model, 0.5)}, "int8", [x])
     interpreter = Interpreter(model_content=content)
-    kinds = {
-        one["name"]: one["dtype"]
+    kinds = [
+        one["dtype"]
         for one in interpreter.get_tensor_details()
         if len(one["shape"]) == 4
-    }
-    floats = [name for name, kind in kinds.items() if kind is np.float32]
-    assert len(floats) == 1  # the image
+    ]
+    assert kinds.count(np.float32) == 1  # the image
     assert len(kinds) > 5
+
+
+def test_constants_are_aligned_and_inner_tensors_have_no_names(model):
+    content = convert(networks(model))
+    file = schema.Model.GetRootAs(content, 0)
+    start = np.frombuffer(content, np.uint8).ctypes.data
+    held = [file.Buffers(i) for i in range(file.BuffersLength())]
+    # The schema's `force_align`: some kernels load 16 bytes at a time.
+    offsets = [
+        one.DataAsNumpy().ctypes.data - start for one in held if one.DataLength()
+    ]
+    assert len(offsets) > 10
+    assert all(offset % 16 == 0 for offset in offsets)
+    for index in range(file.SubgraphsLength()):
+        graph = file.Subgraphs(index)
+        named = {i for i in range(graph.TensorsLength()) if graph.Tensors(i).Name()}
+        assert named == {*graph.InputsAsNumpy(), *graph.OutputsAsNumpy()}
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_compact_file_computes_the_same(model, precision, monkeypatch):
+    x = np.random.default_rng(0).random((4, 16, 16, 1)).astype("float32")
+    monkeypatch.setattr(converter, "compact", lambda content: content)
+    content = convert(networks(model), precision, [x])
+    smaller = compact(content)
+    assert len(smaller) < len(content)
+    assert constants(smaller) == constants(content)
+    for name in WIDTHS:
+        (one,), (other,) = (run_tflite(c, [x], name) for c in (content, smaller))
+        np.testing.assert_array_equal(one, other)
 
 
 # ------------------------------------------------------------------------- failures
