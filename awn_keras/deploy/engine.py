@@ -20,7 +20,11 @@ from typing import Any
 import numpy as np
 
 
-class EngineTimeoutError(RuntimeError):
+class EngineError(RuntimeError):
+    """LiteRT fails on a file."""
+
+
+class EngineTimeoutError(EngineError):
     """The process was not done in time."""
 
 

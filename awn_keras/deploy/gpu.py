@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from awn_keras.deploy.engine import EngineTimeoutError, Run, run_apart
+from awn_keras.deploy.engine import EngineError, EngineTimeoutError, Run, run_apart
 from awn_keras.deploy.signatures import signatures
 
 #: Seconds that the engine may take: to find a GPU, and to run a file.
@@ -28,7 +28,7 @@ _NO_GPU = (
 )
 
 
-class GPUError(RuntimeError):
+class GPUError(EngineError):
     """There is no GPU, or LiteRT's engine for it fails on a file."""
 
 
@@ -61,7 +61,7 @@ def gpu_is_available() -> bool:
     """
     x = np.array([[-1.0, 0.0, 1.0, 2.0]], "float32")
     try:
-        found = _run(_smallest_file(), [x], "probe", True, PROBE_TIMEOUT)
+        found = _run(smallest_file(), [x], "probe", True, PROBE_TIMEOUT)
     except GPUError:
         return False
     return np.array_equal(found.outputs[0], np.maximum(x, 0))
@@ -161,7 +161,7 @@ def _reason(pattern: str, log: str) -> str:
     return "; ".join(found) or log.strip().rsplit("\n", 1)[-1]
 
 
-def _smallest_file() -> bytes:
+def smallest_file() -> bytes:
     """A TFLite file with one signature, `probe`: y = relu(x), of shape `(1, 4)`."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema

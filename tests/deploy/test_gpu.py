@@ -141,7 +141,7 @@ def test_there_may_be_no_gpu(no_gpu, several_widths, capfd):
 def test_the_engine_may_hang(monkeypatch, several_widths):
     content, x = several_widths
     monkeypatch.setattr(gpu, "RUN_TIMEOUT", 0.01)
-    with pytest.raises(GPUError, match=r"not done with signature 'width_025' within"):
+    with pytest.raises(GPUError, match=r"not done with signature .width_025. within"):
         run_on_gpu(content, [x], "width_025")
 
 
@@ -161,9 +161,9 @@ def test_the_engine_may_fail(monkeypatch, several_widths, status, log, match):
         run_on_gpu(content, [x], "width_100")
 
 
-def test_the_smallest_file_is_one():
+def test_thesmallest_file_is_one():
     x = np.array([[-1, 0, 1, 2]], "float32")
-    (got,) = run_tflite(gpu._smallest_file(), [x], "probe")
+    (got,) = run_tflite(gpu.smallest_file(), [x], "probe")
     np.testing.assert_array_equal(got, [[0, 0, 1, 2]])
 
 
