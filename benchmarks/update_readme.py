@@ -121,6 +121,7 @@ def export() -> str:
         "S-Net, a file a width": "4 widths of an S-Net",
     }
     sizes = []
+    runs = " or ".join(map(str, sorted({one["runs"] for one in result["networks"]})))
     for one in result["networks"]:
         full = one["bytes"]["dense, full width"]
         ratios = [f"{one['bytes'][label] / full:.2f}x" for label in labels]
@@ -128,8 +129,39 @@ def export() -> str:
     return (
         f"{table(head, rows)}\n\n"
         f"{table(['network', 'full width, dense', *labels.values()], sizes)}\n\n"
-        f"{result['what']}, medians of {result['runs']} runs in turns, one process. "
+        f"{result['what']}, medians of {runs} runs in turns, one process. "
         f"{where(result['environment'])}"
+    )
+
+
+def refinement() -> str:
+    """An early answer and the refined one, against the wide width alone."""
+    result = load("refinement")
+    rows = []
+    for one in result["networks"]:
+        narrow, wide = one["widths"]
+        ms = one["ms"]
+        rows.append(
+            [
+                one["network"],
+                f"{narrow:g}, then {wide:g}",
+                f"{ms['first']:.3g} ms",
+                f"{ms['both']:.3g} ms",
+                f"{ms['wide']:.3g} ms",
+                f"{one['ratio']:.2f}x",
+                f"{one['bytes'] / one['bytes_without']:.2f}x",
+                f"{one['activation_bytes'] / 1e6:.2g} MB",
+            ]
+        )
+    head = [
+        *("network", "widths", "early answer after", "refined after", "wide alone"),
+        *("time", "file", "kept in memory"),
+    ]
+    return (
+        f"{table(head, rows)}\n\n"
+        '"File": bytes with the two signatures that this takes, against the file of '
+        f"both widths without them. {result['what']}, medians of {result['runs']} runs "
+        f"in turns, one process. {where(result['environment'])}"
     )
 
 
@@ -149,7 +181,11 @@ def precision() -> str:
             ]
         )
     head = ["precision", "file", *(f"width {width:g}" for width in widths)]
-    return f"{table(head, rows)}\n\n{result['what']}. {where(result['environment'])}"
+    return (
+        f"{table(head, rows)}\n\n{result['what']}. One file for all widths; with "
+        f"quantization-aware training ({result['steps']} steps a width) a file for each, "
+        f"their bytes summed. {where(result['environment'])}"
+    )
 
 
 def families() -> str:
@@ -222,6 +258,7 @@ def warm_start() -> str:
 
 BLOCKS = {
     "export": export,
+    "refinement": refinement,
     "precision": precision,
     "table2": table2,
     "fashion_mnist": fashion_mnist,

@@ -74,6 +74,7 @@ def test_the_code_on_deploying_runs_as_it_stands(tmp_path, monkeypatch):
     exec("\n".join(plain), names)
     assert names["scores"].shape == (3, 10)
     assert len(names["verified"]) == 4
+    assert names["answer"].shape == (1, 10)
     assert names["small"][0].bytes < 0.5 * names["exported"][0].bytes
 
 
