@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 SYSTEM_HELP = "awn_rs (default), awn, s_net, us_net, shared_bn, plain"
 PRECISION_HELP = "float32 (default), float16, dynamic_range, int8"
+PROGRAM_HELP = "LiteRT's benchmark_model for that device; see tflite/README.md"
 WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
 
 
@@ -36,13 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     from awn_keras.conversion import ConversionError
     from awn_keras.data import DatasetUnavailableError
+    from awn_keras.deploy.benchmark import DeviceError
     from awn_keras.deploy.converter import ExportError
 
     try:
         args.run(args)
     except (
         DatasetUnavailableError,
+        DeviceError,
         ExportError,
+        IncompleteError,
         NotImplementedError,
         OSError,
         TypeError,
@@ -200,6 +205,47 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--dataset", help="compare on this set's test images")
     _add_data_arguments(verify)
+
+    benchmark = command(
+        "benchmark",
+        _benchmark,
+        "Measure each width of TFLite files, here or elsewhere.",
+    )
+    benchmark.add_argument("files", type=Path, nargs="+", help=".tflite files")
+    add = benchmark.add_argument
+    add("--dry", action="store_true", help="only count what each width costs")
+    add("--targets", type=_words, metavar="T,T", help="here: cpu (default), gpu")
+    add("--android", action="store_true", help="on an Android device, by adb")
+    add("--serial", action="append", default=[], help="which one; may be repeated")
+    add("--adb", default="adb", help="the program (default: adb)")
+    add("--ssh", action="append", default=[], metavar="USER@BOARD", help="on a board")
+    add("--cpu", action="store_true", help="there: on the CPU (default)")
+    add("--gpu", action="store_true", help="there: on the GPU")
+    add("--benchmark-model", type=Path, metavar="PROGRAM", help=PROGRAM_HELP)
+    add("--cooldown", type=float, default=0.0, help="seconds between runs there")
+    add("--threads", type=_integers, default=(1,), metavar="N,N", help="default: 1")
+    add("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
+    add("--runs", type=int, default=50, help="timed runs in a repetition (default: 50)")
+    add("--warm-up", type=int, default=5, help="runs before them (default: 5)")
+    add("--repeats", type=int, default=3, help="repetitions (default: 3)")
+    add("--timeout", type=float, default=600, help="seconds for one (default: 600)")
+    add("--output", type=Path, help="report (default: FILE.benchmark.json)")
+    add("--merge", action="append", type=Path, default=[], help="add rows of a report")
+    add("--csv", type=Path, help="write the rows as CSV, too")
+    add("--html", type=Path, help="write an HTML page with a picture, too")
+    add("--dataset", help="measure accuracy, too, on this set's test images")
+    _add_data_arguments(benchmark)
+
+    pick = command("pick", _pick, "Pick the widest width that keeps to a budget.")
+    pick.add_argument("report", type=Path, help="a report of `awn benchmark`")
+    add = pick.add_argument
+    add("--budget-ms", type=float, help="longest latency, in ms")
+    add("--budget-kb", type=float, help="longest file, in kB of 1000 bytes")
+    add("--target", help="cpu, gpu, android-cpu, ..., if there are several")
+    add("--device", help="which device, if there are several")
+    add("--threads", type=int, help="for how many threads, if there are several")
+    add("--file", help="which file, if there are several")
+    add("--quantile", default="p90", help="of latency: median, p90 (default), p95")
     return parser
 
 
@@ -474,7 +520,151 @@ def _agreement(one: Any) -> str:
     return f"{one.largest_error:14.1e} {gpu:>8} {same:>11}"
 
 
+def _benchmark(args: argparse.Namespace) -> None:
+    from awn_keras.deploy.benchmark import costs_of, write_html
+
+    if args.dry:
+        for path in args.files:
+            _print(f"{path}\n{_costs(costs_of(path.read_bytes()))}")
+        return
+    output = args.output or Path(f"{args.files[0].with_suffix('')}.benchmark.json")
+    for path in filter(None, (output, args.csv, args.html)):
+        _writable(path.parent)
+    report, failures = _measure(args, output)
+    if args.csv:
+        report.to_csv(args.csv)
+    if args.html:
+        write_html(report, args.html)
+    _print(report.table())
+    for warning in report.warnings():
+        _print(f"warning: {warning}")
+    _print(f"{len(report.rows)} rows, in {output}")
+    if failures:
+        raise IncompleteError("; ".join(map(str, failures)))
+
+
+class IncompleteError(RuntimeError):
+    """Something could not be measured; the rest is on disk."""
+
+
+def _measure(args: argparse.Namespace, output: Path) -> tuple[Any, list[Any]]:
+    """The report, which is on disk after each row, and what failed this time."""
+    from awn_keras.deploy.benchmark import Report
+
+    old = Report().merged(map(Report.load, args.merge))
+    found: list[Any] = []
+
+    def save(now: Report) -> None:
+        old.merged([*found, now]).save(output)
+
+    for path in args.files:
+        for measure in _places(args, path):
+            found.append(measure(on_progress=save))
+    return old.merged(found), [one for report in found for one in report.failures]
+
+
+def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
+    """What is to be called to measure a file, here and on devices."""
+    from awn_keras.deploy.benchmark import (
+        SshDevice,
+        adb_devices,
+        benchmark_device,
+        benchmark_tflite,
+    )
+    from awn_keras.deploy.benchmark.devices import find_program
+
+    common = {
+        "threads": args.threads,
+        "widths": args.widths,
+        "runs": args.runs,
+        "warm_up": args.warm_up,
+        "repeats": args.repeats,
+        "timeout": args.timeout,
+        "accuracy": _accuracies(args, path),
+    }
+    places: list[Callable[..., Any]] = []
+    elsewhere = args.android or args.serial or args.ssh
+    if args.targets or not elsewhere:
+        targets = args.targets or ("cpu",)
+        places.append(partial(benchmark_tflite, path, targets=targets, **common))
+    devices: list[Any] = [SshDevice(host) for host in args.ssh]
+    if args.android or args.serial:
+        devices += adb_devices(args.adb, args.serial)
+    units = [name for name in ("cpu", "gpu") if getattr(args, name)] or ["cpu"]
+    for device in devices:
+        program = args.benchmark_model or find_program(device)
+        options = {**common, "units": units, "cooldown": args.cooldown}
+        places.append(partial(benchmark_device, path, device, program, **options))
+    return places
+
+
+def _accuracies(args: argparse.Namespace, path: Path) -> dict[str, float] | None:
+    from awn_keras.data import load_data
+    from awn_keras.deploy.benchmark import accuracies
+
+    if not args.dataset:
+        return None
+    data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
+    return accuracies(path, *data.test(len(data.y_test))[0])
+
+
+def _costs(found: Any) -> str:
+    heads = ("MACs", "parameters", "constants", "activations")
+    lines = [" ".join(f"{head:>15}" for head in heads) + "  signature"]
+    for name, costs in sorted(found.items(), key=lambda item: item[1].macs):
+        sizes = (costs.constant_bytes, costs.activation_bytes)
+        kilobytes = " ".join(f"{size / 1e3:12,.0f} kB" for size in sizes)
+        lines.append(f"{costs.macs:15,} {costs.parameters:15,} {kilobytes}  {name}")
+    return "\n".join(lines)
+
+
+def _pick(args: argparse.Namespace) -> None:
+    from awn_keras.deploy.benchmark import Report, pick_width
+
+    pick = pick_width(
+        Report.load(args.report),
+        budget_ms=args.budget_ms,
+        budget_kb=args.budget_kb,
+        target=args.target,
+        device=args.device,
+        threads=args.threads,
+        file=args.file,
+        quantile=args.quantile,
+    )
+    about = f"{pick.row.signature} of {pick.row.file}"
+    if pick.ms is not None:
+        about += f", {pick.quantile} {pick.ms:.3g} ms"
+    if pick.uncertainty_ms is not None:
+        about += f" (within {pick.uncertainty_ms:.2g} ms)"
+    if pick.row.accuracy is not None:
+        about += f", accuracy {pick.row.accuracy:.2%}"
+    if not pick.fits:
+        _print(f"Nothing keeps to the budget. The narrowest, width {pick.width:.4g}:")
+    _print(f"{pick.width:.4g}: {about}")
+    if pick.fits and (pick.interpolated_width or 0) > pick.width:
+        _print(
+            f"An export at width {pick.interpolated_width:.3g} is expected to keep to "
+            "it, too."
+        )
+    if pick.dominated:
+        widths = ", ".join(f"{width:.4g}" for width in pick.dominated)
+        _print(f"Slower and no better than others: {widths}")
+
+
 # ------------------------------------------------------------------------- helpers
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"integers, separated by commas. Received: {text!r}"
+        ) from error
 
 
 def _data_for(args: argparse.Namespace, model: Any) -> Any:

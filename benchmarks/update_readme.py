@@ -183,8 +183,8 @@ def precision() -> str:
     head = ["precision", "file", *(f"width {width:g}" for width in widths)]
     return (
         f"{table(head, rows)}\n\n{result['what']}. One file for all widths; with "
-        f"quantization-aware training ({result['steps']} steps a width) a file for each, "
-        f"their bytes summed. {where(result['environment'])}"
+        f"quantization-aware training ({result['steps']} steps a width) a file for "
+        f"each, their bytes summed. {where(result['environment'])}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from pathlib import Path
 from statistics import median
 from threading import Lock
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from awn_keras.deploy.signatures import signature_width
 from awn_keras.widths import check_width, width_label
+
+if TYPE_CHECKING:
+    from awn_keras.deploy.benchmark.report import Report
 
 # A median needs three slow runs of five to call a width slow: a pause of the system
 # does not move it, as it would a mean, and it does not lag as a long average does.
@@ -33,8 +37,8 @@ class BudgetPolicy:
     - The latency of a width is the median of its last 5 runs; its first `warm_up`
       runs do not count. A width is judged from 3 runs on, counted anew whenever it
       is taken up.
-    - It begins with the narrowest width. A width slower than the budget is left at
-      once for the widest narrower one that is not known to be too slow.
+    - It begins with `start`, or the narrowest width. A width slower than the budget is
+      left at once for the widest narrower one that is not known to be too slow.
     - A wider width is taken up once it has been expected to need at most 90 % of the
       budget for 5 runs in a row. Expected is what it last took, times what the
       width in use takes now over what that took then; if it was never run, what a
@@ -52,10 +56,14 @@ class BudgetPolicy:
         widths: The widths, ascending.
         budget_ms: Longest latency wanted, in ms, or `None` for no limit.
         warm_up: Number of first runs of each width that do not count.
+        start: The width to begin with; `None` for the narrowest.
+        measured: Latencies known before, in ms by width. They count as what the widths
+            took last, until they run.
 
     Raises:
         TypeError: If `budget_ms` is not a number, or `warm_up` not an integer.
-        ValueError: If `budget_ms` is not positive, or `warm_up` negative.
+        ValueError: If `budget_ms` is not positive, `warm_up` negative, or `start` not
+            one of the widths.
     """
 
     def __init__(
@@ -64,6 +72,8 @@ class BudgetPolicy:
         budget_ms: float | None = None,
         *,
         warm_up: int = 3,
+        start: float | None = None,
+        measured: Mapping[float, float] | None = None,
     ) -> None:
         check_integer(warm_up, "warm_up", 0)
         self.widths = tuple(widths)
@@ -75,7 +85,17 @@ class BudgetPolicy:
         self._then: dict[tuple[int, int], float] = {}
         self._wait = [RETRY_AFTER] * count
         self._budget: float | None = None
-        self._enter(0)
+        if start is not None and start not in self.widths:
+            raise ValueError(
+                f"`start` must be one of {list(self.widths)}. Received: start={start}"
+            )
+        known = measured or {}
+        for i, width in enumerate(self.widths):
+            self._latency[i] = known.get(width)
+            for other in set(known) - {width}:
+                if width in known:
+                    self._then[i, self.widths.index(other)] = known[width]
+        self._enter(0 if start is None else self.widths.index(start))
         self.budget_ms = budget_ms
 
     @property
@@ -206,13 +226,16 @@ class AnyWidthInterpreter:
         budget_ms: Longest latency wanted for one sample, in ms. `None` for no limit.
             It may be set at any time.
         warm_up: Number of first runs of each width that do not count for its latency.
+        report: What `awn benchmark` measured of this file, or the path of its JSON:
+            with `budget_ms`, the width that `pick_width` finds in it is the first one,
+            in place of the narrowest. Looked at are rows of a CPU and `num_threads`.
 
     Raises:
         TypeError: If `path` is no path or bytes, or a number is not one.
         ValueError: If `path` is not a TFLite file or has no signature of that name, a
-            signature's batch size is not 1 or its shapes are not fixed, or a number
-            is out of range.
-        OSError: If the file cannot be read.
+            signature's batch size is not 1 or its shapes are not fixed, a number is
+            out of range, or `report` has no such row of this file.
+        OSError: If a file cannot be read.
 
     Example:
         >>> interpreter = AnyWidthInterpreter("net.tflite", budget_ms=5.0)
@@ -232,6 +255,7 @@ class AnyWidthInterpreter:
         num_threads: int = 1,
         budget_ms: float | None = None,
         warm_up: int = 3,
+        report: Report | str | Path | None = None,
     ) -> None:
         check_integer(num_threads, "num_threads", 1)
         interpreter = open_interpreter(path, num_threads)
@@ -252,7 +276,14 @@ class AnyWidthInterpreter:
             width: Signature.of(interpreter.get_signature_runner(found[width]))
             for width in self.widths
         }
-        self._policy = BudgetPolicy(self.widths, budget_ms, warm_up=warm_up)
+        start, measured = None, {}
+        if report is not None and budget_ms is not None:
+            picked, known = _picked(report, path, budget_ms, num_threads)
+            start = self._find(picked)
+            measured = {self._find(width): ms for width, ms in known.items()}
+        self._policy = BudgetPolicy(
+            *(self.widths, budget_ms), warm_up=warm_up, start=start, measured=measured
+        )
         self._lock = Lock()
 
     @property
@@ -436,6 +467,37 @@ class Signature:
                 f"{counts}"
             )
         return arrays
+
+
+def _picked(
+    report: Report | str | Path,
+    path: str | Path | bytes,
+    budget_ms: float,
+    num_threads: int,
+) -> tuple[float, dict[float, float]]:
+    """The width that keeps to the budget by what was measured, and latencies of all."""
+    from awn_keras.deploy.benchmark.picker import latency, pick_width
+    from awn_keras.deploy.benchmark.report import Report
+
+    if not isinstance(report, Report):
+        report = Report.load(report)
+    content = path if isinstance(path, bytes) else Path(path).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    rows = [
+        row
+        for row in report.rows
+        if (row.sha256, row.threads) == (digest, num_threads)
+        and row.target.endswith("cpu")
+    ]
+    if not rows:
+        raise ValueError(
+            f"`report` must have rows of this file on a CPU with {num_threads} "
+            f"threads. Received: {len(report.rows)} rows of other files, targets or "
+            "threads. Measure it: `awn benchmark`."
+        )
+    picked = pick_width(Report(rows), budget_ms=budget_ms).width
+    latencies = {row.width: latency(row, "p90") for row in rows}
+    return picked, {w: ms for w, ms in latencies.items() if w and ms is not None}
 
 
 def open_interpreter(path: str | Path | bytes, num_threads: int) -> Any:

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from awn_keras import slim
 from awn_keras.deploy import interpreter as module
+from awn_keras.deploy.benchmark.report import Report, Row
 from awn_keras.deploy.export import convert
 from awn_keras.deploy.interpreter import (
     LONGEST_RETRY,
@@ -427,6 +429,35 @@ def test_a_slowed_down_machine_makes_it_step_down_and_come_back(dense, monkeypat
     # 3 runs until the median falls, and 5 in a row.
     assert after[8:] == [1.0] * 52
     assert interpreter.latency_ms[1.0] == pytest.approx(8.0)
+
+
+def test_a_report_says_where_to_begin(dense, monkeypatch, tmp_path):
+    rows = [
+        Row(
+            *("cpu", width, "", "net.tflite", hashlib.sha256(dense).hexdigest(), 1, ms),
+            p90_ms=1.1 * ms,
+        )
+        for width, ms in COSTS.items()
+    ]
+    Report(rows).save(tmp_path / "report.json")
+    for report in (Report(rows), tmp_path / "report.json"):
+        machine = Machine(dense, monkeypatch, COSTS, budget_ms=5.0, report=report)
+        assert machine.interpreter.width == 0.625
+        assert machine.run(20) == [0.625] * 20
+    # Measured on a fast day: the first three runs of 0.625 tell.
+    machine = Machine(
+        dense, monkeypatch, COSTS, budget_ms=5.0, report=report, warm_up=0
+    )
+    machine.slowness = 1.5
+    assert machine.run(5)[2:] == [0.625, 0.5, 0.5]
+    # Without a budget there is nothing to pick.
+    assert Machine(dense, monkeypatch, COSTS, report=report).interpreter.width == 1.0
+    with pytest.raises(ValueError, match=r"rows of this file on a CPU with 2 threads"):
+        AnyWidthInterpreter(dense, budget_ms=5.0, report=Report(rows), num_threads=2)
+    with pytest.raises(ValueError, match=r"Received: 0 rows"):
+        AnyWidthInterpreter(dense, budget_ms=5.0, report=Report())
+    with pytest.raises(ValueError, match="`start` must be one of"):
+        BudgetPolicy([0.5, 1.0], 5.0, start=0.75)
 
 
 def test_if_nothing_fits_the_narrowest_runs_and_it_shows(dense, monkeypatch):

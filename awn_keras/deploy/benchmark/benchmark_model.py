@@ -1,0 +1,271 @@
+"""LiteRT's program `benchmark_model`: how to call it, and how to read what it prints.
+
+Google publishes it for Android and Linux. Read are TensorFlow Lite's since 1.12, and
+LiteRT's of CompiledModel.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class BenchmarkModelError(RuntimeError):
+    """The program failed, or did not do what it was asked for."""
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What one run of the program tells; `None` for what it does not.
+
+    Args:
+        runs: Number of timed runs.
+        warm_up: Number of runs before them.
+        mean_ms: Mean of the timed runs, in ms; so with the others.
+        min_ms: Minimum.
+        max_ms: Maximum.
+        std_ms: Standard deviation.
+        median_ms: Median (since 2024).
+        p95_ms: 95th percentile (since 2024).
+        init_ms: Time to load and prepare the file.
+        memory_mb: Memory at most, or by how much it grew, in MB.
+        nodes: Number of operators that a delegate was offered.
+        nodes_delegated: How many of them it runs.
+        fully_accelerated: Whether it runs all of them.
+    """
+
+    runs: int
+    warm_up: int
+    mean_ms: float
+    min_ms: float
+    max_ms: float
+    std_ms: float
+    median_ms: float | None
+    p95_ms: float | None
+    init_ms: float | None
+    memory_mb: float | None
+    nodes: int | None
+    nodes_delegated: int | None
+    fully_accelerated: bool | None
+
+
+def command(
+    program: str,
+    model: str,
+    signature: str | None,
+    *,
+    gpu: bool,
+    threads: int,
+    runs: int,
+    warm_up: int,
+) -> list[str]:
+    """The program's command line, one string for each argument.
+
+    Args:
+        program: Path of the program on the device.
+        model: Path of the TFLite file there.
+        signature: The signature to run. `None` if the file has one only.
+        gpu: Whether the GPU delegate is to run it.
+        threads: Threads of the CPU's engine.
+        runs: Timed runs.
+        warm_up: Runs before them.
+    """
+    words = [
+        program,
+        f"--graph={model}",
+        f"--num_threads={threads}",
+        f"--num_runs={runs}",
+        f"--warmup_runs={max(1, warm_up)}",
+        # Else it goes on until half a second is over, a second for those timed.
+        "--warmup_min_secs=0",
+        "--min_secs=0",
+        "--report_peak_memory_footprint=true",
+        f"--use_gpu={'true' if gpu else 'false'}",
+    ]
+    if signature is not None:
+        words.append(f"--signature_to_run_for={signature}")
+    return words
+
+
+# What Android's log, and versions since 2022, write before a line; LiteRT's also tells
+# the line of its source.
+_PREFIX = re.compile(
+    r"^(?:\d\d-\d\d [\d:.]+ +(?:\d+ +\d+ +)?)?"
+    r"(?:[VDIWEF](?:/| )\S+ *(?:\( *\d+\))?: ?|(?:INFO|VERBOSE|WARN|WARNING|ERROR): )?"
+    r"(?:\[[^\]]*:\d+\] ?)?"
+)
+# Ends of the timed runs, of TensorFlow Lite's program and of LiteRT's.
+_END = re.compile(
+    r"(?:Average i|I)nference timings in us: |=+ BENCHMARK RESULTS =+|"
+    r"Model initialization: "
+)
+_GPU_DELEGATE = r"TfLiteGpuDelegate\w*|LITERT_CL|\w*WebGpu\w*|\w*MlDrift\w*"
+
+
+def parse(text: str, *, gpu: bool, signature: str | None) -> Printed:
+    """Reads what the program printed.
+
+    Args:
+        text: What it wrote to stdout and stderr.
+        gpu: Whether the GPU delegate was asked for.
+        signature: The signature that was asked for.
+
+    Returns:
+        What it tells.
+
+    Raises:
+        BenchmarkModelError: If there are no timings, or it ran on something else than
+            the GPU, or another signature: it goes on without what it cannot do.
+    """
+    lines = [_PREFIX.sub("", line).strip() for line in text.splitlines()]
+    whole = "\n".join(lines)
+    unknown = re.search(r"^Unconsumed cmdline flags: (.*)$", whole, re.MULTILINE)
+    if signature and unknown and "signature_to_run_for" in unknown[1]:
+        raise BenchmarkModelError(
+            "this benchmark_model is too old to run a signature: it ignored "
+            "--signature_to_run_for. Take a newer one, or files of one width each "
+            "(`awn export --separate`)."
+        )
+    ends = [i for i, line in enumerate(lines) if _END.match(line)]
+    if not ends or "Benchmarking failed." in lines:
+        raise BenchmarkModelError(reason(text))
+    phases = [one for one in map(_numbers, lines[: ends[0]]) if one]
+    timed = {**_results(whole), **(phases[-1] if phases else {})}
+    if "count" not in timed:
+        raise BenchmarkModelError(reason(text))
+    applied = re.findall(
+        r"^(?:Explicitly a|A)pplied (\S+) delegate, and the model graph will be "
+        r"(completely|partially) executed",
+        whole,
+        re.MULTILINE,
+    )
+    nodes = re.findall(
+        r"^Replacing (\d+) out of (\d+) node\(s\) with delegate "
+        rf"\(({_GPU_DELEGATE if gpu else 'TfLiteXNNPackDelegate'})\)",
+        whole,
+        re.MULTILINE,
+    )
+    if gpu and not (
+        nodes
+        or "GPU" in [name for name, _ in applied]
+        or re.search(r"^Initializ(?:ed|ing) \w+-based API", whole, re.MULTILINE)
+    ):
+        raise BenchmarkModelError(
+            f"it does not tell that anything ran on the GPU: {reason(text)}"
+        )
+    fully = None
+    if applied:
+        fully = applied[-1][1] == "completely"
+    elif nodes:
+        fully = nodes[-1][0] == nodes[-1][1]
+    init = re.search(r"\bInit: ([\d.e+]+)", lines[ends[0]])
+    mean = timed.get("avg", timed.get("curr", 0.0))
+    return Printed(
+        runs=int(timed["count"]),
+        warm_up=int(phases[-2]["count"]) if len(phases) > 1 else 0,
+        mean_ms=mean / 1e3,
+        min_ms=timed.get("min", mean) / 1e3,
+        max_ms=timed.get("max", mean) / 1e3,
+        std_ms=timed.get("std", 0.0) / 1e3,
+        median_ms=_milliseconds(timed.get("median")),
+        p95_ms=_milliseconds(timed.get("p95")),
+        init_ms=float(init[1]) / 1e3 if init else _milliseconds(timed.get("init")),
+        memory_mb=_memory(whole),
+        nodes=int(nodes[-1][1]) if nodes else None,
+        nodes_delegated=int(nodes[-1][0]) if nodes else None,
+        fully_accelerated=fully,
+    )
+
+
+def _results(text: str) -> dict[str, float]:
+    """LiteRT's block of results, in microseconds; it has two decimals of a ms only."""
+    found = {}
+    for label, name in (
+        ("Model initialization", "init"),
+        (r"Inference \(avg\)", "avg"),
+        (r"Inference \(min\)", "min"),
+        (r"Inference \(max\)", "max"),
+        (r"Inference \(std\)", "std"),
+    ):
+        match = re.search(rf"^{label}: +([\d.]+)", text, re.MULTILINE)
+        if match:
+            found[name] = 1e3 * float(match[1])
+    runs = re.search(r"^Inference \(avg\): .*\((\d+) runs\)", text, re.MULTILINE)
+    if runs:
+        found["count"] = float(runs[1])
+    return found
+
+
+def _memory(text: str) -> float | None:
+    """Memory at most, in MB."""
+    for pattern in (
+        r"Overall peak memory footprint \(MB\) via periodic monitoring: ([\d.e+]+)",
+        r"Peak memory: +([\d.e+]+) MB",
+        r"(?:Peak memory footprint|Memory footprint delta from the start of the tool) "
+        r"\(MB\): .*overall=([\d.e+]+)",
+        r"Overall footprint: +([\d.e+]+) MB",
+    ):
+        match = re.search(rf"^{pattern}", text, re.MULTILINE)
+        if match:
+            return float(match[1])
+    return None
+
+
+def reason(text: str) -> str:
+    """The lines of the program's output that tell best why there are no timings."""
+    lines = [_PREFIX.sub("", line).strip() for line in text.splitlines()]
+    telling = re.compile(
+        r"\b(?:fail|error|unsupported|not executable|cannot|can't|not found|no such|"
+        r"fault\b|aborted|killed|could not|unable|invalid|incorrect|not be executed)",
+        re.IGNORECASE,
+    )
+    found = [line for line in lines if telling.search(line)]
+    found = [line for line in found if line != "Benchmarking failed."] or found
+    if found:
+        return " ".join(dict.fromkeys([found[0], found[-1]]))
+    written = [line for line in lines if line] or ["nothing"]
+    return f"no timings in its output, which ends with: {written[-1]}"
+
+
+def fields_of(printed: Sequence[Printed]) -> dict[str, Any]:
+    """Fields of a `Row` from what repetitions printed."""
+
+    def each(name: str) -> list[Any]:
+        found = [getattr(one, name) for one in printed]
+        return [] if None in found else found
+
+    def middle(name: str) -> float | None:
+        return float(statistics.median(each(name))) if each(name) else None
+
+    centers = each("median_ms") or each("mean_ms")
+    center = statistics.median(centers)
+    return {
+        "median_ms": middle("median_ms"),
+        "mean_ms": statistics.fmean(each("mean_ms")),
+        "min_ms": min(each("min_ms")),
+        "max_ms": max(each("max_ms")),
+        "std_ms": statistics.fmean(one**2 for one in each("std_ms")) ** 0.5,
+        "p95_ms": middle("p95_ms"),
+        "runs": sum(each("runs")),
+        "warm_up": printed[-1].warm_up,
+        "spread": (max(centers) - min(centers)) / center if center else None,
+        "init_ms": middle("init_ms"),
+        "memory_mb": max(each("memory_mb"), default=None),
+        "nodes_delegated": printed[-1].nodes_delegated,
+        "fully_accelerated": printed[-1].fully_accelerated,
+    }
+
+
+def _numbers(line: str) -> dict[str, float]:
+    """`count=50 first=1.2e+06 ...` as a dict; empty for other lines."""
+    if not line.startswith("count="):
+        return {}
+    found = re.findall(r"(\w+)=([\d.]+(?:e[+-]?\d+)?)", line)
+    return {name: float(value) for name, value in found}
+
+
+def _milliseconds(microseconds: float | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e3

@@ -1,0 +1,156 @@
+"""What a signature of a TFLite file costs, read from the file: no device is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from awn_keras.deploy.signatures import signatures
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one run of a signature takes, on one sample.
+
+    Args:
+        macs: Multiply-accumulates of its convolutions and dense layers, as they lie in
+            the file: zeros of a kernel that is cut are not computed.
+        parameters: Elements of the constants that it reads.
+        constant_bytes: Bytes of these constants. Signatures share constants, so their
+            sum is more than the file has.
+        activation_bytes: Bytes of the activations that must be in memory at the same
+            time, at most, if operators run in the order of the file and none works in
+            place. An interpreter may need more.
+        operators: Number of operators.
+    """
+
+    macs: int
+    parameters: int
+    constant_bytes: int
+    activation_bytes: int
+    operators: int
+
+
+def costs_of(content: bytes) -> dict[str, Costs]:
+    """Counts what each signature of a TFLite file costs.
+
+    Args:
+        content: The file's content; its shapes are fixed.
+
+    Returns:
+        Costs by name of the signature.
+
+    Raises:
+        ValueError: If it is not a TFLite file, or has no signatures.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    signatures(content, "content")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    names = {
+        value: name
+        for name, value in vars(schema.BuiltinOperator).items()
+        if not name.startswith("_")
+    }
+    return {
+        one.signatureKey.decode(): _Graph(model, one.subgraphIndex, names).costs()
+        for one in model.signatureDefs
+    }
+
+
+class _Graph:
+    """One subgraph of a file."""
+
+    def __init__(self, model: Any, index: int, names: dict[int, str]) -> None:
+        self._model, self._names = model, names
+        self._graph = model.subgraphs[index]
+
+    def costs(self) -> Costs:
+        graph = self._graph
+        constants = {
+            index
+            for index, tensor in enumerate(graph.tensors)
+            if self._data(tensor) is not None
+        }
+        # Constants that are equal, such as biases of zeros, are stored once.
+        stored = {graph.tensors[index].buffer: index for index in constants}.values()
+        return Costs(
+            macs=sum(map(self._macs, graph.operators)),
+            parameters=sum(map(self._size, stored)),
+            constant_bytes=sum(len(self._data(graph.tensors[i])) for i in stored),
+            activation_bytes=self._activation_bytes(constants),
+            operators=len(graph.operators),
+        )
+
+    def _data(self, tensor: Any) -> Any:
+        """What a constant holds; `None` for what is computed."""
+        data = self._model.buffers[tensor.buffer].data
+        return data if data is not None and len(data) else None
+
+    def _shape(self, index: int) -> tuple[int, ...]:
+        shape = self._graph.tensors[index].shape
+        return () if shape is None else tuple(int(n) for n in shape)
+
+    def _size(self, index: int) -> int:
+        return math.prod(self._shape(index))
+
+    def _activation_bytes(self, constants: set[int]) -> int:
+        graph = self._graph
+        last = {int(index): len(graph.operators) for index in graph.outputs}
+        first = {int(index): -1 for index in graph.inputs}
+        for position, operator in enumerate(graph.operators):
+            for index in map(int, operator.inputs):
+                last[index] = max(last.get(index, -1), position)
+            for index in map(int, operator.outputs):
+                first.setdefault(index, position)
+        changes = np.zeros(len(graph.operators) + 2, np.int64)
+        for index, position in first.items():
+            if index >= 0 and index not in constants:
+                size = self._size(index) * _item_size(graph.tensors[index].type)
+                changes[position + 1] += size
+                if last.get(index, position) < len(graph.operators):
+                    changes[last.get(index, position) + 2] -= size
+        return int(np.cumsum(changes).max())
+
+    def _macs(self, operator: Any) -> int:
+        code = self._model.operatorCodes[operator.opcodeIndex]
+        # Old writers fill only the field of one byte.
+        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+        count = _MACS.get(self._names.get(builtin, ""))
+        if count is None:
+            return 0
+        return count(
+            [self._shape(int(i)) for i in operator.inputs if i >= 0],
+            [self._shape(int(i)) for i in operator.outputs],
+        )
+
+
+Shapes = list[tuple[int, ...]]
+
+#: MACs from the shapes of inputs and outputs. Kernels are (out, rows, cols, in),
+#: those of depthwise convolutions (1, rows, cols, out).
+_MACS: dict[str, Callable[[Shapes, Shapes], int]] = {
+    "CONV_2D": lambda x, y: math.prod(y[0]) * math.prod(x[1][1:]),
+    "DEPTHWISE_CONV_2D": lambda x, y: math.prod(y[0]) * math.prod(x[1][1:3]),
+    # (output shape, kernel, input, bias): each input goes to rows x cols x out.
+    "TRANSPOSE_CONV": lambda x, y: math.prod(x[2][:-1]) * math.prod(x[1]),
+    "FULLY_CONNECTED": lambda x, y: math.prod(x[0]) * x[1][0],
+    "CONV_3D": lambda x, y: math.prod(y[0]) * math.prod(x[1][:4]),
+}
+
+
+def _item_size(kind: int) -> int:
+    """Bytes of an element of a type of tensors."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    sizes = {
+        **dict.fromkeys(("INT8", "UINT8", "BOOL"), 1),
+        **dict.fromkeys(("INT16", "UINT16", "FLOAT16"), 2),
+        **dict.fromkeys(("INT64", "UINT64", "FLOAT64", "COMPLEX64"), 8),
+    }
+    by_kind = {getattr(schema.TensorType, name): size for name, size in sizes.items()}
+    return by_kind.get(kind, 4)

@@ -1,0 +1,335 @@
+"""Benchmarks of a TFLite file on this machine: CPU, and the GPU if there is one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awn_keras.deploy.benchmark.costs import costs_of
+from awn_keras.deploy.benchmark.report import Failure, Report, Row, statistics_of
+from awn_keras.deploy.engine import EngineError, Run, run_apart
+from awn_keras.deploy.gpu import GPUError, check_gpu_run, run_on_gpu
+from awn_keras.deploy.gpu import smallest_file as smallest_gpu_file
+from awn_keras.deploy.interpreter import AnyWidthInterpreter, check_integer
+from awn_keras.deploy.signatures import signature_width, signatures
+from awn_keras.environment import environment
+from awn_keras.widths import check_width, width_label
+
+HOST_TARGETS = ("cpu", "gpu")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file to measure.
+
+    Args:
+        path: The file.
+        content: What it holds.
+        widths: The width of each signature to measure; `None` for a signature that is
+            not called after one.
+        accuracy: Accuracy by signature, as far as it is known.
+    """
+
+    path: Path
+    content: bytes
+    widths: Mapping[str, float | None]
+    accuracy: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        path: str | Path,
+        widths: Sequence[float] | None = None,
+        accuracy: Mapping[str, float] | None = None,
+    ) -> Subject:
+        """Reads a file.
+
+        Args:
+            path: A TFLite file.
+            widths: Those of its widths to measure. `None` for all; if no signature is
+                called after a width, all signatures.
+            accuracy: Accuracy by signature.
+
+        Raises:
+            ValueError: If it is not a TFLite file, has no signatures, or not a width.
+            OSError: If it cannot be read.
+        """
+        path = Path(path)
+        content = path.read_bytes()
+        names = list(signatures(content, str(path)))
+        known = {name: signature_width(name) for name in names}
+        by_width = {name: width for name, width in known.items() if width is not None}
+        chosen: dict[str, float | None] = dict(by_width or known)
+        if widths is not None:
+            labels = {width_label(check_width(width)): width for width in widths}
+            chosen = {
+                name: width
+                for name, width in by_width.items()
+                if width_label(width) in labels
+            }
+            missing = set(labels) - {width_label(w) for w in chosen.values() if w}
+            if missing:
+                raise ValueError(
+                    f"`widths` must be widths of '{path}', {sorted(by_width.values())}."
+                    f" Received: {[labels[one] for one in sorted(missing)]}"
+                )
+        return cls(path, content, chosen, dict(accuracy or {}))
+
+    def known(self, signature: str) -> dict[str, Any]:
+        """Fields of a `Row` that no measurement gives."""
+        costs = costs_of(self.content)[signature]
+        return {
+            "width": self.widths[signature],
+            "signature": signature,
+            "file": self.path.name,
+            "sha256": hashlib.sha256(self.content).hexdigest(),
+            "file_bytes": len(self.content),
+            "macs": costs.macs,
+            "parameters": costs.parameters,
+            "activation_bytes": costs.activation_bytes,
+            "nodes": costs.operators,
+            "accuracy": self.accuracy.get(signature),
+            "precision": self._precision(),
+        }
+
+    def _precision(self) -> str | None:
+        """As the manifest beside the file says, if it is that of this very file."""
+        digest = hashlib.sha256(self.content).hexdigest()
+        for manifest in (
+            self.path.with_suffix(".json"),
+            self.path.with_name("manifest.json"),
+        ):
+            try:
+                found = json.loads(manifest.read_text(encoding="utf-8"))
+                if digest in [one["sha256"] for one in found["widths"]]:
+                    return str(found["precision"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return None
+
+
+def benchmark_tflite(
+    path: str | Path,
+    *,
+    targets: Sequence[str] = ("cpu",),
+    threads: Sequence[int] = (1,),
+    widths: Sequence[float] | None = None,
+    runs: int = 50,
+    warm_up: int = 5,
+    repeats: int = 3,
+    accuracy: Mapping[str, float] | None = None,
+    timeout: float = 600,
+    on_progress: Callable[[Report], None] | None = None,
+) -> Report:
+    """Measures each width of a TFLite file on this machine.
+
+    Each measurement has a process of its own. Widths come in random order, and again in
+    another one for each repetition, so that a machine that slows down favours none.
+
+    Args:
+        path: The file.
+        targets: `"cpu"` (XNNPACK), `"gpu"` (LiteRT's engine, in float32).
+        threads: Numbers of threads of the CPU's engine, each at least 1.
+        widths: Those of the file's widths to measure. `None` for all.
+        runs: Timed runs in each repetition, at least 1. A run copies an input in, runs,
+            and copies the results out.
+        warm_up: Runs before them.
+        repeats: Repetitions, at least 1.
+        accuracy: Accuracy by signature, to be reported beside; see `accuracies`.
+        timeout: Seconds that a measurement may take.
+        on_progress: Called with the report after each row and each failure, to save it.
+
+    Returns:
+        The report: a row for each width, target and number of threads that could be
+        measured, and what failed.
+
+    Raises:
+        TypeError: If a number is not one.
+        ValueError: If it is not a TFLite file, or an argument is out of range.
+        OSError: If it cannot be read.
+    """
+    for name, value, least in (
+        *(("runs", runs, 1), ("warm_up", warm_up, 0), ("repeats", repeats, 1)),
+        *(("threads", one, 1) for one in threads),
+    ):
+        check_integer(value, name, least)
+    unknown = sorted(set(targets) - set(HOST_TARGETS))
+    if unknown or not targets:
+        raise ValueError(
+            f"`targets` must be of {HOST_TARGETS}. Received: {list(targets)}"
+        )
+    subject = Subject.of(path, widths, accuracy)
+    bench = _Bench(subject, runs, warm_up, timeout, on_progress or (lambda _: None))
+    arms = [("cpu", count) for count in threads] if "cpu" in targets else []
+    if "gpu" in targets and bench.has_gpu():
+        arms.append(("gpu", 1))
+    tasks = [(signature, *arm) for signature in subject.widths for arm in arms]
+    order = random.Random(0)  # the same at each call
+    for _ in range(repeats):
+        order.shuffle(tasks)
+        for task in tasks:
+            bench.measure(*task)
+    return bench.report
+
+
+def accuracies(
+    path: str | Path, images: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """Accuracy of each width of a file, by running it.
+
+    Args:
+        path: The file; its output is scores, `(1, classes)`.
+        images: Inputs `(n, ...)`, normalized as the model wants them.
+        labels: Integer classes, `(n,)`.
+
+    Returns:
+        Accuracy in [0, 1] by signature.
+
+    Raises:
+        ValueError: If the file or the inputs do not fit; see `AnyWidthInterpreter`.
+        OSError: If it cannot be read.
+    """
+    interpreter = AnyWidthInterpreter(path)
+    found = {}
+    for width in interpreter.widths:
+        scores = interpreter.run(images, width=width)
+        if isinstance(scores, dict) or scores.ndim != 2:
+            raise ValueError(
+                f"'{path}' must have one output of scores, (1, classes), for an "
+                "accuracy."
+            )
+        right = float(np.mean(scores.argmax(1) == np.asarray(labels)))
+        found[f"width_{width_label(width)}"] = right
+    return found
+
+
+class _Bench:
+    """What is measured so far."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        runs: int,
+        warm_up: int,
+        timeout: float,
+        on_progress: Callable[[Report], None],
+    ) -> None:
+        self.report = Report()
+        self._subject, self._runs, self._warm_up = subject, runs, warm_up
+        self._timeout, self._on_progress = timeout, on_progress
+        self._found: dict[tuple[str, str, int], list[Run]] = {}
+        self._failed: set[tuple[str, str, int]] = set()
+        self._reference: dict[str, tuple[np.ndarray, ...]] = {}
+        rng = np.random.default_rng(0)
+        self._inputs = {
+            name: [
+                rng.random(shape).astype(dtype)
+                if dtype.kind == "f"
+                else rng.integers(0, 2, shape).astype(dtype)
+                for _, shape, dtype in given
+            ]
+            for name, (given, _) in signatures(subject.content, "content").items()
+        }
+        self._here = _here()
+
+    def has_gpu(self) -> bool:
+        """Whether there is one; if not, the report says so."""
+        x = np.array([[1.0, 2.0, 3.0, 4.0]], "float32")
+        try:
+            run_on_gpu(smallest_gpu_file(), [x], "probe")
+        except GPUError as error:
+            self._fail("gpu", None, None, str(error))
+            return False
+        return True
+
+    def measure(self, signature: str, target: str, threads: int) -> None:
+        """One repetition; the row is made anew of all so far."""
+        task = (signature, target, threads)
+        if task in self._failed:
+            return
+        try:
+            run = self._run(signature, target, threads)
+        except EngineError as error:
+            self._failed.add(task)
+            self._fail(target, signature, threads, str(error))
+            return
+        self._found.setdefault(task, []).append(run)
+        self.report.put(self._row(*task))
+        self._on_progress(self.report)
+
+    def _run(self, signature: str, target: str, threads: int) -> Run:
+        run = run_apart(
+            *(self._subject.content, self._inputs[signature], signature),
+            gpu=target == "gpu",
+            num_threads=threads,
+            warm_up=self._warm_up,
+            runs=self._runs,
+            timeout=self._timeout,
+        )
+        if target == "gpu":
+            check_gpu_run(run, signature)
+        elif run.status:
+            last = run.log.strip().rsplit("\n", 1)[-1]
+            raise EngineError(f"LiteRT ended with status {run.status}: {last}")
+        return run
+
+    def _row(self, signature: str, target: str, threads: int) -> Row:
+        runs = self._found[signature, target, threads]
+        medians = [float(np.median(run.ms)) for run in runs]
+        memory = [run.memory_mb for run in runs if run.memory_mb is not None]
+        return Row(
+            target=target,
+            threads=threads,
+            **statistics_of([ms for run in runs for ms in run.ms]),
+            warm_up=self._warm_up,
+            spread=float(np.ptp(medians) / np.median(medians)),
+            init_ms=float(np.median([run.init_ms for run in runs])),
+            memory_mb=max(memory, default=None),
+            fully_accelerated=runs[0].fully_accelerated,
+            largest_error=self._error(signature, runs[0]) if target == "gpu" else None,
+            **self._subject.known(signature),
+            **self._here,
+        )
+
+    def _error(self, signature: str, run: Run) -> float | None:
+        """How far outputs are from the CPU's."""
+        if signature not in self._reference:
+            inputs = self._inputs[signature]
+            found = run_apart(
+                self._subject.content, inputs, signature, timeout=self._timeout
+            )
+            if found.status:
+                return None
+            self._reference[signature] = found.outputs
+        pairs = zip(run.outputs, self._reference[signature], strict=True)
+        return max(float(np.abs(one - other).max()) for one, other in pairs)
+
+    def _fail(
+        self, target: str, signature: str | None, threads: int | None, message: str
+    ) -> None:
+        line = " ".join(message.split())
+        self.report.failures.append(Failure(target, signature, threads, line))
+        self._on_progress(self.report)
+
+
+def _here() -> dict[str, Any]:
+    """Fields of a `Row` that tell of this machine."""
+    known = environment()
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    try:
+        clock: str | None = governor.read_text().strip()
+    except OSError:
+        clock = None
+    return {
+        "device": f"{known['processor']}, {known['cores']} cores",
+        "litert": version("ai-edge-litert"),
+        "governor": clock,
+    }

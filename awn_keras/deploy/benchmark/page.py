@@ -1,0 +1,139 @@
+"""A report as a picture, and as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from awn_keras.deploy.benchmark.report import Report, Row
+from awn_keras.files import write_whole
+
+
+def plot_report(report: Report, ax: Any = None) -> Any:
+    """Draws accuracy over median latency, a curve for each target.
+
+    Args:
+        report: The report. Where accuracy is not known for all, width takes its place.
+        ax: Matplotlib axes to draw on. `None` for new ones.
+
+    Returns:
+        The axes; `.figure.savefig(path)` writes a picture.
+
+    Raises:
+        ValueError: If there is no row with a width and a latency.
+    """
+    rows = [r for r in report.sorted() if r.median_ms is not None and r.width]
+    if not rows:
+        raise ValueError("The report has no row with a width and a latency to draw.")
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(6.5, 4), layout="constrained").add_subplot()
+    accurate = all(row.accuracy is not None for row in rows)
+    curves: dict[str, list[Row]] = {}
+    for row in rows:
+        curves.setdefault(_name(row), []).append(row)
+    # Okabe and Ito's colours, which colour-blind people can tell apart.
+    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+    markers = "osD^vP"
+    for i, (name, curve) in enumerate(curves.items()):
+        ax.plot(
+            [row.median_ms for row in curve],
+            [100 * row.accuracy if accurate else row.width for row in curve],  # type: ignore[operator]
+            marker=markers[i % len(markers)],
+            markersize=4,
+            color=colours[i % len(colours)],
+            label=name,
+        )
+    ax.set(
+        xlabel="median latency (ms)",
+        ylabel="accuracy (%)" if accurate else "width",
+    )
+    latencies = [row.median_ms for row in rows if row.median_ms]
+    if max(latencies) > 20 * min(latencies):
+        ax.set_xscale("log")
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right")
+    return ax
+
+
+def write_html(report: Report, path: str | Path) -> None:
+    """Writes a report as one HTML file: picture, table, what failed.
+
+    Args:
+        report: The report.
+        path: The file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    parts = [
+        "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>",
+        f"<title>awn benchmark</title><style>{_STYLE}</style></head><body>",
+        "<h1>Latency of each width</h1>",
+        _picture(report),
+        _table(report.sorted()),
+        _list("Noise", report.warnings()),
+        _list("Not measured", [str(one) for one in report.failures]),
+        "</body></html>\n",
+    ]
+    write_whole(Path(path), "\n".join(part for part in parts if part))
+
+
+_STYLE = (
+    "body{font-family:sans-serif;margin:2em;max-width:80em}"
+    "table{border-collapse:collapse;font-size:85%}"
+    "td,th{border-bottom:1px solid #ccc;padding:.3em .6em;text-align:right}"
+    "svg{max-width:45em;height:auto}"
+)
+
+
+def _name(row: Row) -> str:
+    threads = f"{row.threads} threads" if row.threads > 1 else None
+    device = row.device if "-" in row.target else None
+    parts = (row.target, threads, row.precision, device)
+    return ", ".join(part for part in parts if part)
+
+
+def _picture(report: Report) -> str:
+    try:
+        figure = plot_report(report).figure
+    except ValueError:
+        return ""
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    # Without the XML declaration, which has no place inside HTML.
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _table(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    shown = [
+        one.name
+        for one in fields(Row)
+        if any(getattr(row, one.name) is not None for row in rows)
+    ]
+    lines = ["<table>", _line("th", shown)]
+    lines += [_line("td", [_text(getattr(row, n)) for n in shown]) for row in rows]
+    return "\n".join([*lines, "</table>"])
+
+
+def _line(tag: str, cells: Sequence[str]) -> str:
+    found = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{found}</tr>"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<h2>{title}</h2><ul>{items}</ul>" if lines else ""

@@ -1,0 +1,222 @@
+"""Which width to run: the widest that keeps to a budget, by what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from awn_keras.deploy.benchmark.report import Report, Row
+
+#: Latencies that a budget may be for.
+QUANTILES = ("median", "p90", "p95")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A width, and why.
+
+    Args:
+        width: The width of the file to run.
+        row: What was measured at it.
+        ms: Its latency in ms, made monotone over widths.
+        quantile: What latency that is: the quantile asked for, or if that is not known
+            the next larger one that is, up to `"max"`.
+        uncertainty_ms: By how much that may be off: the spread of repetitions, or the
+            step that made latencies monotone, whichever is larger.
+        fits: Whether it keeps to the budget. If not, none does; it is the narrowest.
+        interpolated_width: The widest width that would keep to the budget if it were in
+            a file, by a straight line between those measured; `None` if none would.
+        dominated: Widths that another one beats in both latency and accuracy.
+    """
+
+    width: float
+    row: Row
+    ms: float | None
+    quantile: str
+    uncertainty_ms: float | None
+    fits: bool
+    interpolated_width: float | None
+    dominated: tuple[float, ...]
+
+
+def pareto_front(rows: Sequence[Row], quantile: str = "p90") -> list[Row]:
+    """Rows that no other one beats in latency and in accuracy.
+
+    Args:
+        rows: Rows of one target. Those without accuracy count as the more accurate the
+            wider they are.
+        quantile: One of `QUANTILES`.
+
+    Returns:
+        Rows by latency, ascending.
+    """
+    known = [row for row in rows if latency(row, quantile) is not None]
+    accurate = all(row.accuracy is not None for row in known)
+    front: list[Row] = []
+    best = -math.inf
+    for row in sorted(
+        known, key=lambda row: (latency(row, quantile), -_worth(row, accurate))
+    ):
+        if _worth(row, accurate) > best:
+            best = _worth(row, accurate)
+            front.append(row)
+    return front
+
+
+def _worth(row: Row, accurate: bool) -> float:
+    value = row.accuracy if accurate else row.width
+    return 0.0 if value is None else value
+
+
+def latency(row: Row, quantile: str) -> float | None:
+    """A row's latency in ms; the next larger one known if a program tells less."""
+    return _latencies(row, quantile).get(_known(row, quantile))
+
+
+def _latencies(row: Row, quantile: str) -> dict[str, float]:
+    order = (*QUANTILES[QUANTILES.index(quantile) :], "max")
+    found = {name: getattr(row, f"{name}_ms") for name in order}
+    return {name: ms for name, ms in found.items() if ms is not None}
+
+
+def _known(row: Row, quantile: str) -> str:
+    return next(iter(_latencies(row, quantile)), quantile)
+
+
+def pick_width(
+    report: Report,
+    *,
+    budget_ms: float | None = None,
+    budget_kb: float | None = None,
+    target: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    file: str | None = None,
+    quantile: str = "p90",
+) -> Pick:
+    """Picks the widest width that keeps to a budget.
+
+    Of widths that keep to it the most accurate is taken, where accuracy is known: a
+    wide one that is slower and no better than a narrower one is passed over.
+
+    Args:
+        report: What was measured.
+        budget_ms: Longest latency, in ms.
+        budget_kb: Longest file, in kB of 1000 bytes: for reports of one file for each
+            width.
+        target: Which target's rows to look at, such as `"android-gpu"`. May be `None`
+            if there is one only; so with the next three.
+        device: Which device's.
+        threads: For how many threads.
+        file: Which file's; not for a budget in kB.
+        quantile: Which latency must keep to the budget: `"median"`, `"p90"` or `"p95"`.
+
+    Returns:
+        The width, and what is known about it.
+
+    Raises:
+        ValueError: If there is no budget, it is not positive, the quantile is none of
+            these, or the rows are of several targets, devices, files or numbers of
+            threads, or none.
+
+    Example:
+        >>> report = benchmark_tflite("net.tflite")
+        >>> pick_width(report, budget_ms=12).width
+        0.75
+    """
+    for name, budget in (("budget_ms", budget_ms), ("budget_kb", budget_kb)):
+        if budget is not None and not budget > 0:
+            raise ValueError(f"`{name}` must be positive. Received: {name}={budget}")
+    if budget_ms is None and budget_kb is None:
+        raise ValueError("One of `budget_ms` and `budget_kb` is needed.")
+    if quantile not in QUANTILES:
+        raise ValueError(
+            f"`quantile` must be one of {QUANTILES}. Received: {quantile!r}"
+        )
+    wanted = {"target": target, "device": device, "threads": threads, "file": file}
+    rows = _choose(report.rows, wanted, several_files=budget_kb is not None)
+    rows.sort(key=lambda row: row.width or 0.0)
+    widths = np.array([row.width for row in rows], float)
+    measured = [latency(row, quantile) for row in rows]
+    timed = all(ms is not None for ms in measured)
+    if budget_ms is not None and not timed:
+        raise ValueError("Rows have no latency. Measure anew: `awn benchmark`.")
+    smooth = _monotone(widths, np.array(measured, float)) if timed else None
+    fits = np.ones(len(rows), bool)
+    if budget_ms is not None and smooth is not None:
+        fits &= smooth <= budget_ms
+    if budget_kb is not None:
+        sizes = [row.file_bytes for row in rows]
+        fits &= [size is not None and size <= 1e3 * budget_kb for size in sizes]
+    front = {row.width for row in pareto_front(rows, quantile)} if timed else set()
+    dominated = tuple(float(w) for w in widths if timed and w not in front)
+    candidates = [i for i in range(len(rows)) if fits[i]]
+    if candidates:
+        accurate = all(rows[i].accuracy is not None for i in candidates)
+        # The narrowest of those that are equally good.
+        index = max(candidates, key=lambda i: (_worth(rows[i], accurate), -widths[i]))
+    else:
+        index = 0
+    ms = uncertainty = None
+    if smooth is not None:
+        ms = float(smooth[index])
+        step = abs(ms - float(measured[index] or 0.0))
+        uncertainty = max(step, ms * (rows[index].spread or 0.0))
+    return Pick(
+        float(widths[index]),
+        rows[index],
+        ms,
+        _known(rows[index], quantile),
+        uncertainty,
+        bool(fits[index]),
+        None if budget_ms is None else _widest(widths, smooth, budget_ms),
+        dominated,
+    )
+
+
+def _choose(
+    rows: Sequence[Row], wanted: Mapping[str, object], several_files: bool
+) -> list[Row]:
+    found = [
+        row
+        for row in rows
+        if row.width is not None
+        and all(v is None or getattr(row, name) == v for name, v in wanted.items())
+    ]
+    if not found:
+        asked = {name: value for name, value in wanted.items() if value is not None}
+        kinds = sorted({f"{row.target}, {row.threads} threads" for row in rows})
+        raise ValueError(
+            f"The report has no row of a width with {asked}. It has {kinds or 'none'}."
+        )
+    for name in wanted:
+        values = sorted({str(getattr(row, name)) for row in found})
+        if len(values) > 1 and not (name == "file" and several_files):
+            raise ValueError(
+                f"The report has rows of several values of `{name}`: "
+                f"{', '.join(values)}. Say which one."
+            )
+    return found
+
+
+def _monotone(widths: np.ndarray, ms: np.ndarray) -> np.ndarray:
+    """Latencies that do not fall as widths rise, nearest to those measured."""
+    from sklearn.isotonic import IsotonicRegression
+
+    return np.asarray(IsotonicRegression().fit_transform(widths, ms))
+
+
+def _widest(
+    widths: np.ndarray, smooth: np.ndarray | None, budget_ms: float
+) -> float | None:
+    """Where the line through the measured points crosses the budget."""
+    if smooth is None or smooth[0] > budget_ms:
+        return None
+    last = int(np.flatnonzero(smooth <= budget_ms)[-1])
+    if last == len(widths) - 1:
+        return float(widths[last])
+    rise = (budget_ms - smooth[last]) / (smooth[last + 1] - smooth[last])
+    return float(widths[last] + rise * (widths[last + 1] - widths[last]))

@@ -1,0 +1,196 @@
+"""Benchmarks of a TFLite file on a phone or a board, by LiteRT's benchmark_model."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from awn_keras.deploy.benchmark.benchmark_model import (
+    BenchmarkModelError,
+    Printed,
+    command,
+    fields_of,
+    parse,
+    reason,
+)
+from awn_keras.deploy.benchmark.devices import (
+    Device,
+    DeviceError,
+    DeviceTimeoutError,
+    check_program,
+)
+from awn_keras.deploy.benchmark.host import Subject
+from awn_keras.deploy.benchmark.report import Failure, Report, Row
+from awn_keras.deploy.interpreter import check_integer
+
+#: What a device can run a file on.
+UNITS = ("cpu", "gpu")
+
+
+def benchmark_device(
+    path: str | Path,
+    device: Device,
+    program: str | Path,
+    *,
+    units: Sequence[str] = ("cpu",),
+    threads: Sequence[int] = (1,),
+    widths: Sequence[float] | None = None,
+    runs: int = 50,
+    warm_up: int = 5,
+    repeats: int = 3,
+    cooldown: float = 0.0,
+    accuracy: Mapping[str, float] | None = None,
+    timeout: float = 300,
+    on_progress: Callable[[Report], None] | None = None,
+) -> Report:
+    """Measures each width of a TFLite file on a device.
+
+    The file and the program are put into a folder there, which is removed at the end.
+    Nothing else is changed. Widths come in random order, and again in another one for
+    each repetition. If the device is lost, what was measured until then is kept.
+
+    Args:
+        path: The file, here.
+        device: The device, as `adb_devices` gives it, or an `SshDevice`.
+        program: LiteRT's `benchmark_model` for that device, here.
+        units: What is to run it: `"cpu"` (XNNPACK), `"gpu"` (the GPU delegate). They
+            are reported as targets such as `"android-gpu"`.
+        threads: Numbers of threads of the CPU's engine.
+        widths: Those of the file's widths to measure. `None` for all.
+        runs: Timed runs in each repetition.
+        warm_up: Runs before them; at least one is made.
+        repeats: Repetitions.
+        cooldown: Seconds to wait before each, so that the device gets no hotter.
+        accuracy: Accuracy by signature, to be reported beside.
+        timeout: Seconds that one repetition may take.
+        on_progress: Called with the report after each row and each failure, to save it.
+
+    Returns:
+        The report.
+
+    Raises:
+        TypeError: If a number is not one.
+        ValueError: If it is not a TFLite file, or an argument is out of range.
+        OSError: If the file or the program cannot be read.
+    """
+    for name, value, least in (
+        *(("runs", runs, 1), ("warm_up", warm_up, 0), ("repeats", repeats, 1)),
+        *(("threads", one, 1) for one in threads),
+    ):
+        check_integer(value, name, least)
+    if not units or set(units) - set(UNITS):
+        raise ValueError(f"`units` must be of {UNITS}. Received: {list(units)}")
+    if not cooldown >= 0:
+        raise ValueError(f"`cooldown` must not be negative. Received: {cooldown}")
+    subject = Subject.of(path, widths, accuracy)
+    bench = _Bench(subject, device, on_progress or (lambda _: None))
+    arms = [("cpu", count) for count in threads] if "cpu" in units else []
+    arms += [("gpu", 1)] if "gpu" in units else []
+    tasks = [(signature, *arm) for signature in subject.widths for arm in arms]
+    order = random.Random(0)  # the same at each call
+    try:
+        check_program(Path(program), device.machine())
+        bench.look_at_device()
+        with device.folder() as folder:
+            there = f"{folder}/benchmark_model"
+            device.push(Path(program), there)
+            device.push(Path(path), f"{folder}/model.tflite")
+            device.run(["chmod", "755", there])
+            for _ in range(repeats):
+                order.shuffle(tasks)
+                for signature, unit, count in tasks:
+                    time.sleep(cooldown)
+                    words = command(
+                        *(there, f"{folder}/model.tflite", signature),
+                        gpu=unit == "gpu",
+                        threads=count,
+                        runs=runs,
+                        warm_up=warm_up,
+                    )
+                    bench.measure(words, signature, unit, count, timeout)
+    except DeviceError as error:
+        bench.fail(None, None, None, str(error))
+    return bench.report
+
+
+class _Bench:
+    """What is measured so far."""
+
+    def __init__(
+        self, subject: Subject, device: Device, on_progress: Callable[[Report], None]
+    ) -> None:
+        self.report = Report()
+        self._subject, self._device = subject, device
+        self._on_progress = on_progress
+        self._found: dict[tuple[str, str, int], list[Printed]] = {}
+        self._failed: set[tuple[str, str, int]] = set()
+        self._about: dict[str, Any] = {}
+
+    def look_at_device(self) -> None:
+        self._about = {**self._device.describe(), "litert": "benchmark_model"}
+
+    def measure(
+        self,
+        words: Sequence[str],
+        signature: str,
+        unit: str,
+        threads: int,
+        timeout: float,
+    ) -> None:
+        """One repetition; the row is made anew of all so far."""
+        task = (signature, unit, threads)
+        if task in self._failed:
+            return
+        state = self._device.state()
+        try:
+            answer = self._device.run(words, timeout)
+            if answer.status:
+                raise BenchmarkModelError(_ended(answer.status, answer.text))
+            printed = parse(answer.text, gpu=unit == "gpu", signature=signature)
+        except DeviceTimeoutError as error:
+            self._device.stop(words[0])
+            self._failed.add(task)
+            self.fail(unit, signature, threads, f"benchmark_model hangs: {error}")
+            return
+        except BenchmarkModelError as error:
+            self._failed.add(task)
+            self.fail(unit, signature, threads, str(error))
+            return
+        self._found.setdefault(task, []).append(printed)
+        known = self._subject.known(signature)
+        known["nodes"] = printed.nodes or known["nodes"]
+        self.report.put(
+            Row(
+                target=f"{self._device.kind}-{unit}",
+                threads=threads,
+                thermal=state,
+                **known,
+                **fields_of(self._found[task]),
+                **self._about,
+            )
+        )
+        self._on_progress(self.report)
+
+    def fail(
+        self,
+        unit: str | None,
+        signature: str | None,
+        threads: int | None,
+        message: str,
+    ) -> None:
+        target = self._device.kind + (f"-{unit}" if unit else "")
+        line = " ".join(message.split())
+        self.report.failures.append(Failure(target, signature, threads, line))
+        self._on_progress(self.report)
+
+
+#: What a shell says of a program that a signal ended.
+_SIGNALS = {134: "aborted", 135: "had a bus error", 137: "was killed", 139: "crashed"}
+
+
+def _ended(status: int, text: str) -> str:
+    how = _SIGNALS.get(status, f"ended with status {status}")
+    return f"benchmark_model {how}: {reason(text)}"

@@ -1,0 +1,304 @@
+"""What benchmarks measure: one schema for every target, merged, printed, written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awn_keras.files import write_whole
+
+#: Version of the schema, written into each file. It rises if a field is removed, or
+#: changes its meaning; new fields may come without.
+SCHEMA = 1
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat("T", "seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Measurements of one width, on one target. What is not known is `None`.
+
+    Args:
+        target: `"cpu"`, `"gpu"` of this machine; `"android-cpu"`, `"android-gpu"`;
+            `"ssh-cpu"`, `"ssh-gpu"`.
+        width: The width, in (0, 1].
+        signature: The signature that was run.
+        file: Name of the file.
+        sha256: Its hash, hexadecimal.
+        threads: Threads of the CPU's engine.
+        median_ms: Median of the timed runs, in ms; so with the others.
+        mean_ms: Mean.
+        min_ms: Minimum.
+        max_ms: Maximum.
+        std_ms: Standard deviation.
+        p90_ms: 90th percentile.
+        p95_ms: 95th percentile.
+        runs: Number of timed runs.
+        warm_up: Number of runs before them.
+        spread: How far medians of separate repetitions lie apart, relative to their
+            median.
+        init_ms: Time to load and prepare the file.
+        memory_mb: By how much the process grew at most, in MB.
+        nodes: Number of operators.
+        nodes_delegated: How many of them a delegate runs.
+        fully_accelerated: Whether the target runs all of them.
+        largest_error: Largest difference from what this machine's CPU computes on the
+            same input.
+        accuracy: Accuracy at this width, in [0, 1].
+        precision: As the file was exported: `"float32"`, `"int8"` ...
+        file_bytes: Length of the file.
+        macs: See `Costs`; so with the next two.
+        parameters: Elements of constants.
+        activation_bytes: Bytes of activations at the same time.
+        device: What was measured on: processor or phone.
+        soc: The phone's chip.
+        build: The phone's build.
+        litert: Version of LiteRT, or of the program that measured.
+        governor: The clock governor.
+        thermal: State of temperature, battery and screen.
+        time: When, UTC, ISO 8601.
+    """
+
+    target: str
+    width: float | None
+    signature: str
+    file: str
+    sha256: str
+    threads: int
+    median_ms: float | None
+    mean_ms: float | None = None
+    min_ms: float | None = None
+    max_ms: float | None = None
+    std_ms: float | None = None
+    p90_ms: float | None = None
+    p95_ms: float | None = None
+    runs: int | None = None
+    warm_up: int | None = None
+    spread: float | None = None
+    init_ms: float | None = None
+    memory_mb: float | None = None
+    nodes: int | None = None
+    nodes_delegated: int | None = None
+    fully_accelerated: bool | None = None
+    largest_error: float | None = None
+    accuracy: float | None = None
+    precision: str | None = None
+    file_bytes: int | None = None
+    macs: int | None = None
+    parameters: int | None = None
+    activation_bytes: int | None = None
+    device: str | None = None
+    soc: str | None = None
+    build: str | None = None
+    litert: str | None = None
+    governor: str | None = None
+    thermal: str | None = None
+    time: str = field(
+        default_factory=lambda: datetime.now(UTC).isoformat("T", "seconds")
+    )
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What rows must differ in to be kept side by side."""
+        return (self.target, self.device, self.sha256, self.signature, self.threads)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What could not be measured.
+
+    Args:
+        target: See `Row`.
+        signature: The signature; `None` if the whole target failed.
+        threads: Threads; `None` likewise.
+        message: Why, in one line.
+    """
+
+    target: str
+    signature: str | None
+    threads: int | None
+    message: str
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} threads" if self.threads else ""
+        where = f", {self.signature}{threads}" if self.signature else ""
+        return f"{self.target}{where}: {self.message}"
+
+
+def statistics_of(ms: Sequence[float]) -> dict[str, Any]:
+    """Fields of a `Row` from the milliseconds of its runs."""
+    values = np.asarray(ms, float)
+    return {
+        "median_ms": float(np.median(values)),
+        "mean_ms": float(values.mean()),
+        "min_ms": float(values.min()),
+        "max_ms": float(values.max()),
+        "std_ms": float(values.std()),
+        "p90_ms": float(np.percentile(values, 90)),
+        "p95_ms": float(np.percentile(values, 95)),
+        "runs": len(values),
+    }
+
+
+@dataclass
+class Report:
+    """Rows, and what failed.
+
+    Args:
+        rows: The rows.
+        failures: What could not be measured.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Reads what `save` wrote.
+
+        Args:
+            path: A JSON file.
+
+        Returns:
+            The report. Fields that this version does not know are left out.
+
+        Raises:
+            ValueError: If it is no report, or of a schema that is not known.
+            OSError: If it cannot be read.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            schema = content["schema"]
+            if schema != SCHEMA:
+                raise ValueError(
+                    f"'{path}' is a report of schema {schema}; this version reads "
+                    f"{SCHEMA}. Read it with the version that wrote it."
+                )
+            rows = [_known(Row, one) for one in content["rows"]]
+            failures = [_known(Failure, one) for one in content["failures"]]
+        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"'{path}' is no report of `awn benchmark` ({error!r})."
+            ) from error
+        return cls(rows, failures)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a JSON file, whole or not at all.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        content = {
+            "schema": SCHEMA,
+            "rows": [asdict(row) for row in self.rows],
+            "failures": [asdict(one) for one in self.failures],
+        }
+        write_whole(Path(path), json.dumps(content, indent=1) + "\n")
+
+    def put(self, row: Row) -> None:
+        """Adds a row, in place of one that measured the same."""
+        self.rows = [one for one in self.rows if one.key != row.key] + [row]
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes the rows with a column for each field.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [one.name for one in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        write_whole(Path(path), text.getvalue())
+
+    def merged(self, others: Iterable[Report]) -> Report:
+        """Rows of several runs and devices together.
+
+        Args:
+            others: Other reports.
+
+        Returns:
+            All rows; of those that measure the same (target, device, file, signature
+            and threads), the latest.
+        """
+        found: dict[tuple[Any, ...], Row] = {}
+        failures: list[Failure] = []
+        for report in (self, *others):
+            failures += [one for one in report.failures if one not in failures]
+            for row in report.rows:
+                old = found.get(row.key)
+                if old is None or old.time <= row.time:
+                    found[row.key] = row
+        return Report(list(found.values()), failures)
+
+    def sorted(self) -> list[Row]:
+        """The rows by target, device, file, threads and width."""
+        return sorted(
+            self.rows,
+            key=lambda r: (
+                *(r.target, r.device or "", r.file, r.threads, r.width or 0.0),
+                r.signature,
+            ),
+        )
+
+    def warnings(self) -> list[str]:
+        """Where noise is too large to tell which of two widths is faster."""
+        found = []
+        for one, other in zip(self.sorted(), self.sorted()[1:], strict=False):
+            same = (*one.key[:3], one.threads) == (*other.key[:3], other.threads)
+            medians = one.median_ms, other.median_ms
+            noise = max(one.spread or 0.0, other.spread or 0.0)
+            if not same or None in medians or not noise:
+                continue
+            gap = abs(medians[1] / medians[0] - 1)  # type: ignore[operator]
+            if gap < noise:
+                found.append(
+                    f"{one.target}, {one.threads} threads: {one.signature} and "
+                    f"{other.signature} differ by {gap:.0%}, repetitions of one by "
+                    f"{noise:.0%}. Measure more (`--runs`, `--repeats`), on a quiet "
+                    "machine."
+                )
+        return found
+
+    def table(self) -> str:
+        """The rows as text, for a terminal."""
+        lines = [
+            f"{'target':12} {'threads':>7} {'width':>7} {'median':>10} {'p90':>10} "
+            f"{'spread':>7} {'init':>9} {'memory':>9} {'accuracy':>8}  signature, file"
+        ]
+        for row in self.sorted():
+            lines.append(
+                f"{row.target:12} {row.threads:7} {_number(row.width, '.4g'):>7} "
+                f"{_number(row.median_ms, '.3f', ' ms'):>10} "
+                f"{_number(row.p90_ms, '.3f', ' ms'):>10} "
+                f"{_number(row.spread, '.1%'):>7} "
+                f"{_number(row.init_ms, '.1f', ' ms'):>9} "
+                f"{_number(row.memory_mb, '.1f', ' MB'):>9} "
+                f"{_number(row.accuracy, '.2%'):>8}  {row.signature}, {row.file}"
+            )
+        return "\n".join(lines)
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def _known(kind: Any, content: dict[str, Any]) -> Any:
+    names = {one.name for one in fields(kind)}
+    return kind(**{name: value for name, value in content.items() if name in names})

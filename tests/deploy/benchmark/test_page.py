@@ -1,0 +1,43 @@
+import pytest
+
+from awn_keras.deploy.benchmark.page import plot_report, write_html
+from awn_keras.deploy.benchmark.report import Failure, Report
+from tests.deploy.benchmark.test_report import row
+
+
+def test_a_curve_for_each_target():
+    rows = [row(width, 8 * width, accuracy=0.8 + width / 10) for width in (0.25, 1.0)]
+    phone = [row(0.5, 3.0, target="android-gpu", accuracy=0.85, device="Phone (A)")]
+    ax = plot_report(Report(rows + phone))
+    labels = [line.get_label() for line in ax.get_lines()]
+    assert labels == ["android-gpu, Phone (A)", "cpu"]
+    assert ax.get_lines()[1].get_xydata().tolist() == [[2.0, 82.5], [8.0, 90.0]]
+    assert ax.get_xlabel() == "median latency (ms)"
+    assert ax.get_ylabel() == "accuracy (%)"
+
+
+def test_without_accuracy_width_takes_its_place():
+    ax = plot_report(Report([row(0.5), row(1.0, 60.0, accuracy=0.9)]))
+    assert ax.get_ylabel() == "width"
+    assert ax.get_xscale() == "log"
+    with pytest.raises(ValueError, match="no row with a width and a latency"):
+        plot_report(Report([row(0.5, None)]))
+
+
+def test_the_page_needs_nothing_else(tmp_path):
+    noisy = Report(
+        [row(0.5, 2.0, spread=0.9, device="<b>&"), row(0.6, 2.1, device="<b>&")],
+        [Failure("gpu", None, None, "no <GPU>")],
+    )
+    write_html(noisy, tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "<svg" in text
+    assert "&lt;b&gt;&amp;" in text
+    assert "gpu: no &lt;GPU&gt;" in text
+    assert "differ by" in text
+    for foreign in ("<script", "href=", "src=", "<?xml"):
+        assert foreign not in text.replace('xlink:href="#', "").replace(
+            "xlink:href", ""
+        )
+    write_html(Report(), tmp_path / "empty.html")
+    assert "</html>" in (tmp_path / "empty.html").read_text()

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from awn_keras.deploy.benchmark.picker import pareto_front, pick_width
+from awn_keras.deploy.benchmark.report import Report
+from tests.deploy.benchmark.test_report import row
+
+WIDTHS = [0.25, 0.5, 0.75, 1.0]
+MS = st.lists(st.floats(0.1, 100), min_size=4, max_size=4)
+
+
+def report(medians=(1.0, 2.0, 4.0, 8.0), accuracy=(None,) * 4, **changes):
+    return Report(
+        [
+            row(width, ms, p90_ms=ms, accuracy=right, **changes)
+            for width, ms, right in zip(WIDTHS, medians, accuracy, strict=True)
+        ]
+    )
+
+
+def test_the_widest_that_fits():
+    pick = pick_width(report(), budget_ms=5)
+    assert (pick.width, pick.fits, pick.ms) == (0.75, True, 4.0)
+    # A straight line from 4 ms at 0.75 to 8 ms at 1.
+    assert pick.interpolated_width == pytest.approx(0.75 + 0.25 / 4)
+    assert pick.uncertainty_ms == pytest.approx(0.02 * 4)
+    assert pick_width(report(), budget_ms=8).width == 1.0
+    assert pick_width(report(), budget_ms=99).interpolated_width == 1.0
+
+
+def test_an_answer_if_nothing_fits():
+    pick = pick_width(report(), budget_ms=0.5)
+    assert (pick.width, pick.fits, pick.ms) == (0.25, False, 1.0)
+    assert pick.interpolated_width is None
+
+
+@given(MS, st.floats(0.05, 200))
+def test_picks_keep_to_the_budget_and_none_wider_does(medians, budget):
+    pick = pick_width(report(medians), budget_ms=budget)
+    assert pick.fits == (pick.ms <= budget)
+    if pick.fits and pick.width < 1:
+        i = WIDTHS.index(pick.width) + 1
+        rest = [pick_width(report(medians), budget_ms=1e9).ms, *medians[i:]]
+        # Made monotone, so that wider ones take at least as long as the pick.
+        assert max(rest) >= pick.ms * (1 - 1e-9)
+    # A larger budget never picks a narrower width.
+    assert pick_width(report(medians), budget_ms=2 * budget).width >= pick.width
+
+
+def test_latencies_that_fall_are_made_monotone_and_less_certain():
+    pick = pick_width(report((1.0, 4.0, 2.0, 8.0)), budget_ms=3.5)
+    assert pick.width == 0.75
+    assert pick.ms == pytest.approx(3.0)  # the mean of 4 and 2
+    assert pick.uncertainty_ms == pytest.approx(1.0)
+
+
+def test_wide_widths_that_are_no_better_are_passed_over():
+    found = report(accuracy=(0.8, 0.9, 0.89, 0.92))
+    assert pick_width(found, budget_ms=5).width == 0.5
+    assert pick_width(found, budget_ms=9).width == 1.0
+    assert pick_width(found, budget_ms=5).dominated == (0.75,)
+    front = pareto_front(found.rows)
+    assert [one.width for one in front] == [0.25, 0.5, 1.0]
+
+
+@given(MS, st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_nothing_beats_the_front(medians, accuracy):
+    found = report(medians, accuracy)
+    front = pareto_front(found.rows)
+    for one in front:
+        for other in found.rows:
+            assert not (
+                other.p90_ms <= one.p90_ms
+                and other.accuracy >= one.accuracy
+                and (other.p90_ms, other.accuracy) != (one.p90_ms, one.accuracy)
+            )
+
+
+def test_a_quantile_that_is_not_known_is_the_next_larger():
+    rows = [row(0.5, 2.0, p90_ms=None, p95_ms=3.0, max_ms=9.0)]
+    assert pick_width(Report(rows), budget_ms=2.5, quantile="median").fits
+    assert not pick_width(Report(rows), budget_ms=2.5).fits
+    old = [row(0.5, None, mean_ms=2.0, max_ms=4.0)]
+    assert pick_width(Report(old), budget_ms=9).ms == 4.0
+
+
+def test_a_budget_in_kilobytes_is_for_files_of_one_width():
+    rows = [
+        row(width, ms, file=f"{width}.tflite", sha256=f"{width}", file_bytes=size)
+        for width, ms, size in zip(
+            *(WIDTHS, (1, 2, 4, 8), (10_000, 30_000, 60_000, 99_000)), strict=True
+        )
+    ]
+    assert pick_width(Report(rows), budget_kb=60).width == 0.75
+    assert pick_width(Report(rows), budget_kb=60, budget_ms=2.5).width == 0.5
+    assert not pick_width(Report(rows), budget_kb=5).fits
+
+
+def test_rows_that_cannot_be_compared_are_refused():
+    both = report().merged([report(target="gpu")])
+    with pytest.raises(ValueError, match=r"several values of `target`: cpu, gpu\. Say"):
+        pick_width(both, budget_ms=5)
+    assert pick_width(both, budget_ms=5, target="gpu").width == 0.75
+    with pytest.raises(ValueError, match=r"no row of a width with .*'android-gpu'"):
+        pick_width(both, budget_ms=5, target="android-gpu")
+    with pytest.raises(ValueError, match="several values of `threads`: 1, 2"):
+        pick_width(report().merged([report(threads=2)]), budget_ms=5)
+    with pytest.raises(ValueError, match="several values of `file`"):
+        pick_width(report().merged([report(file="b", sha256="b")]), budget_ms=5)
+    with pytest.raises(ValueError, match="It has none"):
+        pick_width(Report(), budget_ms=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({}, "One of `budget_ms` and `budget_kb`"),
+        ({"budget_ms": 0}, "`budget_ms` must be positive"),
+        ({"budget_ms": np.nan}, "`budget_ms` must be positive"),
+        ({"budget_kb": -1}, "`budget_kb` must be positive"),
+        ({"budget_ms": 1, "quantile": "p50"}, "`quantile` must be one of"),
+    ],
+)
+def test_bad_budgets_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        pick_width(report(), **options)
