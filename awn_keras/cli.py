@@ -40,12 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from awn_keras.data import DatasetUnavailableError
     from awn_keras.deploy.benchmark import DeviceError
     from awn_keras.deploy.converter import ExportError
+    from awn_keras.deploy.engine import EngineError
 
     try:
         args.run(args)
     except (
         DatasetUnavailableError,
         DeviceError,
+        EngineError,
         ExportError,
         IncompleteError,
         NotImplementedError,
@@ -227,7 +229,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
     add("--runs", type=int, default=50, help="timed runs in a repetition (default: 50)")
     add("--warm-up", type=int, default=5, help="runs before them (default: 5)")
-    add("--repeats", type=int, default=3, help="repetitions (default: 3)")
+    add("--min-seconds", type=float, default=0.3, help="of one (default: 0.3)")
+    add("--repeats", type=int, default=5, help="repetitions (default: 5)")
     add("--timeout", type=float, default=600, help="seconds for one (default: 600)")
     add("--output", type=Path, help="report (default: FILE.benchmark.json)")
     add("--merge", action="append", type=Path, default=[], help="add rows of a report")
@@ -525,7 +528,7 @@ def _benchmark(args: argparse.Namespace) -> None:
 
     if args.dry:
         for path in args.files:
-            _print(f"{path}\n{_costs(costs_of(path.read_bytes()))}")
+            _print(f"{path}\n{_costs(costs_of(path.read_bytes(), str(path)))}")
         return
     output = args.output or Path(f"{args.files[0].with_suffix('')}.benchmark.json")
     for path in filter(None, (output, args.csv, args.html)):
@@ -550,8 +553,13 @@ class IncompleteError(RuntimeError):
 def _measure(args: argparse.Namespace, output: Path) -> tuple[Any, list[Any]]:
     """The report, which is on disk after each row, and what failed this time."""
     from awn_keras.deploy.benchmark import Report
+    from awn_keras.deploy.benchmark.host import Subject
 
-    old = Report().merged(map(Report.load, args.merge))
+    # What was measured before stays, and nothing else is overwritten.
+    reports = [*args.merge, *([output] if output.exists() else [])]
+    old = Report().merged(map(Report.load, reports))
+    for path in args.files:  # all of them, before the first one is measured
+        Subject.of(path, args.widths)
     found: list[Any] = []
 
     def save(now: Report) -> None:
@@ -571,19 +579,26 @@ def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
         benchmark_device,
         benchmark_tflite,
     )
-    from awn_keras.deploy.benchmark.devices import find_program
 
     common = {
         "threads": args.threads,
         "widths": args.widths,
         "runs": args.runs,
         "warm_up": args.warm_up,
+        "min_seconds": args.min_seconds,
         "repeats": args.repeats,
         "timeout": args.timeout,
         "accuracy": _accuracies(args, path),
     }
     places: list[Callable[..., Any]] = []
     elsewhere = args.android or args.serial or args.ssh
+    if not elsewhere and (
+        args.cpu or args.gpu or args.benchmark_model or args.cooldown
+    ):
+        raise ValueError(
+            "`--cpu`, `--gpu`, `--benchmark-model` and `--cooldown` are for a device: "
+            "add `--android` or `--ssh`. Here it is `--targets cpu,gpu`."
+        )
     if args.targets or not elsewhere:
         targets = args.targets or ("cpu",)
         places.append(partial(benchmark_tflite, path, targets=targets, **common))
@@ -592,8 +607,8 @@ def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
         devices += adb_devices(args.adb, args.serial)
     units = [name for name in ("cpu", "gpu") if getattr(args, name)] or ["cpu"]
     for device in devices:
-        program = args.benchmark_model or find_program(device)
         options = {**common, "units": units, "cooldown": args.cooldown}
+        program = args.benchmark_model
         places.append(partial(benchmark_device, path, device, program, **options))
     return places
 
@@ -605,7 +620,7 @@ def _accuracies(args: argparse.Namespace, path: Path) -> dict[str, float] | None
     if not args.dataset:
         return None
     data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
-    return accuracies(path, *data.test(len(data.y_test))[0])
+    return accuracies(path, *data.test(len(data.y_test))[0], args.widths)
 
 
 def _costs(found: Any) -> str:

@@ -28,8 +28,17 @@ def environment() -> dict[str, Any]:
     }
 
 
+def this_machine() -> str:
+    """What to call this machine where it must not be taken for another one."""
+    return f"{_processor()}, {os.cpu_count()} cores ({platform.node()})"
+
+
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
+    # Boards have no model name there.
+    board = Path("/proc/device-tree/model")
+    if not names and board.exists():
+        names = [board.read_text().strip("\0\n ")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -18,7 +18,7 @@ LiteRT (XNNPACK), one thread, medians; all signatures of a model take turns in o
 process, so that drift of the machine meets all of them. Weights are random: they
 change neither bytes nor time. Most of the time goes into conversion (half an hour on
 2 cores), which `--only-convert` does alone, beside other work: files that a later run
-finds in the folder are not made again.
+finds in the folder are not made again. Remove them when what makes them has changed.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ wide width alone, in the same LiteRT engine (CompiledModel) and in the one that
 this takes, and of the activations that are kept in memory between them.
 
 XNNPACK, one thread, medians; all take turns in one process, on one sample. Weights are
-random. With `--only-convert` files are made, for a later run with the same `--files`.
+random. With `--only-convert` files are made, for a later run with the same `--files`;
+remove them when what makes them has changed.
 """
 
 from __future__ import annotations
@@ -128,25 +129,29 @@ def main() -> None:
     args = parser.parse_args()
     if args.only_convert and not args.files:
         parser.error("--only-convert needs --files")
-    rows = []
+    rows = {}
+    if args.output.exists():  # of networks that are not measured now
+        old = json.loads(args.output.read_text())["networks"]
+        rows = {row["network"]: row for row in old}
+    measured = False
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.models.split(";"):
             runs = 0 if args.only_convert else args.runs
             row = measure(name, runs, args.files or Path(temporary))
             if row is None:
                 continue
-            rows.append(row)
+            rows[name] = {**row, "runs": args.runs}
+            measured = True
             print(
                 f"{name}: first {row['ms']['first']:.3f} ms, with the refined answer "
                 f"{row['ms']['both']:.3f} ms, wide alone {row['ms']['wide']:.3f} ms: "
                 f"{row['ratio']:.2f}x",
                 flush=True,
             )
-    if rows:
+    if measured:
         result = {
             "what": "LiteRT, XNNPACK, one thread, float32, batch 1",
-            "runs": args.runs,
-            "networks": rows,
+            "networks": [rows[name] for name in NAMES if name in rows],
             "environment": environment(),
         }
         args.output.write_text(json.dumps(result, indent=1) + "\n")

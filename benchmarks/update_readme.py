@@ -134,9 +134,42 @@ def export() -> str:
     )
 
 
+def benchmark() -> str:
+    """A report of `awn benchmark`, and how well two agree."""
+    result = load("benchmark")
+    first, second = (run["rows"] for run in result["runs"])
+    again = {row["width"]: row for row in second}
+    gpu = {row["width"]: row for row in first if row["target"] == "gpu"}
+    rows = [
+        [
+            f"{row['width']:g}",
+            f"{row['accuracy']:.2%}",
+            f"{row['median_ms']:.3g} ms",
+            f"{row['p90_ms']:.3g} ms",
+            f"{again[row['width']]['median_ms']:.3g} ms",
+            f"{gpu[row['width']]['median_ms']:.3g} ms",
+        ]
+        for row in first
+        if row["target"] == "cpu"
+    ]
+    head = [
+        *("width", "accuracy", "CPU, median", "CPU, p90", "again: median"),
+        "GPU in software, median",
+    ]
+    return (
+        f"{table(head, rows)}\n\n{result['what']}. Rank correlation of width and "
+        f"median: {', '.join(f'{one:.3g}' for one in result['spearman'])}. Relative to "
+        f"the full width's, medians of the two runs differ by "
+        f"{result['largest_difference']:.0%} at most; the GPU's outputs by "
+        f"{result['gpu_error']:.0e} from the CPU's. One thread. "
+        f"{where(result['environment'])}"
+    )
+
+
 def refinement() -> str:
     """An early answer and the refined one, against the wide width alone."""
     result = load("refinement")
+    runs = " or ".join(map(str, sorted({one["runs"] for one in result["networks"]})))
     rows = []
     for one in result["networks"]:
         narrow, wide = one["widths"]
@@ -160,7 +193,7 @@ def refinement() -> str:
     return (
         f"{table(head, rows)}\n\n"
         '"File": bytes with the two signatures that this takes, against the file of '
-        f"both widths without them. {result['what']}, medians of {result['runs']} runs "
+        f"both widths without them. {result['what']}, medians of {runs} runs "
         f"in turns, one process. {where(result['environment'])}"
     )
 
@@ -258,6 +291,7 @@ def warm_start() -> str:
 
 BLOCKS = {
     "export": export,
+    "benchmark": benchmark,
     "refinement": refinement,
     "precision": precision,
     "table2": table2,

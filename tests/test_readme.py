@@ -78,6 +78,16 @@ def test_the_code_on_deploying_runs_as_it_stands(tmp_path, monkeypatch):
     assert names["small"][0].bytes < 0.5 * names["exported"][0].bytes
 
 
+def test_the_code_on_benchmarking_runs_as_it_stands(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "benchmarking.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert len(names["everything"].rows) == 4
+    assert names["runner"].width == 1.0  # 5 ms are plenty, and the report knows
+    assert (tmp_path / "lenet.html").exists()
+
+
 def test_the_code_on_quantization_runs_as_it_stands(tmp_path):
     if importlib.util.find_spec("tensorflow_model_optimization") is None:
         pytest.skip("needs the extra `quantization`")

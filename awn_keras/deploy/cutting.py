@@ -233,9 +233,11 @@ class _Cutter:
         self.kept: list[_Kept] = []
         if narrow is not None:
             others = graph_nodes(narrow)
-            if [one.operation.name for one in nodes] != [
-                one.operation.name for one in others
-            ]:
+            # Not by names: copies of a shared layer have other ones in each network.
+            kinds, other_kinds = (
+                [type(one.operation) for one in graph] for graph in (nodes, others)
+            )
+            if kinds != other_kinds:
                 raise ValueError(
                     f"'{narrow.name}' and '{model.name}' must be networks of one "
                     "model. They have other layers."

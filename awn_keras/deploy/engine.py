@@ -33,10 +33,10 @@ class Run:
     """What the process left.
 
     Args:
-        status: Its exit status: 0 if all went well, negative for a signal. Else the
-            rest below is empty.
+        status: Its exit status: 0 if it ended well, negative for a signal.
         log: What it wrote to stderr.
-        outputs: For each output an array `(n, ...)`, in the order of names.
+        outputs: For each output an array `(n, ...)`, in the order of names. Empty, with
+            the rest, if the process failed or left nothing.
         fully_accelerated: Whether the engine asked for runs all operators, of all the
             signatures of the file.
         init_ms: Milliseconds to load the file and prepare it, to the end of a first
@@ -66,6 +66,7 @@ def run_apart(
     num_threads: int = 1,
     warm_up: int = 0,
     runs: int = 0,
+    min_seconds: float = 0.0,
     timeout: float = 900,
 ) -> Run:
     """Runs a signature on each sample, and times it on the first one.
@@ -80,10 +81,11 @@ def run_apart(
         num_threads: Threads of the CPU's engine.
         warm_up: Runs before those that are timed, after one for each sample.
         runs: Runs that are timed.
+        min_seconds: More are, until they have taken so long.
         timeout: Seconds that it may take.
 
     Returns:
-        What it left; its status tells if it failed.
+        What it left; no outputs if it failed.
 
     Raises:
         EngineTimeoutError: If it takes longer.
@@ -99,6 +101,7 @@ def run_apart(
             "num_threads": num_threads,
             "warm_up": warm_up,
             "runs": runs,
+            "min_seconds": min_seconds,
         }
         try:
             done = subprocess.run(
@@ -126,8 +129,9 @@ def run_apart(
         )
 
 
-def _compile(folder: Path, options: dict[str, Any]) -> tuple[Any, bool]:
+def _compile(folder: Path, options: dict[str, Any], clock: _Clock) -> tuple[Any, bool]:
     """LiteRT's model, and whether the engine asked for runs all of it."""
+    # Before the clock starts: what is to be measured is the file.
     from ai_edge_litert.compiled_model import (
         CompiledModel,
         CpuOptions,
@@ -142,6 +146,7 @@ def _compile(folder: Path, options: dict[str, Any]) -> tuple[Any, bool]:
             cpu_options=CpuOptions(num_threads=options["num_threads"]),
             gpu_options=GpuOptions(enforce_f32=options["enforce_float32"]),
         )
+        clock.start()
         return CompiledModel.from_file(str(folder / "model.tflite"), options=chosen)
 
     if not options["gpu"]:
@@ -155,15 +160,27 @@ def _compile(folder: Path, options: dict[str, Any]) -> tuple[Any, bool]:
         return compiled(HardwareAccelerator.GPU | HardwareAccelerator.CPU), False
 
 
+class _Clock:
+    """Time and memory since the file began to be loaded."""
+
+    def start(self) -> None:
+        self._memory, self._start = _memory_now(), time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def memory(self) -> float | None:
+        """By how much memory grew at most, in MB."""
+        return None if self._memory is None else _largest_memory() - self._memory
+
+
 def _work(folder: Path, options: dict[str, Any]) -> None:
     """What the process does: runs model.tflite on inputs.npz."""
     with np.load(folder / "inputs.npz") as found:
         inputs = list(found.values())
     signature = options["signature"]
-    before = _memory_now()
-    start = time.perf_counter()
-    model, fully = _compile(folder, options)
-    prepared = time.perf_counter() - start
+    clock = _Clock()
+    model, fully = _compile(folder, options, clock)
     inputs_of, outputs_of = (
         sorted(model.get_signature_list()[signature][kind])
         for kind in ("inputs", "outputs")
@@ -186,9 +203,8 @@ def _work(folder: Path, options: dict[str, Any]) -> None:
             for name, (shape, dtype) in kinds.items()
         ]
 
-    start = time.perf_counter()
     rows = [run(0)]
-    first = time.perf_counter() - start
+    init_seconds = clock.seconds()
     rows += [run(row) for row in range(1, len(inputs[0]))]
     outputs = [
         np.concatenate([row[i].reshape(shape) for row in rows])
@@ -196,17 +212,18 @@ def _work(folder: Path, options: dict[str, Any]) -> None:
     ]
     for _ in range(options["warm_up"]):
         run(0)
-    ms = []
-    for _ in range(options["runs"]):
+    ms: list[float] = []
+    end = time.perf_counter() + options["min_seconds"]
+    while len(ms) < options["runs"] or (options["runs"] and time.perf_counter() < end):
         start = time.perf_counter()
         run(0)
         ms.append(1e3 * (time.perf_counter() - start))
     np.savez(folder / "outputs.npz", *outputs)
     left = {
         "fully_accelerated": bool(fully),
-        "init_ms": 1e3 * (prepared + first),
+        "init_ms": 1e3 * init_seconds,
         "ms": ms,
-        "memory_mb": None if before is None else _largest_memory() - before,
+        "memory_mb": clock.memory(),
     }
     (folder / "found.json").write_text(json.dumps(left))
 

@@ -253,7 +253,7 @@ def _check_refine(
     if refine is None:
         return None
     received = f"Received: refine={refine!r}"
-    pair = check_widths(refine, model.min_width)
+    pair = [] if np.ndim(refine) != 1 else check_widths(refine, model.min_width)
     if len(pair) != 2 or not set(pair) <= set(widths) or pair[0] >= pair[1]:
         raise ValueError(
             "`refine` must be two of the exported widths, the narrower one first. "

@@ -48,7 +48,6 @@ class GPURun:
     device: str
 
 
-@functools.cache
 def gpu_is_available() -> bool:
     """Whether LiteRT's GPU engine works here, on a real GPU or a software one.
 
@@ -59,12 +58,20 @@ def gpu_is_available() -> bool:
     Returns:
         `True` if the engine computes the right values.
     """
+    return why_no_gpu() is None
+
+
+@functools.cache
+def why_no_gpu() -> str | None:
+    """Why LiteRT's GPU engine does not work here; `None` if it does."""
     x = np.array([[-1.0, 0.0, 1.0, 2.0]], "float32")
     try:
-        found = _run(smallest_file(), [x], "probe", True, PROBE_TIMEOUT)
-    except GPUError:
-        return False
-    return np.array_equal(found.outputs[0], np.maximum(x, 0))
+        found = _run(_smallest_file(), [x], "probe", True, PROBE_TIMEOUT)
+    except GPUError as error:
+        return str(error)
+    if np.array_equal(found.outputs[0], np.maximum(x, 0)):
+        return None
+    return f"LiteRT's GPU engine computes wrong numbers on {found.device}."
 
 
 def run_on_gpu(
@@ -148,7 +155,7 @@ def check_gpu_run(run: Run, signature: str) -> str:
     if run.status and device is None:
         raise GPUError(_NO_GPU.format(reason=_reason(r"^Warning: (.*)", run.log)))
     refused = r"^E\d{4} .*?\] (\S.* error: .*)"
-    if run.status or re.search(refused, run.log, re.MULTILINE):
+    if not run.outputs or re.search(refused, run.log, re.MULTILINE):
         raise GPUError(
             f"LiteRT's GPU engine failed on signature '{signature}' (status "
             f"{run.status}): {_reason(refused, run.log)}"
@@ -161,7 +168,7 @@ def _reason(pattern: str, log: str) -> str:
     return "; ".join(found) or log.strip().rsplit("\n", 1)[-1]
 
 
-def smallest_file() -> bytes:
+def _smallest_file() -> bytes:
     """A TFLite file with one signature, `probe`: y = relu(x), of shape `(1, 4)`."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema

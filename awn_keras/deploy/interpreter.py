@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from awn_keras.deploy.signatures import signature_width
+from awn_keras.environment import this_machine
 from awn_keras.widths import check_width, width_label
 
 if TYPE_CHECKING:
@@ -96,7 +97,10 @@ class BudgetPolicy:
                 if width in known:
                     self._then[i, self.widths.index(other)] = known[width]
         self._enter(0 if start is None else self.widths.index(start))
-        self.budget_ms = budget_ms
+        if start is None:
+            self.budget_ms = budget_ms
+        else:
+            self._budget = _check_budget(budget_ms)
 
     @property
     def budget_ms(self) -> float | None:
@@ -227,8 +231,9 @@ class AnyWidthInterpreter:
             It may be set at any time.
         warm_up: Number of first runs of each width that do not count for its latency.
         report: What `awn benchmark` measured of this file, or the path of its JSON:
-            with `budget_ms`, the width that `pick_width` finds in it is the first one,
-            in place of the narrowest. Looked at are rows of a CPU and `num_threads`.
+            with `budget_ms`, the widest width that `pick_width` finds in it is the
+            first one, in place of the narrowest, whatever its accuracy. Looked at are
+            rows of a CPU, this machine's if there are any, with `num_threads`.
 
     Raises:
         TypeError: If `path` is no path or bytes, or a number is not one.
@@ -484,7 +489,8 @@ def _picked(
     content = path if isinstance(path, bytes) else Path(path).read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     rows = [
-        row
+        # What it runs from then on, it chooses by width and latency alone.
+        replace(row, accuracy=None)
         for row in report.rows
         if (row.sha256, row.threads) == (digest, num_threads)
         and row.target.endswith("cpu")
@@ -495,6 +501,8 @@ def _picked(
             f"threads. Received: {len(report.rows)} rows of other files, targets or "
             "threads. Measure it: `awn benchmark`."
         )
+    host = [row for row in rows if row.target == "cpu"]
+    rows = [row for row in host if row.device == this_machine()] or host or rows
     picked = pick_width(Report(rows), budget_ms=budget_ms).width
     latencies = {row.width: latency(row, "p90") for row in rows}
     return picked, {w: ms for w, ms in latencies.items() if w and ms is not None}

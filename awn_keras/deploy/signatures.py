@@ -66,6 +66,20 @@ class Refinement:
         return cls(narrow, wide) if narrow and wide and narrow < wide else None
 
 
+def subgraph_of(content: bytes, signature: str) -> int:
+    """Index of the subgraph that a signature of a TFLite file runs.
+
+    Raises:
+        KeyError: If there is no such signature.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    defs = [model.SignatureDefs(i) for i in range(model.SignatureDefsLength())]
+    indices = {one.SignatureKey().decode(): one.SubgraphIndex() for one in defs}
+    return int(indices[signature])
+
+
 def signatures(content: bytes, file: str) -> dict[str, Any]:
     """Inputs and outputs of each signature of a TFLite file.
 

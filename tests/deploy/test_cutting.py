@@ -291,6 +291,21 @@ def test_a_residual_network_goes_on():
         assert_equal(network(x), got, atol=1e-4)  # 53 layers of random weights
 
 
+def test_copies_of_a_shared_layer_may_have_any_names():
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(8, 3, padding="same")(inputs)
+    x = TriConv2D(8, 3, padding="same", name="first")(x)
+    shared = keras.layers.Reshape((16, 8))
+    y = TriConv2D(8, 1, name="second")(x)
+    x = keras.layers.Add()([shared(x), shared(y)])
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x))
+    model = randomize(AnyWidthModel(inputs, outputs, min_width=0.25))
+    x = inputs_of(model)
+    outputs, _, slims = continue_both(model, 0.25, 1.0, x)
+    for network, got in zip(slims, outputs, strict=True):
+        assert_equal(network(x), got)
+
+
 def test_networks_that_do_not_continue_are_refused():
     model = small_conv()
     one, other = slim(model, 0.5), slim(model, 1.0)

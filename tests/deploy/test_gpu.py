@@ -10,7 +10,7 @@ from awn_keras import export_tflite, lenet_3c1l, slim, verify_tflite
 from awn_keras.deploy import gpu, verification
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import cut
-from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
+from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu, why_no_gpu
 from awn_keras.deploy.layouts import choose_cuts
 from awn_keras.deploy.verification import run_tflite
 from tests.conftest import inputs_of, rich
@@ -131,7 +131,7 @@ def no_gpu(monkeypatch, tmp_path):
 
 def test_there_may_be_no_gpu(no_gpu, several_widths, capfd):
     content, x = several_widths
-    assert gpu_is_available.__wrapped__() is False
+    assert "found no GPU" in why_no_gpu.__wrapped__()
     with pytest.raises(GPUError, match=r"found no GPU.*apt-get install"):
         run_on_gpu(content, [x], "width_050")
     # What the engine writes is caught.
@@ -163,7 +163,7 @@ def test_the_engine_may_fail(monkeypatch, several_widths, status, log, match):
 
 def test_thesmallest_file_is_one():
     x = np.array([[-1, 0, 1, 2]], "float32")
-    (got,) = run_tflite(gpu.smallest_file(), [x], "probe")
+    (got,) = run_tflite(gpu._smallest_file(), [x], "probe")
     np.testing.assert_array_equal(got, [[0, 0, 1, 2]])
 
 

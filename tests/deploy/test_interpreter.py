@@ -3,6 +3,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -450,6 +451,11 @@ def test_a_report_says_where_to_begin(dense, monkeypatch, tmp_path):
     )
     machine.slowness = 1.5
     assert machine.run(5)[2:] == [0.625, 0.5, 0.5]
+    # It goes by width alone, and by this kind of machine if it is in the report.
+    other = [replace(one, accuracy=0.9 - one.width / 2) for one in rows]
+    other += [replace(one, target="android-cpu", p90_ms=9e9) for one in rows]
+    machine = Machine(dense, monkeypatch, COSTS, budget_ms=5.0, report=Report(other))
+    assert machine.interpreter.width == 0.625
     # Without a budget there is nothing to pick.
     assert Machine(dense, monkeypatch, COSTS, report=report).interpreter.width == 1.0
     with pytest.raises(ValueError, match=r"rows of this file on a CPU with 2 threads"):

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from awn_keras.deploy.benchmark.report import spread_of
+
 
 class BenchmarkModelError(RuntimeError):
     """The program failed, or did not do what it was asked for."""
@@ -31,9 +33,8 @@ class Printed:
         median_ms: Median (since 2024).
         p95_ms: 95th percentile (since 2024).
         init_ms: Time to load and prepare the file.
-        memory_mb: Memory at most, or by how much it grew, in MB.
-        nodes: Number of operators that a delegate was offered.
-        nodes_delegated: How many of them it runs.
+        memory_mb: By how much its memory grew at most, in MB.
+        nodes_delegated: How many operators of the signature a delegate runs.
         fully_accelerated: Whether it runs all of them.
     """
 
@@ -47,7 +48,6 @@ class Printed:
     p95_ms: float | None
     init_ms: float | None
     memory_mb: float | None
-    nodes: int | None
     nodes_delegated: int | None
     fully_accelerated: bool | None
 
@@ -61,6 +61,7 @@ def command(
     threads: int,
     runs: int,
     warm_up: int,
+    min_seconds: float,
 ) -> list[str]:
     """The program's command line, one string for each argument.
 
@@ -72,6 +73,7 @@ def command(
         threads: Threads of the CPU's engine.
         runs: Timed runs.
         warm_up: Runs before them.
+        min_seconds: More runs are timed, until they have taken so long.
     """
     words = [
         program,
@@ -79,10 +81,9 @@ def command(
         f"--num_threads={threads}",
         f"--num_runs={runs}",
         f"--warmup_runs={max(1, warm_up)}",
-        # Else it goes on until half a second is over, a second for those timed.
+        # Else it goes on until half a second is over.
         "--warmup_min_secs=0",
-        "--min_secs=0",
-        "--report_peak_memory_footprint=true",
+        f"--min_secs={min_seconds:g}",
         f"--use_gpu={'true' if gpu else 'false'}",
     ]
     if signature is not None:
@@ -105,13 +106,14 @@ _END = re.compile(
 _GPU_DELEGATE = r"TfLiteGpuDelegate\w*|LITERT_CL|\w*WebGpu\w*|\w*MlDrift\w*"
 
 
-def parse(text: str, *, gpu: bool, signature: str | None) -> Printed:
+def parse(text: str, *, gpu: bool, signature: str | None, subgraph: int = 0) -> Printed:
     """Reads what the program printed.
 
     Args:
         text: What it wrote to stdout and stderr.
         gpu: Whether the GPU delegate was asked for.
         signature: The signature that was asked for.
+        subgraph: Index of the subgraph that the signature runs.
 
     Returns:
         What it tells.
@@ -122,13 +124,7 @@ def parse(text: str, *, gpu: bool, signature: str | None) -> Printed:
     """
     lines = [_PREFIX.sub("", line).strip() for line in text.splitlines()]
     whole = "\n".join(lines)
-    unknown = re.search(r"^Unconsumed cmdline flags: (.*)$", whole, re.MULTILINE)
-    if signature and unknown and "signature_to_run_for" in unknown[1]:
-        raise BenchmarkModelError(
-            "this benchmark_model is too old to run a signature: it ignored "
-            "--signature_to_run_for. Take a newer one, or files of one width each "
-            "(`awn export --separate`)."
-        )
+    _check_signature(whole, signature)
     ends = [i for i, line in enumerate(lines) if _END.match(line)]
     if not ends or "Benchmarking failed." in lines:
         raise BenchmarkModelError(reason(text))
@@ -136,31 +132,11 @@ def parse(text: str, *, gpu: bool, signature: str | None) -> Printed:
     timed = {**_results(whole), **(phases[-1] if phases else {})}
     if "count" not in timed:
         raise BenchmarkModelError(reason(text))
-    applied = re.findall(
-        r"^(?:Explicitly a|A)pplied (\S+) delegate, and the model graph will be "
-        r"(completely|partially) executed",
-        whole,
-        re.MULTILINE,
-    )
-    nodes = re.findall(
-        r"^Replacing (\d+) out of (\d+) node\(s\) with delegate "
-        rf"\(({_GPU_DELEGATE if gpu else 'TfLiteXNNPackDelegate'})\)",
-        whole,
-        re.MULTILINE,
-    )
-    if gpu and not (
-        nodes
-        or "GPU" in [name for name, _ in applied]
-        or re.search(r"^Initializ(?:ed|ing) \w+-based API", whole, re.MULTILINE)
-    ):
+    delegated, fully = _delegated(whole, gpu, subgraph)
+    if gpu and delegated == 0:
         raise BenchmarkModelError(
             f"it does not tell that anything ran on the GPU: {reason(text)}"
         )
-    fully = None
-    if applied:
-        fully = applied[-1][1] == "completely"
-    elif nodes:
-        fully = nodes[-1][0] == nodes[-1][1]
     init = re.search(r"\bInit: ([\d.e+]+)", lines[ends[0]])
     mean = timed.get("avg", timed.get("curr", 0.0))
     return Printed(
@@ -174,10 +150,61 @@ def parse(text: str, *, gpu: bool, signature: str | None) -> Printed:
         p95_ms=_milliseconds(timed.get("p95")),
         init_ms=float(init[1]) / 1e3 if init else _milliseconds(timed.get("init")),
         memory_mb=_memory(whole),
-        nodes=int(nodes[-1][1]) if nodes else None,
-        nodes_delegated=int(nodes[-1][0]) if nodes else None,
+        nodes_delegated=delegated,
         fully_accelerated=fully,
     )
+
+
+def _check_signature(text: str, signature: str | None) -> None:
+    """It ran the signature that was asked for, as far as it tells."""
+    unknown = re.search(r"^Unconsumed cmdline flags: (.*)$", text, re.MULTILINE)
+    if signature and unknown and "signature_to_run_for" in unknown[1]:
+        raise BenchmarkModelError(
+            "this benchmark_model is too old to run a signature: it ignored "
+            "--signature_to_run_for. Take a newer one, or files of one width each "
+            "(`awn export --separate`)."
+        )
+    told = re.findall(
+        r"^(?:Signature name: +|Using signature: |Signature to run: \[)([^\]\n]+)",
+        text,
+        re.MULTILINE,
+    )
+    others = [one.strip() for one in told if one.strip() != signature]
+    if signature and others:
+        raise BenchmarkModelError(f"it ran signature '{others[0]}', not '{signature}'")
+
+
+def _delegated(text: str, gpu: bool, subgraph: int) -> tuple[int | None, bool | None]:
+    """How many operators of a subgraph a delegate runs, and whether it runs all.
+
+    For the GPU the first one is 0 if nothing tells that it runs any.
+    """
+    kind = _GPU_DELEGATE if gpu else "TfLiteXNNPackDelegate"
+    replaced = re.findall(
+        rf"^Replacing (\d+) out of (\d+) node\(s\) with delegate \((?:{kind})\).*?"
+        r"(?:for subgraph (\d+).*|for the whole graph.*)?$",
+        text,
+        re.MULTILINE,
+    )
+    here = [(int(n), int(m)) for n, m, k in replaced if k in ("", str(subgraph))]
+    applied = re.findall(
+        r"^(?:Explicitly a|A)pplied (\S+) delegate, and the model graph will be "
+        r"(completely|partially) executed",
+        text,
+        re.MULTILINE,
+    )
+    fully = None
+    if here:
+        fully = here[-1][0] == here[-1][1]
+    elif applied:
+        fully = applied[-1][1] == "completely"
+    delegated = here[-1][0] if here else None
+    if gpu and not here:
+        refused = "Though GPU delegate is explicitly applied" in text or replaced
+        started = re.search(r"^Initializ(?:ed|ing) \w+-based API", text, re.MULTILINE)
+        named = "GPU" in [name for name, _ in applied]
+        delegated = None if (named or started) and not refused else 0
+    return delegated, fully
 
 
 def _results(text: str) -> dict[str, float]:
@@ -200,10 +227,8 @@ def _results(text: str) -> dict[str, float]:
 
 
 def _memory(text: str) -> float | None:
-    """Memory at most, in MB."""
+    """By how much it grew at most, in MB."""
     for pattern in (
-        r"Overall peak memory footprint \(MB\) via periodic monitoring: ([\d.e+]+)",
-        r"Peak memory: +([\d.e+]+) MB",
         r"(?:Peak memory footprint|Memory footprint delta from the start of the tool) "
         r"\(MB\): .*overall=([\d.e+]+)",
         r"Overall footprint: +([\d.e+]+) MB",
@@ -240,8 +265,6 @@ def fields_of(printed: Sequence[Printed]) -> dict[str, Any]:
     def middle(name: str) -> float | None:
         return float(statistics.median(each(name))) if each(name) else None
 
-    centers = each("median_ms") or each("mean_ms")
-    center = statistics.median(centers)
     return {
         "median_ms": middle("median_ms"),
         "mean_ms": statistics.fmean(each("mean_ms")),
@@ -251,7 +274,7 @@ def fields_of(printed: Sequence[Printed]) -> dict[str, Any]:
         "p95_ms": middle("p95_ms"),
         "runs": sum(each("runs")),
         "warm_up": printed[-1].warm_up,
-        "spread": (max(centers) - min(centers)) / center if center else None,
+        "spread": spread_of(each("median_ms") or each("mean_ms")),
         "init_ms": middle("init_ms"),
         "memory_mb": max(each("memory_mb"), default=None),
         "nodes_delegated": printed[-1].nodes_delegated,

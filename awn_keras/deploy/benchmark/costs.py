@@ -35,11 +35,12 @@ class Costs:
     operators: int
 
 
-def costs_of(content: bytes) -> dict[str, Costs]:
+def costs_of(content: bytes, file: str = "content") -> dict[str, Costs]:
     """Counts what each signature of a TFLite file costs.
 
     Args:
         content: The file's content; its shapes are fixed.
+        file: What to call it in an error.
 
     Returns:
         Costs by name of the signature.
@@ -49,7 +50,7 @@ def costs_of(content: bytes) -> dict[str, Costs]:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    signatures(content, "content")
+    signatures(content, file)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     names = {
         value: name

@@ -114,7 +114,10 @@ class Device:
             DeviceError: If the device cannot be reached.
         """
         # As a pattern that does not find the shell that is told it.
-        self.run(["pkill", "-9", "-f", f"[{program[0]}]{program[1:]}"])
+        answer = self.run(["pkill", "-9", "-f", f"[{program[0]}]{program[1:]}"])
+        if answer.status > 1:  # 1: there was none any more
+            said = " ".join(answer.text.split())
+            raise DeviceError(f"{self.name}: cannot stop what hangs: {said}")
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[str]:
@@ -290,7 +293,7 @@ def adb_devices(adb: str = "adb", serials: Sequence[str] = ()) -> list[AdbDevice
         raise DeviceError(f"`adb devices` failed: {' '.join((err or out).split())}")
     states = {}
     for line in out.splitlines():
-        match = re.match(r"(\S+)\t(\S.*)$", line)
+        match = re.match(r"([^\t]+)\t(\S.*)$", line)
         if match:
             states[match[1]] = match[2].strip()
     advice = {
@@ -319,12 +322,14 @@ def adb_devices(adb: str = "adb", serials: Sequence[str] = ()) -> list[AdbDevice
     return [AdbDevice(serial, adb) for serial in wanted]
 
 
+_ARM_64 = ("arm64-v8a", "aarch64", "arm64")
 #: Machines of ELF files, and what devices of that kind call themselves.
 _MACHINES = {
-    183: ("arm64-v8a", "aarch64", "arm64"),
-    40: ("armeabi-v7a", "armeabi", "armv7l", "armv6l", "armv8l"),
+    183: _ARM_64,
+    # Most 64-bit machines run these, too; if not, they say so themselves.
+    40: (*("armeabi-v7a", "armeabi", "armv7l", "armv6l", "armv8l"), *_ARM_64),
     62: ("x86_64", "amd64"),
-    3: ("x86", "i386", "i686"),
+    3: ("x86", "i386", "i686", "x86_64"),
     243: ("riscv64",),
 }
 

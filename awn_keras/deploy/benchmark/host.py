@@ -14,13 +14,23 @@ from typing import Any
 import numpy as np
 
 from awn_keras.deploy.benchmark.costs import costs_of
-from awn_keras.deploy.benchmark.report import Failure, Report, Row, statistics_of
+from awn_keras.deploy.benchmark.report import (
+    Failure,
+    Report,
+    Row,
+    spread_of,
+    statistics_of,
+)
 from awn_keras.deploy.engine import EngineError, Run, run_apart
-from awn_keras.deploy.gpu import GPUError, check_gpu_run, run_on_gpu
-from awn_keras.deploy.gpu import smallest_file as smallest_gpu_file
+from awn_keras.deploy.gpu import check_gpu_run, why_no_gpu
 from awn_keras.deploy.interpreter import AnyWidthInterpreter, check_integer
-from awn_keras.deploy.signatures import signature_width, signatures
-from awn_keras.environment import environment
+from awn_keras.deploy.signatures import (
+    signature_width,
+    signatures,
+    subgraph_of,
+    width_signature,
+)
+from awn_keras.environment import this_machine
 from awn_keras.widths import check_width, width_label
 
 HOST_TARGETS = ("cpu", "gpu")
@@ -83,9 +93,13 @@ class Subject:
                 )
         return cls(path, content, chosen, dict(accuracy or {}))
 
+    def subgraph(self, signature: str) -> int:
+        """Index of the part of the file that a signature runs."""
+        return subgraph_of(self.content, signature)
+
     def known(self, signature: str) -> dict[str, Any]:
         """Fields of a `Row` that no measurement gives."""
-        costs = costs_of(self.content)[signature]
+        costs = costs_of(self.content, self.path.name)[signature]
         return {
             "width": self.widths[signature],
             "signature": signature,
@@ -124,7 +138,8 @@ def benchmark_tflite(
     widths: Sequence[float] | None = None,
     runs: int = 50,
     warm_up: int = 5,
-    repeats: int = 3,
+    min_seconds: float = 0.3,
+    repeats: int = 5,
     accuracy: Mapping[str, float] | None = None,
     timeout: float = 600,
     on_progress: Callable[[Report], None] | None = None,
@@ -142,6 +157,8 @@ def benchmark_tflite(
         runs: Timed runs in each repetition, at least 1. A run copies an input in, runs,
             and copies the results out.
         warm_up: Runs before them.
+        min_seconds: More runs are timed, until a repetition has taken so long: some
+            hundred short ones say little about a machine.
         repeats: Repetitions, at least 1.
         accuracy: Accuracy by signature, to be reported beside; see `accuracies`.
         timeout: Seconds that a measurement may take.
@@ -166,8 +183,16 @@ def benchmark_tflite(
         raise ValueError(
             f"`targets` must be of {HOST_TARGETS}. Received: {list(targets)}"
         )
+    check_seconds(min_seconds, "min_seconds")
+    check_seconds(timeout, "timeout")
     subject = Subject.of(path, widths, accuracy)
-    bench = _Bench(subject, runs, warm_up, timeout, on_progress or (lambda _: None))
+    how = {
+        "warm_up": warm_up,
+        "runs": runs,
+        "min_seconds": min_seconds,
+        "timeout": timeout,
+    }
+    bench = _Bench(subject, how, on_progress or (lambda _: None))
     arms = [("cpu", count) for count in threads] if "cpu" in targets else []
     if "gpu" in targets and bench.has_gpu():
         arms.append(("gpu", 1))
@@ -180,8 +205,17 @@ def benchmark_tflite(
     return bench.report
 
 
+def check_seconds(value: float, name: str) -> None:
+    """Raises a ValueError if it is negative, or no number."""
+    if not value >= 0:
+        raise ValueError(f"`{name}` must not be negative. Received: {name}={value}")
+
+
 def accuracies(
-    path: str | Path, images: np.ndarray, labels: np.ndarray
+    path: str | Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    widths: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Accuracy of each width of a file, by running it.
 
@@ -189,25 +223,29 @@ def accuracies(
         path: The file; its output is scores, `(1, classes)`.
         images: Inputs `(n, ...)`, normalized as the model wants them.
         labels: Integer classes, `(n,)`.
+        widths: Those of the file's widths to run. `None` for all.
 
     Returns:
         Accuracy in [0, 1] by signature.
 
     Raises:
-        ValueError: If the file or the inputs do not fit; see `AnyWidthInterpreter`.
+        ValueError: If the file, the inputs or the labels do not fit; see
+            `AnyWidthInterpreter`.
         OSError: If it cannot be read.
     """
     interpreter = AnyWidthInterpreter(path)
     found = {}
-    for width in interpreter.widths:
-        scores = interpreter.run(images, width=width)
-        if isinstance(scores, dict) or scores.ndim != 2:
+    labels = np.asarray(labels)
+    for width in interpreter.widths if widths is None else widths:
+        scores = interpreter.run(images[:1], width=width)
+        shape = None if isinstance(scores, dict) else scores.shape
+        if shape is None or len(shape) != 2 or shape[1] <= labels.max():
             raise ValueError(
-                f"'{path}' must have one output of scores, (1, classes), for an "
-                "accuracy."
+                f"'{path}' must have one output of scores, (1, classes), for labels up "
+                f"to {labels.max()}. Received: outputs {shape or sorted(scores)}"
             )
-        right = float(np.mean(scores.argmax(1) == np.asarray(labels)))
-        found[f"width_{width_label(width)}"] = right
+        scores = interpreter.run(images, width=width)
+        found[width_signature(width)] = float(np.mean(scores.argmax(1) == labels))
     return found
 
 
@@ -217,14 +255,11 @@ class _Bench:
     def __init__(
         self,
         subject: Subject,
-        runs: int,
-        warm_up: int,
-        timeout: float,
+        how: dict[str, Any],
         on_progress: Callable[[Report], None],
     ) -> None:
         self.report = Report()
-        self._subject, self._runs, self._warm_up = subject, runs, warm_up
-        self._timeout, self._on_progress = timeout, on_progress
+        self._subject, self._how, self._on_progress = subject, how, on_progress
         self._found: dict[tuple[str, str, int], list[Run]] = {}
         self._failed: set[tuple[str, str, int]] = set()
         self._reference: dict[str, tuple[np.ndarray, ...]] = {}
@@ -242,13 +277,10 @@ class _Bench:
 
     def has_gpu(self) -> bool:
         """Whether there is one; if not, the report says so."""
-        x = np.array([[1.0, 2.0, 3.0, 4.0]], "float32")
-        try:
-            run_on_gpu(smallest_gpu_file(), [x], "probe")
-        except GPUError as error:
-            self._fail("gpu", None, None, str(error))
-            return False
-        return True
+        why = why_no_gpu()
+        if why is not None:
+            self._fail("gpu", None, None, why)
+        return why is None
 
     def measure(self, signature: str, target: str, threads: int) -> None:
         """One repetition; the row is made anew of all so far."""
@@ -270,13 +302,11 @@ class _Bench:
             *(self._subject.content, self._inputs[signature], signature),
             gpu=target == "gpu",
             num_threads=threads,
-            warm_up=self._warm_up,
-            runs=self._runs,
-            timeout=self._timeout,
+            **self._how,
         )
         if target == "gpu":
             check_gpu_run(run, signature)
-        elif run.status:
+        elif not run.outputs:
             last = run.log.strip().rsplit("\n", 1)[-1]
             raise EngineError(f"LiteRT ended with status {run.status}: {last}")
         return run
@@ -289,8 +319,8 @@ class _Bench:
             target=target,
             threads=threads,
             **statistics_of([ms for run in runs for ms in run.ms]),
-            warm_up=self._warm_up,
-            spread=float(np.ptp(medians) / np.median(medians)),
+            warm_up=self._how["warm_up"],
+            spread=spread_of(medians),
             init_ms=float(np.median([run.init_ms for run in runs])),
             memory_mb=max(memory, default=None),
             fully_accelerated=runs[0].fully_accelerated,
@@ -300,36 +330,41 @@ class _Bench:
         )
 
     def _error(self, signature: str, run: Run) -> float | None:
-        """How far outputs are from the CPU's."""
+        """How far outputs are from the CPU's, if that can run the file."""
         if signature not in self._reference:
-            inputs = self._inputs[signature]
-            found = run_apart(
-                self._subject.content, inputs, signature, timeout=self._timeout
-            )
-            if found.status:
+            try:
+                found = run_apart(
+                    *(self._subject.content, self._inputs[signature], signature),
+                    timeout=self._how["timeout"],
+                )
+            except EngineError:
                 return None
             self._reference[signature] = found.outputs
-        pairs = zip(run.outputs, self._reference[signature], strict=True)
-        return max(float(np.abs(one - other).max()) for one, other in pairs)
+        reference = self._reference[signature]
+        errors = [
+            float(np.abs(one - other).max())
+            for one, other in zip(run.outputs, reference, strict=False)
+        ]
+        return max(errors, default=None)
 
     def _fail(
         self, target: str, signature: str | None, threads: int | None, message: str
     ) -> None:
         line = " ".join(message.split())
-        self.report.failures.append(Failure(target, signature, threads, line))
+        place = {"file": self._subject.path.name, "device": self._here["device"]}
+        self.report.failures.append(Failure(target, signature, threads, line, **place))
         self._on_progress(self.report)
 
 
 def _here() -> dict[str, Any]:
     """Fields of a `Row` that tell of this machine."""
-    known = environment()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     try:
         clock: str | None = governor.read_text().strip()
     except OSError:
         clock = None
     return {
-        "device": f"{known['processor']}, {known['cores']} cores",
+        "device": this_machine(),
         "litert": version("ai-edge-litert"),
         "governor": clock,
     }

@@ -26,7 +26,7 @@ def plot_report(report: Report, ax: Any = None) -> Any:
     Raises:
         ValueError: If there is no row with a width and a latency.
     """
-    rows = [r for r in report.sorted() if r.median_ms is not None and r.width]
+    rows = [r for r in report.sorted() if _latency(r) is not None and r.width]
     if not rows:
         raise ValueError("The report has no row with a width and a latency to draw.")
     if ax is None:
@@ -35,25 +35,28 @@ def plot_report(report: Report, ax: Any = None) -> Any:
         ax = Figure(figsize=(6.5, 4), layout="constrained").add_subplot()
     accurate = all(row.accuracy is not None for row in rows)
     curves: dict[str, list[Row]] = {}
+    files = {row.sha256 for row in rows}
     for row in rows:
-        curves.setdefault(_name(row), []).append(row)
+        file = f", {row.file} {row.sha256[:6]}" if len(files) > 1 else ""
+        curves.setdefault(_name(row) + file, []).append(row)
     # Okabe and Ito's colours, which colour-blind people can tell apart.
     colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
     markers = "osD^vP"
     for i, (name, curve) in enumerate(curves.items()):
         ax.plot(
-            [row.median_ms for row in curve],
+            [_latency(row) for row in curve],
             [100 * row.accuracy if accurate else row.width for row in curve],  # type: ignore[operator]
             marker=markers[i % len(markers)],
             markersize=4,
             color=colours[i % len(colours)],
             label=name,
         )
+    medians = all(row.median_ms is not None for row in rows)
     ax.set(
-        xlabel="median latency (ms)",
+        xlabel="median latency (ms)" if medians else "median or mean latency (ms)",
         ylabel="accuracy (%)" if accurate else "width",
     )
-    latencies = [row.median_ms for row in rows if row.median_ms]
+    latencies = [_latency(row) or 0.0 for row in rows]
     if max(latencies) > 20 * min(latencies):
         ax.set_xscale("log")
     ax.grid(alpha=0.3)
@@ -90,6 +93,11 @@ _STYLE = (
     "td,th{border-bottom:1px solid #ccc;padding:.3em .6em;text-align:right}"
     "svg{max-width:45em;height:auto}"
 )
+
+
+def _latency(row: Row) -> float | None:
+    """Old versions of benchmark_model tell no median."""
+    return row.mean_ms if row.median_ms is None else row.median_ms
 
 
 def _name(row: Row) -> str:

@@ -27,8 +27,9 @@ class Pick:
         uncertainty_ms: By how much that may be off: the spread of repetitions, or the
             step that made latencies monotone, whichever is larger.
         fits: Whether it keeps to the budget. If not, none does; it is the narrowest.
-        interpolated_width: The widest width that would keep to the budget if it were in
-            a file, by a straight line between those measured; `None` if none would.
+        interpolated_width: The widest width up to the next one measured that would keep
+            to the budget in ms if it were in a file, by a straight line; `None` if none
+            would, or there is a budget in kB.
         dominated: Widths that another one beats in both latency and accuracy.
     """
 
@@ -172,7 +173,7 @@ def pick_width(
         _known(rows[index], quantile),
         uncertainty,
         bool(fits[index]),
-        None if budget_ms is None else _widest(widths, smooth, budget_ms),
+        _widest(widths, smooth, index, budget_ms) if budget_kb is None else None,
         dominated,
     )
 
@@ -192,6 +193,12 @@ def _choose(
         raise ValueError(
             f"The report has no row of a width with {asked}. It has {kinds or 'none'}."
         )
+    known = [(row.file, row.width, *row.key[:2], row.threads) for row in found]
+    if len(set(known)) < len(known):
+        raise ValueError(
+            f"The report has rows of several files called '{found[0].file}'. Measure "
+            "the one that counts into a report of its own."
+        )
     for name in wanted:
         values = sorted({str(getattr(row, name)) for row in found})
         if len(values) > 1 and not (name == "file" and several_files):
@@ -210,13 +217,13 @@ def _monotone(widths: np.ndarray, ms: np.ndarray) -> np.ndarray:
 
 
 def _widest(
-    widths: np.ndarray, smooth: np.ndarray | None, budget_ms: float
+    widths: np.ndarray, smooth: np.ndarray | None, index: int, budget_ms: float | None
 ) -> float | None:
-    """Where the line through the measured points crosses the budget."""
-    if smooth is None or smooth[0] > budget_ms:
+    """Where the line from the pick to the next width crosses the budget."""
+    if smooth is None or budget_ms is None or smooth[index] > budget_ms:
         return None
-    last = int(np.flatnonzero(smooth <= budget_ms)[-1])
-    if last == len(widths) - 1:
-        return float(widths[last])
-    rise = (budget_ms - smooth[last]) / (smooth[last + 1] - smooth[last])
-    return float(widths[last] + rise * (widths[last + 1] - widths[last]))
+    after = smooth[index + 1 :]
+    if not len(after) or after[0] <= budget_ms:  # passed over, for its accuracy
+        return float(widths[index])
+    rise = (budget_ms - smooth[index]) / (after[0] - smooth[index])
+    return float(widths[index] + rise * (widths[index + 1] - widths[index]))

@@ -21,8 +21,9 @@ from awn_keras.deploy.benchmark.devices import (
     DeviceError,
     DeviceTimeoutError,
     check_program,
+    find_program,
 )
-from awn_keras.deploy.benchmark.host import Subject
+from awn_keras.deploy.benchmark.host import Subject, check_seconds
 from awn_keras.deploy.benchmark.report import Failure, Report, Row
 from awn_keras.deploy.interpreter import check_integer
 
@@ -33,13 +34,14 @@ UNITS = ("cpu", "gpu")
 def benchmark_device(
     path: str | Path,
     device: Device,
-    program: str | Path,
+    program: str | Path | None = None,
     *,
     units: Sequence[str] = ("cpu",),
     threads: Sequence[int] = (1,),
     widths: Sequence[float] | None = None,
     runs: int = 50,
     warm_up: int = 5,
+    min_seconds: float = 0.3,
     repeats: int = 3,
     cooldown: float = 0.0,
     accuracy: Mapping[str, float] | None = None,
@@ -55,13 +57,15 @@ def benchmark_device(
     Args:
         path: The file, here.
         device: The device, as `adb_devices` gives it, or an `SshDevice`.
-        program: LiteRT's `benchmark_model` for that device, here.
+        program: LiteRT's `benchmark_model` for that device, here. `None` for that which
+            litert-cli has fetched; see `find_program`.
         units: What is to run it: `"cpu"` (XNNPACK), `"gpu"` (the GPU delegate). They
             are reported as targets such as `"android-gpu"`.
         threads: Numbers of threads of the CPU's engine.
         widths: Those of the file's widths to measure. `None` for all.
         runs: Timed runs in each repetition.
         warm_up: Runs before them; at least one is made.
+        min_seconds: More runs are timed, until a repetition has taken so long.
         repeats: Repetitions.
         cooldown: Seconds to wait before each, so that the device gets no hotter.
         accuracy: Accuracy by signature, to be reported beside.
@@ -83,8 +87,9 @@ def benchmark_device(
         check_integer(value, name, least)
     if not units or set(units) - set(UNITS):
         raise ValueError(f"`units` must be of {UNITS}. Received: {list(units)}")
-    if not cooldown >= 0:
-        raise ValueError(f"`cooldown` must not be negative. Received: {cooldown}")
+    check_seconds(cooldown, "cooldown")
+    check_seconds(min_seconds, "min_seconds")
+    check_seconds(timeout, "timeout")
     subject = Subject.of(path, widths, accuracy)
     bench = _Bench(subject, device, on_progress or (lambda _: None))
     arms = [("cpu", count) for count in threads] if "cpu" in units else []
@@ -92,11 +97,12 @@ def benchmark_device(
     tasks = [(signature, *arm) for signature in subject.widths for arm in arms]
     order = random.Random(0)  # the same at each call
     try:
-        check_program(Path(program), device.machine())
         bench.look_at_device()
+        program = find_program(device) if program is None else Path(program)
+        check_program(program, device.machine())
         with device.folder() as folder:
             there = f"{folder}/benchmark_model"
-            device.push(Path(program), there)
+            device.push(program, there)
             device.push(Path(path), f"{folder}/model.tflite")
             device.run(["chmod", "755", there])
             for _ in range(repeats):
@@ -109,6 +115,7 @@ def benchmark_device(
                         threads=count,
                         runs=runs,
                         warm_up=warm_up,
+                        min_seconds=min_seconds,
                     )
                     bench.measure(words, signature, unit, count, timeout)
     except DeviceError as error:
@@ -149,7 +156,12 @@ class _Bench:
             answer = self._device.run(words, timeout)
             if answer.status:
                 raise BenchmarkModelError(_ended(answer.status, answer.text))
-            printed = parse(answer.text, gpu=unit == "gpu", signature=signature)
+            printed = parse(
+                answer.text,
+                gpu=unit == "gpu",
+                signature=signature,
+                subgraph=self._subject.subgraph(signature),
+            )
         except DeviceTimeoutError as error:
             self._device.stop(words[0])
             self._failed.add(task)
@@ -160,14 +172,12 @@ class _Bench:
             self.fail(unit, signature, threads, str(error))
             return
         self._found.setdefault(task, []).append(printed)
-        known = self._subject.known(signature)
-        known["nodes"] = printed.nodes or known["nodes"]
         self.report.put(
             Row(
                 target=f"{self._device.kind}-{unit}",
                 threads=threads,
                 thermal=state,
-                **known,
+                **self._subject.known(signature),
                 **fields_of(self._found[task]),
                 **self._about,
             )
@@ -183,7 +193,11 @@ class _Bench:
     ) -> None:
         target = self._device.kind + (f"-{unit}" if unit else "")
         line = " ".join(message.split())
-        self.report.failures.append(Failure(target, signature, threads, line))
+        place = {
+            "file": self._subject.path.name,
+            "device": self._about.get("device", self._device.name),
+        }
+        self.report.failures.append(Failure(target, signature, threads, line, **place))
         self._on_progress(self.report)
 
 

@@ -45,8 +45,8 @@ class Row:
         p95_ms: 95th percentile.
         runs: Number of timed runs.
         warm_up: Number of runs before them.
-        spread: How far medians of separate repetitions lie apart, relative to their
-            median.
+        spread: How far medians of separate repetitions lie apart: the range of the
+            middle half of them, relative to their median. `None` if there was one.
         init_ms: Time to load and prepare the file.
         memory_mb: By how much the process grew at most, in MB.
         nodes: Number of operators.
@@ -118,16 +118,33 @@ class Failure:
     """What could not be measured.
 
     Args:
-        target: See `Row`.
+        target: See `Row`; so with the others.
         signature: The signature; `None` if the whole target failed.
         threads: Threads; `None` likewise.
         message: Why, in one line.
+        file: Name of the file.
+        device: The device, as far as it is known.
+        time: When.
     """
 
     target: str
     signature: str | None
     threads: int | None
     message: str
+    file: str | None = None
+    device: str | None = None
+    time: str = field(default_factory=_now)
+
+    def is_mended_by(self, row: Row) -> bool:
+        """Whether a row measures what failed before."""
+        return (
+            row.time >= self.time
+            and row.target.startswith(self.target)
+            and (self.device or "") in (row.device or "")
+            and self.file in (row.file, None)
+            and self.signature in (row.signature, None)
+            and self.threads in (row.threads, None)
+        )
 
     def __str__(self) -> str:
         threads = f", {self.threads} threads" if self.threads else ""
@@ -148,6 +165,14 @@ def statistics_of(ms: Sequence[float]) -> dict[str, Any]:
         "p95_ms": float(np.percentile(values, 95)),
         "runs": len(values),
     }
+
+
+def spread_of(medians: Sequence[float]) -> float | None:
+    """`spread` of a `Row` from the medians of repetitions."""
+    if len(medians) < 2:
+        return None
+    low, middle, high = np.percentile(medians, [25, 50, 75])
+    return float((high - low) / middle)
 
 
 @dataclass
@@ -186,10 +211,10 @@ class Report:
                 )
             rows = [_known(Row, one) for one in content["rows"]]
             failures = [_known(Failure, one) for one in content["failures"]]
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"'{path}' is no report of `awn benchmark` ({error!r})."
-            ) from error
+        except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise _no_report(path, error) from error
+        except json.JSONDecodeError as error:
+            raise _no_report(path, error) from error
         return cls(rows, failures)
 
     def save(self, path: str | Path) -> None:
@@ -235,7 +260,7 @@ class Report:
 
         Returns:
             All rows; of those that measure the same (target, device, file, signature
-            and threads), the latest.
+            and threads), the latest. What failed, if no row has it since.
         """
         found: dict[tuple[Any, ...], Row] = {}
         failures: list[Failure] = []
@@ -245,7 +270,10 @@ class Report:
                 old = found.get(row.key)
                 if old is None or old.time <= row.time:
                     found[row.key] = row
-        return Report(list(found.values()), failures)
+        rows = list(found.values())
+        return Report(
+            rows, [one for one in failures if not any(map(one.is_mended_by, rows))]
+        )
 
     def sorted(self) -> list[Row]:
         """The rows by target, device, file, threads and width."""
@@ -279,14 +307,17 @@ class Report:
     def table(self) -> str:
         """The rows as text, for a terminal."""
         lines = [
-            f"{'target':12} {'threads':>7} {'width':>7} {'median':>10} {'p90':>10} "
-            f"{'spread':>7} {'init':>9} {'memory':>9} {'accuracy':>8}  signature, file"
+            f"{'target':12} {'threads':>7} {'width':>7} {'median':>10} {'mean':>10} "
+            f"{'p90':>10} {'p95':>10} {'spread':>7} {'init':>9} {'memory':>9} "
+            f"{'accuracy':>8}  signature, file"
         ]
         for row in self.sorted():
             lines.append(
                 f"{row.target:12} {row.threads:7} {_number(row.width, '.4g'):>7} "
                 f"{_number(row.median_ms, '.3f', ' ms'):>10} "
+                f"{_number(row.mean_ms, '.3f', ' ms'):>10} "
                 f"{_number(row.p90_ms, '.3f', ' ms'):>10} "
+                f"{_number(row.p95_ms, '.3f', ' ms'):>10} "
                 f"{_number(row.spread, '.1%'):>7} "
                 f"{_number(row.init_ms, '.1f', ' ms'):>9} "
                 f"{_number(row.memory_mb, '.1f', ' MB'):>9} "
@@ -297,6 +328,10 @@ class Report:
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def _no_report(path: Any, error: Exception) -> ValueError:
+    return ValueError(f"'{path}' is no report of `awn benchmark` ({error!r}).")
 
 
 def _known(kind: Any, content: dict[str, Any]) -> Any:

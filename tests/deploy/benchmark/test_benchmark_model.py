@@ -50,7 +50,7 @@ def read(name):
         (
             "ok_2026_logcat_oppo_cpu_xnnpack_partial",
             False,
-            {"runs": 10, "nodes": 1097, "nodes_delegated": 1036, "memory_mb": 337.0},
+            {"runs": 10, "nodes_delegated": 1036, "memory_mb": 337.0},
         ),
         (
             "ok_litert_2025_linux_cpu",
@@ -116,6 +116,53 @@ def test_a_program_that_knows_no_signatures_is_not_believed():
         parse(text, gpu=False, signature="width_050")
 
 
+def test_another_signature_is_not_believed():
+    block = read("ok_litert_2026_android_gpu_signature_results_block")
+    assert parse(block, gpu=False, signature="prefill_1024").runs == 10
+    with pytest.raises(BenchmarkModelError, match="ran signature 'prefill_1024', not"):
+        parse(block, gpu=False, signature="width_050")
+    text = read("ok_tf2.18_xnnpack_partial")
+    assert "Signature to run: []" in text
+    text = text.replace("Signature to run: []", "Signature to run: [width_050]")
+    assert parse(text, gpu=False, signature="width_050").runs == 50
+    with pytest.raises(BenchmarkModelError, match="ran signature 'width_050'"):
+        parse(text, gpu=False, signature="width_100")
+
+
+def replacing(delegate, *parts):
+    line = (
+        "VERBOSE: Replacing {} out of {} node(s) with delegate ({}) node, yielding 1 "
+    )
+    line += "partitions for subgraph {}.\n"
+    return "".join(line.format(n, m, delegate, k) for k, (n, m) in enumerate(parts))
+
+
+def test_operators_are_those_of_the_signatures_own_subgraph():
+    text = read("ok_litert_2025_linux_cpu")
+    text = replacing("TfLiteXNNPackDelegate", (5, 7), (9, 9), (3, 4)) + text
+    for subgraph, delegated, fully in ((0, 5, False), (1, 9, True), (2, 3, False)):
+        printed = parse(text, gpu=False, signature=None, subgraph=subgraph)
+        assert (printed.nodes_delegated, printed.fully_accelerated) == (
+            delegated,
+            fully,
+        )
+
+
+def test_a_gpu_that_runs_other_parts_only_is_no_gpu():
+    gpu = "INFO: Initialized OpenCL-based API.\n"
+    text = read("ok_litert_2025_linux_cpu")
+    assert parse(gpu + text, gpu=True, signature=None).runs == 1054
+    elsewhere = gpu + replacing("TfLiteGpuDelegateV2", (0, 7), (9, 9)) + text
+    assert parse(elsewhere, gpu=True, signature=None, subgraph=1).nodes_delegated == 9
+    refused = (
+        "INFO: Though GPU delegate is explicitly applied, the model graph will not be "
+        "executed by the delegate.\n"
+    )
+    for bad, subgraph in ((elsewhere, 0), (gpu + refused + text, 0)):
+        with pytest.raises(BenchmarkModelError, match="anything ran on the GPU"):
+            parse(bad, gpu=True, signature=None, subgraph=subgraph)
+
+
 def test_timings_of_runs_that_failed_later_do_not_count():
     text = read("ok_tf2.18_xnnpack_partial") + "\nERROR: Benchmarking failed.\n"
     with pytest.raises(BenchmarkModelError):
@@ -134,10 +181,12 @@ def test_the_command_has_a_word_for_each_argument():
         threads=4,
         runs=50,
         warm_up=0,
+        min_seconds=0.3,
     )
     assert words[0] == "/tmp/a b/program"
     assert "--graph=/tmp/a b/x; rm -rf $HOME.tflite" in words
     assert {"--use_gpu=true", "--num_threads=4", "--num_runs=50"} <= set(words)
+    assert "--min_secs=0.3" in words
     assert "--signature_to_run_for=width_050" in words
     assert "--warmup_runs=1" in words
 
@@ -149,6 +198,7 @@ def test_repetitions_become_one_row():
     assert fields["runs"] == 2108
     assert fields["median_ms"] == pytest.approx(0.942)
     assert fields["spread"] == 0
+    assert fields_of([one])["spread"] is None
     # A version that prints no median gives none, rather than a mean under its name.
     fields = fields_of([old, old])
     assert fields["median_ms"] is None

@@ -12,7 +12,7 @@ from awn_keras.deploy.benchmark.report import Report
 from tests.deploy.benchmark.fake_adb import fake_program
 from tests.deploy.benchmark.test_report import row
 
-FAST = "--runs 3 --warm-up 0 --repeats 1"
+FAST = "--runs 3 --warm-up 0 --repeats 1 --min-seconds 0"
 
 
 def test_host_in_all_formats(exported, tmp_path, capsys):
@@ -34,6 +34,14 @@ def test_the_report_lies_beside_the_file_if_not_told(exported, tmp_path, capsys)
     path.write_bytes(exported.read_bytes())
     assert main(f"benchmark {path} {FAST} --widths 0.25".split()) == 0
     assert len(Report.load(tmp_path / "net.benchmark.json").rows) == 1
+
+
+def test_a_report_that_is_there_gets_more_rows(exported, tmp_path, capsys):
+    output = tmp_path / "r.json"
+    for widths, count in (("0.25,0.5", 2), ("0.5,1", 3)):
+        arguments = f"benchmark {exported} {FAST} --widths {widths} --output {output}"
+        assert main(arguments.split()) == 0
+        assert len(Report.load(output).rows) == count
 
 
 def test_accuracy_is_measured_on_a_data_set(tmp_path, capsys):
@@ -124,6 +132,10 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
         ("benchmark {tmp}/text.tflite --dry", "is not a TFLite file"),
         ("benchmark {net} --targets npu", "`targets` must be of"),
         ("benchmark {net} --threads 1,x", "integers, separated by commas"),
+        ("benchmark {net} {tmp}/none.tflite", "No such file"),
+        ("benchmark {net} --output {net}", "is no report of"),
+        ("benchmark {net} --gpu", "are for a device.*--targets cpu,gpu"),
+        ("benchmark {net} --timeout -1", "`timeout` must not be negative"),
         ("benchmark {net} --threads 0", "`threads` must be at least 1"),
         ("benchmark {net} --widths 0.3", "`widths` must be widths of"),
         ("benchmark {net} --runs 0", "`runs` must be at least 1"),

@@ -9,7 +9,7 @@ from awn_keras.deploy.engine import EngineTimeoutError, Run
 from awn_keras.deploy.gpu import gpu_is_available
 from awn_keras.deploy.interpreter import AnyWidthInterpreter
 
-FAST = {"runs": 5, "warm_up": 1, "repeats": 2}
+FAST = {"runs": 5, "warm_up": 1, "repeats": 2, "min_seconds": 0}
 
 
 def test_every_width_is_measured_in_a_process_of_its_own(exported):
@@ -34,6 +34,15 @@ def test_every_width_is_measured_in_a_process_of_its_own(exported):
         assert row.litert
 
 
+def test_short_runs_are_repeated_until_the_time_is_over(exported):
+    (row,) = benchmark_tflite(
+        exported, widths=[0.25], runs=5, min_seconds=0.2, repeats=1
+    ).rows
+    assert row.runs > 5
+    # What is timed is nearly all that the time goes into.
+    assert row.runs * row.mean_ms == pytest.approx(200, rel=0.5)
+
+
 def test_the_manifest_of_another_file_is_not_believed(exported, tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(exported.read_bytes() + b"\0")
@@ -51,28 +60,27 @@ def test_files_of_others_are_measured_by_signature(tmp_path):
 
 
 def test_a_width_that_fails_costs_a_row(exported, monkeypatch):
-    real = host.run_apart
-
     def run(content, inputs, signature, **options):
+        if signature == "width_025":
+            return Run(0, "left nothing")
         if signature == "width_050":
             return Run(-11, "INFO: loading\nWARNING: last words\n")
         if signature == "width_100":
             raise EngineTimeoutError("LiteRT was not done with signature 'width_100'.")
-        return real(content, inputs, signature, **options)
+        raise AssertionError(signature)
 
     monkeypatch.setattr(host, "run_apart", run)
     report = benchmark_tflite(exported, **FAST)
-    assert [one.width for one in report.rows] == [0.25]
+    assert report.rows == []
     assert sorted(map(str, report.failures)) == [
+        "cpu, width_025, 1 threads: LiteRT ended with status 0: left nothing",
         "cpu, width_050, 1 threads: LiteRT ended with status -11: WARNING: last words",
         "cpu, width_100, 1 threads: LiteRT was not done with signature 'width_100'.",
     ]
 
 
-def test_without_a_gpu_the_other_targets_go_on(exported, monkeypatch, tmp_path):
-    monkeypatch.setenv("VK_ICD_FILENAMES", str(tmp_path / "missing.json"))
-    for name in ("VK_DRIVER_FILES", "VK_ADD_DRIVER_FILES"):
-        monkeypatch.delenv(name, raising=False)
+def test_without_a_gpu_the_other_targets_go_on(exported, monkeypatch):
+    monkeypatch.setattr(host, "why_no_gpu", lambda: "LiteRT's GPU engine found no GPU")
     report = benchmark_tflite(exported, targets=["gpu", "cpu"], **FAST)
     assert [one.target for one in report.rows] == ["cpu"] * 3
     (failure,) = report.failures
@@ -92,13 +100,27 @@ def test_the_gpu_is_measured_and_compared_with_the_cpu(exported):
 
 
 def test_a_gpu_that_refuses_a_file_is_a_failure(exported, monkeypatch):
-    monkeypatch.setattr(host, "run_on_gpu", lambda *args: None)
+    monkeypatch.setattr(host, "why_no_gpu", lambda: None)
     refused = "Selected adapter: A\nE0000 1 a.cc:1] Validation error: vec4\n"
     monkeypatch.setattr(host, "run_apart", lambda *args, **kwargs: Run(0, refused))
     report = benchmark_tflite(exported, targets=["gpu"], **FAST)
     assert report.rows == []
     assert len(report.failures) == 3
     assert "Validation error" in str(report.failures[0])
+
+
+def test_a_cpu_that_cannot_run_the_file_is_no_reference(exported, monkeypatch):
+    def run(content, inputs, signature, gpu=False, **options):
+        if not gpu:
+            raise EngineTimeoutError("too slow")
+        log = "Selected adapter: A\n"
+        return Run(0, log, (np.zeros((1, 10)),), True, 3.0, (1.0, 2.0), 5.0)
+
+    monkeypatch.setattr(host, "why_no_gpu", lambda: None)
+    monkeypatch.setattr(host, "run_apart", run)
+    report = benchmark_tflite(exported, targets=["gpu"], **FAST)
+    assert len(report.rows) == 3
+    assert all(one.largest_error is None for one in report.rows)
 
 
 def test_accuracies_are_those_of_running_the_file(exported):
@@ -108,6 +130,11 @@ def test_accuracies_are_those_of_running_the_file(exported):
     found = accuracies(exported, images, answers)
     assert set(found) == {"width_025", "width_050", "width_100"}
     assert found["width_050"] == 1.0
+    assert set(accuracies(exported, images, answers, [0.5])) == {"width_050"}
+    with pytest.raises(
+        ValueError, match=r"labels up to 10. Received: outputs \(1, 10\)"
+    ):
+        accuracies(exported, images[:2], np.array([3, 10]))
     report = benchmark_tflite(exported, widths=[0.5], accuracy=found, **FAST)
     assert report.rows[0].accuracy == 1.0
 
@@ -119,6 +146,7 @@ def test_accuracies_are_those_of_running_the_file(exported):
         ({"targets": ["npu"]}, r"`targets` must be of .*\['npu'\]"),
         ({"repeats": 0}, "`repeats` must be at least 1"),
         ({"warm_up": -1}, "`warm_up` must be at least 0"),
+        ({"min_seconds": float("nan")}, "`min_seconds` must not be negative"),
         ({"widths": [0.3]}, r"`widths` must be widths of .*Received: \[0\.3\]"),
     ],
 )

@@ -16,6 +16,20 @@ def test_a_curve_for_each_target():
     assert ax.get_ylabel() == "accuracy (%)"
 
 
+def test_a_curve_for_each_file():
+    rows = [row(width, 9 * width) for width in (0.25, 1.0)]
+    rows += [row(width, 4 * width, sha256="cdefghijk") for width in (0.25, 1.0)]
+    labels = [line.get_label() for line in plot_report(Report(rows)).get_lines()]
+    assert labels == ["cpu, net.tflite ab", "cpu, net.tflite cdefgh"]
+
+
+def test_old_programs_tell_a_mean():
+    rows = [row(width, None, mean_ms=9 * width) for width in (0.25, 1.0)]
+    ax = plot_report(Report(rows))
+    assert ax.get_xlabel() == "median or mean latency (ms)"
+    assert ax.get_lines()[0].get_xdata().tolist() == [2.25, 9.0]
+
+
 def test_without_accuracy_width_takes_its_place():
     ax = plot_report(Report([row(0.5), row(1.0, 60.0, accuracy=0.9)]))
     assert ax.get_ylabel() == "width"

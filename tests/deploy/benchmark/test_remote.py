@@ -15,6 +15,7 @@ from awn_keras.deploy.benchmark.devices import (
     find_program,
 )
 from awn_keras.deploy.benchmark.remote import benchmark_device
+from awn_keras.deploy.signatures import subgraph_of
 from tests.deploy.benchmark.conftest import script
 from tests.deploy.benchmark.fake_adb import fake_program
 
@@ -52,7 +53,8 @@ def test_every_width_is_measured_and_the_phone_left_as_it_was(
     assert found["android-gpu", 1, 1.0].median_ms == pytest.approx(10 / 3, rel=1e-3)
     one = found["android-cpu", 1, 0.5]
     assert (one.runs, one.warm_up) == (40, 2)
-    assert (one.nodes_delegated, one.nodes) == (7, 9)
+    assert one.nodes_delegated == 7 + subgraph_of(exported.read_bytes(), "width_050")
+    assert one.nodes > 7
     assert one.device == "Maker Phone 7 (R5CT1)"
     assert one.soc == "SM8750"
     assert one.build == "Android 15 maker/phone:15/AB1"
@@ -143,6 +145,16 @@ def test_a_program_that_hangs_is_stopped(phones, tmp_path, exported):
     assert not any(str(tmp_path).encode() in line for line in running)
 
 
+def test_what_cannot_be_stopped_ends_the_measurement(phones, tmp_path, exported):
+    phone = phones.add("A")
+    pkill = tmp_path / "phones" / "A" / "bin" / "pkill"
+    pkill.write_text("#!/bin/sh\necho pkill: not found\nexit 127\n")
+    pkill.chmod(0o755)
+    bad = fake_program(tmp_path / "bad", hangs=True)
+    report = benchmark_device(exported, phone, bad, timeout=3, **FAST)
+    fail(report, "cannot stop what hangs: pkill: not found")
+
+
 def test_a_gpu_delegate_that_is_missing_is_no_measurement(phones, tmp_path, exported):
     phone = phones.add("A")
     bad = fake_program(tmp_path / "bad", gpu="none")
@@ -183,6 +195,10 @@ def test_a_program_for_another_machine(phones, tmp_path, exported):
         benchmark_device(exported, phone, other, **FAST),
         "is a program for x86_64, and the device is arm64-v8a",
     )
+    # Most such phones run 32-bit programs, too; this one says that it does not.
+    older = fake_program(tmp_path / "older", machine=40)
+    report = benchmark_device(exported, phone, older, widths=[1.0], **FAST)
+    fail(report, "not executable: 64-bit ELF file")
     text = tmp_path / "text"
     text.write_text("#!/bin/sh\n")
     fail(benchmark_device(exported, phone, text, **FAST), "is no program for Android")
@@ -213,13 +229,16 @@ def test_devices_that_are_not_ready(phones):
     phones.change("A", state="offline")
     with pytest.raises(DeviceError, match=r"A is offline\. Plug it in again"):
         adb_devices(phones.adb, ["A"])
+    wireless = "adb-R5CT (2)._adb-tls-connect._tcp"
+    phones.add(wireless)
+    assert [one.name for one in adb_devices(phones.adb, [wireless])] == [wireless]
     with pytest.raises(DeviceError, match="'/none/adb' was not found"):
         adb_devices("/none/adb")
     with pytest.raises(DeviceError, match="cannot be run: Permission denied"):
         adb_devices(__file__)
 
 
-def test_the_program_of_litert_cli_is_found(phones, tmp_path, monkeypatch):
+def test_the_program_of_litert_cli_is_found(phones, tmp_path, monkeypatch, exported):
     phone = phones.add("A")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(DeviceError, match="A needs benchmark_model for arm64-v8a"):
@@ -228,6 +247,8 @@ def test_the_program_of_litert_cli_is_found(phones, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     fake_program(folder / "benchmark_model")
     assert find_program(phone) == folder / "benchmark_model"
+    report = benchmark_device(exported, phone, widths=[1.0], **FAST)
+    assert len(report.rows) == 1
 
 
 @pytest.mark.parametrize(
@@ -238,6 +259,7 @@ def test_the_program_of_litert_cli_is_found(phones, tmp_path, monkeypatch):
         ({"runs": 0}, "`runs` must be at least 1"),
         ({"threads": [0]}, "`threads` must be at least 1"),
         ({"cooldown": -1}, "`cooldown` must not be negative"),
+        ({"min_seconds": -1}, "`min_seconds` must not be negative"),
         ({"widths": [0.7]}, r"must be widths of .*\[0\.25, 0\.5, 1\.0\].*\[0\.7\]"),
     ],
 )

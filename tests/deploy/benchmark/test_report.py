@@ -11,6 +11,7 @@ from awn_keras.deploy.benchmark.report import (
     Failure,
     Report,
     Row,
+    spread_of,
     statistics_of,
 )
 
@@ -57,6 +58,7 @@ def test_fields_of_a_later_version_are_left_out(tmp_path):
         ("[]", "is no report"),
         ('{"schema": 1}', "is no report"),
         ('{"schema": 1, "rows": [{}], "failures": []}', "is no report"),
+        ('{"schema": 1, "rows": [5], "failures": []}', "is no report"),
         ('{"schema": 99, "rows": [], "failures": []}', "schema 99; this version reads"),
     ],
 )
@@ -81,6 +83,31 @@ def test_rows_of_several_runs_and_devices_merge():
     assert len(merged.failures) == 1
 
 
+def test_what_failed_before_and_is_measured_now_is_no_failure():
+    old = Report(
+        [],
+        [
+            Failure(
+                "cpu", "width_050", 1, "crashed", "net.tflite", "a machine", "2026"
+            ),
+            Failure(
+                "cpu", "width_100", 1, "crashed", "net.tflite", "a machine", "2026"
+            ),
+            Failure("android", None, None, "offline", "net.tflite", "A", "2026"),
+            Failure("android", None, None, "offline", "net.tflite", "B", "2026"),
+        ],
+    )
+    new = Report([row(), row(target="android-cpu", device="Phone 7 (A)")])
+    left = new.merged([old]).failures
+    assert [(one.signature, one.device) for one in left] == [
+        ("width_100", "a machine"),
+        (None, "B"),
+    ]
+    # But what fails after it was measured stays.
+    late = Failure("cpu", "width_050", 1, "x", "net.tflite", "a machine", "9999")
+    assert new.merged([Report([], [late])]).failures == [late]
+
+
 def test_a_warning_where_noise_hides_the_order():
     clear = Report([row(0.5, 2.0), row(1.0, 5.0)])
     assert clear.warnings() == []
@@ -92,8 +119,15 @@ def test_a_warning_where_noise_hides_the_order():
 def test_the_table_has_a_line_for_each_row():
     lines = Report([row(1.0), row(0.5, None, accuracy=0.912)]).table().splitlines()
     assert len(lines) == 3
-    assert lines[1].split()[:4] == ["cpu", "1", "0.5", "-"]
+    assert lines[1].split()[:5] == ["cpu", "1", "0.5", "-", "-"]
     assert "91.20%" in lines[1]
+
+
+def test_spread_is_that_of_the_middle_half():
+    assert spread_of([1.0]) is None
+    assert spread_of([2.0, 2.0]) == 0
+    # One repetition while the machine did something else.
+    assert spread_of([2.0, 2.1, 2.2, 2.3, 9.0]) == pytest.approx(0.2 / 2.2)
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1))
