@@ -121,14 +121,23 @@ def export() -> str:
         "S-Net, a file a width": "4 widths of an S-Net",
     }
     sizes = []
+    columns = [
+        *("network", "full width, dense", *labels.values()),
+        *(f"full width faster by, {count} widths" for count in (4, 8)),
+    ]
     runs = " or ".join(map(str, sorted({one["runs"] for one in result["networks"]})))
     for one in result["networks"]:
         full = one["bytes"]["dense, full width"]
         ratios = [f"{one['bytes'][label] / full:.2f}x" for label in labels]
-        sizes.append([one["network"], f"{full / 1e6:.2f} MB", *ratios])
+        times = one["full_width_ms"]
+        faster = [
+            f"{times['dense, full width'] / times[f'auto, {count} widths']:.2f}x"
+            for count in (4, 8)
+        ]
+        sizes.append([one["network"], f"{full / 1e6:.2f} MB", *ratios, *faster])
     return (
         f"{table(head, rows)}\n\n"
-        f"{table(['network', 'full width, dense', *labels.values()], sizes)}\n\n"
+        f"{table(columns, sizes)}\n\n"
         f"{result['what']}, medians of {runs} runs in turns, one process. "
         f"{where(result['environment'])}"
     )

@@ -2,6 +2,9 @@
 
 import csv
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import pytest
@@ -101,6 +104,17 @@ def test_dry_counts_without_running(exported, capsys):
     macs = [int(line.split()[0].replace(",", "")) for line in lines]
     assert macs == sorted(macs)
     assert lines[-1].endswith("width_100")
+
+
+def test_the_script_is_the_command(exported):
+    script = Path(__file__).parents[3] / "tflite" / "benchmark.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(exported), "--dry"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.rstrip().endswith("width_100")
 
 
 def test_pick_tells_what_it_knows(tmp_path, capsys):
