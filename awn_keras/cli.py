@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -165,7 +166,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("model", type=Path, help="a .keras file")
     add = export.add_argument
     add("--output", type=Path, help="file (default: MODEL.tflite), or directory")
-    add("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
+    add(
+        "--widths",
+        type=_widths,
+        metavar="W,W,...",
+        help=f"{WIDTHS_HELP} (default: 4, evenly spaced)",
+    )
     files = export.add_mutually_exclusive_group()
     files.add_argument(
         "--single-file",
@@ -196,16 +202,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.npy",
         help="training inputs (n, ...) for int8 (default: 200 of --dataset's)",
     )
-    add("--dataset", help="compare on this set's test images")
+    add("--dataset", help="compare on this set's first 100 test images")
     _add_data_arguments(export)
 
     verify = command("verify", _verify, "Compare a TFLite file with the model.")
     verify.add_argument("file", type=Path, help="a .tflite file")
     verify.add_argument("--against", type=Path, required=True, help="a .keras file")
     verify.add_argument(
-        "--precision", default="float32", help="the file's: decides what may differ"
+        "--precision",
+        help="the file's: decides what may differ (default: as its manifest says)",
     )
-    verify.add_argument("--dataset", help="compare on this set's test images")
+    verify.add_argument("--dataset", help="compare on this set's first 500 test images")
     _add_data_arguments(verify)
 
     benchmark = command(
@@ -239,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", help="measure accuracy, too, on this set's test images")
     _add_data_arguments(benchmark)
 
-    pick = command("pick", _pick, "Pick the widest width that keeps to a budget.")
+    pick = command("pick", _pick, "Pick the best width that keeps to a budget.")
     pick.add_argument("report", type=Path, help="a report of `awn benchmark`")
     add = pick.add_argument
     add("--budget-ms", type=float, help="longest latency, in ms")
@@ -290,12 +297,14 @@ def _demo(args: argparse.Namespace) -> None:
     result = run(recipe, directory)
     seconds = time.perf_counter() - start
     _print(str(result.curve))
-    test = load_data("digits").test()
+    data = load_data("digits")
+    test = data.test()
     widths = [0.05, 0.25, 0.5, 1.0]
     exported = export_tflite(
         *(result.model, directory / "digits.tflite"),
         widths=widths,
         samples=test[0][0][:100],
+        metadata=_metadata(data),
     )
     chosen = trade_off_curve(result.model, test, widths=widths)
     summary = _summary(result.curve, chosen.accuracy, exported, seconds, directory)
@@ -461,14 +470,7 @@ def _export(args: argparse.Namespace) -> None:
         samples = data.test()[0][0][:100]
         if representative is None:
             representative = data.train(200)[0][0]
-        metadata = {
-            "class_names": list(data.class_names),
-            "normalization": {
-                "formula": "(pixels - mean) / std",
-                "mean": data.mean.tolist(),
-                "std": data.std.tolist(),
-            },
-        }
+        metadata = _metadata(data)
     _writable(output.parent if args.single_file else output)
     exported = export_tflite(
         *(model, output),
@@ -490,24 +492,32 @@ def _export(args: argparse.Namespace) -> None:
             f"{one.width:8.4g} {one.macs:13,} {one.bytes / 1e3:9.1f} "
             f"{_agreement(one)}  {one.signature}, {one.file}"
         )
+    if args.refine:
+        narrow, wide = args.refine
+        _print(f"AnytimeInterpreter: answers at {narrow:g}, refines to {wide:g}")
 
 
 def _verify(args: argparse.Namespace) -> None:
     from awn_keras.deploy import verify_tflite
-    from awn_keras.deploy.verification import TOLERANCES, default_tolerance
+    from awn_keras.deploy.verification import (
+        TOLERANCES,
+        default_tolerance,
+        precision_of,
+    )
     from awn_keras.loading import load_model
 
-    if args.precision not in TOLERANCES:
+    precision = args.precision or precision_of(args.file) or "float32"
+    if precision not in TOLERANCES:
         raise ValueError(
             f"`--precision` must be one of {', '.join(TOLERANCES)}. Received: "
-            f"{args.precision}"
+            f"{precision}"
         )
     model = load_model(args.against)
     data = _data_for(args, model)
     verified = verify_tflite(
         *(args.file, model),
         samples=None if data is None else data.test()[0][0],
-        tolerance=default_tolerance(model, args.precision),
+        tolerance=default_tolerance(model, precision),
     )
     _print(f"{'width':>8} {_AGREEMENT_HEAD}  signature")
     for one in verified:
@@ -524,42 +534,61 @@ def _agreement(one: Any) -> str:
 
 
 def _benchmark(args: argparse.Namespace) -> None:
-    from awn_keras.deploy.benchmark import costs_of, write_html
+    from awn_keras.deploy.benchmark import write_html
 
     if args.dry:
-        for path in args.files:
-            _print(f"{path}\n{_costs(costs_of(path.read_bytes(), str(path)))}")
+        _count(args)
         return
     output = args.output or Path(f"{args.files[0].with_suffix('')}.benchmark.json")
     for path in filter(None, (output, args.csv, args.html)):
         _writable(path.parent)
-    report, failures = _measure(args, output)
+    report, new = _measure(args, output)
     if args.csv:
         report.to_csv(args.csv)
     if args.html:
         write_html(report, args.html)
-    _print(report.table())
-    for warning in report.warnings():
+    shown = report if args.merge else new
+    if shown.rows:
+        _print(shown.table())
+    for warning in shown.warnings():
         _print(f"warning: {warning}")
-    _print(f"{len(report.rows)} rows, in {output}")
-    if failures:
-        raise IncompleteError("; ".join(map(str, failures)))
+    _print(f"{len(new.rows)} rows measured, {len(report.rows)} in {output}")
+    if new.failures:
+        raise IncompleteError("; ".join(map(str, new.failures)))
+
+
+def _count(args: argparse.Namespace) -> None:
+    """What `--dry` tells."""
+    from awn_keras.deploy.benchmark import costs_of
+    from awn_keras.deploy.benchmark.host import Subject
+
+    if args.csv or args.html or args.output:
+        raise ValueError("`--dry` writes no file: leave `--output`, `--csv`, `--html`.")
+    for path in args.files:
+        found = costs_of(path.read_bytes(), str(path))
+        if args.widths:
+            chosen = Subject.of(path, args.widths).widths
+            found = {name: found[name] for name in chosen}
+        _print(f"{path}\n{_costs(found)}")
 
 
 class IncompleteError(RuntimeError):
     """Something could not be measured; the rest is on disk."""
 
 
-def _measure(args: argparse.Namespace, output: Path) -> tuple[Any, list[Any]]:
-    """The report, which is on disk after each row, and what failed this time."""
+def _measure(args: argparse.Namespace, output: Path) -> tuple[Any, Any]:
+    """The report, which is on disk after each row, and what is new in it."""
     from awn_keras.deploy.benchmark import Report
     from awn_keras.deploy.benchmark.host import Subject
 
-    # What was measured before stays, and nothing else is overwritten.
-    reports = [*args.merge, *([output] if output.exists() else [])]
-    old = Report().merged(map(Report.load, reports))
+    # What was measured before stays, unless of an earlier export, and nothing else is
+    # overwritten.
+    before = Report.load(output) if output.exists() else Report()
     for path in args.files:  # all of them, before the first one is measured
         Subject.of(path, args.widths)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        before = before.without_older(path.name, digest)
+    old = before.merged(map(Report.load, args.merge))
     found: list[Any] = []
 
     def save(now: Report) -> None:
@@ -568,7 +597,7 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[Any, list[Any]]:
     for path in args.files:
         for measure in _places(args, path):
             found.append(measure(on_progress=save))
-    return old.merged(found), [one for report in found for one in report.failures]
+    return old.merged(found), Report().merged(found)
 
 
 def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
@@ -649,6 +678,8 @@ def _pick(args: argparse.Namespace) -> None:
     about = f"{pick.row.signature} of {pick.row.file}"
     if pick.ms is not None:
         about += f", {pick.quantile} {pick.ms:.3g} ms"
+    if args.budget_kb is not None and pick.row.file_bytes is not None:
+        about += f", {pick.row.file_bytes / 1e3:.0f} kB"
     if pick.uncertainty_ms is not None:
         about += f" (within {pick.uncertainty_ms:.2g} ms)"
     if pick.row.accuracy is not None:
@@ -691,6 +722,18 @@ def _data_for(args: argparse.Namespace, model: Any) -> Any:
     data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
     _check_data_fits(model, data)
     return data
+
+
+def _metadata(data: Any) -> dict[str, Any]:
+    """What those who run a file must know of its inputs and outputs."""
+    return {
+        "class_names": list(data.class_names),
+        "normalization": {
+            "formula": "(pixels - mean) / std",
+            "mean": data.mean.tolist(),
+            "std": data.std.tolist(),
+        },
+    }
 
 
 def _load_array(path: Path) -> Any:

@@ -303,7 +303,7 @@ class AnyWidthInterpreter:
 
     @property
     def latency_ms(self) -> dict[float, float | None]:
-        """Latency of each width lately, in ms; `None` if not measured."""
+        """Latency of each width in ms; before it ran what `report` says, or `None`."""
         with self._lock:
             return self._policy.latency_ms
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,29 @@ def default_tolerance(model: MultiWidthModel, precision: str) -> float:
     """
     half = any("16" in layer.compute_dtype for layer in model.layers)
     return max(TOLERANCES[precision], 2e-2 if half else 0)
+
+
+def precision_of(path: Path) -> str | None:
+    """The precision of a file, as the manifest beside it says.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One of `PRECISIONS`; `None` if there is no manifest of this very file.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for manifest in (path.with_suffix(".json"), path.with_name("manifest.json")):
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+            if digest in [one["sha256"] for one in found["widths"]]:
+                return str(found["precision"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 @dataclass(frozen=True)
@@ -84,12 +109,18 @@ def verify_tflite(
         One record for each signature, widths ascending.
 
     Raises:
+        TypeError: If `model` has one width only, or is none.
         ValueError: If it is not a TFLite file, has a signature that is not a width of
             the model, or other inputs or outputs.
         ExportError: If it has operators that are not builtin, or an output differs by
             more than `tolerance` allows.
         OSError: If it cannot be read.
     """
+    if not isinstance(model, MultiWidthModel):
+        raise TypeError(
+            "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`: "
+            f"`verify_tflite(path, model)`. Received: {type(model).__name__}"
+        )
     content = Path(path).read_bytes()
     exact = {width_label(width): width for width in model.distinct_widths}
     found = []
@@ -259,7 +290,7 @@ def _check_contract(
 ) -> None:
     """A signature takes and gives what the model does; see `compare`."""
     given, gives = signatures(content, model_name)[signature]
-    has = [(name, shape[1:]) for name, shape, _ in (*given, *gives)]
+    told = has = [(name, shape[1:]) for name, shape, _ in (*given, *gives)]
     must = [(name, inputs[name].shape[1:]) for name in sorted(inputs)]
     if Refinement.parse(signature) is not None:
         # Activations come besides, and an input may not be needed again.
@@ -270,7 +301,7 @@ def _check_contract(
     if has != must:
         raise ValueError(
             f"Signature '{signature}' must have the inputs and outputs of model "
-            f"'{model_name}', {must}. Received: {has}"
+            f"'{model_name}', {must}. Received: {told}. Is it of another model?"
         )
 
 
@@ -304,9 +335,15 @@ def _largest_error(
         error = float(np.abs(got[name] - value).max())
         # Written so that NaN fails too.
         if not error <= tolerance * max(1.0, float(np.abs(value).max())):
+            real = (
+                " Compare on real inputs (`samples`, `--dataset`): integers reach as "
+                "far as those of the representative set."
+            )
             raise ExportError(
                 f"The TFLite file of {where} differs from the model by {error:.2g}, "
                 f"more than tolerance={tolerance:g} allows."
+                + real
+                * (tolerance >= TOLERANCES["int8"])
             )
         largest = max(largest, error)
     return largest

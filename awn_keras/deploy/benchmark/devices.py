@@ -158,9 +158,11 @@ def _tool(words: Sequence[str], timeout: float, name: str) -> tuple[int, str, st
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError as error:
-        raise DeviceError(
-            f"'{words[0]}' was not found. Install it, or say where."
-        ) from (error)
+        message = (
+            f"'{words[0]}' was not found. Install it (adb: Android's platform-tools; "
+            "ssh and scp: OpenSSH). `--adb PATH` says where adb is."
+        )
+        raise DeviceError(message) from error
     except PermissionError as error:
         raise DeviceError(f"'{words[0]}' cannot be run: {error.strerror}.") from error
     except subprocess.TimeoutExpired as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from awn_keras.deploy.signatures import (
     subgraph_of,
     width_signature,
 )
+from awn_keras.deploy.verification import precision_of
 from awn_keras.environment import this_machine
 from awn_keras.widths import check_width, width_label
 
@@ -111,23 +111,8 @@ class Subject:
             "activation_bytes": costs.activation_bytes,
             "nodes": costs.operators,
             "accuracy": self.accuracy.get(signature),
-            "precision": self._precision(),
+            "precision": precision_of(self.path),
         }
-
-    def _precision(self) -> str | None:
-        """As the manifest beside the file says, if it is that of this very file."""
-        digest = hashlib.sha256(self.content).hexdigest()
-        for manifest in (
-            self.path.with_suffix(".json"),
-            self.path.with_name("manifest.json"),
-        ):
-            try:
-                found = json.loads(manifest.read_text(encoding="utf-8"))
-                if digest in [one["sha256"] for one in found["widths"]]:
-                    return str(found["precision"])
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-        return None
 
 
 def benchmark_tflite(

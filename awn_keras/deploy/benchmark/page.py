@@ -17,7 +17,8 @@ def plot_report(report: Report, ax: Any = None) -> Any:
     """Draws accuracy over median latency, a curve for each target.
 
     Args:
-        report: The report. Where accuracy is not known for all, width takes its place.
+        report: The report. Points are marked with their widths. Where accuracy is not
+            known for all, width takes its place.
         ax: Matplotlib axes to draw on. `None` for new ones.
 
     Returns:
@@ -43,9 +44,19 @@ def plot_report(report: Report, ax: Any = None) -> Any:
     colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
     markers = "osD^vP"
     for i, (name, curve) in enumerate(curves.items()):
+        y = [100 * row.accuracy if accurate else row.width for row in curve]  # type: ignore[operator]
+        for row, height in zip(curve, y if accurate else [], strict=False):
+            ax.annotate(
+                f"{row.width:.3g}",
+                (_latency(row), height),
+                xytext=(0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
         ax.plot(
             [_latency(row) for row in curve],
-            [100 * row.accuracy if accurate else row.width for row in curve],  # type: ignore[operator]
+            y,
             marker=markers[i % len(markers)],
             markersize=4,
             color=colours[i % len(colours)],
@@ -121,10 +132,12 @@ def _picture(report: Report) -> str:
 def _table(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
+    first = ("target", "threads", "width", "accuracy")
+    names = [one.name for one in fields(Row) if one.name not in (*first, "sha256")]
     shown = [
-        one.name
-        for one in fields(Row)
-        if any(getattr(row, one.name) is not None for row in rows)
+        name
+        for name in (*first, *names)
+        if any(getattr(row, name) is not None for row in rows)
     ]
     lines = ["<table>", _line("th", shown)]
     lines += [_line("td", [_text(getattr(row, n)) for n in shown]) for row in rows]

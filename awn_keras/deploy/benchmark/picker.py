@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def _known(row: Row, quantile: str) -> str:
 
 
 def pick_width(
-    report: Report,
+    report: Report | str | Path,
     *,
     budget_ms: float | None = None,
     budget_kb: float | None = None,
@@ -104,7 +105,7 @@ def pick_width(
     wide one that is slower and no better than a narrower one is passed over.
 
     Args:
-        report: What was measured.
+        report: What was measured, or the path of its JSON.
         budget_ms: Longest latency, in ms.
         budget_kb: Longest file, in kB of 1000 bytes: for reports of one file for each
             width.
@@ -122,23 +123,17 @@ def pick_width(
         ValueError: If there is no budget, it is not positive, the quantile is none of
             these, or the rows are of several targets, devices, files or numbers of
             threads, or none.
+        OSError: If the report cannot be read.
 
     Example:
         >>> report = benchmark_tflite("net.tflite")
         >>> pick_width(report, budget_ms=12).width
         0.75
     """
-    for name, budget in (("budget_ms", budget_ms), ("budget_kb", budget_kb)):
-        if budget is not None and not budget > 0:
-            raise ValueError(f"`{name}` must be positive. Received: {name}={budget}")
-    if budget_ms is None and budget_kb is None:
-        raise ValueError("One of `budget_ms` and `budget_kb` is needed.")
-    if quantile not in QUANTILES:
-        raise ValueError(
-            f"`quantile` must be one of {QUANTILES}. Received: {quantile!r}"
-        )
+    _check({"budget_ms": budget_ms, "budget_kb": budget_kb}, quantile)
     wanted = {"target": target, "device": device, "threads": threads, "file": file}
-    rows = _choose(report.rows, wanted, several_files=budget_kb is not None)
+    known = report if isinstance(report, Report) else Report.load(report)
+    rows = _choose(known.rows, wanted, several_files=budget_kb is not None)
     rows.sort(key=lambda row: row.width or 0.0)
     widths = np.array([row.width for row in rows], float)
     measured = [latency(row, quantile) for row in rows]
@@ -178,6 +173,18 @@ def pick_width(
     )
 
 
+def _check(budgets: Mapping[str, float | None], quantile: str) -> None:
+    for name, budget in budgets.items():
+        if budget is not None and not budget > 0:
+            raise ValueError(f"`{name}` must be positive. Received: {name}={budget}")
+    if all(budget is None for budget in budgets.values()):
+        raise ValueError("One of `budget_ms` and `budget_kb` is needed.")
+    if quantile not in QUANTILES:
+        raise ValueError(
+            f"`quantile` must be one of {QUANTILES}. Received: {quantile!r}"
+        )
+
+
 def _choose(
     rows: Sequence[Row], wanted: Mapping[str, object], several_files: bool
 ) -> list[Row]:
@@ -197,7 +204,7 @@ def _choose(
     if len(set(known)) < len(known):
         raise ValueError(
             f"The report has rows of several files called '{found[0].file}'. Measure "
-            "the one that counts into a report of its own."
+            "the one that counts into a new report: `awn benchmark --output`."
         )
     for name in wanted:
         values = sorted({str(getattr(row, name)) for row in found})

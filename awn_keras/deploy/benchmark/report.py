@@ -57,7 +57,8 @@ class Row:
         accuracy: Accuracy at this width, in [0, 1].
         precision: As the file was exported: `"float32"`, `"int8"` ...
         file_bytes: Length of the file.
-        macs: See `Costs`; so with the next two.
+        macs: See `Costs`; so with the next two. Kernels that are cut need fewer than
+            the slim network, of which `ExportedWidth` tells.
         parameters: Elements of constants.
         activation_bytes: Bytes of activations at the same time.
         device: What was measured on: processor or phone.
@@ -233,6 +234,18 @@ class Report:
         }
         write_whole(Path(path), json.dumps(content, indent=1) + "\n")
 
+    def without_older(self, file: str, sha256: str) -> Report:
+        """The report without rows of other files of this name: of earlier exports.
+
+        Args:
+            file: Name of the file.
+            sha256: Hash of the file that counts.
+        """
+        return Report(
+            [row for row in self.rows if row.file != file or row.sha256 == sha256],
+            self.failures,
+        )
+
     def put(self, row: Row) -> None:
         """Adds a row, in place of one that measured the same."""
         self.rows = [one for one in self.rows if one.key != row.key] + [row]
@@ -331,7 +344,11 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def _no_report(path: Any, error: Exception) -> ValueError:
-    return ValueError(f"'{path}' is no report of `awn benchmark` ({error!r}).")
+    return ValueError(
+        f"'{path}' is no report of `awn benchmark`, which is JSON, as in "
+        "FILE.benchmark.json; its CSV, its HTML or an export's manifest cannot be read "
+        f"({type(error).__name__})."
+    )
 
 
 def _known(kind: Any, content: dict[str, Any]) -> Any:

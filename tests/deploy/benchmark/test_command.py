@@ -4,6 +4,7 @@ import csv
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -24,7 +25,7 @@ def test_host_in_all_formats(exported, tmp_path, capsys):
     arguments += f"--csv {out}/r.csv --html {out}/r.html --widths 0.25,1"
     assert main(arguments.split()) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == f"4 rows, in {out}/r.json"
+    assert lines[-1] == f"4 rows measured, 4 in {out}/r.json"
     assert sum(line.startswith("cpu") for line in lines) == 4
     assert {one.threads for one in Report.load(out / "r.json").rows} == {1, 2}
     with (out / "r.csv").open() as file:
@@ -45,6 +46,21 @@ def test_a_report_that_is_there_gets_more_rows(exported, tmp_path, capsys):
         arguments = f"benchmark {exported} {FAST} --widths {widths} --output {output}"
         assert main(arguments.split()) == 0
         assert len(Report.load(output).rows) == count
+
+
+def test_rows_of_an_earlier_export_go_when_the_file_is_measured_anew(
+    exported, tmp_path, capsys
+):
+    path = tmp_path / "net.tflite"
+    arguments = f"benchmark {path} {FAST} --widths 1".split()
+    for more in (b"", b"\0"):
+        path.write_bytes(exported.read_bytes() + more)
+        assert main(arguments) == 0
+        assert len(Report.load(tmp_path / "net.benchmark.json").rows) == 1
+    capsys.readouterr()
+    assert main([*arguments, "--threads", "2"]) == 0
+    # The table is of this run.
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 rows measured, 2 in")
 
 
 def test_accuracy_is_measured_on_a_data_set(tmp_path, capsys):
@@ -104,6 +120,8 @@ def test_dry_counts_without_running(exported, capsys):
     macs = [int(line.split()[0].replace(",", "")) for line in lines]
     assert macs == sorted(macs)
     assert lines[-1].endswith("width_100")
+    assert main(f"benchmark {exported} --dry --widths 0.5".split()) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_the_script_is_the_command(exported):
@@ -130,6 +148,10 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
         "An export at width 0.625 is expected to keep to it, too.",
         "Slower and no better than others: 0.75",
     ]
+    report = Report([replace(one, file_bytes=9000) for one in rows])
+    report.save(tmp_path / "kb.json")
+    assert main(f"pick {tmp_path}/kb.json --budget-kb 5".split()) == 0
+    assert "p90 1 ms, 9 kB" in capsys.readouterr().out
     arguments = f"pick {tmp_path}/r.json --budget-ms 0.5 --quantile median"
     assert main(arguments.split()) == 0
     first, second, *_ = capsys.readouterr().out.splitlines()
@@ -145,6 +167,8 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
         ("benchmark {tmp}/text.tflite", "is not a TFLite file"),
         ("benchmark {tmp}/text.tflite --dry", "is not a TFLite file"),
         ("benchmark {net} --targets npu", "`targets` must be of"),
+        ("benchmark {net} --dry --csv x.csv", "`--dry` writes no file"),
+        ("benchmark {net} --dry --widths 0.3", "`widths` must be widths of"),
         ("benchmark {net} --threads 1,x", "integers, separated by commas"),
         ("benchmark {net} {tmp}/none.tflite", "No such file"),
         ("benchmark {net} --output {net}", "is no report of"),
@@ -163,6 +187,7 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
         ("benchmark {net} --dataset imagenet", "must be one of .*'fashion_mnist'"),
         ("pick {tmp}/none.json --budget-ms 1", "No such file"),
         ("pick {tmp}/text.tflite --budget-ms 1", "is no report of"),
+        ("pick {net} --budget-ms 1", "is no report of .*FILE.benchmark.json"),
         ("pick {tmp}/empty.json --budget-ms 1", "no row of a width"),
         ("pick {tmp}/empty.json", "One of `budget_ms` and `budget_kb`"),
     ],
@@ -182,4 +207,5 @@ def test_bad_input_gets_one_line_and_code_2(
     assert re.search(match, error), error
     assert error.startswith("awn")
     assert error.count("\n") == 1
+    assert len(error) < 600
     assert not (exported.parent / "net.benchmark.json").exists()

@@ -14,6 +14,8 @@ def test_a_curve_for_each_target():
     assert ax.get_lines()[1].get_xydata().tolist() == [[2.0, 82.5], [8.0, 90.0]]
     assert ax.get_xlabel() == "median latency (ms)"
     assert ax.get_ylabel() == "accuracy (%)"
+    # Each point says which width it is.
+    assert [text.get_text() for text in ax.texts] == ["0.5", "0.25", "1"]
 
 
 def test_a_curve_for_each_file():

@@ -31,6 +31,11 @@ def test_the_widest_that_fits():
     assert pick_width(report(), budget_ms=99).interpolated_width == 1.0
 
 
+def test_a_report_on_disk_will_do(tmp_path):
+    report().save(tmp_path / "r.json")
+    assert pick_width(tmp_path / "r.json", budget_ms=5).width == 0.75
+
+
 def test_an_answer_if_nothing_fits():
     pick = pick_width(report(), budget_ms=0.5)
     assert (pick.width, pick.fits, pick.ms) == (0.25, False, 1.0)
