@@ -53,6 +53,7 @@ class Phones:
             "power": "  mWakefulness=Awake",
         }
         tool(root, "dumpsys", "".join(f'{k}) echo "{v}";;' for k, v in dumps.items()))
+        script(root / "bin" / "pkill", f"{FAKE_ADB} --pkill")
         device = {"state": "device", "abi": "arm64-v8a", "root": str(root), **changes}
         self.change(serial, **device)
         return AdbDevice(serial, self.adb)

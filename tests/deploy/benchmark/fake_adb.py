@@ -14,6 +14,7 @@ how it behaves (see `fake_program`); it is run if it is one for the device's ABI
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -180,7 +181,25 @@ def tell_times(behaviour, flags, signature):
     say("Memory footprint delta from the start of the tool (MB): init=1 overall=2.5")
 
 
+def pkill(*options):
+    """What Android's pkill does with `-9 -f PATTERN`; not every machine has one."""
+    pattern = options[-1].encode()
+    status = 1
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        pid = int(path.parent.name)
+        try:
+            words = path.read_bytes().replace(b"\0", b" ")
+            if pid != os.getpid() and re.search(pattern, words):
+                os.kill(pid, 9)
+                status = 0
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    return status
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "--pkill":
+        sys.exit(pkill(*sys.argv[2:]))
     if sys.argv[1] == "--program":
         sys.exit(program(sys.argv[2], sys.argv[3:]))
     sys.exit(main(sys.argv[1:]))
