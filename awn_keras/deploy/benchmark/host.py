@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.deploy.benchmark.costs import costs_of
+from awn_keras.deploy.benchmark.costs import Costs, costs_of
 from awn_keras.deploy.benchmark.report import (
     Failure,
     Report,
@@ -93,25 +94,38 @@ class Subject:
                 )
         return cls(path, content, chosen, dict(accuracy or {}))
 
+    # Read once, and not for each repetition: a file may have tens of megabytes.
+    @functools.cached_property
+    def _costs(self) -> dict[str, Costs]:
+        return costs_of(self.content, self.path.name)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    @functools.cached_property
+    def _precision(self) -> str | None:
+        return precision_of(self.path)
+
     def subgraph(self, signature: str) -> int:
         """Index of the part of the file that a signature runs."""
         return subgraph_of(self.content, signature)
 
     def known(self, signature: str) -> dict[str, Any]:
         """Fields of a `Row` that no measurement gives."""
-        costs = costs_of(self.content, self.path.name)[signature]
+        costs = self._costs[signature]
         return {
             "width": self.widths[signature],
             "signature": signature,
             "file": self.path.name,
-            "sha256": hashlib.sha256(self.content).hexdigest(),
+            "sha256": self._digest,
             "file_bytes": len(self.content),
             "macs": costs.macs,
             "parameters": costs.parameters,
             "activation_bytes": costs.activation_bytes,
             "nodes": costs.operators,
             "accuracy": self.accuracy.get(signature),
-            "precision": precision_of(self.path),
+            "precision": self._precision,
         }
 
 
@@ -158,11 +172,7 @@ def benchmark_tflite(
         ValueError: If it is not a TFLite file, or an argument is out of range.
         OSError: If it cannot be read.
     """
-    for name, value, least in (
-        *(("runs", runs, 1), ("warm_up", warm_up, 0), ("repeats", repeats, 1)),
-        *(("threads", one, 1) for one in threads),
-    ):
-        check_integer(value, name, least)
+    check_counts(runs, warm_up, repeats, threads)
     unknown = sorted(set(targets) - set(HOST_TARGETS))
     if unknown or not targets:
         raise ValueError(
@@ -188,6 +198,15 @@ def benchmark_tflite(
         for task in tasks:
             bench.measure(*task)
     return bench.report
+
+
+def check_counts(runs: int, warm_up: int, repeats: int, threads: Sequence[int]) -> None:
+    """Raises a TypeError or a ValueError if one is no integer, or too small."""
+    for name, value, least in (
+        *(("runs", runs, 1), ("warm_up", warm_up, 0), ("repeats", repeats, 1)),
+        *(("threads", one, 1) for one in threads),
+    ):
+        check_integer(value, name, least)
 
 
 def check_seconds(value: float, name: str) -> None:

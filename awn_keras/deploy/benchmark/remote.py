@@ -23,9 +23,8 @@ from awn_keras.deploy.benchmark.devices import (
     check_program,
     find_program,
 )
-from awn_keras.deploy.benchmark.host import Subject, check_seconds
+from awn_keras.deploy.benchmark.host import Subject, check_counts, check_seconds
 from awn_keras.deploy.benchmark.report import Failure, Report, Row
-from awn_keras.deploy.interpreter import check_integer
 
 #: What a device can run a file on.
 UNITS = ("cpu", "gpu")
@@ -80,11 +79,7 @@ def benchmark_device(
         ValueError: If it is not a TFLite file, or an argument is out of range.
         OSError: If the file or the program cannot be read.
     """
-    for name, value, least in (
-        *(("runs", runs, 1), ("warm_up", warm_up, 0), ("repeats", repeats, 1)),
-        *(("threads", one, 1) for one in threads),
-    ):
-        check_integer(value, name, least)
+    check_counts(runs, warm_up, repeats, threads)
     if not units or set(units) - set(UNITS):
         raise ValueError(f"`units` must be of {UNITS}. Received: {list(units)}")
     check_seconds(cooldown, "cooldown")
