@@ -213,13 +213,14 @@ def _improvements(dataset: str, architecture: str) -> list[Run]:
     """What may improve on the paper's recipe, one change at a time, and together."""
     paper = Recipe.paper(dataset, architecture)
     every = _all_widths(paper)
+    decay = 2 * paper.weight_decay or 5e-4
     mean = {"sampler": "all", "width_reduction": "mean"}
     late = {"distillation": 0.5, "late": 0.5}
     refined = {"frozen_up_to": 0.5, "late": 0.75}
     arms: dict[str, dict[str, Any]] = {
         "awn_rs": {},
         "all_mean": mean,
-        "all_mean_rate4": every,
+        "awn_rs_all": every,  # Figure 4's.
         "wide": {"width_power": 1.0},
         "late_distillation": late,
         "refined": refined,
@@ -228,6 +229,8 @@ def _improvements(dataset: str, architecture: str) -> list[Run]:
         "cosine": {"schedule": "cosine"},
         "all_cosine": {**every, "schedule": "cosine"},
         "all_cosine_wide": {**every, "schedule": "cosine", "width_power": 0.5},
+        "all_cosine_decay": {**every, "schedule": "cosine", "weight_decay": decay / 4},
+        "decay": {"weight_decay": decay},
         "longer": {"epochs": 2 * paper.epochs},
     }
     if architecture == "lenet_3c1l":
