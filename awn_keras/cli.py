@@ -431,6 +431,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from awn_keras.data import load_data
     from awn_keras.evaluation import trade_off_curve
     from awn_keras.loading import load_model
+    from awn_keras.style import new_figure
 
     model = load_model(args.model)
     output = args.output and _writable(args.output)
@@ -442,7 +443,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         curve.to_csv(output / "curve.csv")
         curve.to_json(output / "curve.json")
     if output and curve.accuracy:
-        curve.plot().figure.savefig(output / "curve.png", dpi=150)
+        figure, ax = new_figure()
+        curve.plot(ax)
+        figure.savefig(output / "curve.png", dpi=150)
 
 
 def _summarize(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, area_under_curve
 from awn_keras.propagation import Flow, active_slices, channel_axis, graph_flows
 from awn_keras.rules import WidthRule, rule_of
+from awn_keras.style import COLORS, MARKERS, axes_or_new
 from awn_keras.widths import check_width, check_widths
 
 _L = keras.layers
@@ -141,18 +142,17 @@ class TradeOffCurve:
             ValueError: If there is no accuracy.
         """
         self._need_accuracy()
-        if isinstance(ax, str | Path):
-            raise TypeError(
-                "`ax` must be Matplotlib axes. To write a picture: "
-                f"`curve.plot().figure.savefig({str(ax)!r})`. Received: ax={ax!r}"
-            )
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            ax = Figure(figsize=(6, 4), layout="constrained").add_subplot()
+        ax = axes_or_new(ax)
         label = f"AUC {100 * self.auc:.2f} %" if label is None else label
         percent = 100 * np.asarray(self.accuracy)
-        ax.plot(self.widths, percent, marker="o", markersize=3, label=label)
+        index = len(ax.get_lines())
+        ax.plot(
+            *(self.widths, percent),
+            color=COLORS[index % len(COLORS)],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=3,
+            label=label,
+        )
         ax.set(xlabel="width", ylabel="accuracy (%)")
         ax.grid(alpha=0.3)
         ax.legend(loc="lower right")

@@ -15,6 +15,7 @@ draws from them in the graph.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any
@@ -102,6 +103,21 @@ def width_label(width: float) -> str:
     """
     whole, _, fraction = f"{100 * width:.6f}".rstrip("0").partition(".")
     return f"{whole:0>3}" + (f"_{fraction}" if fraction else "")
+
+
+def label_width(label: str) -> float | None:
+    """Reads what `width_label` wrote.
+
+    Args:
+        label: A label, such as `"062_5"`.
+
+    Returns:
+        The width, or `None` if it is no such label.
+    """
+    if not re.fullmatch(r"\d{3}(_\d{1,6})?", label):
+        return None
+    width = float(label.replace("_", ".") + "e-2")
+    return width if 0 < width <= 1 and width_label(width) == label else None
 
 
 def channel_grades(

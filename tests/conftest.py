@@ -1,6 +1,7 @@
 """Fixtures and small networks that several test files use."""
 
 import os
+import sys
 
 # Before TensorFlow is imported: no GPU, fewer native log lines.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -21,6 +22,14 @@ hypothesis.settings.load_profile("ci")
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_figures():
+    """Closes what a test drew: Matplotlib warns of more than twenty open figures."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,6 +15,7 @@ from awn_keras.widths import (
     check_width,
     check_widths,
     check_widths_grid,
+    label_width,
     round_half_up,
     width_label,
 )
@@ -218,6 +219,12 @@ def test_labels_tell_widths_apart(width):
 )
 def test_labels(width, label):
     assert width_label(width) == label
+    assert label_width(label) == width
+
+
+@pytest.mark.parametrize("label", ["25", "0250", "000", "101", "025_0", "w025", ""])
+def test_what_is_no_label_has_no_width(label):
+    assert label_width(label) is None
 
 
 def test_the_smallest_width_of_a_sampler():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.widths import width_label
+from awn_keras.widths import label_width, width_label
 
 _LABEL = r"(\d{3}(?:_\d{1,6})?)"
 
@@ -22,12 +22,7 @@ def width_signature(width: float) -> str:
 def signature_width(name: str) -> float | None:
     """The width that a signature's name tells, such as `width_050`, or `None`."""
     match = re.fullmatch(f"width_{_LABEL}", name)
-    return _width(match[1]) if match else None
-
-
-def _width(label: str) -> float | None:
-    width = float(label.replace("_", ".") + "e-2")
-    return width if 0 < width <= 1 and width_label(width) == label else None
+    return label_width(match[1]) if match else None
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Refinement:
         match = re.fullmatch(f"(?:keep|refine)_{_LABEL}_to_{_LABEL}", name)
         if not match:
             return None
-        narrow, wide = _width(match[1]), _width(match[2])
+        narrow, wide = label_width(match[1]), label_width(match[2])
         return cls(narrow, wide) if narrow and wide and narrow < wide else None
 
 

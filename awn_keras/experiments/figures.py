@@ -12,18 +12,18 @@ import numpy as np
 from awn_keras.experiments.paper import FIGURE_4_WIDTHS, NAMES, individual_sizes
 from awn_keras.experiments.tables import Finished, curve_of
 from awn_keras.files import write_whole
+from awn_keras.style import COLORS, new_figure, ordered_colors
 
-#: Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLORS = {
-    "awn_rs": "#0072B2",
-    "awn": "#56B4E9",
-    "s_net": "#D55E00",
-    "us_net": "#009E73",
-    "shared_bn": "#CC79A7",
-    "awn_full": "#0072B2",
-    "shared_bn_full": "#CC79A7",
+#: Colours of the systems.
+SYSTEM_COLORS = {
+    "awn_rs": COLORS[0],
+    "awn": COLORS[5],
+    "s_net": COLORS[1],
+    "us_net": COLORS[2],
+    "shared_bn": COLORS[3],
+    "awn_full": COLORS[0],
+    "shared_bn_full": COLORS[3],
 }
-_WIDTH_COLORS = ("#D55E00", "#E69F00", "#009E73", "#0072B2")
 
 
 def save(figure: Any, path: Path) -> None:
@@ -42,13 +42,6 @@ def save(figure: Any, path: Path) -> None:
     write_whole(path, content.getvalue())
 
 
-def _figure(width: float = 6, height: float = 4, **kwargs: Any) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(**kwargs)
-
-
 def _average(curves: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     widths = np.asarray(curves[0]["widths"])
     accuracy = np.mean([curve["accuracy"] for curve in curves], axis=0)
@@ -65,7 +58,7 @@ def curves(finished: Sequence[Finished], individual: Sequence[Finished] = ()) ->
     Returns:
         A Matplotlib figure.
     """
-    figure, ax = _figure()
+    figure, ax = new_figure()
     by_key: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for run, result in finished:
         for curve in result["curves"]:
@@ -82,7 +75,7 @@ def curves(finished: Sequence[Finished], individual: Sequence[Finished] = ()) ->
         name = names[label] + (f" ({calibrated}w)" if calibrated else "")
         ax.plot(
             *(widths, accuracy, styles.get(calibrated, "-")),
-            color=COLORS[label],
+            color=SYSTEM_COLORS[label],
             label=f"{name}, AUC {auc:.2f} %",
         )
     _individual_points(ax, individual)
@@ -123,7 +116,7 @@ def figure_4(finished: Sequence[Finished]) -> Any:
     Returns:
         A Matplotlib figure.
     """
-    figure, ax = _figure(5, 3.5)
+    figure, ax = new_figure(5, 3.5)
     found: dict[int | None, list[float]] = {}
     for run, result in finished:
         name = run.label.removeprefix("awn_rs").removeprefix("_") or "4"
@@ -134,7 +127,7 @@ def figure_4(finished: Sequence[Finished]) -> Any:
     counts = [count for count in FIGURE_4_WIDTHS if count in found]
     positions = np.arange(len(counts))
     means = [np.mean(found[count]) for count in counts]
-    ax.plot(positions, means, "o-", color=COLORS["awn_rs"])
+    ax.plot(positions, means, "o-", color=SYSTEM_COLORS["awn_rs"])
     for position, mean in zip(positions, means, strict=True):
         ax.annotate(
             f"{mean:.2f}",
@@ -165,7 +158,7 @@ def figure_2(finished: Sequence[Finished]) -> Any:
     for run, result in finished:
         if result["statistics"]:
             first.setdefault(run.label, result["statistics"])
-    figure, axes = _figure(
+    figure, axes = new_figure(
         *(3.6 * max(len(first), 1), 5),
         nrows=2,
         ncols=max(len(first), 1),
@@ -174,26 +167,54 @@ def figure_2(finished: Sequence[Finished]) -> Any:
         squeeze=False,
     )
     for column, (label, seen) in enumerate(first.items()):
-        steps = [row["step"] for row in seen["rows"]]
-        for line, name in enumerate(("mean", "variance")):
-            ax = axes[line, column]
-            for index, width in enumerate(seen["widths"]):
-                for key, style in ((name, "-"), (f"moving_{name}", ":")):
-                    values = [row[key][index] for row in seen["rows"]]
-                    ax.plot(
-                        *(steps, values, style),
-                        color=_WIDTH_COLORS[index % len(_WIDTH_COLORS)],
-                        linewidth=1,
-                        label=f"width {width:g}" if style == "-" else None,
-                    )
-            ax.set(ylabel=name if column == 0 else None)
-            ax.grid(alpha=0.3)
+        plot_statistics(seen, axes[:, column], legend=column == 0)
         axes[0, column].set_title(NAMES[label])
-        axes[1, column].set_xlabel("step")
-    if first:
-        axes[0, 0].legend(
+        if column:
+            for ax in axes[:, column]:
+                ax.set_ylabel(None)
+    return figure
+
+
+def plot_statistics(
+    seen: dict[str, Any], axes: Any = None, *, legend: bool = True
+) -> Any:
+    """Draws batch statistics of a channel at several widths, and the tracked ones.
+
+    Args:
+        seen: What a `StatisticsTrace` has seen: its `statistics`.
+        axes: Two Matplotlib axes, for mean and variance. `None` for new ones.
+        legend: Whether to say which width has which colour.
+
+    Returns:
+        The axes. Statistics of a batch are lines, those that the normalization would
+        use are dotted.
+    """
+    if axes is None:
+        from matplotlib import pyplot
+
+        axes = pyplot.subplots(
+            *(2, 1), figsize=(4.5, 5), sharex=True, layout="constrained"
+        )[1]
+    steps = [row["step"] for row in seen["rows"]]
+    colors = ordered_colors(len(seen["widths"]))
+    for ax, name in zip(axes, ("mean", "variance"), strict=True):
+        for index, (width, color) in enumerate(
+            zip(seen["widths"], colors, strict=True)
+        ):
+            for key, style in ((name, "-"), (f"moving_{name}", ":")):
+                ax.plot(
+                    *(steps, [row[key][index] for row in seen["rows"]], style),
+                    color=color,
+                    linewidth=1,
+                    label=f"width {width:g}" if style == "-" else None,
+                )
+        ax.set(ylabel=name)
+        ax.grid(alpha=0.3)
+    axes[1].set_xlabel("step")
+    if legend:
+        axes[0].legend(
             fontsize="small",
             title="of a batch (tracked: dotted)",
             title_fontsize="small",
         )
-    return figure
+    return axes

@@ -27,7 +27,8 @@ class StatisticsTrace(keras.callbacks.Callback):
 
     Args:
         images: The batch, `(n, rows, cols, channels)`.
-        path: File that is written after every epoch, and read on resuming.
+        path: File that is written after every epoch, and read on resuming. `None` for
+            none: what was seen is in `statistics`.
         every: Steps between two looks.
         layer: Name of the BatchNormalization.
         channel: Number of its channel; it must be active at all widths.
@@ -40,7 +41,7 @@ class StatisticsTrace(keras.callbacks.Callback):
     def __init__(
         self,
         images: np.ndarray,
-        path: Path,
+        path: Path | None = None,
         *,
         every: int = 50,
         layer: str = "bn2",
@@ -72,7 +73,7 @@ class StatisticsTrace(keras.callbacks.Callback):
         """Reads what an interrupted run had seen of the steps that count."""
         done = int(self.model.optimizer.iterations)
         self.rows = []
-        if done and self.path.exists():
+        if done and self.path is not None and self.path.exists():
             kept = json.loads(self.path.read_text())["rows"]
             self.rows = [row for row in kept if row["step"] <= done]
 
@@ -86,7 +87,8 @@ class StatisticsTrace(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the file."""
-        write_whole(self.path, json.dumps(self.statistics) + "\n")
+        if self.path is not None:
+            write_whole(self.path, json.dumps(self.statistics) + "\n")
 
     def _look(self) -> dict[str, list[float]]:
         seen: dict[str, list[float]] = {

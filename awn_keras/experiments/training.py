@@ -27,6 +27,7 @@ from awn_keras.files import write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.style import new_figure
 
 
 class _Checkpoint(keras.callbacks.Callback):
@@ -184,11 +185,11 @@ def run(
         _save(model, directory)  # with its last calibration
     result = Result(model, curves, history, trace.statistics if trace else None)
     result.curve.to_csv(directory / "curve.csv")
-    axes: Any = None
+    figure, axes = new_figure()
     for count, curve in curves.items():
         label = f"{count} widths calibrated, AUC {100 * curve.auc:.2f} %"
-        axes = curve.plot(axes, label if count else None)
-    figures.save(axes.figure, directory / "curve.png")
+        curve.plot(axes, label if count else None)
+    figures.save(figure, directory / "curve.png")
     write_whole(
         directory / "result.json",
         json.dumps(describe(recipe, result), indent=1) + "\n",

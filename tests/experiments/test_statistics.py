@@ -4,6 +4,7 @@ import pytest
 
 from awn_keras import slim
 from awn_keras.baselines import SharedBN, SNet
+from awn_keras.experiments.figures import plot_statistics
 from awn_keras.experiments.statistics import StatisticsTrace
 from tests.baselines.networks import conv_net, images, labels, numpy, randomize
 from tests.conftest import classification
@@ -42,6 +43,28 @@ def test_it_sees_what_the_normalization_meets_at_each_width(traced):
         assert last["moving_mean"][index] == pytest.approx(tracked, rel=1e-6)
     shared = last["moving_mean"][0] == last["moving_mean"][1]
     assert shared == isinstance(model, SharedBN)
+
+
+def test_what_it_sees_is_drawn(traced):
+    _, trace = traced
+    axes = plot_statistics(trace.statistics)
+    assert [ax.get_ylabel() for ax in axes] == ["mean", "variance"]
+    drawn = [line.get_ydata() for line in axes[0].get_lines()]
+    expected = [
+        [row[key][index] for row in trace.rows]
+        for index in range(2)
+        for key in ("mean", "moving_mean")
+    ]
+    np.testing.assert_array_equal(drawn, expected)
+    assert plot_statistics(trace.statistics, axes, legend=False) is axes
+
+
+def test_it_needs_no_file():
+    plain = conv_net()
+    model = classification(SharedBN(plain.input, plain.output))
+    trace = StatisticsTrace(images(), every=1)
+    model.fit(images(), labels(), epochs=2, verbose=0, callbacks=[trace])
+    assert trace.statistics["rows"]
 
 
 def test_looking_changes_nothing(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 from awn_keras.deploy.benchmark.report import Report, Row
 from awn_keras.files import write_whole
+from awn_keras.style import COLORS, MARKERS, axes_or_new, new_figure
 
 
 def plot_report(report: Report, ax: Any = None) -> Any:
@@ -25,24 +26,19 @@ def plot_report(report: Report, ax: Any = None) -> Any:
         The axes; `.figure.savefig(path)` writes a picture.
 
     Raises:
+        TypeError: If `ax` is a path.
         ValueError: If there is no row with a width and a latency.
     """
     rows = [r for r in report.sorted() if _latency(r) is not None and r.width]
     if not rows:
         raise ValueError("The report has no row with a width and a latency to draw.")
-    if ax is None:
-        from matplotlib.figure import Figure
-
-        ax = Figure(figsize=(6.5, 4), layout="constrained").add_subplot()
+    ax = axes_or_new(ax, 6.5)
     accurate = all(row.accuracy is not None for row in rows)
     curves: dict[str, list[Row]] = {}
     files = {row.sha256 for row in rows}
     for row in rows:
         file = f", {row.file} {row.sha256[:6]}" if len(files) > 1 else ""
         curves.setdefault(_name(row) + file, []).append(row)
-    # Okabe and Ito's colours, which colour-blind people can tell apart.
-    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-    markers = "osD^vP"
     for i, (name, curve) in enumerate(curves.items()):
         y = [100 * row.accuracy if accurate else row.width for row in curve]  # type: ignore[operator]
         for row, height in zip(curve, y if accurate else [], strict=False):
@@ -57,9 +53,9 @@ def plot_report(report: Report, ax: Any = None) -> Any:
         ax.plot(
             [_latency(row) for row in curve],
             y,
-            marker=markers[i % len(markers)],
+            marker=MARKERS[i % len(MARKERS)],
             markersize=4,
-            color=colours[i % len(colours)],
+            color=COLORS[i % len(COLORS)],
             label=name,
         )
     medians = all(row.median_ms is not None for row in rows)
@@ -119,8 +115,9 @@ def _name(row: Row) -> str:
 
 
 def _picture(report: Report) -> str:
+    figure, ax = new_figure(6.5)
     try:
-        figure = plot_report(report).figure
+        plot_report(report, ax)
     except ValueError:
         return ""
     text = io.StringIO()
