@@ -14,12 +14,25 @@ QUANTIZATION = [
     "tensorflow-model-optimization>=0.8.1,<1",
     "tf-keras>=2.21,<3",
 ]
+TENSORBOARD = ["tensorboard>=2.20"]
+NOTEBOOKS = ["ipykernel>=6", "ipywidgets>=8", "notebook>=7"]
+DOCS = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-jupyter>=0.25",
+    "mkdocs-material>=9.5,<10",
+    "mkdocstrings[python]>=0.27",
+]
 DEV = [
     *TEST,
     *QUANTIZATION,
+    *TENSORBOARD,
+    *NOTEBOOKS,
+    *DOCS,
     "codespell>=2.3",
     "import-linter>=2.1",
     "mypy>=1.13",
+    "nbstripout>=0.8",
+    "pytest-xdist>=3.6",
     "ruff>=0.9",
 ]
 
@@ -46,7 +59,14 @@ setup(
         "tensorflow>=2.21,<3",
         "tensorflow-datasets>=4.9.7",
     ],
-    extras_require={"test": TEST, "dev": DEV, "quantization": QUANTIZATION},
+    extras_require={
+        "test": TEST,
+        "quantization": QUANTIZATION,
+        "tensorboard": TENSORBOARD,
+        "notebooks": NOTEBOOKS,
+        "docs": DOCS,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["awn=_awn:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

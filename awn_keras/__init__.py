@@ -3,11 +3,13 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from awn_keras.architectures import lenet_3c1l, mobilenet_v2
+from awn_keras.callbacks import WidthProgbar, WidthTensorBoard
 from awn_keras.constraints import LowerTriangular, triangular_mask
 from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
 from awn_keras.deploy import (
     AnytimeInterpreter,
     AnyWidthInterpreter,
+    explore_widths,
     export_tflite,
     verify_tflite,
 )
@@ -25,6 +27,7 @@ from awn_keras.layers import (
     TriSeparableConv2D,
 )
 from awn_keras.model import AnyWidthModel
+from awn_keras.plotting import plot_curves, plot_history, plot_kernel
 from awn_keras.rules import WidthRule, per_channel, per_sample, register_width_rule
 from awn_keras.slimming import slim
 from awn_keras.summary import ModelSummary, NetworkList, list_networks, summarize
@@ -59,18 +62,24 @@ __all__ = [
     "TriDense",
     "TriSeparableConv2D",
     "UniformWidths",
+    "WidthProgbar",
     "WidthRule",
     "WidthSampler",
+    "WidthTensorBoard",
     "active_channels",
     "channel_grades",
     "count_macs",
     "count_parameters",
+    "explore_widths",
     "export_tflite",
     "lenet_3c1l",
     "list_networks",
     "mobilenet_v2",
     "per_channel",
     "per_sample",
+    "plot_curves",
+    "plot_history",
+    "plot_kernel",
     "register_width_rule",
     "reorder_channels",
     "slim",

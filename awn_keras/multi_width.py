@@ -719,6 +719,26 @@ class MultiWidthModel(keras.Model):
             if new:
                 self._measure_at(before)
 
+    def last_evaluation(self) -> tuple[tuple[float, ...], dict[str, np.ndarray]]:
+        """Gives what the last `evaluate` found at the curve widths, for callbacks.
+
+        After an epoch of `fit` that is its validation. Nothing is computed anew.
+
+        Returns:
+            The curve widths, ascending, and for `loss` and each metric a float64
+            array `(widths,)`.
+
+        Raises:
+            ValueError: If nothing was evaluated since the model was compiled.
+        """
+        if self._runtime.test_metrics is None:
+            raise ValueError(
+                f"Model '{self.name}' was not evaluated yet. Call `evaluate` first, or "
+                "give `fit` its `validation_data`."
+            )
+        widths = self._width_config["curve_widths"]
+        return widths, self._results_at(widths)
+
     def _measure_at(self, widths: Sequence[float]) -> None:
         """Chooses the widths of `evaluate`, which is traced anew."""
         self._width_config["curve_widths"] = tuple(sorted(set(widths)))

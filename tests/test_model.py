@@ -392,6 +392,23 @@ def test_reported_numbers_are_those_of_slimmed_networks():
     assert some["loss"].tolist() == [logs["loss_w040"], logs["loss_w100"]]
 
 
+def test_the_last_evaluation_can_be_asked_for():
+    model = classification(small_conv(), curve_widths=[0.5, 1.0])
+    x, y = labelled(model)
+    with pytest.raises(ValueError, match=r"not evaluated yet.*validation_data"):
+        model.last_evaluation()
+    model.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match="not evaluated yet"):
+        model.last_evaluation()
+    model.evaluate(x, y, verbose=0)
+    widths, results = model.last_evaluation()
+    assert widths == (0.5, 1.0)
+    np.testing.assert_array_equal(
+        results["accuracy"],
+        model.evaluate_widths(x, y, widths=widths, verbose=0)["accuracy"],
+    )
+
+
 def test_lists_are_those_of_a_plain_model():
     model = classification(small_conv())
     x, y = labelled(model)

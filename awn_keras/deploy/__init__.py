@@ -1,6 +1,7 @@
 """From a trained model to files that a phone runs."""
 
 from awn_keras.deploy.anytime import AnytimeInterpreter
+from awn_keras.deploy.explorer import explore_widths
 from awn_keras.deploy.export import ExportedWidth, export_tflite
 from awn_keras.deploy.interpreter import AnyWidthInterpreter
 from awn_keras.deploy.quantization_aware import (
@@ -16,6 +17,7 @@ __all__ = [
     "ExportedWidth",
     "Verified",
     "convert_int8",
+    "explore_widths",
     "export_tflite",
     "quantize_aware",
     "tf_keras_at",

@@ -1,0 +1,154 @@
+"""Callbacks that show each width of a model while it trains."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.multi_width import MultiWidthModel
+from awn_keras.style import COLORS, new_figure
+
+#: What `MultiWidthModel` puts behind the names of logs at a report width.
+_AT_WIDTH = re.compile(r"(.+)_(w\d{3}(?:_\d+)?)")
+
+
+class WidthTensorBoard(keras.callbacks.TensorBoard):
+    """TensorBoard with a line for each width, the AUC, and the curve as a picture.
+
+    As `keras.callbacks.TensorBoard`, and after each epoch:
+
+    - loss and metrics at the report widths (see `AnyWidthModel.compile`) are runs of
+      their own, `train_w025`, `validation_w025` and so on, under the tags of the
+      model's: the chart `epoch_accuracy` has a line for each width;
+    - the run `validation` has `epoch_auc`, the accuracy averaged over all widths, and
+      under Images `trade_off_curve`, accuracy over width.
+
+    What belongs to `validation` needs `validation_data`, the picture an accuracy among
+    the model's metrics.
+
+    Args:
+        log_dir: Directory of the logs; show it by `tensorboard --logdir log_dir`.
+        **kwargs: As in `keras.callbacks.TensorBoard`.
+
+    Raises:
+        ImportError: If the package `tensorboard` is not installed.
+        TypeError: In `fit`, if the model has one width only.
+
+    Example:
+        >>> callback = WidthTensorBoard("logs/first")
+        >>> model.fit(data, validation_data=test_data, callbacks=[callback])
+    """
+
+    def __init__(self, log_dir: str | Path = "logs", **kwargs: Any) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "`WidthTensorBoard` needs the package tensorboard, which TensorFlow "
+                'does not bring along: `pip install "awn_keras[tensorboard]"`.'
+            )
+        super().__init__(log_dir, **kwargs)
+        self._width_writers: dict[str, Any] = {}
+
+    def set_model(self, model: keras.Model) -> None:
+        """Takes the model whose training is logged."""
+        if not isinstance(model, MultiWidthModel):
+            raise TypeError(
+                "`WidthTensorBoard` is for an `AnyWidthModel`, or one of "
+                "`awn_keras.baselines`; take `keras.callbacks.TensorBoard`. Received: "
+                f"{type(model).__name__} '{model.name}'"
+            )
+        super().set_model(model)
+        self._width_writers = {}
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes the epoch's scalars and the curve."""
+        logs = logs or {}
+        super().on_epoch_end(epoch, _without_widths(logs))
+        for name in logs:
+            if found := _AT_WIDTH.fullmatch(name):
+                validation = name.startswith("val_")
+                run = f"{'validation' if validation else 'train'}_{found[2]}"
+                tag = f"epoch_{found[1].removeprefix('val_')}"
+                with self._writer(run).as_default():
+                    self.summary.scalar(tag, logs[name], step=epoch)
+        if any(name.startswith("val_") for name in logs):
+            self._write_curve(epoch)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Writes the step's scalars, if `update_freq` asks for them."""
+        super().on_train_batch_end(batch, _without_widths(logs))
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Writes the evaluation's scalars."""
+        super().on_test_end(_without_widths(logs))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Closes the files."""
+        super().on_train_end(logs)
+        for writer in self._width_writers.values():
+            writer.close()
+
+    def _writer(self, run: str) -> Any:
+        if run not in self._width_writers:
+            path = str(Path(self.log_dir) / run)
+            self._width_writers[run] = self.summary.create_file_writer(path)
+        return self._width_writers[run]
+
+    def _write_curve(self, epoch: int) -> None:
+        widths, results = self.model.last_evaluation()
+        accuracy = results.get(self.model.accuracy_name or "")
+        if accuracy is not None:
+            with self._writer("validation").as_default():
+                picture = _picture(widths, 100 * accuracy, f"epoch {epoch + 1}")
+                self.summary.image("trade_off_curve", picture, step=epoch)
+
+
+def _picture(widths: tuple[float, ...], percent: np.ndarray, title: str) -> np.ndarray:
+    """The curve as an image `(1, rows, cols, 3)`, uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure, ax = new_figure(5, 3.5)
+    ax.plot(widths, percent, color=COLORS[0], marker="o", markersize=3)
+    ax.set(xlabel="width", ylabel="validation accuracy (%)", title=title)
+    ax.grid(alpha=0.3)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[None, ..., :3].copy()
+
+
+class WidthProgbar(keras.callbacks.ProgbarLogger):
+    """The progress bar of `fit` without a number for each width, but with the AUC.
+
+    It replaces Keras' own, which shows loss and metrics at all report widths. They
+    stay in the logs, for the history and for other callbacks. While an epoch runs it
+    shows what a plain model's bar does; with `validation_data` the epoch's line ends
+    with `val_auc`, the accuracy averaged over all widths.
+
+    Example:
+        >>> model.fit(data, validation_data=test_data, callbacks=[WidthProgbar()])
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Shows the step."""
+        super().on_train_batch_end(batch, _without_widths(logs))
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Shows the step."""
+        super().on_test_batch_end(batch, _without_widths(logs))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Shows the epoch, the AUC last."""
+        super().on_epoch_end(epoch, _without_widths(logs))
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Shows the evaluation."""
+        super().on_test_end(_without_widths(logs))
+
+
+def _without_widths(logs: Any) -> dict[str, Any]:
+    kept = {k: v for k, v in (logs or {}).items() if not _AT_WIDTH.fullmatch(k)}
+    return dict(sorted(kept.items(), key=lambda item: item[0].endswith("auc")))

@@ -1,0 +1,199 @@
+"""A slider for notebooks: what a TFLite file answers at each of its widths."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awn_keras.deploy.benchmark.costs import costs_of
+from awn_keras.deploy.benchmark.host import accuracies
+from awn_keras.deploy.interpreter import AnyWidthInterpreter, check_integer
+from awn_keras.deploy.signatures import width_signature
+from awn_keras.style import COLORS, new_figure
+
+_TIMED_RUNS = 50
+
+
+def explore_widths(
+    path: str | Path,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    class_names: Sequence[str] = (),
+    images: np.ndarray | None = None,
+    shown: int = 8,
+) -> Any:
+    """Shows a slider over the widths of a TFLite file, for a notebook.
+
+    Whenever the slider moves, the file is run at the new width: predictions for some
+    samples, right ones in blue with a tick, wrong ones in orange with a cross;
+    accuracy on all samples, multiply-accumulates, and the milliseconds that one sample
+    takes now, here, by LiteRT on one thread (median of 50 runs).
+
+    Args:
+        path: A file of `export_tflite`; its output is scores, `(1, classes)`.
+        x: Samples as the network takes them, `(n, rows, cols, channels)`.
+        y: Their classes, integers `(n,)`.
+        class_names: What the classes are called. Empty for their numbers.
+        images: The samples as pictures, `(n, rows, cols, 1 or 3)`, uint8 or floats in
+            [0, 1]. `None` for `x`, scaled to [0, 1].
+        shown: How many of the first samples are shown, at least 1.
+
+    Returns:
+        An `ipywidgets.VBox` of a slider, a line of numbers and a picture; as the last
+        expression of a cell it appears below it.
+
+    Raises:
+        ImportError: If ipywidgets is not installed.
+        TypeError: If `shown` is not an integer.
+        ValueError: If the file, the samples or the labels do not fit.
+        OSError: If the file cannot be read.
+
+    Example:
+        >>> export_tflite(model, "model.tflite", widths=[0.25, 0.5, 0.75, 1.0])
+        >>> explore_widths("model.tflite", x_test[:500], y_test[:500])
+    """
+    if importlib.util.find_spec("ipywidgets") is None:
+        raise ImportError(
+            "`explore_widths` needs the package ipywidgets: "
+            '`pip install "awn_keras[notebooks]"`.'
+        )
+    import ipywidgets
+
+    check_integer(shown, "shown", 1)
+    view = _View.of(path, x, y, class_names, images, shown)
+    slider = ipywidgets.SelectionSlider(
+        options=[(f"{width:.3g}", width) for width in view.runner.widths],
+        value=view.runner.widths[-1],
+        description="width",
+        continuous_update=False,
+    )
+    numbers = ipywidgets.HTML()
+    picture = ipywidgets.Image(format="png")
+
+    def update(change: Any = None) -> None:
+        numbers.value = view.numbers(slider.value)
+        picture.value = view.picture(slider.value)
+
+    slider.observe(update, names="value")
+    update()
+    return ipywidgets.VBox([slider, numbers, picture])
+
+
+class _View:
+    """What the slider shows of a file, without the slider."""
+
+    def __init__(
+        self,
+        runner: AnyWidthInterpreter,
+        accuracy: dict[str, float],
+        macs: dict[str, int],
+        samples: tuple[np.ndarray, np.ndarray, np.ndarray],
+        class_names: Sequence[str],
+    ) -> None:
+        self.runner = runner
+        self.accuracy = accuracy
+        self.macs = macs
+        self.x, self.y, self.images = samples
+        self.class_names = class_names
+
+    @classmethod
+    def of(
+        cls,
+        path: str | Path,
+        x: np.ndarray,
+        y: np.ndarray,
+        class_names: Sequence[str],
+        images: np.ndarray | None,
+        shown: int,
+    ) -> _View:
+        x, y = np.asarray(x), np.asarray(y)
+        _check_samples(x, y)
+        names = list(class_names)
+        if names and len(names) <= y.max():
+            raise ValueError(
+                "`class_names` must have a name for each class. Received: "
+                f"{len(names)} names, labels up to {y.max()}"
+            )
+        pictures = _scaled(x[:shown]) if images is None else np.asarray(images[:shown])
+        if len(pictures) != len(x[:shown]) or pictures.shape[3:] not in ((1,), (3,)):
+            raise ValueError(
+                "`images` must be pictures of the samples, (n, rows, cols, 1 or 3). "
+                f"Received: shape {np.shape(x if images is None else images)} for "
+                f"{len(x)} samples"
+            )
+        content = Path(path).read_bytes()
+        return cls(
+            AnyWidthInterpreter(path),
+            accuracies(path, x, y),
+            {name: one.macs for name, one in costs_of(content, str(path)).items()},
+            (x[:shown], y[:shown], pictures),
+            names,
+        )
+
+    def numbers(self, width: float) -> str:
+        """One line of HTML."""
+        name = width_signature(width)
+        return (
+            f"<b>{100 * self.accuracy[name]:.1f} %</b> right &nbsp; "
+            f"<b>{self.macs[name] / 1e6:.2f} M</b> multiply-accumulates &nbsp; "
+            f"<b>{self._milliseconds(width):.3g} ms</b> an image"
+        )
+
+    def _milliseconds(self, width: float) -> float:
+        times = []
+        for _ in range(_TIMED_RUNS):
+            start = time.perf_counter()
+            self.runner.run(self.x[:1], width=width)
+            times.append(1e3 * (time.perf_counter() - start))
+        return statistics.median(times)
+
+    def picture(self, width: float) -> bytes:
+        """The samples with what the file takes them for, as PNG."""
+        found = self.runner.run(self.x, width=width).argmax(1)
+        columns = min(len(self.x), 8)
+        rows = -(-len(self.x) // columns)
+        figure, axes = new_figure(
+            *(1.3 * columns, 1.6 * rows), nrows=rows, ncols=columns, squeeze=False
+        )
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for ax, image, guess, label in zip(
+            axes.flat, self.images, found, self.y, strict=False
+        ):
+            right = guess == label
+            ax.imshow(image, cmap="gray")
+            name = self.class_names[guess] if self.class_names else str(guess)
+            ax.set_title(
+                f"{name} {'✓' if right else '✗'}",
+                color=COLORS[0] if right else COLORS[1],
+                fontsize=9,
+            )
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=90)
+        return content.getvalue()
+
+
+def _check_samples(x: np.ndarray, y: np.ndarray) -> None:
+    if x.ndim != 4 or not len(x):
+        raise ValueError(
+            "`x` must be images, (n, rows, cols, channels), at least one. Received: "
+            f"an array of shape {x.shape}"
+        )
+    if y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        raise ValueError(
+            "`y` must have an integer class for each sample, (n,). Received: an array "
+            f"of {y.dtype} of shape {y.shape} for {len(x)} samples"
+        )
+
+
+def _scaled(x: np.ndarray) -> np.ndarray:
+    low, high = float(x.min()), float(x.max())
+    return (x - low) / (high - low or 1.0)

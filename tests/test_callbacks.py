@@ -1,0 +1,125 @@
+import builtins
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from awn_keras import WidthProgbar, WidthTensorBoard
+from tests.conftest import classification, labelled, small_dense
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+
+
+def fit(callback, *, validate=True, epochs=2, verbose=0, **kwargs):
+    model = classification(small_dense(), **kwargs)
+    x, y = labelled(model)
+    history = model.fit(
+        *(x, y),
+        epochs=epochs,
+        validation_data=(x, y) if validate else None,
+        callbacks=[callback],
+        verbose=verbose,
+    )
+    return model, history.history
+
+
+def scalars(directory, tag):
+    events = EventAccumulator(str(directory)).Reload()
+    tensors = events.Tensors(tag)
+    return [float(tf.make_ndarray(event.tensor_proto)) for event in tensors]
+
+
+def test_tensorboard_has_a_run_for_each_width(tmp_path):
+    _, history = fit(WidthTensorBoard(tmp_path))
+    for run, prefix in (("train", ""), ("validation", "val_")):
+        for label in ("w025", "w062_5", "w100"):
+            for metric in ("accuracy", "loss"):
+                written = scalars(tmp_path / f"{run}_{label}", f"epoch_{metric}")
+                expected = history[f"{prefix}{metric}_{label}"]
+                # Written as float32.
+                np.testing.assert_allclose(written, expected, rtol=1e-6)
+    assert scalars(tmp_path / "validation", "epoch_auc") == pytest.approx(
+        history["val_auc"], rel=1e-6
+    )
+    # Each in one place only.
+    tags = EventAccumulator(str(tmp_path / "validation")).Reload().Tags()["tensors"]
+    assert not [tag for tag in tags if "_w" in tag]
+
+
+def test_tensorboard_shows_the_curve_of_each_epoch(tmp_path):
+    fit(WidthTensorBoard(tmp_path))
+    events = EventAccumulator(str(tmp_path / "validation")).Reload()
+    pictures = events.Tensors("trade_off_curve")
+    assert [event.step for event in pictures] == [0, 1]
+    columns, rows, png = pictures[0].tensor_proto.string_val[:3]
+    assert (columns, rows) == (b"500", b"350")
+    assert png.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("validate", "kwargs"), [(False, {}), (True, {"metrics": None})]
+)
+def test_tensorboard_without_validation_or_accuracy_has_no_curve(
+    tmp_path, validate, kwargs
+):
+    fit(WidthTensorBoard(tmp_path), validate=validate, **kwargs)
+    assert scalars(tmp_path / "train_w025", "epoch_loss")
+    if validate:
+        events = EventAccumulator(str(tmp_path / "validation")).Reload()
+        assert "trade_off_curve" not in events.Tags()["tensors"]
+
+
+def test_tensorboard_refuses_a_model_of_one_width(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match=r"take `keras\.callbacks\.TensorBoard`"):
+        model.fit(
+            *(np.zeros((4, 2)), np.zeros(4)),
+            callbacks=[WidthTensorBoard(tmp_path)],
+            verbose=0,
+        )
+
+
+def test_tensorboard_says_how_to_get_the_package(monkeypatch):
+    monkeypatch.setattr(
+        "awn_keras.callbacks.importlib.util.find_spec", lambda name: None
+    )
+    with pytest.raises(ImportError, match=r'pip install "awn_keras\[tensorboard\]"'):
+        WidthTensorBoard("logs")
+
+
+def test_the_package_can_be_imported_without_tensorboard(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.split(".")[0] == "tensorboard":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.delitem(sys.modules, "awn_keras.callbacks")
+    from awn_keras.callbacks import WidthProgbar as Imported
+
+    assert Imported.__name__ == "WidthProgbar"
+
+
+def test_the_progress_bar_ends_with_the_auc_and_has_no_widths(capsys):
+    _, history = fit(WidthProgbar(), epochs=1, verbose=1)
+    shown = capsys.readouterr().out
+    assert "_w" not in shown
+    last = shown.rstrip().splitlines()[-1]
+    assert last.rstrip("\x08 ").endswith(f"val_auc: {history['val_auc'][0]:.4f}")
+    assert "val_accuracy_w025" in history
+
+
+def test_the_progress_bar_of_evaluate_has_no_widths(capsys):
+    model, _ = fit(WidthProgbar(), epochs=1)
+    x, y = labelled(model)
+    capsys.readouterr()
+    model.evaluate(x, y, callbacks=[WidthProgbar()])
+    shown = capsys.readouterr().out
+    assert "accuracy" in shown
+    assert "_w" not in shown
