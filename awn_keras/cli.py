@@ -502,15 +502,11 @@ def _export(args: argparse.Namespace) -> None:
 
 def _verify(args: argparse.Namespace) -> None:
     from awn_keras.deploy import verify_tflite
-    from awn_keras.deploy.verification import (
-        TOLERANCES,
-        default_tolerance,
-        precision_of,
-    )
+    from awn_keras.deploy.verification import TOLERANCES, default_tolerance
     from awn_keras.loading import load_model
 
-    precision = args.precision or precision_of(args.file) or "float32"
-    if precision not in TOLERANCES:
+    precision = args.precision
+    if precision is not None and precision not in TOLERANCES:
         raise ValueError(
             f"`--precision` must be one of {', '.join(TOLERANCES)}. Received: "
             f"{precision}"
@@ -520,7 +516,7 @@ def _verify(args: argparse.Namespace) -> None:
     verified = verify_tflite(
         *(args.file, model),
         samples=None if data is None else data.test()[0][0],
-        tolerance=default_tolerance(model, precision),
+        tolerance=None if precision is None else default_tolerance(model, precision),
     )
     _print(f"{'width':>8} {_AGREEMENT_HEAD}  signature")
     for one in verified:

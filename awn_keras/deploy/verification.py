@@ -90,7 +90,7 @@ def verify_tflite(
     model: MultiWidthModel,
     *,
     samples: Any = None,
-    tolerance: float = TOLERANCES["float32"],
+    tolerance: float | None = None,
 ) -> list[Verified]:
     """Runs all widths of a TFLite file with LiteRT and compares them with the model.
 
@@ -103,7 +103,8 @@ def verify_tflite(
         samples: Inputs to compare on, `(n, ...)` as for `model.predict`: real ones are
             best. `None` for 4 random ones, standard normal.
         tolerance: Largest difference allowed, relative to the largest output if that
-            exceeds 1. `TOLERANCES` has the exporter's for each precision.
+            exceeds 1. `None` for the exporter's at the file's precision, which the
+            manifest beside it tells; without one, that of float32.
 
     Returns:
         One record for each signature, widths ascending.
@@ -140,6 +141,9 @@ def verify_tflite(
             f"'{path}' has operators that stock TFLite does not: {', '.join(foreign)}."
         )
     inputs = check_samples(model, samples, "samples")
+    if tolerance is None:
+        precision = precision_of(Path(path)) or "float32"
+        tolerance = default_tolerance(model, precision)
     return [
         compare(model, width, content, name, inputs, tolerance)
         for width, name in sorted(found)

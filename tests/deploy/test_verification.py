@@ -114,6 +114,19 @@ def test_both_answers_of_a_refinement_are_compared(tmp_path):
             compare(model, width, path.read_bytes(), name, [x], 1e-4)
 
 
+def test_the_manifest_tells_what_may_differ(tmp_path):
+    model = small_conv()
+    x, path = inputs_of(model, 20), tmp_path / "a.tflite"
+    export_tflite(model, path, precision="int8", representative=x, samples=x)
+    found = verify_tflite(path, model, samples=x)
+    worst = max(one.largest_error for one in found)
+    path.with_suffix(".json").unlink()
+    # Eight bits differ by far more than float32's sums do.
+    assert worst > 1e-3
+    with pytest.raises(ExportError, match=r"more than tolerance=0\.0001 allows"):
+        verify_tflite(path, model, samples=x)
+
+
 def test_the_gpu_is_asked_where_there_is_one(exported, monkeypatch):
     model, path = exported
     given = []

@@ -1,0 +1,77 @@
+"""Runs the notebooks from top to bottom; exit code 1 if a cell fails.
+
+    python notebooks/run.py [--quick] [--output DIR] [--figures DIR] [NOTEBOOK ...]
+
+`--quick` trains on the small digits (minutes in all). `--output` keeps the notebooks
+with what their cells gave; the documentation shows these. `--figures` writes the
+picture of each cell that has a `figure` in its metadata, as the README shows it. The
+notebooks themselves are left as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    """Runs what the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all")
+    parser.add_argument("--quick", action="store_true", help="on small data")
+    parser.add_argument("--output", type=Path, help="directory for run notebooks")
+    parser.add_argument("--figures", type=Path, help="directory for pictures")
+    args = parser.parse_args()
+    if args.quick:
+        os.environ["AWN_QUICK"] = "1"
+    failed = []
+    for path in args.notebooks or sorted(HERE.glob("*.ipynb")):
+        start = time.perf_counter()
+        notebook = nbformat.read(path, 4)
+        client = NotebookClient(
+            notebook, timeout=3600, resources={"metadata": {"path": str(path.parent)}}
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            failed.append(path.name)
+            sys.stderr.write(f"{path.name}: {error}\n")
+        print(f"{path.name}: {time.perf_counter() - start:.0f} s", flush=True)
+        if args.output:
+            args.output.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, args.output / path.name)
+        if args.figures:
+            write_figures(notebook, args.figures)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return bool(failed)
+
+
+def write_figures(notebook: Any, directory: Path) -> None:
+    """Writes the pictures of cells that name one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for cell in notebook.cells:
+        name = cell.metadata.get("figure")
+        pictures = [
+            output.data["image/png"]
+            for output in cell.get("outputs", [])
+            if "image/png" in output.get("data", {})
+        ]
+        if name and pictures:
+            path = directory / f"{name}.png"
+            path.write_bytes(base64.b64decode(pictures[-1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
