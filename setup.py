@@ -4,8 +4,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+TENSORBOARD = ["tensorboard>=2.20"]
+NOTEBOOKS = ["ipykernel>=6", "ipywidgets>=8", "notebook>=7"]
 TEST = [
+    *TENSORBOARD,
     "hypothesis>=6.100",
+    "ipywidgets>=8",
     "pytest>=8",
     "pytest-randomly>=3.15",
 ]
@@ -14,8 +18,6 @@ QUANTIZATION = [
     "tensorflow-model-optimization>=0.8.1,<1",
     "tf-keras>=2.21,<3",
 ]
-TENSORBOARD = ["tensorboard>=2.20"]
-NOTEBOOKS = ["ipykernel>=6", "ipywidgets>=8", "notebook>=7"]
 DOCS = [
     "mkdocs>=1.6,<2",
     "mkdocs-jupyter>=0.25",
@@ -25,7 +27,6 @@ DOCS = [
 DEV = [
     *TEST,
     *QUANTIZATION,
-    *TENSORBOARD,
     *NOTEBOOKS,
     *DOCS,
     "codespell>=2.3",

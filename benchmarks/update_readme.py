@@ -1,10 +1,10 @@
-"""Writes the tables of the README from the JSON files in results/.
+"""Writes the tables of README.md and docs/measured.md from the files in results/.
 
     python benchmarks/update_readme.py [--check]
 
-A block of the README between `<!-- NAME -->` and `<!-- /NAME -->` is replaced by the
-table of that name. With `--check` nothing is written; the exit code is 1 if the README
-is not what the command would write.
+A block between `<!-- NAME -->` and `<!-- /NAME -->` is replaced by the table of that
+name. With `--check` nothing is written; the exit code is 1 if a page is not what the
+command would write.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from awn_keras.experiments.paper import runs_of
 from awn_keras.experiments.reproduce import finished_runs
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 
 
 def load(name: str) -> dict[str, Any]:
@@ -298,36 +297,41 @@ def warm_start() -> str:
     )
 
 
+#: The tables, and the page that each is on.
 BLOCKS = {
-    "export": export,
-    "benchmark": benchmark,
-    "refinement": refinement,
-    "precision": precision,
-    "table2": table2,
-    "fashion_mnist": fashion_mnist,
-    "train_step": train_step,
-    "families": families,
-    "warm_start": warm_start,
+    ROOT / "README.md": {"table2": table2, "families": families},
+    ROOT / "docs" / "measured.md": {
+        "train_step": train_step,
+        "fashion_mnist": fashion_mnist,
+        "warm_start": warm_start,
+        "export": export,
+        "refinement": refinement,
+        "precision": precision,
+        "benchmark": benchmark,
+    },
 }
 
 
 def main() -> None:
-    """Writes or checks the README."""
+    """Writes or checks the pages."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    old = new = README.read_text()
-    for name, make in BLOCKS.items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        if begin not in new or end not in new:
-            sys.exit(f"README.md has no block {name}")
-        before, _, rest = new.partition(begin)
-        after = rest.partition(end)[2]
-        new = f"{before}{begin}{make()}\n{end}{after}"
-    if args.check and new != old:
-        sys.exit("README.md is not what `python benchmarks/update_readme.py` writes.")
-    if not args.check:
-        README.write_text(new)
+    for page, blocks in BLOCKS.items():
+        old = new = page.read_text()
+        for name, make in blocks.items():
+            begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+            if begin not in new or end not in new:
+                sys.exit(f"{page.name} has no block {name}")
+            before, _, rest = new.partition(begin)
+            after = rest.partition(end)[2]
+            new = f"{before}{begin}{make()}\n{end}{after}"
+        if args.check and new != old:
+            sys.exit(
+                f"{page.name} is not what `python benchmarks/update_readme.py` writes."
+            )
+        if not args.check:
+            page.write_text(new)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,27 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     assert names["runner"].widths == (0.25, 0.5, 0.75, 1.0)
 
 
+@pytest.mark.parametrize("page", ["architectures", "training", "width_rules"])
+def test_the_code_of_other_pages_runs_as_it_stands(page, tmp_path, monkeypatch):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    if page == "training":
+        assert names["history"].history["val_auc"][-1] > 0.3  # chance is 10 %
+        assert {path.name for path in (tmp_path / "logs" / "first").iterdir()} >= {
+            *("train_w025", "validation_w100"),
+        }
+        assert names["tuned"].output_shape == (None, 4)
+
+
+def test_all_pages_with_code_are_run():
+    run = {"architectures", "training", "width_rules", "converting", "reproducing"}
+    run |= {"deploying", "benchmarking"}
+    pages = (ROOT / "docs").glob("**/*.md")
+    assert {page.stem for page in pages if "```python" in page.read_text()} == run
+
+
 def test_the_code_on_converting_runs_as_it_stands():
     text = (ROOT / "docs" / "converting.md").read_text()
     names = {}
@@ -111,7 +132,10 @@ def test_public_names_are_documented():
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "convert", "summary", "evaluate", "export", "verify", "reproduce"],
+    [
+        *("train", "convert", "summary", "evaluate", "export", "verify", "reproduce"),
+        *("benchmark", "pick"),
+    ],
 )
 def test_its_commands_are_parsed(command):
     from awn_keras.cli import _parser
