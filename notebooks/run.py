@@ -3,9 +3,9 @@
     python notebooks/run.py [--quick] [--output DIR] [--figures DIR] [NOTEBOOK ...]
 
 `--quick` trains on the small digits (minutes in all). `--output` keeps the notebooks
-with what their cells gave; the documentation shows these. `--figures` writes the
-picture of each cell that has a `figure` in its metadata, as the README shows it. The
-notebooks themselves are left as they are.
+with what their cells gave, but for log lines; the documentation shows these.
+`--figures` writes the picture of each cell that has a `figure` in its metadata, as the
+README shows it. The notebooks themselves are left as they are.
 """
 
 from __future__ import annotations
@@ -50,12 +50,20 @@ def main() -> int:
         print(f"{path.name}: {time.perf_counter() - start:.0f} s", flush=True)
         if args.output:
             args.output.mkdir(parents=True, exist_ok=True)
+            without_logs(notebook)
             nbformat.write(notebook, args.output / path.name)
         if args.figures:
             write_figures(notebook, args.figures)
     if failed:
         print(f"failed: {', '.join(failed)}")
     return bool(failed)
+
+
+def without_logs(notebook: Any) -> None:
+    """Removes what TensorFlow logs, which is of no use to readers."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
 
 
 def write_figures(notebook: Any, directory: Path) -> None:

@@ -140,8 +140,10 @@ def test_public_names_are_documented():
 def test_its_commands_are_parsed(command):
     from awn_keras.cli import _parser
 
-    text = README + (ROOT / "docs" / "reproducing.md").read_text()
-    lines = re.findall(rf"^awn ({command} [^#\n]*)", text, re.MULTILINE)
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    pages.append(ROOT / "tflite" / "README.md")
+    text = "\n".join(page.read_text() for page in pages)
+    lines = re.findall(rf"^awn ({command} [^#\n\[]*)", text, re.MULTILINE)
     assert lines
     for line in lines:
         assert _parser().parse_args(line.split()).command == command
