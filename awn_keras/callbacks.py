@@ -39,7 +39,7 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
         ImportError: If the package `tensorboard` is not installed.
         TypeError: In `fit`, if the model has one width only.
 
-    Example:
+    Examples:
         >>> callback = WidthTensorBoard("logs/first")
         >>> model.fit(data, validation_data=test_data, callbacks=[callback])
     """
@@ -128,7 +128,7 @@ class WidthProgbar(keras.callbacks.ProgbarLogger):
     shows what a plain model's bar does; with `validation_data` the epoch's line ends
     with `val_auc`, the accuracy averaged over all widths.
 
-    Example:
+    Examples:
         >>> model.fit(data, validation_data=test_data, callbacks=[WidthProgbar()])
     """
 

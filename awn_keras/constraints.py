@@ -29,12 +29,12 @@ def triangular_mask(
         bool array `(in_channels, out_channels)`, true where an entry may be other
         than zero. It broadcasts against any Keras kernel `(..., in, out)`.
 
-    Example:
-    >>> from awn_keras import channel_grades, triangular_mask
-    >>> triangular_mask(channel_grades(3), channel_grades(3)).astype(int)
-    array([[1, 1, 1],
-           [0, 1, 1],
-           [0, 0, 1]])
+    Examples:
+        >>> from awn_keras import channel_grades, triangular_mask
+        >>> triangular_mask(channel_grades(3), channel_grades(3)).astype(int)
+        array([[1, 1, 1],
+               [0, 1, 1],
+               [0, 0, 1]])
 
     Reference:
         Vu et al., Any-Width Networks (2020), equation 7 and figure 3.
@@ -83,10 +83,10 @@ class LowerTriangular(keras.constraints.Constraint):
     Raises:
         ValueError: If a grade is outside [0, 1], or `depth_multiplier` is below 1.
 
-    Example:
-    >>> from awn_keras import LowerTriangular
-    >>> float(LowerTriangular()(keras.ops.ones((3, 3, 8, 8))).numpy().sum())
-    324.0
+    Examples:
+        >>> from awn_keras import LowerTriangular
+        >>> float(LowerTriangular()(keras.ops.ones((3, 3, 8, 8))).numpy().sum())
+        324.0
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 3.2.

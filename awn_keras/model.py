@@ -57,15 +57,15 @@ class AnyWidthModel(MultiWidthModel):
             any-width networks, or there is no readout.
         NotImplementedError: If there is no width rule for a layer.
 
-    Example:
-    >>> import keras
-    >>> from awn_keras import AnyWidthModel, TriDense
-    >>> inputs = keras.Input((4,))
-    >>> x = keras.layers.Dense(8, activation="relu")(inputs)
-    >>> x = TriDense(8, activation="relu")(x)
-    >>> model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.5)
-    >>> model.distinct_widths
-    (0.5, 0.625, 0.75, 0.875, 1.0)
+    Examples:
+        >>> import keras
+        >>> from awn_keras import AnyWidthModel, TriDense
+        >>> inputs = keras.Input((4,))
+        >>> x = keras.layers.Dense(8, activation="relu")(inputs)
+        >>> x = TriDense(8, activation="relu")(x)
+        >>> model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.5)
+        >>> model.distinct_widths
+        (0.5, 0.625, 0.75, 0.875, 1.0)
 
     Reference:
         Vu et al., Any-Width Networks (2020), sections 3 and 4.

@@ -37,12 +37,12 @@ class SNet(SlicedModel):
         ValueError: If an argument is out of range, or the model's graph does not fit.
         NotImplementedError: If a layer cannot be sliced.
 
-    Example:
-    >>> import keras
-    >>> from awn_keras import lenet_3c1l
-    >>> from awn_keras.baselines import SNet
-    >>> plain = lenet_3c1l(triangular=False, width_multiplier=1.0)
-    >>> model = SNet(plain.input, plain.output, widths=[0.25, 0.5, 0.75, 1.0])
+    Examples:
+        >>> import keras
+        >>> from awn_keras import lenet_3c1l
+        >>> from awn_keras.baselines import SNet
+        >>> plain = lenet_3c1l(triangular=False, width_multiplier=1.0)
+        >>> model = SNet(plain.input, plain.output, widths=[0.25, 0.5, 0.75, 1.0])
 
     Reference:
         Yu et al., Slimmable Neural Networks (2018), section 3.3; Vu et al., Any-Width

@@ -43,15 +43,15 @@ class USNet(SlicedModel):
         ValueError: If an argument is out of range, or the model's graph does not fit.
         NotImplementedError: If a layer cannot be sliced.
 
-    Example:
-    >>> import numpy as np
-    >>> from awn_keras import lenet_3c1l
-    >>> from awn_keras.baselines import USNet
-    >>> plain = lenet_3c1l((8, 8, 1), triangular=False, padding="same", filters=8)
-    >>> model = USNet(plain.input, plain.output)
-    >>> model.calibrate(np.zeros((4, 8, 8, 1), "float32"), widths=2)
-    >>> model.calibrated_widths
-    (0.25, 1.0)
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import lenet_3c1l
+        >>> from awn_keras.baselines import USNet
+        >>> plain = lenet_3c1l((8, 8, 1), triangular=False, padding="same", filters=8)
+        >>> model = USNet(plain.input, plain.output)
+        >>> model.calibrate(np.zeros((4, 8, 8, 1), "float32"), widths=2)
+        >>> model.calibrated_widths
+        (0.25, 1.0)
 
     Reference:
         Yu and Huang, Universally Slimmable Networks and Improved Training Techniques

@@ -33,7 +33,7 @@ class AnytimeInterpreter:
             `num_threads` is below 1.
         OSError: If the file cannot be read.
 
-    Example:
+    Examples:
         >>> export_tflite(model, "net.tflite", widths=[0.25, 1], refine=(0.25, 1))
         >>> interpreter = AnytimeInterpreter("net.tflite")
         >>> scores = interpreter.run(image[None])  # (1, classes), at width 0.25

@@ -56,7 +56,7 @@ def explore_widths(
         ValueError: If the file, the samples or the labels do not fit.
         OSError: If the file cannot be read.
 
-    Example:
+    Examples:
         >>> export_tflite(model, "model.tflite", widths=[0.25, 0.5, 0.75, 1.0])
         >>> explore_widths("model.tflite", x_test[:500], y_test[:500])
     """

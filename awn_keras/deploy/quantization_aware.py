@@ -77,12 +77,12 @@ def quantize_aware(
         RuntimeError: If tfmot cannot quantize a layer, which it names. Then annotate
             the layers of `tf_keras_at` as tfmot's guide says.
 
-    Example:
-    >>> from awn_keras import lenet_3c1l
-    >>> images = np.random.default_rng(0).normal(size=(200, 28, 28, 1))
-    >>> quantized = quantize_aware(lenet_3c1l(), 0.5, representative=images)
-    >>> quantized.output_shape
-    (None, 10)
+    Examples:
+        >>> from awn_keras import lenet_3c1l
+        >>> images = np.random.default_rng(0).normal(size=(200, 28, 28, 1))
+        >>> quantized = quantize_aware(lenet_3c1l(), 0.5, representative=images)
+        >>> quantized.output_shape
+        (None, 10)
 
     Reference:
         Jacob et al., Quantization and Training of Neural Networks for Efficient
@@ -115,17 +115,17 @@ def tf_keras_at(model: MultiWidthModel, width: float) -> tf_keras.Model:
         NotImplementedError: See `to_tf_keras`.
         ExportError: See `to_tf_keras`.
 
-    Example:
-    >>> from awn_keras import lenet_3c1l
-    >>> import tensorflow_model_optimization as tfmot
-    >>> plain = tf_keras_at(lenet_3c1l(), 0.5)
-    >>> pruned = tfmot.sparsity.keras.prune_low_magnitude(plain)
-    >>> # compile it, fit it with `callbacks=[tfmot.sparsity.keras.UpdatePruningStep()]`
-    >>> plain = tfmot.sparsity.keras.strip_pruning(pruned)
-    >>> kind = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
-    >>> clustered = tfmot.clustering.keras.cluster_weights(plain, 16, kind)
-    >>> # compile it, fit it
-    >>> plain = tfmot.clustering.keras.strip_clustering(clustered)
+    Examples:
+        >>> from awn_keras import lenet_3c1l
+        >>> import tensorflow_model_optimization as tfmot
+        >>> plain = tf_keras_at(lenet_3c1l(), 0.5)
+        >>> pruned = tfmot.sparsity.keras.prune_low_magnitude(plain)
+        >>> # compile it, and fit it with `tfmot.sparsity.keras.UpdatePruningStep()`
+        >>> plain = tfmot.sparsity.keras.strip_pruning(pruned)
+        >>> kind = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+        >>> clustered = tfmot.clustering.keras.cluster_weights(plain, 16, kind)
+        >>> # compile it, fit it
+        >>> plain = tfmot.clustering.keras.strip_clustering(clustered)
 
     and at last `tf.lite.TFLiteConverter.from_keras_model(plain)`.
     """
@@ -153,10 +153,10 @@ def to_tf_keras(model: keras.Model) -> tf_keras.Model:
             arguments, or the model calls an operation that is no layer.
         ExportError: If an output differs by more than 1e-4 of its largest value.
 
-    Example:
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    >>> to_tf_keras(model).count_params()
-    15
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> to_tf_keras(model).count_params()
+        15
     """
     keras_2 = _import("tf_keras")
     nodes = graph_nodes(model)

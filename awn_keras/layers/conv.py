@@ -55,12 +55,12 @@ class TriConv1D(TriangularKernel, keras.layers.Conv1D):
             one of the grades is given, or they do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
-    Example:
-    >>> import numpy as np
-    >>> from awn_keras import TriConv1D
-    >>> layer = TriConv1D(16, 3, padding="causal")
-    >>> layer(np.ones((1, 10, 8), "float32")).shape
-    TensorShape([1, 10, 16])
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriConv1D
+        >>> layer = TriConv1D(16, 3, padding="causal")
+        >>> layer(np.ones((1, 10, 8), "float32")).shape
+        TensorShape([1, 10, 16])
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 3.2, figure 3.
@@ -184,12 +184,12 @@ class TriConv2D(TriangularKernel, keras.layers.Conv2D):
             one of the grades is given, or they do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
-    Example:
-    >>> import numpy as np
-    >>> from awn_keras import TriConv2D
-    >>> layer = TriConv2D(45, 3, use_bias=False)
-    >>> layer(np.ones((1, 8, 8, 45), "float32")).shape
-    TensorShape([1, 6, 6, 45])
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriConv2D
+        >>> layer = TriConv2D(45, 3, use_bias=False)
+        >>> layer(np.ones((1, 8, 8, 45), "float32")).shape
+        TensorShape([1, 6, 6, 45])
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 3.2, figure 3.

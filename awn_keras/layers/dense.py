@@ -52,11 +52,11 @@ class TriDense(TriangularKernel, keras.layers.Dense):
         ValueError: If only one of the grades is given, or they do not fit.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
-    Example:
-    >>> import numpy as np
-    >>> from awn_keras import TriDense
-    >>> TriDense(16)(np.ones((1, 32), "float32")).shape
-    TensorShape([1, 16])
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriDense
+        >>> TriDense(16)(np.ones((1, 32), "float32")).shape
+        TensorShape([1, 16])
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 3.2, equation 7.

@@ -62,12 +62,12 @@ class TriSeparableConv2D(TriangularKernel, keras.layers.SeparableConv2D):
             given, or they do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
-    Example:
-    >>> import numpy as np
-    >>> from awn_keras import TriSeparableConv2D
-    >>> layer = TriSeparableConv2D(16, 3, depth_multiplier=2)
-    >>> layer(np.ones((1, 8, 8, 4), "float32")).shape
-    TensorShape([1, 6, 6, 16])
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriSeparableConv2D
+        >>> layer = TriSeparableConv2D(16, 3, depth_multiplier=2)
+        >>> layer(np.ones((1, 8, 8, 4), "float32")).shape
+        TensorShape([1, 6, 6, 16])
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 3.2, figure 3.

@@ -59,12 +59,12 @@ class TriConv2DTranspose(TriangularKernel, keras.layers.Conv2DTranspose):
             given, or they do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
-    Example:
-    >>> import numpy as np
-    >>> from awn_keras import TriConv2DTranspose
-    >>> layer = TriConv2DTranspose(8, 3, strides=2, padding="same")
-    >>> layer(np.ones((1, 4, 4, 16), "float32")).shape
-    TensorShape([1, 8, 8, 8])
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriConv2DTranspose
+        >>> layer = TriConv2DTranspose(8, 3, strides=2, padding="same")
+        >>> layer(np.ones((1, 4, 4, 16), "float32")).shape
+        TensorShape([1, 8, 8, 8])
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 3.2, figure 3.

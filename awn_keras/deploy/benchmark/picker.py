@@ -125,7 +125,7 @@ def pick_width(
             threads, or none.
         OSError: If the report cannot be read.
 
-    Example:
+    Examples:
         >>> report = benchmark_tflite("net.tflite")
         >>> pick_width(report, budget_ms=12).width
         0.75
