@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as error:
         findings = isinstance(error, ConversionError)  # a line for each
         message = str(error) if findings else " ".join(str(error).split())
+        message = _as_typed(message, args.parser)
         sys.stderr.write(f"awn {args.command}: error: {message}\n")
         return 2
     except KeyboardInterrupt:
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[[Any], None], text: str) -> Any:
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, parser=sub)
         return sub
 
     demo = command(
@@ -697,6 +699,41 @@ def _pick(args: argparse.Namespace) -> None:
 
 
 # ------------------------------------------------------------------------- helpers
+
+
+#: Arguments of functions whose option is called otherwise than they are.
+_RENAMED = {"name": "dataset", "system": "paper_system"}
+_RENAMED_IN_EXPORT = {**_RENAMED, "path": "output"}  # elsewhere it is what is read
+
+
+def _as_typed(message: str, parser: argparse.ArgumentParser) -> str:
+    """Puts options in the place of the Python arguments that a message names.
+
+    Args:
+        message: A message of the library, such as "`precision='int8'` needs ...".
+        parser: The command's.
+
+    Returns:
+        The message as the command's user knows things: "`--precision int8` needs ...".
+    """
+    options = [action for action in parser._actions if action.option_strings]
+    renamed = _RENAMED_IN_EXPORT if parser.prog.endswith(" export") else _RENAMED
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        for action in options:
+            if name != action.dest and renamed.get(name) != action.dest:
+                continue
+            typed = action.option_strings[0]
+            if action.nargs == 0 and value is not None:  # a flag, on or off
+                if value != str(action.const):
+                    continue
+            elif value is not None:
+                typed += " " + value.strip("'")
+            return f"`{typed}`"
+        return match[0]
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -104,13 +104,13 @@ def to_any_width(
         UserWarning: If frozen layers (`trainable=False`) of a trained model become Tri
             layers: they lose weights that training cannot make up for.
 
-    Example:
-    >>> import keras
-    >>> from awn_keras import to_any_width
-    >>> base = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
-    >>> model = to_any_width(base, min_width=0.35, width_multiplier=2**0.5)
-    >>> model.get_layer("Conv_1")
-    <TriConv2D name=Conv_1, built=True>
+    Examples:
+        >>> import keras
+        >>> from awn_keras import to_any_width
+        >>> base = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
+        >>> model = to_any_width(base, min_width=0.35, width_multiplier=2**0.5)
+        >>> model.get_layer("Conv_1")
+        <TriConv2D name=Conv_1, built=True>
 
     Reference:
         Vu et al., Any-Width Networks (2020), sections 3.2 and 5.1.
@@ -211,7 +211,10 @@ def _warn_of_frozen(model: AnyWidthModel) -> None:
 def _dissolved(model: keras.Model) -> keras.Model:
     """The model without nested ones."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a Keras model. Received: {type(model)}")
+        raise TypeError(
+            "`model` must be a Keras model; `keras.saving.load_model(path)` reads one "
+            f"from a file. Received: {type(model)}"
+        )
     if isinstance(model, AnyWidthModel):
         raise TypeError(
             f"Model '{model.name}' is any-width already. For other widths convert the "

@@ -16,7 +16,11 @@ import numpy as np
 
 from awn_keras.files import write_whole
 from awn_keras.layers.base import TriangularKernel
-from awn_keras.multi_width import MultiWidthModel, area_under_curve
+from awn_keras.multi_width import (
+    MultiWidthModel,
+    area_under_curve,
+    check_any_width_model,
+)
 from awn_keras.propagation import Flow, active_slices, channel_axis, graph_flows
 from awn_keras.rules import WidthRule, rule_of
 from awn_keras.style import COLORS, MARKERS, axes_or_new
@@ -180,15 +184,15 @@ def trade_off_curve(
         TypeError: If `model` has one width only.
         ValueError: If the model is not compiled, or a width is out of range.
 
-    Example:
-    >>> import numpy as np
-    >>> from awn_keras import lenet_3c1l, trade_off_curve
-    >>> model = lenet_3c1l((8, 8, 1), padding="same", widths_grid=[0.5, 1.0])
-    >>> loss = "sparse_categorical_crossentropy"
-    >>> model.compile("sgd", loss, metrics=["accuracy"])
-    >>> curve = trade_off_curve(model, np.zeros((4, 8, 8, 1)), np.zeros(4))
-    >>> curve.widths, curve.macs
-    ([0.5, 1.0], [530472, 2004120])
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import lenet_3c1l, trade_off_curve
+        >>> model = lenet_3c1l((8, 8, 1), padding="same", widths_grid=[0.5, 1.0])
+        >>> loss = "sparse_categorical_crossentropy"
+        >>> model.compile("sgd", loss, metrics=["accuracy"])
+        >>> curve = trade_off_curve(model, np.zeros((4, 8, 8, 1)), np.zeros(4))
+        >>> curve.widths, curve.macs
+        ([0.5, 1.0], [530472, 2004120])
     """
     check_any_width_model(model)
     chosen = model.distinct_widths if widths is None else widths
@@ -284,22 +288,6 @@ def _one_width(model: keras.Model, width: float | None) -> list[float]:
             f"Model '{model.name}' has one width only. Received: width={width}"
         )
     return [1.0]
-
-
-def check_any_width_model(model: Any) -> None:
-    """Checks that a model has widths to look at.
-
-    Args:
-        model: What the user gave.
-
-    Raises:
-        TypeError: If it is not an `AnyWidthModel`.
-    """
-    if not isinstance(model, MultiWidthModel):
-        raise TypeError(
-            "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`. "
-            f"Received: {type(model).__name__}"
-        )
 
 
 # --------------------------------------------------------- counting at many widths

@@ -31,9 +31,16 @@ def graph_nodes(model: keras.Model) -> list[Any]:
         model = keras.Model(model.inputs, model.outputs)
     by_depth = getattr(model, "_nodes_by_depth", None)
     if by_depth is None:
+        way_out = "Make one with `keras.Model(inputs, outputs)`."
+        if isinstance(model, keras.Sequential):
+            way_out = (
+                "Begin it with `keras.Input(shape)`, or call `model.build((None, "
+                "*shape))` first."
+            )
         raise TypeError(
-            f"`model` must be a functional model, or a Sequential one that is built. "
-            f"Received: '{model.name}' ({type(model).__name__})"
+            "`model` must be a functional model, or a Sequential one that is built. "
+            f"{way_out} Received: '{getattr(model, 'name', model)}' "
+            f"({type(model).__name__})"
         )
     return [
         node

@@ -21,10 +21,12 @@ from awn_keras.objectives import (
     check_can_distill,
     check_can_freeze,
     check_frozen_up_to,
+    check_labels,
     check_share,
     distillation_loss,
     is_on,
     is_schedule,
+    softmax_twice,
     width_factors,
 )
 from awn_keras.propagation import Propagation, channel_axis
@@ -322,6 +324,10 @@ class MultiWidthModel(keras.Model):
             ValueError: If a width is below the model's `min_width`, an argument is
                 out of its range, or the model cannot be distilled as asked.
 
+        Warns:
+            UserWarning: If an output is a softmax (or sigmoid) already and its loss
+                has `from_logits=True`.
+
         Reference:
             Vu et al., Any-Width Networks (2020), algorithm 1; Yu and Huang,
             Universally Slimmable Networks (2019), section 4.2 (distillation).
@@ -355,6 +361,8 @@ class MultiWidthModel(keras.Model):
             curve_widths = [every[i] for i in chosen.round().astype(int)]
         curve_widths = check_widths(curve_widths, self.min_width, "curve_widths")
         super().compile(*args, **kwargs)
+        for message in softmax_twice(self, self.loss):
+            warnings.warn(message, stacklevel=2)
         if is_on(distillation):
             check_can_distill(
                 *(self.loss, len(self.outputs), widths.fixed),
@@ -575,6 +583,22 @@ class MultiWidthModel(keras.Model):
         if self._width_config["width_reduction"] == "mean":
             total /= self._width_config["widths"].num_widths
         return total + regularization if regularize else total
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """As in Keras; says which labels the stock cross-entropies need.
+
+        Raises:
+            ValueError: If labels have another shape.
+        """
+        check_labels(self, self.loss, y)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     # ----------------------------------------------------------------- metrics
 
@@ -811,6 +835,24 @@ class MultiWidthModel(keras.Model):
         raise NotImplementedError(
             f"{type(self).__name__} '{self.name}' cannot be quantized in place. "
             "Quantize `awn_keras.slim(model, width)`."
+        )
+
+
+def check_any_width_model(model: Any) -> None:
+    """Checks that a model has widths to look at.
+
+    Args:
+        model: What the user gave.
+
+    Raises:
+        TypeError: If it has one width only, or is no model.
+    """
+    if not isinstance(model, MultiWidthModel):
+        raise TypeError(
+            "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`; a "
+            "plain model has one width only. Make one of it with "
+            f"`to_any_width(model)`. Received: '{getattr(model, 'name', model)}' "
+            f"({type(model).__name__})"
         )
 
 

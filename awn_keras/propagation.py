@@ -424,7 +424,8 @@ def check_outputs(model: keras.Model, propagation: Propagation) -> None:
     if not any(isinstance(kinds[id(output)], PerWidth) for output in model.outputs):
         raise ValueError(
             "No output of the model depends on the width. An any-width network has a "
-            "stem (Conv2D or Dense on the input), Tri layers, and a readout."
+            "stem (a plain Conv2D or Dense on the input), Tri layers, and a readout: "
+            "end with another plain layer, such as `keras.layers.Dense(classes)`."
         )
 
 

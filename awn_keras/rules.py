@@ -306,15 +306,15 @@ def register_width_rule(
         TypeError: If `layer_class` is not a Keras layer class, or `rule` not a
             `WidthRule`.
 
-    Example:
-    >>> import keras
-    >>> from awn_keras import WidthRule, register_width_rule
-    >>> class Scale(keras.layers.Layer):
-    ...     def build(self, shape):
-    ...         self.scale = self.add_weight(name="scale", shape=(shape[-1],))
-    ...     def call(self, x):
-    ...         return x * self.scale
-    >>> register_width_rule(Scale, WidthRule(in_axes={"scale": -1}))
+    Examples:
+        >>> import keras
+        >>> from awn_keras import WidthRule, register_width_rule
+        >>> class Scale(keras.layers.Layer):
+        ...     def build(self, shape):
+        ...         self.scale = self.add_weight(name="scale", shape=(shape[-1],))
+        ...     def call(self, x):
+        ...         return x * self.scale
+        >>> register_width_rule(Scale, WidthRule(in_axes={"scale": -1}))
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Layer)):
         raise TypeError(
@@ -393,6 +393,13 @@ def _check_activation(call: LayerCall) -> None:
         if rule == WidthRule():  # per channel, and without weights
             return
     name = getattr(activation, "__name__", str(activation))
+    if call.last and type(call.layer) in TRI_CLASSES.values():
+        stock = type(call.layer).stock_class.__name__
+        raise call.error(
+            f"the activation `{name}` needs all channels, and those of a Tri layer "
+            "come and go with the width. As the last layer of the network use a plain "
+            f"`keras.layers.{stock}`, the readout, in its place."
+        )
     raise call.error(
         f"the activation `{name}` is not known to act on each channel by itself, and "
         "channels come and go with the width. Use a stock element-wise activation, a "
@@ -656,7 +663,8 @@ MIXES_CHANNELS = {
     _L.LayerNormalization: "it normalizes over the channels, and these come and go "
     "with the width. Use BatchNormalization, which an any-width network keeps exact",
     _L.Softmax: "it divides by a sum over the channels, and these come and go with "
-    "the width. Put it after the readout",
+    "the width. Put it after the readout, the last layer that mixes channels: a plain "
+    "Dense or Conv, no Tri layer",
     _L.Masking: "it looks at all channels of a step at once",
     _L.Lambda: "what its function does to the channels cannot be seen. Use a layer of "
     "your own with `register_width_rule`",

@@ -9,7 +9,7 @@ import numpy as np
 
 from awn_keras.graph import assign, rebuild
 from awn_keras.layers.base import TriangularKernel
-from awn_keras.multi_width import MultiWidthModel
+from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.propagation import Flow, active, active_slices
 from awn_keras.rules import Graded, rule_of
 from awn_keras.widths import check_width
@@ -38,21 +38,17 @@ def slim(
         TypeError: If `model` has one width only.
         ValueError: If `width` is outside [min_width, 1].
 
-    Example:
-    >>> from awn_keras import lenet_3c1l, slim
-    >>> model = lenet_3c1l()
-    >>> small = slim(model, 0.5)
-    >>> small.get_layer("conv2").kernel.shape
-    (3, 3, 23, 23)
+    Examples:
+        >>> from awn_keras import lenet_3c1l, slim
+        >>> model = lenet_3c1l()
+        >>> small = slim(model, 0.5)
+        >>> small.get_layer("conv2").kernel.shape
+        (3, 3, 23, 23)
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 4.1.
     """
-    if not isinstance(model, MultiWidthModel):
-        raise TypeError(
-            "`model` must be an `AnyWidthModel`; a plain model has one width only. "
-            f"Received: '{getattr(model, 'name', model)}' ({type(model).__name__})"
-        )
+    check_any_width_model(model)
     width = check_width(width, model.min_width)
     flows = model.propagation.flows
     copies: dict[int, Any] = {}

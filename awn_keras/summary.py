@@ -10,13 +10,12 @@ import keras
 from awn_keras.evaluation import (
     KERNEL_LAYERS,
     LayerUse,
-    check_any_width_model,
     layer_uses,
     macs_at,
     parameters_at,
 )
 from awn_keras.layers.base import TriangularKernel
-from awn_keras.multi_width import MultiWidthModel
+from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.propagation import mixes_channels
 from awn_keras.rules import Fixed, Graded, PerWidth
 from awn_keras.widths import check_widths
@@ -86,15 +85,15 @@ def list_networks(
             sizes are not known.
         NotImplementedError: See `count_macs`.
 
-    Example:
-    >>> from awn_keras import lenet_3c1l, list_networks
-    >>> networks = list_networks(lenet_3c1l(widths_grid=[0.5, 1.0]))
-    >>> print(networks)
-       width           MACs % of full   parameters % of full
-    0.500000      3,732,348    26.6 %       22,159    28.8 %
-    1.000000     14,018,580   100.0 %       77,005   100.0 %
-    >>> networks.channels["conv2"]
-    [23, 45]
+    Examples:
+        >>> from awn_keras import lenet_3c1l, list_networks
+        >>> networks = list_networks(lenet_3c1l(widths_grid=[0.5, 1.0]))
+        >>> print(networks)
+           width           MACs % of full   parameters % of full
+        0.500000      3,732,348    26.6 %       22,159    28.8 %
+        1.000000     14,018,580   100.0 %       77,005   100.0 %
+        >>> networks.channels["conv2"]
+        [23, 45]
     """
     check_any_width_model(model)
     chosen = _ascending(model, model.distinct_widths if widths is None else widths)
@@ -262,12 +261,12 @@ def summarize(
             sizes are not known.
         NotImplementedError: See `count_macs`.
 
-    Example:
-    >>> from awn_keras import lenet_3c1l, summarize
-    >>> summary = summarize(lenet_3c1l(), widths=[0.5, 1.0])
-    >>> layer = summary.layers[3]
-    >>> layer.name, layer.kind, layer.channels, layer.macs
-    ('conv2', 'Tri', [23, 45], [2742336, 10497600])
+    Examples:
+        >>> from awn_keras import lenet_3c1l, summarize
+        >>> summary = summarize(lenet_3c1l(), widths=[0.5, 1.0])
+        >>> layer = summary.layers[3]
+        >>> layer.name, layer.kind, layer.channels, layer.macs
+        ('conv2', 'Tri', [23, 45], [2742336, 10497600])
     """
     check_any_width_model(model)
     if widths is None:

@@ -53,15 +53,21 @@ def check_width(width: float, min_width: float = 0.0, name: str = "width") -> fl
     if isinstance(width, bool) or not isinstance(
         width, int | float | np.integer | np.floating
     ):
-        raise TypeError(f"`{name}` must be a number. Received: {name}={width!r}")
+        raise TypeError(
+            f"`{name}` must be a number in (0, 1], such as 0.5. Received: "
+            f"{name}={width!r}"
+        )
     value = float(width)
     if not 0 < value <= 1:
-        raise ValueError(f"`{name}` must be in (0, 1]. Received: {name}={width}")
+        raise ValueError(
+            f"`{name}` must be in (0, 1], as in 0.5 for half of each layer's channels "
+            f"and 1 for all of them. Received: {name}={width}"
+        )
     if value < min_width:
         raise ValueError(
-            f"`{name}` must be at least the model's min_width={min_width}: its "
-            "channels below that are always on. "
-            f"Received: {name}={width}"
+            f"`{name}` must be at least the model's min_width={min_width}, whose "
+            f"channels are always on. Use a width in [{min_width}, 1], or build the "
+            f"model with a smaller `min_width`. Received: {name}={width}"
         )
     return value
 

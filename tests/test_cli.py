@@ -38,7 +38,7 @@ def test_train_takes_the_papers_other_systems(tmp_path, capsys):
     for count in (4, 10, 20):
         assert f"{count} widths calibrated:" in out
     assert main(f"train {arguments} --system ofa --output {tmp_path}".split()) == 2
-    assert "`system` must be one of" in capsys.readouterr().err
+    assert "`--system` must be one of" in capsys.readouterr().err
 
 
 def test_train_prints_the_curve_and_keeps_the_run(trained, capsys):
@@ -126,9 +126,9 @@ def test_convert_with_all_settings(plain, tmp_path):
     ("arguments", "match"),
     [
         ("--order importance", "'mine' is untrained"),
-        ("--order best", "`order` must be one of"),
-        ("--width-multiplier 0", "`width_multiplier` must be above 0"),
-        ("--min-width 2", "`min_width` must be in"),
+        ("--order best", "`--order` must be one of"),
+        ("--width-multiplier 0", "`--width-multiplier` must be above 0"),
+        ("--min-width 2", "`--min-width` must be in"),
         ("--output model.tflite", "must be a .keras file"),
         ("", "one network only"),  # 8 channels are one block of 8
     ],
@@ -352,16 +352,19 @@ def bad_files(tmp_path_factory):
         ("", "required: command"),
         ("fly", "invalid choice: 'fly'"),
         ("train", "required: --dataset"),
-        ("train --dataset imagenet", "`dataset` must be one of.*'imagenet'"),
-        ("train --dataset digits --model resnet", "`architecture` must be one of"),
+        ("train --dataset imagenet", "`--dataset` must be one of.*'imagenet'"),
+        ("train --dataset digits --model resnet", "`--model` must be one of"),
         ("train --dataset digits --model mobilenet_v2 --filters 8", "leave it out"),
-        ("train --dataset digits --min-width 0", r"`min_width` must be in \(0, 1\]"),
-        ("train --dataset digits --min-width 1.5", r"`min_width` must be in \(0, 1\]"),
+        ("train --dataset digits --min-width 0", r"`--min-width` must be in \(0, 1\]"),
+        (
+            "train --dataset digits --min-width 1.5",
+            r"`--min-width` must be in \(0, 1\]",
+        ),
         ("train --dataset digits --epochs ten", "invalid int value: 'ten'"),
         ("train --dataset digits --widths-grid 0.5,x", "separated by commas"),
         ("train --dataset digits --output {bad}/file", "File exists"),
         ("train --dataset digits --output {bad}/file/run", "Not a directory"),
-        ("train --dataset digits --momentum nan", "`momentum` must be in"),
+        ("train --dataset digits --momentum nan", "`--momentum` must be in"),
         ("train --dataset digits --output {bad}/foreign", "holds a run already"),
         ("train --dataset digits --output {bad}/foreign --resume", "another recipe"),
         ("demo --output {bad}/foreign", "holds a run already"),
@@ -387,12 +390,18 @@ def bad_files(tmp_path_factory):
         ("export {bad}/any.keras --widths 1.5", "argument --widths"),
         ("export {bad}/any.keras --widths 0.1 --output {bad}/o.tflite", "min_width"),
         ("export {bad}/any.keras --output {bad}/file/x.tflite", "File exists"),
-        ("export {bad}/any.keras --output {bad}/o", "must end in '.tflite'"),
+        (
+            "export {bad}/any.keras --output {bad}/o",
+            "`--output` must end in '.tflite'; with `--separate`",
+        ),
         ("export {bad}/any.keras --separate --output {bad}/o.tflite", "a directory"),
         ("export {bad}/any.keras --separate --single-file", "not allowed with"),
-        ("export {bad}/any.keras --layout sparse", "`layout` must be one of"),
-        ("export {bad}/any.keras --precision int4", "`precision` must be one of"),
-        ("export {bad}/any.keras --precision int8", "needs `representative`"),
+        ("export {bad}/any.keras --layout sparse", "`--layout` must be one of"),
+        ("export {bad}/any.keras --precision int4", "`--precision` must be one of"),
+        (
+            "export {bad}/any.keras --precision int8",
+            "`--precision int8` needs `--representative`",
+        ),
         ("export {bad}/any.keras --refine 1,0.5", "the narrower one first"),
         (
             "export {bad}/any.keras --precision int8 --representative {bad}/text.keras",

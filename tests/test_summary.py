@@ -265,7 +265,7 @@ def test_systems_of_ordinary_convolutions_are_summarized():
 
 @pytest.mark.parametrize("function", [list_networks, summarize])
 def test_bad_arguments_are_refused(function):
-    with pytest.raises(TypeError, match=r"must be an `AnyWidthModel`.*Received: Func"):
+    with pytest.raises(TypeError, match=r"must be an `AnyWidthModel`.*\(Functional\)"):
         function(slim(small_dense(), 1.0))
     with pytest.raises(ValueError, match=r"min_width=0\.25"):
         function(small_dense(), [0.1])

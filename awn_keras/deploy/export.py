@@ -31,7 +31,7 @@ from awn_keras.deploy.verification import (
 from awn_keras.environment import environment
 from awn_keras.evaluation import count_macs, count_parameters
 from awn_keras.files import write_whole
-from awn_keras.multi_width import MultiWidthModel
+from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.slimming import slim
 from awn_keras.widths import check_widths, width_label
 
@@ -139,12 +139,12 @@ def export_tflite(
             something else than the model. No file is written then.
         OSError: If it cannot be written.
 
-    Example:
-    >>> from awn_keras import export_tflite, lenet_3c1l
-    >>> model = lenet_3c1l()
-    >>> exported = export_tflite(model, "lenet.tflite", widths=[0.25, 0.5, 1.0])
-    >>> [one.signature for one in exported]
-    ['width_025', 'width_050', 'width_100']
+    Examples:
+        >>> from awn_keras import export_tflite, lenet_3c1l
+        >>> model = lenet_3c1l()
+        >>> exported = export_tflite(model, "lenet.tflite", widths=[0.25, 0.5, 1.0])
+        >>> [one.signature for one in exported]
+        ['width_025', 'width_050', 'width_100']
     """
     widths = _check_widths(model, widths)
     path = check_path(Path(path), single_file)
@@ -198,12 +198,7 @@ def export_tflite(
 
 
 def _check_widths(model: Any, widths: Any) -> list[float]:
-    if not isinstance(model, MultiWidthModel):
-        raise TypeError(
-            "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`. "
-            "Received: "
-            f"'{getattr(model, 'name', model)}' ({type(model).__name__})"
-        )
+    check_any_width_model(model)
     if widths is None:
         widths = np.linspace(model.min_width, 1.0, 4).round(4).tolist()
         widths[0] = model.min_width  # not rounded down

@@ -242,7 +242,7 @@ class AnyWidthInterpreter:
             out of range, or `report` has no such row of this file.
         OSError: If a file cannot be read.
 
-    Example:
+    Examples:
         >>> interpreter = AnyWidthInterpreter("net.tflite", budget_ms=5.0)
         >>> interpreter.widths
         (0.25, 0.5, 0.75, 1.0)
@@ -374,7 +374,9 @@ class AnyWidthInterpreter:
                 return known
         raise ValueError(
             f"`width` must be one of the file's widths, {list(self.widths)}. "
-            f"Received: width={width}"
+            f"Run one of these, or export the file with this one, too: "
+            f"`export_tflite(model, path, widths=[..., {width}])`. Received: "
+            f"width={width}"
         )
 
 

@@ -165,6 +165,11 @@ class TriangularKernel(keras.Layer):
         Raises:
             AttributeError: If the layer is not built.
         """
+        if not self.built:
+            raise AttributeError(
+                f"{self._title()} is not built: it has no `{self.triangular_name}` "
+                "yet. Call it on a tensor, or `layer.build(input_shape)`, first."
+            )
         return getattr(self, self.triangular_name)
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:

@@ -359,12 +359,12 @@ def test_the_command_runs_what_is_missing(tmp_path, capsys):
     ("arguments", "match"),
     [
         (["table9"], "experiment must be one of"),
-        (["table2", "--dataset", "imagenet"], "`dataset` must be one of"),
-        (["table2", "--scale", "0"], "`scale` must be in"),
-        (["table2", "--systems", "ofa"], "`systems` must be of"),
-        (["table2", "--systems", ""], "`systems` must be of"),
+        (["table2", "--dataset", "imagenet"], "`--dataset` must be one of"),
+        (["table2", "--scale", "0"], "`--scale` must be in"),
+        (["table2", "--systems", "ofa"], "`--systems` must be of"),
+        (["table2", "--systems", ""], "`--systems` must be of"),
         (["table1", "--model", "mobilenet_v2"], "for LeNet-3C1L only"),
-        (["table2", "--model", "vgg"], "`architecture` must be one of"),
+        (["table2", "--model", "vgg"], "`--model` must be one of"),
         (["table2", "--data-dir", "/nowhere"], "not prepared at"),
     ],
 )

@@ -90,7 +90,8 @@ class Subject:
             if missing:
                 raise ValueError(
                     f"`widths` must be widths of '{path}', {sorted(by_width.values())}."
-                    f" Received: {[labels[one] for one in sorted(missing)]}"
+                    " Name some of these, or export the file with the others, too. "
+                    f"Received: {[labels[one] for one in sorted(missing)]}"
                 )
         return cls(path, content, chosen, dict(accuracy or {}))
 
