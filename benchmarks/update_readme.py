@@ -142,6 +142,35 @@ def export() -> str:
     )
 
 
+def speed() -> str:
+    """What one file costs and gains, in one line for each network."""
+    result = load("export")
+    rows = []
+    for one in result["networks"]:
+        full = one["bytes"]["dense, full width"]
+        narrow, *_, wide = one["widths"]
+        rows.append(
+            [
+                one["network"],
+                f"{one['bytes']['auto, 4 widths'] / full:.2f}x",
+                f"{wide['ratio']:.2f}x",
+                f"{wide['auto_ms'] / narrow['auto_ms']:.1f}x at {narrow['width']:g}",
+            ]
+        )
+    head = [
+        *("network", "bytes: 4 widths in one file, to the full width alone"),
+        *("full width faster by", "narrowest width faster than full by"),
+    ]
+    step = {row["arm"]: row for row in load("train_step")["rows"]}
+    many = step["one pass, 4 widths"]["ratio_to_plain"]
+    return (
+        f"{table(head, rows)}\n\n"
+        "Against the same network with dense kernels. LiteRT on one thread. A step "
+        f"that trains four widths takes {many:.2f}x a plain one. "
+        f"{where(result['environment'])}"
+    )
+
+
 def benchmark() -> str:
     """A report of `awn benchmark`, and how well two agree."""
     result = load("benchmark")
@@ -299,7 +328,7 @@ def warm_start() -> str:
 
 #: The tables, and the page that each is on.
 BLOCKS = {
-    ROOT / "README.md": {"table2": table2, "families": families},
+    ROOT / "README.md": {"table2": table2, "speed": speed, "families": families},
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,
         "fashion_mnist": fashion_mnist,
