@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 SYSTEM_HELP = "awn_rs (default), awn, s_net, us_net, shared_bn, plain"
 PRECISION_HELP = "float32 (default), float16, dynamic_range, int8"
 PROGRAM_HELP = "LiteRT's benchmark_model for that device; see tflite/README.md"
+INPUTS_HELP = "inputs are (pixels - mean) / std of the training set"
 WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
 
 
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="awn", description="Any-width networks: train once, run any width."
     )
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Callable[[Any], None], text: str) -> Any:
@@ -148,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", _evaluate, "Evaluate a saved model at many widths.")
     evaluate.add_argument("model", type=Path, help="a .keras file")
-    evaluate.add_argument("--dataset", required=True)
+    evaluate.add_argument(
+        "--dataset", required=True, help=f"digits, mnist, ...; {INPUTS_HELP}"
+    )
     evaluate.add_argument("--widths", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
     evaluate.add_argument("--output", type=Path, help="directory for csv, json, png")
     _add_data_arguments(evaluate)
@@ -204,7 +208,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.npy",
         help="training inputs (n, ...) for int8 (default: 200 of --dataset's)",
     )
-    add("--dataset", help="compare on this set's first 100 test images")
+    add(
+        "--dataset",
+        help=f"compare on this set's first 100 test images; {INPUTS_HELP}",
+    )
     _add_data_arguments(export)
 
     verify = command("verify", _verify, "Compare a TFLite file with the model.")
@@ -214,7 +221,10 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         help="the file's: decides what may differ (default: as its manifest says)",
     )
-    verify.add_argument("--dataset", help="compare on this set's first 500 test images")
+    verify.add_argument(
+        "--dataset",
+        help=f"compare on this set's first 500 test images; {INPUTS_HELP}",
+    )
     _add_data_arguments(verify)
 
     benchmark = command(
@@ -245,7 +255,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--merge", action="append", type=Path, default=[], help="add rows of a report")
     add("--csv", type=Path, help="write the rows as CSV, too")
     add("--html", type=Path, help="write an HTML page with a picture, too")
-    add("--dataset", help="measure accuracy, too, on this set's test images")
+    add(
+        "--dataset",
+        help=f"measure accuracy, too, on this set's test images; {INPUTS_HELP}",
+    )
     _add_data_arguments(benchmark)
 
     pick = command("pick", _pick, "Pick the best width that keeps to a budget.")
@@ -259,6 +272,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--file", help="which file, if there are several")
     add("--quantile", default="p90", help="of latency: median, p90 (default), p95")
     return parser
+
+
+def _version() -> str:
+    from awn_keras import __version__
+
+    return f"awn_keras {__version__}"
 
 
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -328,7 +347,8 @@ def _summary(
     for right, one in zip(accuracy, exported, strict=True):
         lines.append(
             f"  width {one.width:4.2f}: {100 * right:5.1f} % right, {one.macs:9,} "
-            f"multiplications for a digit ({full.macs / one.macs:5.1f} times fewer)"
+            f"multiplications for a digit"
+            + (f" ({full.macs / one.macs:5.1f} times fewer)" if one is not full else "")
         )
     error = max(one.largest_error for one in exported)
     lines += [
@@ -424,7 +444,8 @@ def _convert(args: argparse.Namespace) -> None:
     model.save(partial)
     partial.replace(output)
     ends = list_networks(model, [model.min_width, 1.0])
-    _print(f"{output}: {len(model.distinct_widths)} networks, from")
+    count = len(model.distinct_widths)
+    _print(f"{output}: {count} networks. The narrowest and the widest:")
     _print(str(ends))
     _print("Compile and fit it as any Keras model; then it runs at every width.")
 
@@ -693,7 +714,7 @@ def _pick(args: argparse.Namespace) -> None:
             f"An export at width {pick.interpolated_width:.3g} is expected to keep to "
             "it, too."
         )
-    if pick.dominated:
+    if pick.fits and pick.dominated:
         widths = ", ".join(f"{width:.4g}" for width in pick.dominated)
         _print(f"Slower and no better than others: {widths}")
 

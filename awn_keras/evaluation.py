@@ -182,7 +182,8 @@ def trade_off_curve(
 
     Raises:
         TypeError: If `model` has one width only.
-        ValueError: If the model is not compiled, or a width is out of range.
+        ValueError: If the model is not compiled, a width is out of range, or `x` and
+            `y` are given as one tuple.
 
     Examples:
         >>> import numpy as np
@@ -195,6 +196,11 @@ def trade_off_curve(
         ([0.5, 1.0], [530472, 2004120])
     """
     check_any_width_model(model)
+    if len(args) == 1 and isinstance(args[0], tuple) and "y" not in kwargs:
+        raise ValueError(
+            "Data must be given as for `evaluate`: `trade_off_curve(model, x, y)`, or "
+            f"one data set. Received: a tuple of {len(args[0])} entries"
+        )
     chosen = model.distinct_widths if widths is None else widths
     widths = sorted(set(check_widths(chosen, model.min_width)))
     results = model.evaluate_widths(*args, widths=widths, **{"verbose": 0, **kwargs})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, Split, propagate, split
+from awn_keras.rules import PerWidth
 
 
 @dataclass
@@ -57,6 +59,10 @@ class AnyWidthModel(MultiWidthModel):
             any-width networks, or there is no readout.
         NotImplementedError: If there is no width rule for a layer.
 
+    Warns:
+        UserWarning: If there is no Tri layer, and a plain convolution or dense layer
+            follows the readout: Tri layers seem to be forgotten.
+
     Examples:
         >>> import keras
         >>> from awn_keras import AnyWidthModel, TriDense
@@ -96,6 +102,24 @@ class AnyWidthModel(MultiWidthModel):
             for grades in parts.grades
         ]
         self._trunk = _Trunk(parts, levels)
+        self._warn_of_a_long_tail()
+
+    def _warn_of_a_long_tail(self) -> None:
+        """Warns if Tri layers seem to be forgotten: plain layers follow plain ones."""
+        if any(isinstance(layer, TriangularKernel) for layer in self.layers):
+            return
+        for node in self.propagation.nodes:
+            kind = self.propagation.flows[id(node)].inputs[0]
+            if isinstance(kind, PerWidth) and hasattr(node.operation, "kernel"):
+                warnings.warn(
+                    f"Model '{self.name}' has no Tri layer: layer '{kind.readout}' is "
+                    f"its readout, and '{node.operation.name}' and all else that "
+                    "follows is whole at every width. If that is not meant, use a Tri "
+                    "layer (TriConv2D, TriDense) in place of each plain one between "
+                    "the first and the last, or `to_any_width(model)`.",
+                    stacklevel=3,
+                )
+                return
 
     def _propagate(self, new_grades: Callable[[int], np.ndarray]) -> Propagation:
         propagation = propagate(self, new_grades)

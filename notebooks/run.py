@@ -18,9 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+try:
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+except ImportError as error:
+    sys.exit(f'{error}: the notebooks need `pip install ".[notebooks]"`.')
 
 HERE = Path(__file__).parent
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+import awn_keras
 from awn_keras import TriConv2D, lenet_3c1l, slim, summarize
 from awn_keras.cli import main
 from awn_keras.data import load_data
@@ -92,7 +93,7 @@ def test_convert(plain, tmp_path, capsys):
     assert main(f"convert {plain} --min-width 0.5 --divisor 2".split()) == 0
     path = tmp_path / "mine_any_width.keras"
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == f"{path}: 3 networks, from"
+    assert out[0] == f"{path}: 3 networks. The narrowest and the widest:"
     assert [line.split()[0] for line in out[2:4]] == ["0.500000", "1.000000"]
     model = keras.saving.load_model(path)
     assert (model.min_width, model.divisor) == (0.5, 2)
@@ -443,3 +444,10 @@ def test_interruption_is_no_traceback(monkeypatch, capsys, bad_files):
     monkeypatch.setattr(keras.saving, "load_model", interrupt)
     assert main(["export", str(bad_files / "any.keras")]) == 130
     assert capsys.readouterr().err == "awn export: interrupted\n"
+
+
+def test_it_tells_its_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"awn_keras {awn_keras.__version__}\n"

@@ -88,6 +88,14 @@ def test_csv_and_json(curve_of_model, tmp_path):
     assert TradeOffCurve(**content) == curve
 
 
+def test_x_and_y_are_no_tuple():
+    model = classification(small_dense())
+    with pytest.raises(
+        ValueError, match=r"`trade_off_curve\(model, x, y\)`.*2 entries"
+    ):
+        trade_off_curve(model, labelled(model))
+
+
 def test_plot(curve_of_model, tmp_path):
     curve = curve_of_model[0]
     axes = curve.plot()

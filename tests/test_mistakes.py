@@ -119,6 +119,22 @@ def test_plain_conv_inside_of_the_trunk(after):
         AnyWidthModel(inputs, outputs)
 
 
+def test_no_tri_layer_at_all():
+    inputs = keras.Input((6, 6, 2))
+    x = stem(inputs, L.ReLU(), L.Conv2D(8, 3, name="second"), L.Flatten())
+    outputs = L.Dense(3, name="last")(x)
+    match = "layer 'second' is its readout, and 'last'.*use a Tri layer"
+    with warns(match):
+        AnyWidthModel(inputs, outputs)
+
+
+def test_a_stem_and_readouts_need_no_tri_layer():
+    inputs = keras.Input((6, 6, 2))
+    x = stem(inputs, L.ReLU(), L.Flatten())
+    model = AnyWidthModel(inputs, [L.Dense(3)(x), L.Dense(2)(x)])  # warnings are errors
+    assert len(model.distinct_widths) > 2
+
+
 # ------------------------------------------------------------- 3. LayerNormalization
 
 

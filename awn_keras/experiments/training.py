@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from awn_keras.baselines import USNet
+from awn_keras.callbacks import WidthProgbar
 from awn_keras.data import ImageData, load_data
 from awn_keras.environment import environment
 from awn_keras.evaluation import (
@@ -174,6 +175,7 @@ def run(
         initial_epoch=done,
         shuffle=False,
         callbacks=[
+            WidthProgbar(),
             *([trace] if trace else []),  # before the checkpoint
             _Checkpoint(directory, history, trace),
             *callbacks,
