@@ -258,7 +258,9 @@ def _section(
     except ValueError:  # not for this architecture
         return None
     finished = finished_runs([run for run in runs if run.name in names], results)
-    if {run.label for run, _ in finished} <= _ALONE.get(experiment, set()):
+    # Reduced runs serve to compare; the one that others are compared with says nothing.
+    alone = _ALONE.get(experiment, set()) if scale == 1 else {"awn_rs"}
+    if {run.label for run, _ in finished} <= alone:
         return None
     wanted = dict.fromkeys(run.label for run in runs)
     missing = [label for label in wanted if label not in {r.label for r, _ in finished}]

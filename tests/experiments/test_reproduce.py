@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -305,6 +306,15 @@ def test_a_run_of_another_table_alone_is_no_figure(tmp_path):
     assert "## table2" in text
     assert "## figure4" not in text
     assert "## improvements" not in text
+
+
+def test_a_reduced_run_that_others_are_compared_with_is_no_table_alone(tmp_path):
+    runs = runs_of("improvements", systems=["awn_rs", "cosine"], scale=0.25)
+    for run in runs:
+        invented(run, tmp_path)
+    write_report(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert re.findall("^## (.*?):", text, re.MULTILINE) == ["improvements"]
 
 
 def test_machines_are_all_named(tmp_path):
