@@ -202,7 +202,8 @@ def test_the_file_computes_what_the_fitted_model_does(tf_keras):
     assert np.mean(np.abs(got - wanted) < 0.01 * step) > 0.8
     # Keras 3 goes on beside Keras 2, and the model is as it was.
     np.testing.assert_array_equal(at_width(model, 0.5, x), before)
-    np.testing.assert_array_equal(model.predict(x, verbose=0), before[0])
+    # A graph may sum in another order.
+    np.testing.assert_allclose(model.predict(x, verbose=0), before[0], rtol=1e-4)
     for one, other in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
