@@ -253,6 +253,7 @@ def test_without_representative_inputs_ranges_are_those_of_tfmot(tf_keras):
     assert (limits["post_activation_min"], limits["post_activation_max"]) == (-6, 6)
 
 
+@pytest.mark.filterwarnings("ignore:.*has no Tri layer:UserWarning")
 def test_separable_convolutions(tf_keras):
     inputs = keras.Input((6, 6, 2))
     x = L.ReLU()(L.SeparableConv2D(4, 3)(L.Conv2D(4, 1, activation="relu")(inputs)))
