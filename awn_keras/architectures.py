@@ -279,8 +279,11 @@ class _Layers:
         return keras.layers.ReLU(self.max_value, name=name.format("relu"))(x)
 
     def logits(self, x: Any, classes: int) -> Any:
+        # Losses are computed of these: in half precision they would be too coarse.
+        mixed = keras.config.dtype_policy().name.startswith("mixed_")
         return keras.layers.Dense(
             classes,
+            dtype="float32" if mixed else None,
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
             kernel_regularizer=self.penalty(),
             bias_regularizer=self.penalty(),

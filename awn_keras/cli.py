@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", dest="architecture", default="lenet_3c1l")
     add("--seeds", type=int, default=1, help="runs of each system (default: 1)")
     add("--scale", type=float, default=1.0, help="part of the epochs; marks results")
+    add("--precision", default="float32", help="of steps: float32, mixed_bfloat16")
     add("--systems", help="some of the runs only, separated by commas")
     add("--show", action="store_true", help="run nothing: show what is finished")
     add("--results", type=Path, default=Path("results/paper"), help="JSON, figures")
@@ -402,8 +403,9 @@ def _reproduce(args: argparse.Namespace) -> None:
 
     which = (args.experiment, args.dataset, args.architecture)
     systems = None if args.systems is None else args.systems.split(",")
-    runs = runs_of(*which, seeds=args.seeds, scale=args.scale, systems=systems)
-    every = runs_of(*which, seeds=max(args.seeds, SEEDS), scale=args.scale)
+    kind = {"scale": args.scale, "precision": args.precision}
+    runs = runs_of(*which, seeds=args.seeds, systems=systems, **kind)
+    every = runs_of(*which, seeds=max(args.seeds, SEEDS), **kind)
     results = _writable(args.results)
     if not args.show:
         run_missing(

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from awn_keras.graph import replay
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.normalization import applies_to, normalize
 from awn_keras.propagation import (
     Flow,
     Propagation,
@@ -283,12 +284,14 @@ class SlicedModel(MultiWidthModel):
         levels = self._runtime.level_of(flow.grades()[0])
         whole = self._normalization(layer, run)
         numbers = {k: cut(value, 0, levels, run.level) for k, value in whole.items()}
-        x = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-        mean, variance = (numbers[name] for name in _STATISTICS)
         measures = run.batch_statistics is not None
-        tracks = run.training and layer.trainable and not measures
-        if measures or tracks:
-            mean, variance = keras.ops.moments(x, list(range(len(x.shape) - 1)))
+        tracks = bool(run.training and layer.trainable and not measures)
+        if tracks and applies_to(layer, x):
+            y, mean, variance = normalize(
+                x, numbers["gamma"], numbers["beta"], layer.epsilon
+            )
+        else:
+            y, mean, variance = _normalized(layer, numbers, x, tracks or measures)
         if run.batch_statistics is not None:
             run.batch_statistics[id(layer)] = (mean, variance)
         if tracks:
@@ -305,15 +308,6 @@ class SlicedModel(MultiWidthModel):
                     for name, value in moved.items()
                 },
             )
-        y = keras.ops.batch_normalization(
-            x,
-            mean,
-            variance,
-            axis=-1,
-            offset=numbers.get("beta"),
-            scale=numbers.get("gamma"),
-            epsilon=layer.epsilon,
-        )
         return keras.ops.cast(y, layer.compute_dtype)
 
     def weight_values(self, layer: keras.Layer, width: float) -> list[np.ndarray]:
@@ -386,6 +380,26 @@ class Statistics(keras.layers.Layer):
     def of_row(self, row: Any) -> dict[str, Any]:
         """The numbers of one width, by weight name."""
         return {w.name: tf.gather(w.value, row) for w in self.weights}
+
+
+def _normalized(
+    layer: Any, numbers: dict[str, Any], x: Any, by_batch: bool
+) -> tuple[Any, Any, Any]:
+    """A BatchNormalization's output, and the mean and variance that it takes."""
+    x = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    mean, variance = (numbers[name] for name in _STATISTICS)
+    if by_batch:
+        mean, variance = keras.ops.moments(x, list(range(len(x.shape) - 1)))
+    y = keras.ops.batch_normalization(
+        x,
+        mean,
+        variance,
+        axis=-1,
+        offset=numbers.get("beta"),
+        scale=numbers.get("gamma"),
+        epsilon=layer.epsilon,
+    )
+    return y, mean, variance
 
 
 def _is_normalization(layer: Any) -> bool:

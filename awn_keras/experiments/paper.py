@@ -90,9 +90,7 @@ class Run:
         if self.trace_every is not None:
             parts.append("traced")
         parts.append(f"seed{recipe.seed}")
-        if recipe.scale < 1:
-            parts.append(f"scale{recipe.scale:g}")
-        return "_".join(parts)
+        return "_".join([*parts, *recipe.variant])
 
 
 @dataclass(frozen=True)
@@ -307,6 +305,7 @@ def runs_of(
     *,
     seeds: int = 1,
     scale: float = 1.0,
+    precision: str = "float32",
     systems: Sequence[str] | None = None,
 ) -> list[Run]:
     """Lists the runs of a table or figure.
@@ -317,6 +316,7 @@ def runs_of(
         architecture: Architecture.
         seeds: Number of seeds, from 0.
         scale: See `Recipe`.
+        precision: See `Recipe`.
         systems: Labels of the runs to keep. `None` for all.
 
     Returns:
@@ -343,7 +343,10 @@ def runs_of(
     if unknown or systems == []:
         raise ValueError(f"`systems` must be of {labels}. Received: {unknown}")
     return [
-        replace(run, recipe=replace(run.recipe, seed=seed, scale=scale))
+        replace(
+            run,
+            recipe=replace(run.recipe, seed=seed, scale=scale, precision=precision),
+        )
         for seed in range(seeds)
         for run in runs
         if systems is None or run.label in systems

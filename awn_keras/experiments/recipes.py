@@ -29,6 +29,9 @@ SYSTEMS = ("awn", "shared_bn", "s_net", "us_net", "plain")
 SAMPLERS = ("sandwich", "uniform", "fixed", "all")
 #: The learning rate falls to a tenth twice, or along half a cosine.
 SCHEDULES = ("steps", "cosine")
+#: Keras' dtype policies of the training steps. Weights, batch statistics, losses and
+#: the curve that a run reports are float32 in both.
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Recipe:
         calibrations: Numbers of evenly spread widths at which a US-Net is calibrated;
             each gives a curve.
         calibration_batches: Training batches that a calibration sees.
+        precision: One of `PRECISIONS`.
         seed: Seed of everything that is drawn.
 
     Reference:
@@ -103,6 +107,7 @@ class Recipe:
     bn_momentum: float = 0.9
     calibrations: tuple[int, ...] = (4, 10, 20)
     calibration_batches: int = 100
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -117,6 +122,7 @@ class Recipe:
             ("system", SYSTEMS),
             ("schedule", SCHEDULES),
             ("sampler", SAMPLERS),
+            ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -174,6 +180,12 @@ class Recipe:
     def epochs_run(self) -> int:
         """Epochs after scaling."""
         return max(1, round(self.epochs * self.scale))
+
+    @property
+    def variant(self) -> list[str]:
+        """What sets it apart from the paper's way to train, for names of files."""
+        parts = [f"scale{self.scale:g}"] if self.scale < 1 else []
+        return parts + ([self.precision] if self.precision != "float32" else [])
 
     def curve_widths(self, model: MultiWidthModel) -> list[float]:
         """Lists the widths over which a model's AUC is taken.
@@ -325,7 +337,12 @@ def build(recipe: Recipe, data: ImageData) -> keras.Model:
         ValueError: If the recipe's arguments do not fit.
     """
     keras.utils.set_random_seed(recipe.seed)
-    network = ARCHITECTURES[recipe.architecture].build(recipe, data)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.precision)
+    try:
+        network = ARCHITECTURES[recipe.architecture].build(recipe, data)
+    finally:
+        keras.config.set_dtype_policy(policy)
     model = _of_system(recipe, network)
     steps = recipe.epochs_run * len(data.train(recipe.batch_size))
     arguments: dict[str, Any] = {}

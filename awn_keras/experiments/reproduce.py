@@ -10,7 +10,7 @@ from typing import Any
 
 from awn_keras.experiments import figures, tables
 from awn_keras.experiments.paper import EXPERIMENTS, Run, runs_of
-from awn_keras.experiments.recipes import ARCHITECTURES, Recipe
+from awn_keras.experiments.recipes import ARCHITECTURES, PRECISIONS, Recipe
 from awn_keras.experiments.tables import Finished, Table
 from awn_keras.experiments.training import as_json, run
 from awn_keras.files import write_whole
@@ -185,15 +185,15 @@ def show(experiment: str, finished: Sequence[Finished], results: Path) -> Table:
     if draw is None or not finished:
         return table
     recipe = finished[0][0].recipe
-    name = f"{experiment}_{recipe.dataset}_{recipe.architecture}"
-    if recipe.scale < 1:
-        name += f"_scale{recipe.scale:g}"
+    parts = [experiment, recipe.dataset, recipe.architecture, *recipe.variant]
+    name = "_".join(parts)
     others: list[Finished] = []
     if experiment == "figure5" and "filters" not in _unused(recipe):
         runs = runs_of(
             *("individual", recipe.dataset, recipe.architecture),
             seeds=SEEDS,
             scale=recipe.scale,
+            precision=recipe.precision,
         )
         others = finished_runs(runs, results)
     figure = draw(finished, others) if others else draw(finished)
@@ -219,15 +219,17 @@ def write_report(results: Path) -> None:
     scales = {1.0}
     for name in names:
         with contextlib.suppress(ValueError):
-            scales.add(float(name.rpartition("_scale")[2]))
+            scales.add(float(name.rpartition("_scale")[2].partition("_")[0]))
+    kinds = [(s, p) for s in sorted(scales, reverse=True) for p in PRECISIONS]
     sections = []
     for experiment, about in EXPERIMENTS.items():
         for dataset in (*about.datasets, "digits"):
             for architecture in ARCHITECTURES:
-                for scale in sorted(scales, reverse=True):
-                    section = _section(
-                        experiment, dataset, architecture, scale, names, results
-                    )
+                prefix = f"{dataset}_{architecture}_"
+                here = {name for name in names if name.startswith(prefix)}
+                for scale, precision in kinds if here else []:
+                    runs = _runs_of(experiment, dataset, architecture, scale, precision)
+                    section = _section(experiment, runs, here, results)
                     sections += [section] if section else []
     text = "\n\n".join([_INTRODUCTION, *sections])
     write_whole(results / "README.md", text + "\n")
@@ -241,31 +243,35 @@ Any-Width Networks, CVPR Workshops 2020. `awn reproduce table2 --dataset cifar10
 what is missing of a table, resumes what was interrupted, and writes this page anew."""
 
 
+def _runs_of(
+    experiment: str, dataset: str, architecture: str, scale: float, precision: str
+) -> list[Run]:
+    """All runs that a section of the report may have; none if it cannot be."""
+    try:
+        return runs_of(
+            *(experiment, dataset, architecture),
+            seeds=SEEDS,
+            scale=scale,
+            precision=precision,
+        )
+    except ValueError:  # not for this architecture
+        return []
+
+
 def _section(
-    experiment: str,
-    dataset: str,
-    architecture: str,
-    scale: float,
-    names: set[str],
-    results: Path,
+    experiment: str, runs: Sequence[Run], names: set[str], results: Path
 ) -> str | None:
     """A section of the report, if any of its runs is finished."""
-    prefix = f"{dataset}_{architecture}_"
-    if not any(name.startswith(prefix) for name in names):
-        return None
-    try:
-        runs = runs_of(experiment, dataset, architecture, seeds=SEEDS, scale=scale)
-    except ValueError:  # not for this architecture
-        return None
     finished = finished_runs([run for run in runs if run.name in names], results)
     # Reduced runs serve to compare; the one that others are compared with says nothing.
-    alone = _ALONE.get(experiment, set()) if scale == 1 else {"awn_rs"}
+    recipe = runs[0].recipe if runs else Recipe()
+    alone = {"awn_rs"} if recipe.scale < 1 else _ALONE.get(experiment, set())
     if {run.label for run, _ in finished} <= alone:
         return None
     wanted = dict.fromkeys(run.label for run in runs)
     missing = [label for label in wanted if label not in {r.label for r, _ in finished}]
-    title = f"## {experiment}: {EXPERIMENTS[experiment].title} ({dataset}"
-    title += f", {architecture})" if scale == 1 else f", {architecture}, x{scale:g})"
+    about = ", ".join([recipe.dataset, recipe.architecture, *recipe.variant])
+    title = f"## {experiment}: {EXPERIMENTS[experiment].title} ({about})"
     table = show(experiment, finished, results)
     parts = [title, table.markdown()]
     if experiment in _SAME_TABLE:

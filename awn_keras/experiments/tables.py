@@ -124,6 +124,12 @@ def _notes(finished: Sequence[Finished]) -> list[str]:
         "finished).",
         *machines,
     ]
+    if run.recipe.precision != "float32":
+        notes.insert(
+            0,
+            f"Training steps in {run.recipe.precision}: convolutions in 16 bits; "
+            "weights, batch statistics, losses and what is reported here in 32.",
+        )
     if any(result["reduced"] for _, result in finished):
         notes.insert(0, "REDUCED: fewer epochs than the paper's.")
     return notes

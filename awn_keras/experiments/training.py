@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from awn_keras.files import write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.normalization import fast_batch_normalization
 from awn_keras.style import new_figure
 
 
@@ -86,7 +87,7 @@ class Result:
     """A finished run.
 
     Args:
-        model: The trained model.
+        model: The trained model, in float32.
         curves: Its curves on the test set, after the last epoch, by the number of
             widths at which BatchNormalization was calibrated; 0 for none.
         history: Logs of each epoch, with its `seconds`.
@@ -168,20 +169,25 @@ def run(
         trace = StatisticsTrace(probe, path, every=trace_every)
     # A pass for each width and image: only those that need one pass validate.
     one_pass = isinstance(model, AnyWidthModel) or recipe.system == "plain"
-    model.fit(
-        data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done),
-        validation_data=data.test() if one_pass else None,
-        epochs=recipe.epochs_run,
-        initial_epoch=done,
-        shuffle=False,
-        callbacks=[
-            WidthProgbar(),
-            *([trace] if trace else []),  # before the checkpoint
-            _Checkpoint(directory, history, trace),
-            *callbacks,
-        ],
-        verbose=verbose,
-    )
+    with fast_batch_normalization():
+        model.fit(
+            data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done),
+            validation_data=data.test() if one_pass else None,
+            epochs=recipe.epochs_run,
+            initial_epoch=done,
+            shuffle=False,
+            callbacks=[
+                WidthProgbar(),
+                *([trace] if trace else []),  # before the checkpoint
+                _Checkpoint(directory, history, trace),
+                *callbacks,
+            ],
+            verbose=verbose,
+        )
+    if recipe.precision != "float32":
+        exact = build(replace(recipe, precision="float32"), data)
+        exact.set_weights(model.get_weights())
+        model = exact
     curves = _curves(recipe, model, data)
     if isinstance(model, USNet):
         _save(model, directory)  # with its last calibration

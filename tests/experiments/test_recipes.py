@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 
@@ -90,6 +91,7 @@ def test_samplers(sampler, expected):
         ({"sampler": "random"}, "`sampler` must be one of"),
         ({"system": "ofa"}, "`system` must be one of"),
         ({"schedule": "linear"}, "`schedule` must be one of"),
+        ({"precision": "float16"}, "`precision` must be one of.*'float16'"),
         ({"scale": 0.0}, r"`scale` must be in \(0, 1\]"),
         ({"system": "s_net"}, "`sampler` must be 'fixed'"),
         (
@@ -188,3 +190,18 @@ def test_the_lowest_width_may_be_above_the_dense_part():
 def test_the_momentum_of_normalizations_is_the_recipes():
     model = build(replace(QUICK, bn_momentum=0.75), load_data("digits"))
     assert model.get_layer("bn2").momentum == 0.75
+
+
+@pytest.mark.parametrize("system", ["awn", "s_net", "plain"])
+def test_mixed_precision_keeps_weights_and_logits_in_float32(system):
+    digits = load_data("digits")
+    recipe = Recipe.paper("digits", system=system)
+    recipe = replace(recipe, filters=4, precision="mixed_bfloat16")
+    model = build(recipe, digits)
+    assert model.get_layer("conv2").compute_dtype == "bfloat16"
+    assert model.get_layer("logits").compute_dtype == "float32"
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"  # as it was
+    exact = build(replace(recipe, precision="float32"), digits)
+    assert exact.get_layer("conv2").compute_dtype == "float32"
+    assert exact.get_layer("logits").dtype_policy.name == "float32"

@@ -317,6 +317,33 @@ def test_a_reduced_run_that_others_are_compared_with_is_no_table_alone(tmp_path)
     assert re.findall("^## (.*?):", text, re.MULTILINE) == ["improvements"]
 
 
+def test_precisions_are_told_apart(tmp_path):
+    for precision, auc in (("float32", 0.9), ("mixed_bfloat16", 0.8)):
+        for run in runs_of("table2", precision=precision, systems=["awn_rs"]):
+            invented(run, tmp_path, auc)
+    for scale in (1.0, 0.25):
+        for run in runs_of(
+            *("improvements",),
+            scale=scale,
+            precision="mixed_bfloat16",
+            systems=["awn_rs", "cosine"],
+        ):
+            invented(run, tmp_path)
+    write_report(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    about = "fashion_mnist, lenet_3c1l"
+    assert re.findall(r"^## (\w+):.*\((.*)\)$", text, re.MULTILINE) == [
+        ("table2", about),
+        ("table2", f"{about}, mixed_bfloat16"),
+        ("figure5", about),
+        ("figure5", f"{about}, mixed_bfloat16"),
+        ("improvements", f"{about}, mixed_bfloat16"),
+        ("improvements", f"{about}, scale0.25, mixed_bfloat16"),
+    ]
+    assert text.count("Training steps in mixed_bfloat16") == 3  # once a table
+    assert (tmp_path / "figure5_fashion_mnist_lenet_3c1l_mixed_bfloat16.png").exists()
+
+
 def test_machines_are_all_named(tmp_path):
     runs = table_2_runs(tmp_path)
     where = {"processor": "another", "packages": {"tensorflow": "2", "keras": "3"}}

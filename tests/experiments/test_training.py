@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 from dataclasses import replace
@@ -8,6 +9,7 @@ import pytest
 
 from awn_keras import count_macs, slim, trade_off_curve
 from awn_keras.data import load_data
+from awn_keras.experiments import training
 from awn_keras.experiments.recipes import Recipe
 from awn_keras.experiments.training import holds_run_of, run
 from awn_keras.loading import load_model
@@ -246,3 +248,31 @@ def test_a_statistics_trace_is_resumed(tmp_path):
         np.testing.assert_allclose(one["mean"], other["mean"], rtol=1e-3, atol=1e-4)
     content = json.loads((tmp_path / "whole" / "result.json").read_text())
     assert content["statistics"]["rows"] == rows
+
+
+def test_mixed_precision_is_resumed_and_reported_in_float32(tmp_path):
+    recipe = replace(QUICK, precision="mixed_bfloat16")
+    whole = run(recipe, tmp_path / "whole", verbose=0)
+    with pytest.raises(KilledError):
+        run(recipe, tmp_path / "killed", callbacks=[KillAfter(2)], verbose=0)
+    killed = run(recipe, tmp_path / "killed", resume=True, verbose=0)
+    for one, other in zip(whole.model.weights, killed.model.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert whole.curve == killed.curve
+    assert whole.model.get_layer("conv2").compute_dtype == "float32"
+    kept = load_model(tmp_path / "whole" / "model.keras")
+    assert kept.get_layer("conv2").compute_dtype == "bfloat16"  # what goes on training
+    np.testing.assert_array_equal(
+        kept.get_layer("conv2").kernel, whole.model.get_layer("conv2").kernel
+    )
+
+
+@pytest.mark.slow
+def test_fast_normalization_trains_the_same_network(tmp_path, monkeypatch):
+    """Rounding apart, of which three epochs make little."""
+    fast = run(QUICK, tmp_path / "fast", verbose=0)
+    monkeypatch.setattr(training, "fast_batch_normalization", contextlib.nullcontext)
+    plain = run(QUICK, tmp_path / "plain", verbose=0)
+    for one, other in zip(fast.model.weights, plain.model.weights, strict=True):
+        # Differences of 1e-7 a step grow over 36 steps.
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
