@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import tempfile
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,7 @@ def quantize_aware(
     plain = tf_keras_at(model, width)
     if representative is not None:
         representative = check_samples(model, representative, "representative")
+    _leave_names_to(plain)
     quantized = tfmot.quantization.keras.quantize_model(plain)
     if representative is not None:
         _set_ranges(quantized, _ranges(plain, representative))
@@ -328,6 +330,25 @@ def _layer_like(layer: Any, keras_2: Any) -> Any:
             f"Layer '{layer.name}' ({kind}) has arguments that tf_keras does not take: "
             f"{error}"
         ) from error
+
+
+def _leave_names_to(model: tf_keras.Model) -> None:
+    """Sees to it that tf_keras gives no new convolution the name of one of a model's.
+
+    tfmot makes two layers of a separable convolution, with the next automatic names,
+    and keeps weights by name. Our layers have theirs from Keras 3, which counts for
+    itself.
+    """
+    layers = _import("tf_keras").layers
+    for make, base in (
+        (layers.Conv2D, "conv2d"),
+        (layers.DepthwiseConv2D, "depthwise_conv2d"),
+    ):
+        matches = [re.fullmatch(rf"{base}_?(\d*)", one.name) for one in model.layers]
+        taken = [int(match[1] or 0) for match in matches if match]
+        given = -1
+        while taken and given < max(taken):
+            given = int(make(1, 1).name.removeprefix(base)[1:] or 0)
 
 
 def _check_equal(model: keras.Model, rebuilt: tf_keras.Model) -> None:

@@ -255,8 +255,14 @@ def test_without_representative_inputs_ranges_are_those_of_tfmot(tf_keras):
 
 @pytest.mark.filterwarnings("ignore:.*has no Tri layer:UserWarning")
 def test_separable_convolutions(tf_keras):
+    # As in a fresh process, where both Keras count from 0: tfmot gives the parts of a
+    # separable convolution the next automatic names.
+    tf_keras.backend.reset_uids()
+    keras.backend.clear_session()
     inputs = keras.Input((6, 6, 2))
-    x = L.ReLU()(L.SeparableConv2D(4, 3)(L.Conv2D(4, 1, activation="relu")(inputs)))
+    x = L.Conv2D(4, 1, activation="relu")(inputs)
+    x = L.DepthwiseConv2D(1, name="depthwise_conv2d_2")(x)
+    x = L.ReLU()(L.SeparableConv2D(4, 3)(L.SeparableConv2D(4, 1)(x)))
     model = AnyWidthModel(inputs, L.Dense(2)(L.GlobalAveragePooling2D()(x)))
     x = inputs_of(model, 8)
     quantized = quantize_aware(model, 0.5, representative=x)
