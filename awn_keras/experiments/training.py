@@ -185,9 +185,7 @@ def run(
             verbose=verbose,
         )
     if recipe.precision != "float32":
-        exact = build(replace(recipe, precision="float32"), data)
-        exact.set_weights(model.get_weights())
-        model = exact
+        model = _in_float32(recipe, model, data)
     curves = _curves(recipe, model, data)
     if isinstance(model, USNet):
         _save(model, directory)  # with its last calibration
@@ -203,6 +201,18 @@ def run(
         json.dumps(describe(recipe, result), indent=1) + "\n",
     )
     return result
+
+
+def _in_float32(recipe: Recipe, model: keras.Model, data: ImageData) -> keras.Model:
+    """A model's twin whose layers compute in float32, with its optimizer's state."""
+    twin = build(replace(recipe, precision="float32"), data)
+    twin.set_weights(model.get_weights())
+    twin.optimizer.build(twin.trainable_variables)
+    for ours, other in zip(
+        twin.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        ours.assign(other)
+    return twin
 
 
 def _curves(

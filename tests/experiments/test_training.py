@@ -267,6 +267,21 @@ def test_mixed_precision_is_resumed_and_reported_in_float32(tmp_path):
     )
 
 
+def test_a_finished_run_in_mixed_precision_is_not_trained_again(tmp_path):
+    """A US-Net is kept once more at the end, with its calibration, in float32."""
+    recipe = replace(Recipe.paper("digits", system="us_net"), filters=4, epochs=1)
+    recipe = replace(recipe, precision="mixed_bfloat16", calibrations=(2,))
+    first = run(recipe, tmp_path, verbose=0)
+    seen = Epochs()
+    again = run(recipe, tmp_path, resume=True, callbacks=[seen], verbose=0)
+    assert seen.epochs == []
+    assert again.curves == first.curves
+    for one, other in zip(
+        first.model.optimizer.variables, again.model.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.slow
 def test_fast_normalization_trains_the_same_network(tmp_path, monkeypatch):
     """Rounding apart, of which three epochs make little."""
