@@ -1,9 +1,9 @@
 """BatchNormalization's training pass for processors, in few passes over its input.
 
 Keras computes batch statistics and their gradients by some twenty operations, each of
-which reads and writes whole feature maps. On a processor these take longer than the
-convolutions of LeNet-3C1L. Here sums over pixels are matrix products, and what is left
-are two fused passes. The numbers are Keras' up to rounding.
+which reads and writes whole feature maps. On a processor these take nearly as long as
+the convolutions of LeNet-3C1L. Here sums over pixels are matrix products, and what is
+left are two fused passes. The numbers are Keras' up to rounding.
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ def applies_to(layer: Any, x: Any) -> bool:
 
 def normalize(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
     """Normalizes by the statistics of the batch, with gradients.
+
+    The variance is the mean square less the squared mean: it loses digits where a
+    channel's mean is some hundred times its standard deviation or more.
 
     Args:
         x: Float tensor `(batch, rows, cols, channels)`; `channels` may be unknown.

@@ -207,6 +207,7 @@ def _individual(dataset: str, architecture: str) -> list[Run]:
     ]
 
 
+@cache  # sizing the arms builds networks
 def _improvements(dataset: str, architecture: str) -> list[Run]:
     """What may improve on the paper's recipe, one change at a time, and together."""
     paper = Recipe.paper(dataset, architecture)
