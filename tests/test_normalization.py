@@ -28,15 +28,15 @@ def images(dtype="float32"):
     return tf.constant(x, dtype)
 
 
-def trained(layer, x, *, fast):
+def trained(layer, x, *, fast, then=lambda y: y):
     """Output, gradients and moving statistics after one training pass."""
-    into = tf.random.stateless_normal(SHAPE, (1, 2))
+    into = tf.random.stateless_normal(x.shape, (1, 2))
 
     @tf.function
     def run(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer(x, training=True)
+            y = then(layer(x, training=True))
             loss = tf.reduce_sum(tf.cast(y, "float32") * into)
         sources = [x, *(weight.value for weight in layer.trainable_weights)]
         return [y, *tape.gradient(loss, sources)]
@@ -47,13 +47,16 @@ def trained(layer, x, *, fast):
     return [np.asarray(keras.ops.cast(value, "float32")) for value in values]
 
 
+@pytest.mark.parametrize("columns", [3, 4])  # an odd number of pixels, or an even one
+@pytest.mark.parametrize("relu", [None, {}, {"max_value": 6.0}, {"threshold": 0.1}])
 @pytest.mark.parametrize("policy", TOLERANCE)
-def test_numbers_are_those_of_keras(policy):
-    x = images()
+def test_numbers_are_those_of_keras(policy, relu, columns):
+    x = images()[:, :, :columns]
     if policy != "float32":
         x = tf.cast(tf.cast(x, "bfloat16"), "float32")  # what both see
-    fast = trained(layer_of(policy), x, fast=True)
-    plain = trained(layer_of(policy), x, fast=False)
+    then = (lambda y: y) if relu is None else keras.layers.ReLU(**relu, dtype=policy)
+    fast = trained(layer_of(policy), x, fast=True, then=then)
+    plain = trained(layer_of(policy), x, fast=False, then=then)
     for one, other in zip(fast, plain, strict=True):
         scale = np.abs(other).max()
         np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE[policy] * scale)
@@ -63,28 +66,41 @@ def test_it_is_really_another_way():
     """Or the tests above would compare Keras with itself."""
 
     def operations(fast):
-        layer = layer_of()
+        layer, relu = layer_of(), keras.layers.ReLU()
         with fast_batch_normalization() if fast else contextlib.nullcontext():
-            run = tf.function(lambda x: layer(x, training=True))
+            run = tf.function(lambda x: relu(layer(x, training=True)))
             graph = run.get_concrete_function(tf.TensorSpec(SHAPE)).graph
         return {operation.type for operation in graph.get_operations()}
 
-    assert "MatMul" in operations(fast=True)
-    assert "MatMul" not in operations(fast=False)
-    assert "SquaredDifference" not in operations(fast=True)
+    assert {"SquaredDifference", "Relu"} <= operations(fast=False)
+    assert not {"SquaredDifference", "Relu"} & operations(fast=True)
+
+
+def test_an_output_may_be_used_without_the_relu_too():
+    x, relu = images(), keras.layers.ReLU()
+
+    def both(y):
+        return relu(y) - 2 * y
+
+    fast, plain = (trained(layer_of(), x, fast=fast, then=both) for fast in (1, 0))
+    for one, other in zip(fast, plain, strict=True):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * scale)
 
 
 def test_keras_is_as_before_afterwards():
-    before = keras.layers.BatchNormalization.call
+    layers = keras.layers.BatchNormalization, keras.layers.ReLU
+    before = [layer.call for layer in layers]
 
     def fail():
         with fast_batch_normalization():
-            assert keras.layers.BatchNormalization.call is not before
+            for layer, call in zip(layers, before, strict=True):
+                assert layer.call is not call
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert keras.layers.BatchNormalization.call is before
+    assert [layer.call for layer in layers] == before
 
 
 def test_channels_may_be_unknown():
