@@ -230,6 +230,7 @@ def _improvements(dataset: str, architecture: str) -> list[Run]:
         "all_cosine_wide": {**every, "schedule": "cosine", "width_power": 0.5},
         "all_cosine_decay": {**every, "schedule": "cosine", "weight_decay": decay / 4},
         "decay": {"weight_decay": decay},
+        "cosine_decay": {"schedule": "cosine", "weight_decay": decay},
         "longer": {"epochs": 2 * paper.epochs},
     }
     if architecture == "lenet_3c1l":
