@@ -100,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help="of SGD, at first (default: 0.01)",
     )
+    add(
+        "--schedule",
+        help="of the rate: steps (default; a tenth after 50 %% and 75 %%), cosine",
+    )
     add("--momentum", type=float, help="default: 0.9")
     add("--weight-decay", type=float, help="default: 5e-4 for CIFAR, else 0")
     add("--filters", type=int, help="lenet_3c1l's, before --width-multiplier")

@@ -193,6 +193,7 @@ def test_summary_of_networks(trained, capsys):
         ("", Recipe.paper("cifar10")),
         ("--model lenet_3c1l --seed 3", replace(Recipe.paper("cifar10"), seed=3)),
         ("--model mobilenet_v2", Recipe.paper("cifar10", "mobilenet_v2")),
+        ("--schedule cosine", replace(Recipe.paper("cifar10"), schedule="cosine")),
         (
             "--model mobilenet_v2 --min-width 0.5 --epochs 7",
             replace(Recipe.paper("cifar10", "mobilenet_v2"), min_width=0.5, epochs=7),
