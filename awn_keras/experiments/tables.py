@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,12 @@ from awn_keras.experiments.paper import (
     Run,
     individual_sizes,
 )
+from awn_keras.experiments.recipes import Recipe
 
 #: Widths of a mean that does not depend on how many a network has.
 _STAIRCASE = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
+#: Fields of a recipe that a user chooses for a whole table.
+_ANY_RUN = ("scale", "precision", "seed")
 #: A finished run with its result.
 Finished = tuple[Run, dict[str, Any]]
 
@@ -272,7 +275,21 @@ def improvements(finished: Sequence[Finished]) -> Table:
         f"accuracy of what really runs at {len(_STAIRCASE)} evenly spread widths, mean "
         "of four that at 1, 0.75, 0.5 and 0.25."
     )
-    return Table(head, rows, [*_notes(finished), note])
+    changes = {run.label: _changes(run.recipe) for run, _ in finished}
+    told = [f"- {label}: {text}" for label, text in changes.items() if text]
+    changed = ["", "Changed from the paper's AWN+RS:", "", *told] if told else []
+    return Table(head, rows, [*_notes(finished), note, *changed])
+
+
+def _changes(recipe: Recipe) -> str:
+    """What sets a recipe apart from the paper's AWN+RS."""
+    paper = Recipe.paper(recipe.dataset, recipe.architecture)
+    paper = replace(paper, **{name: getattr(recipe, name) for name in _ANY_RUN})
+    return ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in asdict(recipe).items()
+        if value != getattr(paper, name)
+    )
 
 
 def individual(finished: Sequence[Finished]) -> Table:

@@ -317,6 +317,19 @@ def test_a_reduced_run_that_others_are_compared_with_is_no_table_alone(tmp_path)
     assert re.findall("^## (.*?):", text, re.MULTILINE) == ["improvements"]
 
 
+def test_the_table_of_improvements_says_what_each_changes(tmp_path):
+    runs = runs_of("improvements", "cifar10", systems=["awn_rs", "all_cosine", "grid4"])
+    for run in runs:
+        invented(run, tmp_path)
+    notes = str(tables.improvements(finished_runs(runs, tmp_path))).splitlines()
+    assert notes[notes.index("Changed from the paper's AWN+RS:") + 2 :] == [
+        "- all_cosine: learning_rate=0.04, schedule=cosine, weight_decay=0.000125, "
+        "sampler=all, width_reduction=mean",
+        f"- grid4: filters={runs[-1].recipe.filters}, width_multiplier=1, "
+        "widths_grid=(0.25, 0.5, 0.75, 1.0)",
+    ]
+
+
 def test_precisions_are_told_apart(tmp_path):
     for precision, auc in (("float32", 0.9), ("mixed_bfloat16", 0.8)):
         for run in runs_of("table2", precision=precision, systems=["awn_rs"]):
