@@ -1,11 +1,13 @@
 """Runs the notebooks from top to bottom; exit code 1 if a cell fails.
 
-    python notebooks/run.py [--quick] [--output DIR] [--figures DIR] [NOTEBOOK ...]
+    python notebooks/run.py [--quick] [--jobs N] [--output DIR] [--figures DIR]
+        [NOTEBOOK ...]
 
-`--quick` trains on the small digits (minutes in all). `--output` keeps the notebooks
-with what their cells gave, but for log lines; the documentation shows these.
-`--figures` writes the picture of each cell that has a `figure` in its metadata, as the
-README shows it. The notebooks themselves are left as they are.
+`--quick` trains on the small digits (minutes in all). `--jobs` run at a time.
+`--output` keeps the notebooks with what their cells gave, but for log lines; the
+documentation shows these. `--figures` writes the picture of each cell that has a
+`figure` in its metadata, as the README shows it. The notebooks themselves are left as
+they are.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import base64
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +36,44 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all")
     parser.add_argument("--quick", action="store_true", help="on small data")
+    parser.add_argument("--jobs", type=int, default=1, help="at a time (default: 1)")
     parser.add_argument("--output", type=Path, help="directory for run notebooks")
     parser.add_argument("--figures", type=Path, help="directory for pictures")
     args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error(f"--jobs must be at least 1. Received: {args.jobs}")
     if args.quick:
         os.environ["AWN_QUICK"] = "1"
-    failed = []
-    for path in args.notebooks or sorted(HERE.glob("*.ipynb")):
-        start = time.perf_counter()
-        notebook = nbformat.read(path, 4)
-        client = NotebookClient(
-            notebook, timeout=3600, resources={"metadata": {"path": str(path.parent)}}
-        )
-        try:
-            client.execute()
-        except CellExecutionError as error:
-            failed.append(path.name)
-            sys.stderr.write(f"{path.name}: {error}\n")
-        print(f"{path.name}: {time.perf_counter() - start:.0f} s", flush=True)
-        if args.output:
-            args.output.mkdir(parents=True, exist_ok=True)
-            without_logs(notebook)
-            nbformat.write(notebook, args.output / path.name)
-        if args.figures:
-            write_figures(notebook, args.figures)
+    paths = args.notebooks or sorted(HERE.glob("*.ipynb"))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        right = list(pool.map(lambda p: run(p, args.output, args.figures), paths))
+    failed = [path.name for path, ok in zip(paths, right, strict=True) if not ok]
     if failed:
         print(f"failed: {', '.join(failed)}")
     return bool(failed)
+
+
+def run(path: Path, output: Path | None, figures: Path | None) -> bool:
+    """Runs one notebook, in a kernel of its own. True if no cell fails."""
+    start = time.perf_counter()
+    notebook = nbformat.read(path, 4)
+    client = NotebookClient(
+        notebook, timeout=3600, resources={"metadata": {"path": str(path.parent)}}
+    )
+    right = True
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        right = False
+        sys.stderr.write(f"{path.name}: {error}\n")
+    print(f"{path.name}: {time.perf_counter() - start:.0f} s", flush=True)
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        without_logs(notebook)
+        nbformat.write(notebook, output / path.name)
+    if figures:
+        write_figures(notebook, figures)
+    return right
 
 
 def without_logs(notebook: Any) -> None:
