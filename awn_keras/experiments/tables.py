@@ -212,7 +212,7 @@ def figure_4(finished: Sequence[Finished]) -> Table:
             by_label.get("awn_rs", []) if count == 4 else []
         )
         if results:
-            rows.append([name, str(len(results)), *_auc_and_ends(results)])
+            rows.append([name, str(len(results)), *auc_and_ends(results)])
     head = ["widths in a step", "seeds", "AUC", "narrowest", "full width"]
     note = (
         "Losses are summed, as in the paper; all widths take their mean at four times "
@@ -221,7 +221,8 @@ def figure_4(finished: Sequence[Finished]) -> Table:
     return Table(head, rows, [*_notes(finished), note])
 
 
-def _auc_and_ends(results: Sequence[dict[str, Any]]) -> list[str]:
+def auc_and_ends(results: Sequence[dict[str, Any]]) -> list[str]:
+    """AUC, and accuracy at the narrowest and at full width, of the last epoch."""
     curves = [curve for result in results if (curve := curve_of(result))]
     return [
         percent([curve["auc"] for curve in curves]),
@@ -237,7 +238,7 @@ def figure_6(finished: Sequence[Finished]) -> Table:
         [
             f"{names[label]} convolutions",
             str(len(results)),
-            *_auc_and_ends(results),
+            *auc_and_ends(results),
             percent([FIGURE_6[label]]) if paper_applies else "-",
         ]
         for label, results in _by_label(finished).items()
@@ -263,7 +264,7 @@ def improvements(finished: Sequence[Finished]) -> Table:
             )
             for widths in (_STAIRCASE, TABLE_1_WIDTHS)
         ]
-        auc, *ends = _auc_and_ends(results)
+        auc, *ends = auc_and_ends(results)
         rows.append([label, str(len(results)), auc, *means, *ends])
     head = [
         *("change", "seeds", "AUC", "staircase", "mean of four"),
@@ -285,10 +286,14 @@ def _changes(recipe: Recipe) -> str:
     """What sets a recipe apart from the paper's AWN+RS."""
     paper = Recipe.paper(recipe.dataset, recipe.architecture)
     paper = replace(paper, **{name: getattr(recipe, name) for name in _ANY_RUN})
+    values = asdict(recipe)
+    changed = {name for name in values if values[name] != getattr(paper, name)}
+    if changed & {"distillation", "frozen_up_to"}:
+        changed.add("late")  # when they begin, the default, too
     return ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in asdict(recipe).items()
-        if value != getattr(paper, name)
+        for name, value in values.items()
+        if name in changed
     )
 
 

@@ -318,11 +318,13 @@ def test_a_reduced_run_that_others_are_compared_with_is_no_table_alone(tmp_path)
 
 
 def test_the_table_of_improvements_says_what_each_changes(tmp_path):
-    runs = runs_of("improvements", "cifar10", systems=["awn_rs", "all_cosine", "grid4"])
+    systems = ["awn_rs", "late_distillation", "all_cosine", "grid4"]
+    runs = runs_of("improvements", "cifar10", systems=systems)
     for run in runs:
         invented(run, tmp_path)
     notes = str(tables.improvements(finished_runs(runs, tmp_path))).splitlines()
     assert notes[notes.index("Changed from the paper's AWN+RS:") + 2 :] == [
+        "- late_distillation: distillation=0.5, late=0.5",
         "- all_cosine: learning_rate=0.04, schedule=cosine, weight_decay=0.000125, "
         "sampler=all, width_reduction=mean",
         f"- grid4: filters={runs[-1].recipe.filters}, width_multiplier=1, "
