@@ -14,7 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-SYSTEM_HELP = "awn_rs (default), awn, s_net, us_net, shared_bn, plain"
+SYSTEM_HELP = (
+    "by the paper's recipe: awn_rs, awn, s_net, us_net, shared_bn, plain (default: an "
+    "any-width network by the recipe that did best here, for CIFAR the paper's)"
+)
 PRECISION_HELP = "float32 (default), float16, dynamic_range, int8"
 PROGRAM_HELP = "LiteRT's benchmark_model for that device; see tflite/README.md"
 INPUTS_HELP = "inputs are (pixels - mean) / std of the training set"
@@ -89,8 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train a network of the paper; see its curve.")
     add = train.add_argument
     add("--dataset", required=True, help="digits, mnist, fashion_mnist, cifar10, ...")
-    add("--model", dest="architecture", help="lenet_3c1l (default), mobilenet_v2")
-    add("--system", dest="paper_system", default="awn_rs", help=SYSTEM_HELP)
+    add(
+        "--model",
+        dest="architecture",
+        help="lenet_3c1l (default), mobilenet_v2 (by the paper's recipe)",
+    )
+    add("--system", dest="paper_system", help=SYSTEM_HELP)
     add("--output", type=Path, help="directory (default: runs/DATASET_MODEL)")
     add("--resume", action="store_true", help="go on from the last finished epoch")
     add("--epochs", type=int, help="default: 100 for CIFAR, else 20")
@@ -98,14 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--learning-rate",
         type=float,
-        help="of SGD, at first (default: 0.01)",
+        help="of SGD, at first (default: 0.12; by the paper's recipe 0.01)",
     )
     add(
         "--schedule",
-        help="of the rate: steps (default; a tenth after 50 %% and 75 %%), cosine",
+        help="of the rate: cosine (default), or steps (by the paper's recipe): a tenth "
+        "after 50 %% and 75 %%",
     )
     add("--momentum", type=float, help="default: 0.9")
-    add("--weight-decay", type=float, help="default: 5e-4 for CIFAR, else 0")
+    add(
+        "--weight-decay",
+        type=float,
+        help="default: 5e-4; by the paper's recipe 0 but for CIFAR",
+    )
     add("--filters", type=int, help="lenet_3c1l's, before --width-multiplier")
     add("--width-multiplier", type=float, help="default: sqrt(2)")
     add(
@@ -121,7 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--widths-grid", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
     add("--sampler", help="widths of a step: sandwich (default), uniform, fixed, all")
     add("--num-widths", type=int, help="widths in a step (default: 4)")
-    add("--width-reduction", help="of the losses: sum (default) or mean")
+    add(
+        "--width-reduction",
+        help="of the losses: mean (default), or sum (by the paper's recipe), which "
+        "takes lower rates",
+    )
     add("--seed", type=int, help="of everything drawn (default: 0)")
     _add_data_arguments(train)
 
@@ -316,7 +332,7 @@ def _demo(args: argparse.Namespace) -> None:
 
     directory = _writable(args.output)
     # So narrow that the digits, which are easy, show what width is worth.
-    recipe = replace(Recipe.paper("digits"), epochs=15, min_width=0.05)
+    recipe = replace(Recipe.recommended("digits"), epochs=15, min_width=0.05)
     if holds_run_of(recipe, directory):  # an earlier demo
         (directory / "model.keras").unlink()
     start = time.perf_counter()
@@ -370,9 +386,11 @@ def _train(args: argparse.Namespace) -> None:
     from awn_keras.experiments.recipes import Recipe
     from awn_keras.experiments.training import run
 
-    recipe = Recipe.paper(
-        args.dataset, args.architecture or Recipe.architecture, args.paper_system
-    )
+    network = (args.dataset, args.architecture or Recipe.architecture)
+    if args.paper_system is None:
+        recipe = Recipe.recommended(*network)
+    else:
+        recipe = Recipe.paper(*network, args.paper_system)
     given = {
         field.name: getattr(args, field.name)
         for field in fields(Recipe)
@@ -380,7 +398,7 @@ def _train(args: argparse.Namespace) -> None:
     }
     recipe = replace(recipe, **given)
     name = f"{recipe.dataset}_{recipe.architecture}"
-    if args.paper_system != "awn_rs":
+    if args.paper_system is not None:
         name += f"_{args.paper_system}"
     output = args.output or Path("runs") / name
     result = run(

@@ -97,16 +97,6 @@ def test_a_mean_over_all_widths_steps_as_the_sum_of_four():
         assert decay == pytest.approx(paper.learning_rate * paper.weight_decay)
 
 
-def test_the_fast_recipe_is_the_usual_one_of_a_mean():
-    """A sum of four losses at a rate and decay is their mean at 4x and a quarter."""
-    for dataset in ("fashion_mnist", "cifar10"):
-        runs = {run.label: run.recipe for run in runs_of("improvements", dataset)}
-        fast = runs["cosine_fast_decay"]
-        assert (fast.num_widths, fast.width_reduction) == (4, "sum")
-        assert 4 * fast.learning_rate == pytest.approx(0.12)
-        assert fast.weight_decay / 4 == pytest.approx(5e-4)
-
-
 def test_systems_can_be_chosen():
     runs = runs_of("table2", systems=["awn", "us_net"], seeds=2)
     assert [run.label for run in runs] == ["awn", "us_net"] * 2

@@ -7,6 +7,7 @@ import pytest
 from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, UniformWidths
 from awn_keras.baselines import SharedBN, SNet, USNet
 from awn_keras.data import load_data
+from awn_keras.experiments.paper import runs_of
 from awn_keras.experiments.recipes import Recipe, build
 
 QUICK = Recipe("digits", filters=4, epochs=3, num_widths=3)
@@ -45,6 +46,45 @@ def test_the_papers_recipe_for_another_architecture():
         Recipe.paper("cifar10", "resnet")
     with pytest.raises(ValueError, match="`dataset` must be one of"):
         Recipe.paper("imagenet", "mobilenet_v2")
+
+
+def test_the_recommended_recipe_is_an_arm_of_the_improvements():
+    """Of four losses the arm takes the sum, and the recommended recipe the mean."""
+    recipe = Recipe.recommended("fashion_mnist")
+    arms = {run.label: run.recipe for run in runs_of("improvements", "fashion_mnist")}
+    assert recipe.width_reduction == "mean"
+    assert arms["cosine_fast_decay"] == replace(
+        recipe,
+        width_reduction="sum",
+        learning_rate=recipe.learning_rate / 4,
+        weight_decay=4 * recipe.weight_decay,
+    )
+
+
+def test_the_recommended_recipe_trains_what_its_arm_trains():
+    """The mean at four times the rate and a quarter of the decay is the same update."""
+    data = load_data("digits")
+    fast = replace(Recipe.recommended("digits"), filters=4, epochs=1)
+    summed = replace(
+        fast, width_reduction="sum", learning_rate=0.03, weight_decay=4 * 5e-4
+    )
+    weights = []
+    for recipe in (fast, summed):
+        model = build(recipe, data)
+        model.fit(data.train(recipe.batch_size, seed=0), epochs=1, verbose=0)
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        # Twelve steps at a rate of 0.12 magnify float32's 1e-7.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_recommended_did_better_or_is_the_papers():
+    for names in (("cifar10",), ("cifar100",), ("fashion_mnist", "mobilenet_v2")):
+        assert Recipe.recommended(*names) == Recipe.paper(*names)
+    with pytest.raises(ValueError, match="`dataset` must be one of"):
+        Recipe.recommended("imagenet")
+    with pytest.raises(ValueError, match="`architecture` must be one of"):
+        Recipe.recommended("cifar10", "resnet")
 
 
 def test_a_mobilenet_is_built_from_its_recipe():
