@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 SYSTEM_HELP = (
     "by the paper's recipe: awn_rs, awn, s_net, us_net, shared_bn, plain (default: an "
-    "any-width network by the recipe that did best here, for CIFAR the paper's)"
+    "any-width network by the recipe of docs/training.md)"
 )
 PRECISION_HELP = "float32 (default), float16, dynamic_range, int8"
 PROGRAM_HELP = "LiteRT's benchmark_model for that device; see tflite/README.md"
@@ -95,28 +95,29 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--model",
         dest="architecture",
-        help="lenet_3c1l (default), mobilenet_v2 (by the paper's recipe)",
+        help="lenet_3c1l (default), mobilenet_v2",
     )
     add("--system", dest="paper_system", help=SYSTEM_HELP)
-    add("--output", type=Path, help="directory (default: runs/DATASET_MODEL)")
+    add("--output", type=Path, help="default: runs/DATASET_MODEL[_SYSTEM]")
     add("--resume", action="store_true", help="go on from the last finished epoch")
     add("--epochs", type=int, help="default: 100 for CIFAR, else 20")
     add("--batch-size", type=int, help="default: 128")
     add(
         "--learning-rate",
         type=float,
-        help="of SGD, at first (default: 0.12; by the paper's recipe 0.01)",
+        help="of SGD, at first (default: 0.12; 0.04 for CIFAR and mobilenet_v2; with "
+        "--system 0.01)",
     )
     add(
         "--schedule",
-        help="of the rate: cosine (default), or steps (by the paper's recipe): a tenth "
-        "after 50 %% and 75 %%",
+        help="of the rate: cosine (default), or steps (default for CIFAR, mobilenet_v2 "
+        "and with --system): a tenth after 50 %% and 75 %%",
     )
     add("--momentum", type=float, help="default: 0.9")
     add(
         "--weight-decay",
         type=float,
-        help="default: 5e-4; by the paper's recipe 0 but for CIFAR",
+        help="default: 5e-4, for CIFAR 1.25e-4; with --system 0, for CIFAR 5e-4",
     )
     add("--filters", type=int, help="lenet_3c1l's, before --width-multiplier")
     add("--width-multiplier", type=float, help="default: sqrt(2)")
@@ -135,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-widths", type=int, help="widths in a step (default: 4)")
     add(
         "--width-reduction",
-        help="of the losses: mean (default), or sum (by the paper's recipe), which "
-        "takes lower rates",
+        help="of the losses: mean (default), or sum (default with --system); a sum of "
+        "four takes a quarter of the rate and four times the decay",
     )
     add("--seed", type=int, help="of everything drawn (default: 0)")
     _add_data_arguments(train)

@@ -188,36 +188,50 @@ def test_summary_of_networks(trained, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "recipe"),
+    ("options", "recipe", "directory"),
     [
-        ("mnist", Recipe.recommended("mnist")),
-        ("mnist --seed 3", replace(Recipe.recommended("mnist"), seed=3)),
+        ("mnist", Recipe.recommended("mnist"), "mnist_lenet_3c1l"),
+        (
+            "mnist --seed 3",
+            replace(Recipe.recommended("mnist"), seed=3),
+            "mnist_lenet_3c1l",
+        ),
         (
             "mnist --schedule steps",
             replace(Recipe.recommended("mnist"), schedule="steps"),
+            "mnist_lenet_3c1l",
         ),
-        ("mnist --model mobilenet_v2", Recipe.recommended("mnist", "mobilenet_v2")),
-        ("mnist --system awn_rs", Recipe.paper("mnist")),
-        ("mnist --system us_net", Recipe.paper("mnist", system="us_net")),
-        ("cifar10", Recipe.paper("cifar10")),
+        ("cifar10", Recipe.recommended("cifar10"), "cifar10_lenet_3c1l"),
+        (
+            "mnist --model mobilenet_v2",
+            Recipe.recommended("mnist", "mobilenet_v2"),
+            "mnist_mobilenet_v2",
+        ),
+        ("mnist --system awn_rs", Recipe.paper("mnist"), "mnist_lenet_3c1l_awn_rs"),
+        (
+            "mnist --system us_net",
+            Recipe.paper("mnist", system="us_net"),
+            "mnist_lenet_3c1l_us_net",
+        ),
         (
             "cifar10 --system awn_rs --model mobilenet_v2 --min-width 0.5 --epochs 7",
             replace(Recipe.paper("cifar10", "mobilenet_v2"), min_width=0.5, epochs=7),
+            "cifar10_mobilenet_v2_awn_rs",
         ),
     ],
 )
 def test_train_starts_from_the_recommended_or_the_papers_recipe(
-    options, recipe, monkeypatch
+    options, recipe, directory, monkeypatch
 ):
     received = []
 
-    def stop(recipe, *args, **kwargs):
-        received.append(recipe)
+    def stop(*args, **kwargs):
+        received.append(args)
         raise ValueError("stop here")
 
     monkeypatch.setattr("awn_keras.experiments.training.run", stop)
     assert main(["train", "--dataset", *options.split()]) == 2
-    assert received == [recipe]
+    assert received == [(recipe, Path("runs", directory))]
 
 
 def test_export_and_verify(trained, tmp_path, capsys):
