@@ -92,11 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train a network of the paper; see its curve.")
     add = train.add_argument
     add("--dataset", required=True, help="digits, mnist, fashion_mnist, cifar10, ...")
-    add(
-        "--model",
-        dest="architecture",
-        help="lenet_3c1l (default), mobilenet_v2",
-    )
+    add("--model", dest="architecture", help="lenet_3c1l (default), mobilenet_v2")
     add("--system", dest="paper_system", help=SYSTEM_HELP)
     add("--output", type=Path, help="default: runs/DATASET_MODEL[_SYSTEM]")
     add("--resume", action="store_true", help="go on from the last finished epoch")

@@ -128,17 +128,8 @@ def _of_systems(*systems: str, trace: bool = False) -> Callable[[str, str], list
 
 
 def _all_widths(paper: Recipe) -> dict[str, Any]:
-    """Changes for a step over all widths that is as long as the paper's.
-
-    The sum of four losses is the mean of any number at four times the rate. Weight
-    decay, which is added once, is not to become four times as strong.
-    """
-    return {
-        "sampler": "all",
-        "width_reduction": "mean",
-        "learning_rate": 4 * paper.learning_rate,
-        "weight_decay": paper.weight_decay / 4,
-    }
+    """Changes for a step over all widths that is as long as the paper's."""
+    return {"sampler": "all", **paper.as_mean}
 
 
 def _figure_4(dataset: str, architecture: str) -> list[Run]:

@@ -187,6 +187,19 @@ class Recipe:
         parts = [f"scale{self.scale:g}"] if self.scale < 1 else []
         return parts + ([self.precision] if self.precision != "float32" else [])
 
+    @property
+    def as_mean(self) -> dict[str, Any]:
+        """Changes that make a sum of losses their mean, with the same update.
+
+        The sum of n losses is their mean at n times the rate. Weight decay, which is
+        added once, is not to become n times as strong.
+        """
+        return {
+            "width_reduction": "mean",
+            "learning_rate": self.num_widths * self.learning_rate,
+            "weight_decay": self.weight_decay / self.num_widths,
+        }
+
     def curve_widths(self, model: MultiWidthModel) -> list[float]:
         """Lists the widths over which a model's AUC is taken.
 
@@ -260,14 +273,8 @@ class Recipe:
         Raises:
             ValueError: If a name is wrong.
         """
-        recipe = cls.paper(dataset, architecture)
-        # The sum of n losses is their mean at n times the rate and an nth of the decay.
-        recipe = replace(
-            recipe,
-            width_reduction="mean",
-            learning_rate=recipe.num_widths * recipe.learning_rate,
-            weight_decay=recipe.weight_decay / recipe.num_widths,
-        )
+        paper = cls.paper(dataset, architecture)
+        recipe = replace(paper, **paper.as_mean)
         if dataset.startswith("cifar"):
             return recipe
         return replace(recipe, **ARCHITECTURES[architecture].recommended)
