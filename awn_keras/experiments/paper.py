@@ -230,6 +230,9 @@ def _improvements(dataset: str, architecture: str) -> list[Run]:
         "cosine_fast_decay": {**fast, "weight_decay": 4 * 5e-4},
         "longer": {"epochs": 2 * paper.epochs},
     }
+    if paper.weight_decay:  # Without any there is none to take less of.
+        light = {"schedule": "cosine", "weight_decay": paper.weight_decay / 5}
+        arms["cosine_light"] = light
     if architecture == "lenet_3c1l":
         for label, changes in (
             ("blocks8", {"divisor": 8}),

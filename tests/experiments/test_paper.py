@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from awn_keras import count_macs, count_parameters, lenet_3c1l
@@ -70,6 +72,9 @@ def test_improvements_change_the_papers_recipe():
     assert runs.pop("awn_rs") == paper
     recipes = [paper, *runs.values()]
     assert all(one not in recipes[:index] for index, one in enumerate(recipes))
+    assert runs["cosine_light"] == replace(runs["cosine"], weight_decay=1e-4)
+    others = {run.label for run in runs_of("improvements", "fashion_mnist")}
+    assert {"awn_rs", *runs} - others == {"cosine_light"}
     awn = lenet_3c1l((32, 32, 3))
     wanted = count_active_parameters(awn, 1.0)
     for label, kwargs in (
