@@ -147,14 +147,15 @@ def run(
     model = build(recipe, data)
     history: list[dict[str, Any]] = []
     if (directory / "model.keras").exists():
+        if not holds_run_of(recipe, directory):
+            raise ValueError(
+                f"{directory} holds a run of another recipe"
+                f"{_difference(recipe, directory / 'recipe.json')}. Name another "
+                "directory."
+            )
         if not resume:
             raise ValueError(
                 f"{directory} holds a run already. Resume it, or name another one."
-            )
-        if not holds_run_of(recipe, directory):
-            raise ValueError(
-                f"Cannot resume: {directory} holds a run of another recipe"
-                f"{_difference(recipe, directory / 'recipe.json')}."
             )
         model = load_keras_model(directory / "model.keras")
         history = json.loads((directory / "history.json").read_text())
