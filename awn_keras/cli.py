@@ -128,7 +128,11 @@ def _parser() -> argparse.ArgumentParser:
         help="channels come in blocks of this size (default: 1; 8 for mobilenet_v2)",
     )
     add("--widths-grid", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
-    add("--sampler", help="widths of a step: sandwich (default), uniform, fixed, all")
+    add(
+        "--sampler",
+        help="widths of a step: sandwich (default), expected_sandwich (all widths, "
+        "weighed as often as they would be drawn), uniform, fixed, all",
+    )
     add("--num-widths", type=int, help="widths in a step (default: 4)")
     add(
         "--width-reduction",

@@ -520,8 +520,10 @@ class MultiWidthModel(keras.Model):
         return self._update_metrics("test", features, x, y, sample_weight)
 
     def _sample_levels(self) -> Any:
-        """Draws the levels of a training step, int32 `(num_widths,)`."""
+        """Draws the levels of a training step, int32 `(n,)`: first the fixed ones."""
         sampler = self._width_config["widths"]
+        if sampler.expected:
+            return keras.ops.convert_to_tensor(self._expected_levels()[0], "int32")
         fixed = self._runtime.level_of(np.asarray(sampler.fixed, float))
         levels = keras.ops.convert_to_tensor(fixed, "int32")
         if not sampler.num_random:
@@ -543,14 +545,42 @@ class MultiWidthModel(keras.Model):
         counts = keras.ops.sum(keras.ops.cast(below, "int32"), axis=-1)
         return keras.ops.concatenate([levels, counts])
 
+    def _expected_levels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lists all levels that a step can run, the fixed ones first, and how often.
+
+        Returns:
+            Levels, int32 `(n,)`, and how often a step runs each on average, float64
+            `(n,)`: they sum to the sampler's `num_widths`.
+        """
+        sampler = self._width_config["widths"]
+        fixed = self._runtime.level_of(np.asarray(sampler.fixed, float))
+        low, high = sampler.min_width, sampler.max_width
+        # Part of the range in which each level is drawn.
+        edges = np.concatenate([[0.0], self._runtime.thresholds, [np.inf]])
+        shares = np.diff(np.clip(edges, low, high))
+        if low == high:
+            shares[self._runtime.level_of(low)] = 1.0
+        often = sampler.num_random * shares / shares.sum()
+        others = np.setdiff1d(np.flatnonzero(often), fixed)
+        fixed_often = np.ones(len(fixed))
+        levels, first = np.unique(fixed, return_index=True)
+        fixed_often[first] += often[levels]
+        return (
+            np.concatenate([fixed, others]).astype("int32"),
+            np.concatenate([fixed_often, often[others]]),
+        )
+
     def _width_factors(self, levels: Any) -> list[Any]:
-        """Weights of the losses of a step's widths."""
+        """Weights of the losses of a step's widths; they sum to `num_widths`."""
+        factors = np.ones(levels.shape[0])
+        if self._width_config["widths"].expected:
+            factors = self._expected_levels()[1]
         power = self._width_config["width_power"]
         if not power:
-            return [1.0] * levels.shape[0]
+            return factors.tolist()
         widths = keras.ops.convert_to_tensor(self.distinct_widths, "float32")
-        factors = width_factors(keras.ops.take(widths, levels), power)
-        return [factors[index] for index in range(levels.shape[0])]
+        weighed = width_factors(keras.ops.take(widths, levels), power, factors)
+        return [weighed[index] for index in range(len(factors))]
 
     def _loss_over_widths(
         self,

@@ -124,18 +124,20 @@ def check_can_freeze(optimizer: Any) -> None:
         )
 
 
-def width_factors(widths: Any, power: float) -> Any:
-    """Weights of the losses of a step's widths, 1 on average.
+def width_factors(widths: Any, power: float, counts: Any) -> Any:
+    """Weights of the losses of a step's widths.
 
     Args:
         widths: Float tensor `(n,)`.
         power: Weights are proportional to `width ** power`.
+        counts: How often each width counts, floats `(n,)`.
 
     Returns:
-        Float tensor `(n,)`.
+        Float tensor `(n,)`, with the sum of `counts`.
     """
-    factors = widths**power
-    return factors / keras.ops.mean(factors)
+    counts = keras.ops.convert_to_tensor(counts, "float32")
+    factors = counts * widths**power
+    return factors * keras.ops.sum(counts) / keras.ops.sum(factors)
 
 
 def check_can_distill(

@@ -245,8 +245,16 @@ class WidthSampler:
         max_width: Upper end of the drawn widths, in (0, 1].
         seed: Integer seed of the drawn widths. `None` takes one from Keras' global
             random state, which `keras.utils.set_random_seed` fixes.
+        expected: Whether to draw nothing: every width from `min_width` to `max_width`
+            at which the model differs is run at every step, its loss weighed by how
+            many of the `num_random` widths would be it on average. The gradient is
+            what the drawn ones give on average, without the noise of drawing. It
+            costs a readout and a loss for each of these widths (their number is that
+            of a model's `distinct_widths`, which a `divisor` or a `widths_grid` keeps
+            low); models of `awn_keras.baselines` take a pass for each.
 
     Raises:
+        TypeError: If `num_random` is not an integer.
         ValueError: If a width is outside (0, 1], the range is empty, or no width
             would be run.
     """
@@ -258,12 +266,14 @@ class WidthSampler:
         min_width: float = 0.25,
         max_width: float = 1.0,
         seed: int | None = None,
+        expected: bool = False,
     ) -> None:
         self.fixed = check_widths(fixed, name="widths")
         self.num_random = num_random
         self.min_width = check_width(min_width, name="min_width")
         self.max_width = check_width(max_width, name="max_width")
         self.seed = seed
+        self.expected = bool(expected)
         if self.min_width > self.max_width:
             raise ValueError(
                 "`min_width` must not exceed `max_width`. Received: "
@@ -282,7 +292,7 @@ class WidthSampler:
 
     @property
     def num_widths(self) -> int:
-        """Number of widths in a training step."""
+        """Number of widths in a training step that draws them."""
         return len(self.fixed) + self.num_random
 
     @property
@@ -309,6 +319,7 @@ class WidthSampler:
             "min_width": self.min_width,
             "max_width": self.max_width,
             "seed": self.seed,
+            "expected": self.expected,
         }
 
     def __repr__(self) -> str:
@@ -324,6 +335,8 @@ class SandwichWidths(WidthSampler):
         max_width: The largest width, in (0, 1].
         num_widths: Widths in a step, at least 2; all but two are drawn uniformly.
         seed: Integer seed, or `None`; see `WidthSampler`.
+        expected: Whether to run all widths instead of drawing some, weighed so that
+            the gradient is the drawn ones' average; see `WidthSampler`.
 
     Raises:
         ValueError: If `num_widths` is below 2 or a width is out of range.
@@ -339,6 +352,7 @@ class SandwichWidths(WidthSampler):
         max_width: float = 1.0,
         num_widths: int = 4,
         seed: int | None = None,
+        expected: bool = False,
     ) -> None:
         if num_widths < 2:
             raise ValueError(
@@ -346,7 +360,8 @@ class SandwichWidths(WidthSampler):
                 f"width. Received: num_widths={num_widths}"
             )
         super().__init__(
-            (min_width, max_width), num_widths - 2, min_width, max_width, seed
+            *((min_width, max_width), num_widths - 2, min_width, max_width),
+            *(seed, expected),
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -356,6 +371,7 @@ class SandwichWidths(WidthSampler):
             "max_width": self.max_width,
             "num_widths": self.num_widths,
             "seed": self.seed,
+            "expected": self.expected,
         }
 
 
@@ -367,6 +383,8 @@ class UniformWidths(WidthSampler):
         max_width: Upper end, in (0, 1].
         num_widths: Widths in a step, at least 1.
         seed: Integer seed, or `None`; see `WidthSampler`.
+        expected: Whether to run all widths instead of drawing some; see
+            `WidthSampler`.
 
     Raises:
         ValueError: If `num_widths` is below 1 or a width is out of range.
@@ -378,8 +396,9 @@ class UniformWidths(WidthSampler):
         max_width: float = 1.0,
         num_widths: int = 4,
         seed: int | None = None,
+        expected: bool = False,
     ) -> None:
-        super().__init__((), num_widths, min_width, max_width, seed)
+        super().__init__((), num_widths, min_width, max_width, seed, expected)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -388,6 +407,7 @@ class UniformWidths(WidthSampler):
             "max_width": self.max_width,
             "num_widths": self.num_widths,
             "seed": self.seed,
+            "expected": self.expected,
         }
 
 

@@ -13,6 +13,7 @@ from awn_keras import (
     SandwichWidths,
     TriConv2D,
     UniformWidths,
+    WidthSampler,
     count_parameters,
     lenet_3c1l,
     slim,
@@ -80,8 +81,9 @@ def assert_same_gradients(got, wanted):
         FixedWidths([0.25, 0.4, 0.7, 1.0]),
         SandwichWidths(0.25, 1.0, num_widths=4, seed=1),
         UniformWidths(0.25, 1.0, num_widths=3, seed=2),
+        SandwichWidths(0.25, 1.0, num_widths=4, expected=True),
     ],
-    ids=lambda w: type(w).__name__,
+    ids=lambda w: type(w).__name__ + "-expected" * w.expected,
 )
 def test_one_pass_gradients_equal_the_loops(widths, reduction):
     model = small_conv()
@@ -334,6 +336,56 @@ def test_sampling_is_seeded_and_depends_on_the_step_only():
     assert sampled(one, 20) == sampled(one, 20)
     assert sampled(one, 20) != sampled(other, 20)
     assert len(set(map(tuple, sampled(one, 20)))) > 10
+
+
+@settings(max_examples=20)
+@given(
+    st.sampled_from(
+        (
+            lambda *ends: SandwichWidths(*ends, num_widths=5, expected=True),
+            lambda *ends: UniformWidths(*ends, num_widths=2, expected=True),
+            lambda *ends: WidthSampler([0.7, 0.71], 3, *ends, expected=True),
+        )
+    ),
+    st.floats(0.25, 1.0),
+    st.floats(0.25, 1.0),
+    st.sampled_from(({}, {"divisor": 3}, {"widths_grid": [0.25, 0.55, 1.0]})),
+)
+def test_expected_widths_count_as_often_as_they_would_be_drawn(make, a, b, kwargs):
+    sampler = make(min(a, b), max(a, b))
+    model = classification(lenet_3c1l(**kwargs), widths=sampler)
+    levels, often = model._expected_levels()
+    assert sampled(model, 1) == [levels.tolist()]
+    fixed = model._runtime.level_of(np.asarray(sampler.fixed))
+    assert levels[: len(fixed)].tolist() == fixed.tolist()
+    assert often.sum() == pytest.approx(sampler.num_widths)
+    # Instead of random numbers, so many evenly spread ones that each level's share is
+    # right to one of them.
+    spread = np.linspace(sampler.min_width, sampler.max_width, 10_001)
+    drawn = model._runtime.level_of(spread)
+    wanted = np.bincount(drawn, minlength=35) * sampler.num_random / len(spread)
+    wanted += np.bincount(fixed, minlength=35)
+    got = np.bincount(levels, often, minlength=35)
+    np.testing.assert_allclose(got, wanted, atol=2 * sampler.num_random / 10_000)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_an_expected_sandwich_is_what_drawn_ones_give_on_average(reduction):
+    grid = [0.25, 0.4, 0.8, 1.0]
+    model = small_conv(min_width=None, widths_grid=grid)
+    x, y = labelled(model)
+    arguments = {"loss": LOSS, "width_reduction": reduction}
+
+    def gradients(widths):
+        return gradients_of_a_step(model, x, y, widths=widths, **arguments)
+
+    got = gradients(SandwichWidths(0.25, 1.0, num_widths=3, expected=True))
+    # Of the widths drawn from [0.25, 1] so many run each network of the grid.
+    wanted = 0
+    for width, share in ((0.25, 0.15 / 0.75), (0.4, 0.4 / 0.75), (0.8, 0.2 / 0.75)):
+        drawn = gradients(FixedWidths([0.25, 1.0, width]))
+        wanted = wanted + share * np.array(drawn, object)
+    assert_same_gradients(got, wanted)
 
 
 def test_without_a_seed_keras_global_seed_decides():

@@ -37,9 +37,14 @@ def gradients_by_hand(model, x, loss_of):
 # -------------------------------------------------------------------- width_power
 
 
-def test_factors_are_one_on_average():
-    np.testing.assert_allclose(width_factors(np.array([0.25, 0.75]), 1.0), [0.5, 1.5])
-    np.testing.assert_allclose(width_factors(np.array([0.25, 1.0]), 0.0), [1.0, 1.0])
+def test_factors_keep_the_sum_of_what_widths_count():
+    for widths, power, counts, factors in (
+        ([0.25, 0.75], 1.0, [1, 1], [0.5, 1.5]),
+        ([0.25, 1.0], 0.0, [1, 1], [1, 1]),
+        ([0.25, 0.5, 1.0], 1.0, [2, 1, 1], [1, 1, 2]),
+    ):
+        got = width_factors(np.array(widths, "float32"), power, counts)
+        np.testing.assert_allclose(got, factors, rtol=1e-6)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

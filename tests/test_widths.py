@@ -180,6 +180,9 @@ def test_halves_are_rounded_up():
     [
         (SandwichWidths(0.25, 1.0, num_widths=4), (0.25, 1.0), 2),
         (UniformWidths(0.5, 0.75, num_widths=3), (), 3),
+        (SandwichWidths(0.3, num_widths=3, expected=True), (0.3, 1.0), 1),
+        (UniformWidths(0.5, expected=True), (), 4),
+        (WidthSampler([1.0], num_random=1, expected=True), (1.0,), 1),
         (FixedWidths([0.5, 1.0]), (0.5, 1.0), 0),
         (WidthSampler([1.0], num_random=1), (1.0,), 1),
     ],

@@ -205,6 +205,7 @@ def _improvements(dataset: str, architecture: str) -> list[Run]:
     every = _all_widths(paper)
     decay = 2 * paper.weight_decay or 5e-4
     mean = {"sampler": "all", "width_reduction": "mean"}
+    expected = {"sampler": "expected_sandwich"}
     late = {"distillation": 0.5, "late": 0.5}
     refined = {"frozen_up_to": 0.5, "late": 0.75}
     # As the mean of four losses: a rate of 0.12, as is usual for one loss, with the
@@ -228,6 +229,8 @@ def _improvements(dataset: str, architecture: str) -> list[Run]:
         "cosine_fast": fast,
         "cosine_fast_light": {**fast, "weight_decay": 4 * 5e-5},
         "cosine_fast_decay": {**fast, "weight_decay": 4 * 5e-4},
+        "expected_cosine": {**expected, "schedule": "cosine"},
+        "expected_fast_decay": {**expected, **fast, "weight_decay": 4 * 5e-4},
         "longer": {"epochs": 2 * paper.epochs},
     }
     if paper.weight_decay:  # Without any there is none to take less of.

@@ -26,7 +26,7 @@ from awn_keras.widths import (
 #: ones; `plain` is an ordinary network of one width.
 SYSTEMS = ("awn", "shared_bn", "s_net", "us_net", "plain")
 #: Ways to choose the widths of a step.
-SAMPLERS = ("sandwich", "uniform", "fixed", "all")
+SAMPLERS = ("sandwich", "expected_sandwich", "uniform", "fixed", "all")
 #: The learning rate falls to a tenth twice, or along half a cosine.
 SCHEDULES = ("steps", "cosine")
 #: Keras' dtype policies of the training steps. Weights, batch statistics, losses and
@@ -59,7 +59,7 @@ class Recipe:
         widths_grid: See `AnyWidthModel`.
         sampler: One of `SAMPLERS`.
         widths: Widths of the sampler `fixed`, ascending; an S-Net's list.
-        num_widths: Widths in a step; for `sandwich` and `uniform`.
+        num_widths: Widths in a step; for the sandwiches and `uniform`.
         width_reduction: See `AnyWidthModel.compile`.
         width_power: See `AnyWidthModel.compile`.
         distillation: Share of the full width's answers in the loss of narrower
@@ -444,6 +444,9 @@ def _sampler(recipe: Recipe, model: MultiWidthModel) -> WidthSampler:
         return FixedWidths(recipe.curve_widths(model))
     if recipe.sampler == "fixed":
         return FixedWidths(recipe.widths)
-    sampler = {"sandwich": SandwichWidths, "uniform": UniformWidths}[recipe.sampler]
+    sampler = UniformWidths if recipe.sampler == "uniform" else SandwichWidths
     lowest = recipe.lowest_width or recipe.min_width
-    return sampler(lowest, 1.0, recipe.num_widths, seed=recipe.seed)
+    return sampler(
+        *(lowest, 1.0, recipe.num_widths, recipe.seed),
+        expected=recipe.sampler == "expected_sandwich",
+    )

@@ -117,7 +117,12 @@ def test_the_schedule_divides_by_ten_at_half_and_three_quarters():
 
 @pytest.mark.parametrize(
     ("sampler", "expected"),
-    [("sandwich", SandwichWidths), ("uniform", UniformWidths), ("all", FixedWidths)],
+    [
+        ("sandwich", SandwichWidths),
+        ("expected_sandwich", SandwichWidths),
+        ("uniform", UniformWidths),
+        ("all", FixedWidths),
+    ],
 )
 def test_samplers(sampler, expected):
     model = build(replace(QUICK, sampler=sampler), load_data("digits"))
@@ -125,6 +130,7 @@ def test_samplers(sampler, expected):
     assert type(widths) is expected
     count = len(model.distinct_widths) if sampler == "all" else 3
     assert widths.num_widths == count
+    assert widths.expected == (sampler == "expected_sandwich")
 
 
 @pytest.mark.parametrize(
