@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--sampler",
         help="widths of a step: sandwich (default), expected_sandwich (all widths, "
-        "weighed as often as they would be drawn), uniform, fixed, all",
+        "each weighed by how often the sandwich runs it), uniform, fixed, all",
     )
     add("--num-widths", type=int, help="widths in a step (default: 4)")
     add(

@@ -292,9 +292,10 @@ class MultiWidthModel(keras.Model):
             *args: `optimizer`, `loss` and so on, as in Keras.
             widths: Which widths a training step runs: a `WidthSampler`. `None` for
                 `SandwichWidths(min_width, 1.0, num_widths=4)`.
-            width_reduction: `"mean"` of the losses of these widths, so that the
-                learning rate does not depend on their number, or `"sum"`, as in the
-                paper. Regularization losses are added once.
+            width_reduction: `"mean"` of the losses of these widths (as a sampler with
+                `expected` weighs them), so that the learning rate does not depend on
+                their number, or `"sum"`, as in the paper. Regularization losses are
+                added once.
             width_power: Weighs these losses by `width ** width_power` (over the
                 average of it in the step): above 0 favours wide widths.
             distillation: Share in [0, 1] of the loss of narrower widths that comes
@@ -430,17 +431,19 @@ class MultiWidthModel(keras.Model):
                 (levels[i : i + 1], factors[i : i + 1]) for i in range(len(factors))
             ]
         loss = 0.0
+        outputs: list[Any] = []
         gradients: list[Any] = [None] * len(self.trainable_weights)
         for index, (some_levels, some_factors) in enumerate(passes):
             with tf.GradientTape() as tape:
                 features = self._features(x, training=True)
-                outputs = self._outputs_at(some_levels, features, training=True)
+                some_outputs = self._outputs_at(some_levels, features, training=True)
                 part = self._loss_over_widths(
-                    *(x, y, outputs, sample_weight, some_factors),
+                    *(x, y, some_outputs, sample_weight, some_factors),
                     regularize=index == 0,
                 )
                 scaled = self.optimizer.scale_loss(part)
             loss += part
+            outputs += some_outputs
             gradients = [
                 new if old is None else old if new is None else old + new
                 for old, new in zip(
@@ -520,7 +523,7 @@ class MultiWidthModel(keras.Model):
         return self._update_metrics("test", features, x, y, sample_weight)
 
     def _sample_levels(self) -> Any:
-        """Draws the levels of a training step, int32 `(n,)`: first the fixed ones."""
+        """Gives the levels of a training step, int32 `(n,)`: first the fixed ones."""
         sampler = self._width_config["widths"]
         if sampler.expected:
             return keras.ops.convert_to_tensor(self._expected_levels()[0], "int32")

@@ -245,13 +245,15 @@ class WidthSampler:
         max_width: Upper end of the drawn widths, in (0, 1].
         seed: Integer seed of the drawn widths. `None` takes one from Keras' global
             random state, which `keras.utils.set_random_seed` fixes.
-        expected: Whether to draw nothing: every width from `min_width` to `max_width`
-            at which the model differs is run at every step, its loss weighed by how
-            many of the `num_random` widths would be it on average. The gradient is
-            what the drawn ones give on average, without the noise of drawing. It
-            costs a readout and a loss for each of these widths (their number is that
-            of a model's `distinct_widths`, which a `divisor` or a `widths_grid` keeps
-            low); models of `awn_keras.baselines` take a pass for each.
+        expected: Whether to draw nothing: every step runs each network that could be
+            drawn, and weighs its loss by how often a step that draws would run it on
+            average. The gradient is the average of those of such steps, without their
+            noise (not exactly so with `width_power` or `distillation`, which look at
+            a step's other widths). It costs a readout and a loss for each network: as
+            many as a model has `distinct_widths`, which a `divisor` or a
+            `widths_grid` keeps low. Models of `awn_keras.baselines` take a pass for
+            each, from narrow to wide, and `SharedBN` updates its moving statistics in
+            that order.
 
     Raises:
         TypeError: If `num_random` is not an integer.
@@ -292,7 +294,7 @@ class WidthSampler:
 
     @property
     def num_widths(self) -> int:
-        """Number of widths in a training step that draws them."""
+        """Number of widths in a step; if `expected`, what their weights sum to."""
         return len(self.fixed) + self.num_random
 
     @property
@@ -335,8 +337,9 @@ class SandwichWidths(WidthSampler):
         max_width: The largest width, in (0, 1].
         num_widths: Widths in a step, at least 2; all but two are drawn uniformly.
         seed: Integer seed, or `None`; see `WidthSampler`.
-        expected: Whether to run all widths instead of drawing some, weighed so that
-            the gradient is the drawn ones' average; see `WidthSampler`.
+        expected: Whether to run, instead of drawing `num_widths - 2`, all networks
+            that could be drawn. Each end keeps the weight 1 (and what draws would add
+            to it), all others share the rest of `num_widths`; see `WidthSampler`.
 
     Raises:
         ValueError: If `num_widths` is below 2 or a width is out of range.
@@ -383,8 +386,8 @@ class UniformWidths(WidthSampler):
         max_width: Upper end, in (0, 1].
         num_widths: Widths in a step, at least 1.
         seed: Integer seed, or `None`; see `WidthSampler`.
-        expected: Whether to run all widths instead of drawing some; see
-            `WidthSampler`.
+        expected: Whether to run, instead of drawing `num_widths`, all networks that
+            could be drawn; see `WidthSampler`.
 
     Raises:
         ValueError: If `num_widths` is below 1 or a width is out of range.

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from awn_keras import (
@@ -351,6 +351,7 @@ def test_sampling_is_seeded_and_depends_on_the_step_only():
     st.floats(0.25, 1.0),
     st.sampled_from(({}, {"divisor": 3}, {"widths_grid": [0.25, 0.55, 1.0]})),
 )
+@example(lambda *ends: UniformWidths(*ends, expected=True), 0.5, 0.5, {})
 def test_expected_widths_count_as_often_as_they_would_be_drawn(make, a, b, kwargs):
     sampler = make(min(a, b), max(a, b))
     model = classification(lenet_3c1l(**kwargs), widths=sampler)

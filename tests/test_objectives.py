@@ -227,13 +227,18 @@ def test_a_schedule_freezes_after_joint_training_with_momentum():
 def test_objectives_are_saved_with_the_model(tmp_path):
     late = schedules.PiecewiseConstantDecay([2], [0.0, 0.5])
     model = classification(
-        small_conv(), width_power=0.5, distillation=late, frozen_up_to=late
+        small_conv(),
+        widths=SandwichWidths(0.25, expected=True),
+        width_power=0.5,
+        distillation=late,
+        frozen_up_to=late,
     )
     model.fit(*labelled(model), verbose=0)
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     assert loaded.get_compile_config() == model.get_compile_config()
     assert loaded._width_config["width_power"] == 0.5
+    assert loaded._width_config["widths"].expected
     assert float(loaded._width_config["distillation"](3)) == 0.5
     for one in (model, loaded):
         one.fit(*labelled(model), shuffle=False, verbose=0)

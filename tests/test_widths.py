@@ -191,8 +191,14 @@ def test_samplers_say_what_a_step_runs(sampler, fixed, num_random):
     assert (sampler.fixed, sampler.num_random) == (fixed, num_random)
     assert sampler.num_widths == len(fixed) + num_random
     copy = type(sampler).from_config(sampler.get_config())
-    assert copy.get_config() == sampler.get_config()
+    assert vars(copy) == vars(sampler)
     assert repr(copy) == repr(sampler)
+
+
+def test_a_sampler_of_an_older_file_draws():
+    config = SandwichWidths(0.5).get_config()
+    del config["expected"]
+    assert SandwichWidths.from_config(config).expected is False
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,8 @@ class SlicedModel(MultiWidthModel):
     ) -> dict[str, Any]:
         # Other widths would cost a forward pass each.
         sampler: WidthSampler = self._width_config["widths"]
-        largest = int(np.argmax(sampler.fixed)) if sampler.fixed else 0
+        always = self._expected_levels()[0] if sampler.expected else sampler.fixed
+        largest = int(np.argmax(always)) if len(always) else 0
         return self.compute_metrics(x, y, outputs[largest], sample_weight)
 
 

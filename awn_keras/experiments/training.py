@@ -149,9 +149,8 @@ def run(
     if (directory / "model.keras").exists():
         if not holds_run_of(recipe, directory):
             raise ValueError(
-                f"{directory} holds a run of another recipe"
-                f"{_difference(recipe, directory / 'recipe.json')}. Name another "
-                "directory."
+                f"{directory} holds {_other_run(recipe, directory / 'recipe.json')}. "
+                "Name another directory."
             )
         if not resume:
             raise ValueError(
@@ -286,16 +285,17 @@ def holds_run_of(recipe: Recipe, directory: Path) -> bool:
         return False
 
 
-def _difference(recipe: Recipe, path: Path) -> str:
-    """Says which settings of a kept recipe differ."""
+def _other_run(recipe: Recipe, path: Path) -> str:
+    """Says of which recipe a directory's run is, and which settings differ."""
     try:
         old = _kept_recipe(path)
     except (OSError, TypeError, ValueError):
-        return ", and no recipe.json that could be read"
-    return "".join(
-        f"; {name} is {old.get(name)!r} there, {value!r} here"
-        for name, value in as_json(recipe).items()
-        if value != old.get(name)
+        return "a model.keras, and no recipe.json that could be read"
+    new = as_json(recipe)
+    return "a run of another recipe" + "".join(
+        f"; {name} is {old.get(name)!r} there, {new.get(name)!r} here"
+        for name in {**new, **old}
+        if old.get(name) != new.get(name)
     )
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from awn_keras import FixedWidths
+from awn_keras import FixedWidths, SandwichWidths, UniformWidths
 from awn_keras.baselines import SharedBN
 from tests.baselines.networks import (
     assert_close,
@@ -40,6 +40,26 @@ def test_all_widths_track_into_one_set_of_statistics(model):
     for name, value in wanted.items():
         assert_close(numpy(model.get_layer(name).moving_mean), value)
         assert (value != before[name]).all()
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize(
+    "widths",
+    [
+        SandwichWidths(0.25, expected=True),
+        UniformWidths(0.25, expected=True),
+        SandwichWidths(0.25),
+        FixedWidths([1.0, 0.5]),
+    ],
+    ids=lambda widths: type(widths).__name__ + "-expected" * widths.expected,
+)
+def test_training_logs_are_those_of_the_full_width(model, widths, loop):
+    """Where every step runs it. Before the step: its own statistics, no update."""
+    classification(model, widths=widths, loop=loop)
+    logits = by_hand(model, 1.0)(images(), training=True)
+    right = np.mean(np.argmax(numpy(logits), axis=-1) == labels())
+    logs = model.train_on_batch(images(), labels(), return_dict=True)
+    assert logs["accuracy"] == pytest.approx(right)
 
 
 def test_a_frozen_normalization_keeps_its_statistics(model):

@@ -117,10 +117,12 @@ def test_resuming_a_finished_run_trains_no_more(finished):
     assert len(again.history) == 3
 
 
-def test_another_recipe_cannot_resume(finished):
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_recipe_needs_another_directory(resume, finished):
     _, directory = finished
-    with pytest.raises(ValueError, match="another recipe; filters is 4 there, 5 here"):
-        run(replace(QUICK, filters=5), directory, resume=True)
+    match = "another recipe; filters is 4 there, 5 here. Name another directory"
+    with pytest.raises(ValueError, match=match):
+        run(replace(QUICK, filters=5), directory, resume=resume)
 
 
 def test_a_finished_run_is_not_overwritten(finished):
