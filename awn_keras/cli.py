@@ -106,14 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--schedule",
-        help="of the rate: cosine (default), or steps (default for CIFAR, mobilenet_v2 "
-        "and with --system): a tenth after 50 %% and 75 %%",
+        help="of the rate: cosine (default), or steps (default for mobilenet_v2 and "
+        "with --system): a tenth after 50 %% and 75 %%",
     )
     add("--momentum", type=float, help="default: 0.9")
     add(
         "--weight-decay",
         type=float,
-        help="default: 5e-4, for CIFAR 1.25e-4; with --system 0, for CIFAR 5e-4",
+        help="default: 5e-4, for CIFAR 1.25e-4; mobilenet_v2: 0, for CIFAR 1.25e-4; "
+        "with --system 0, for CIFAR 5e-4",
     )
     add("--filters", type=int, help="lenet_3c1l's, before --width-multiplier")
     add("--width-multiplier", type=float, help="default: sqrt(2)")
@@ -130,8 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--widths-grid", type=_widths, metavar="W,W,...", help=WIDTHS_HELP)
     add(
         "--sampler",
-        help="widths of a step: sandwich (default), expected_sandwich (all widths, "
-        "each weighed by how often the sandwich runs it), uniform, fixed, all",
+        help="widths of a step: sandwich (default), expected_sandwich (default of "
+        "lenet_3c1l for CIFAR without --system: all widths, each weighed by how often "
+        "the sandwich runs it), uniform, fixed, all",
     )
     add("--num-widths", type=int, help="widths in a step (default: 4)")
     add(
