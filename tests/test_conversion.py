@@ -31,8 +31,8 @@ from tests.graphs import random_graph
 from tests.test_slimming import assert_close
 
 L = keras.layers
-#: The same ones in each run. More: AWN_GRAPHS=3000 pytest tests/test_conversion.py
-#: -k random
+#: Random graphs, the same in each run. For more, set AWN_GRAPHS=3000 and run
+#: `pytest tests/test_conversion.py -k random`.
 GRAPHS = int(os.environ.get("AWN_GRAPHS", "100"))
 #: Graphs are small already, and shrinking one takes minutes.
 PHASES = [phase for phase in Phase if phase is not Phase.shrink]

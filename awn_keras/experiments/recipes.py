@@ -59,7 +59,8 @@ class Recipe:
         widths_grid: See `AnyWidthModel`.
         sampler: One of `SAMPLERS`.
         widths: Widths of the sampler `fixed`, ascending; an S-Net's list.
-        num_widths: Widths in a step; for the sandwiches and `uniform`.
+        num_widths: Widths in a step; for the sandwiches and `uniform`. All run with
+            `expected_sandwich`, and their weights sum to it.
         width_reduction: See `AnyWidthModel.compile`.
         width_power: See `AnyWidthModel.compile`.
         distillation: Share of the full width's answers in the loss of narrower
@@ -264,13 +265,13 @@ class Recipe:
             architecture: One of `ARCHITECTURES`.
 
         Returns:
-            For an AWN that takes the mean of the losses, with `lenet_3c1l` what did
-            best of what has run of `awn reproduce improvements`, along half a cosine.
-            On Fashion-MNIST, and here for all but CIFAR, that is `cosine_fast_decay`:
-            a learning rate of 0.12 and a weight decay of 5e-4. On CIFAR-10, and here
-            for CIFAR, `expected_cosine`: the paper's 0.04 and 1.25e-4, and all widths
-            in each step, weighed as the sandwich draws them. For `mobilenet_v2`, with
-            which nothing was compared, the paper's AWN+RS.
+            For an AWN that takes the mean of the losses. With `lenet_3c1l` the arm of
+            `awn reproduce improvements` that did best so far, written as such a mean;
+            the rate falls along half a cosine. For CIFAR, by CIFAR-10,
+            `expected_cosine`: the paper's rate and decay, as a mean 0.04 and 1.25e-4,
+            and all widths in each step, weighed as the sandwich draws them. Else, by
+            Fashion-MNIST, `cosine_fast_decay`: 0.12 and 5e-4. With `mobilenet_v2`,
+            with which nothing was compared, the paper's AWN+RS.
 
         Raises:
             ValueError: If a name is wrong.
@@ -314,7 +315,7 @@ class Architecture:
             a plain one where the recipe's system is not `awn`.
         paper: What differs in the paper's recipe from that for LeNet.
         recommended: What did better here than the paper's recipe, but for CIFAR.
-        recommended_for_cifar: What did better there.
+        recommended_for_cifar: The same for CIFAR.
         unused: Fields of a recipe that mean nothing to this network.
     """
 
