@@ -83,6 +83,12 @@ def improvements(dataset: str) -> str:
     return tables.improvements(_improved(dataset)).markdown()
 
 
+def widths_in_a_step() -> str:
+    """Figure 4: AUC against the number of widths in a step."""
+    runs = runs_of("figure4", seeds=10, precision="mixed_bfloat16")
+    return tables.figure_4(finished_runs(runs, PAPER)).markdown()
+
+
 def recommended() -> str:
     """The recipes of `awn train` beside the paper's."""
     rows = []
@@ -373,6 +379,7 @@ BLOCKS = {
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,
         "fashion_mnist": fashion_mnist,
+        "widths_in_a_step": widths_in_a_step,
         "improvements": lambda: improvements("fashion_mnist"),
         "improvements_cifar10": lambda: improvements("cifar10"),
         "warm_start": warm_start,
