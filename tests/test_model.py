@@ -640,8 +640,9 @@ def test_fit_learns(settings):
     y = rng.integers(0, 3, 60)
     x = rng.normal(size=(60, 6, 6, 2)).astype("float32") + y[:, None, None, None]
     history = model.fit(
-        x, y, epochs=6, batch_size=20, validation_data=(x, y), verbose=0
+        x, y, epochs=12, batch_size=20, validation_data=(x, y), verbose=0
     ).history
+    # With other seeds the last case reaches 0.10 to 0.46 of the first loss.
     assert history["loss_w025"][-1] < 0.8 * history["loss_w025"][0]
     # Chance is 67 %.
     assert history["sparse_top_k_categorical_accuracy_w100"][-1] >= 0.75
