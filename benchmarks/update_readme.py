@@ -46,9 +46,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 PAPER = ROOT / "results" / "paper"
 
 
-def table2() -> str:
-    """All systems on Fashion-MNIST, beside the paper's numbers."""
-    runs = runs_of("table2", "fashion_mnist", seeds=10)
+def table2(dataset: str = "fashion_mnist", **kind: Any) -> str:
+    """All systems on a data set, beside the paper's numbers."""
+    runs = runs_of("table2", dataset, seeds=10, **kind)
     return tables.table_2(finished_runs(runs, PAPER)).markdown()
 
 
@@ -379,6 +379,10 @@ BLOCKS = {
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,
         "fashion_mnist": fashion_mnist,
+        "table2_cifar10": lambda: table2("cifar10", precision="mixed_bfloat16"),
+        "table2_cifar100": lambda: table2(
+            "cifar100", scale=0.1, precision="mixed_bfloat16"
+        ),
         "widths_in_a_step": widths_in_a_step,
         "improvements": lambda: improvements("fashion_mnist"),
         "improvements_cifar10": lambda: improvements("cifar10"),
