@@ -89,6 +89,12 @@ def widths_in_a_step() -> str:
     return tables.figure_4(finished_runs(runs, PAPER)).markdown()
 
 
+def full_width_only() -> str:
+    """Figure 6: triangular and ordinary convolutions, cut without narrow training."""
+    runs = runs_of("figure6", seeds=10, precision="mixed_bfloat16")
+    return tables.figure_6(finished_runs(runs, PAPER)).markdown()
+
+
 def recommended() -> str:
     """The recipes of `awn train` beside the paper's."""
     rows = []
@@ -384,6 +390,7 @@ BLOCKS = {
             "cifar100", scale=0.1, precision="mixed_bfloat16"
         ),
         "widths_in_a_step": widths_in_a_step,
+        "full_width_only": full_width_only,
         "improvements": lambda: improvements("fashion_mnist"),
         "improvements_cifar10": lambda: improvements("cifar10"),
         "warm_start": warm_start,
