@@ -227,8 +227,15 @@ def test_a_fresh_process_loads_a_saved_model(tmp_path):
 
 def test_training_logs_are_those_of_the_largest_width():
     model = classification(of(SharedBN), widths=SandwichWidths(0.25, 1.0, 3))
-    history = model.fit(images(), labels(), verbose=0).history
+    right = {}
+    for width in (0.25, 1.0):
+        model.width = width
+        scores = numpy(model(images(), training=True))
+        right[width] = np.mean(scores.argmax(-1) == labels())
+    assert right[0.25] != right[1.0]
+    history = model.fit(images(), labels(), batch_size=len(labels()), verbose=0).history
     assert set(history) == {"loss", "accuracy"}
+    assert history["accuracy"] == [pytest.approx(right[1.0])]
 
 
 def test_weight_decay_counts_once():
