@@ -51,7 +51,8 @@ class Recipe:
         batch_size: Samples in a step.
         learning_rate: Of SGD with `momentum`, at first.
         schedule: One of `SCHEDULES`: divided by 10 after 50 % and 75 % of the steps,
-            or half a cosine down to 0.
+            or half a cosine down to 0. Refining (`frozen_up_to`) follows joint
+            training with a schedule of its own.
         momentum: Momentum in [0, 1).
         weight_decay: The paper's, in the gradient.
         min_width: Smallest width, in (0, 1].
@@ -431,12 +432,24 @@ def _of_system(recipe: Recipe, network: keras.Model) -> keras.Model:
 
 def _schedule(recipe: Recipe, steps: int) -> Any:
     schedules = keras.optimizers.schedules
+    start = _start_of_refining(recipe, steps)
     if recipe.schedule == "cosine":
+        rest = (steps - start) / start
+        if rest:
+            return schedules.CosineDecayRestarts(recipe.learning_rate, start, rest)
         return schedules.CosineDecay(recipe.learning_rate, steps)
     rates = [recipe.learning_rate / 10**i for i in range(3)]
-    return schedules.PiecewiseConstantDecay(
-        [round(0.5 * steps), round(0.75 * steps)], rates
-    )
+    boundaries = [round(0.5 * start), round(0.75 * start)]
+    if start < steps:
+        boundaries += [start + round(part * (steps - start)) for part in (0, 0.5, 0.75)]
+        rates *= 2
+    return schedules.PiecewiseConstantDecay(boundaries, rates)
+
+
+def _start_of_refining(recipe: Recipe, steps: int) -> int:
+    """The step at which joint training is over."""
+    start = round(recipe.late * steps) if recipe.frozen_up_to else steps
+    return start or steps  # Refining from the first step on is a run like any other.
 
 
 def _late(recipe: Recipe, value: float, steps: int) -> Any:

@@ -131,6 +131,27 @@ def test_the_schedule_divides_by_ten_at_half_and_three_quarters():
 
 
 @pytest.mark.parametrize(
+    ("schedule", "joint", "refined"),
+    [
+        ("steps", [0.01, 0.001, 1e-4], [0.01, 0.001, 1e-4]),
+        # Half a cosine at 0, 60 and 90 % of a phase.
+        ("cosine", *[[0.01 * (1 + np.cos(np.pi * p)) / 2 for p in (0, 0.6, 0.9)]] * 2),
+    ],
+)
+def test_refining_has_a_schedule_of_its_own(schedule, joint, refined):
+    recipe = replace(QUICK, epochs=10, frozen_up_to=0.5, late=0.75, schedule=schedule)
+    rate = build(recipe, load_data("digits")).optimizer._learning_rate
+    steps = 10 * 12
+    got = [
+        [float(rate(start + round(part * length))) for part in (0, 0.6, 0.9)]
+        for start, length in ((0, 0.75 * steps), (0.75 * steps, 0.25 * steps))
+    ]
+    # A boundary's step itself still has the old rate; so has the cosine's end.
+    got[1][0] = float(rate(round(0.75 * steps) + 1))
+    np.testing.assert_allclose(got, [joint, refined], rtol=0.01)
+
+
+@pytest.mark.parametrize(
     ("sampler", "expected"),
     [
         ("sandwich", SandwichWidths),
