@@ -431,6 +431,7 @@ def _reproduce(args: argparse.Namespace) -> None:
     from awn_keras.experiments.paper import runs_of
     from awn_keras.experiments.reproduce import (
         SEEDS,
+        finished_kinds,
         finished_runs,
         run_missing,
         show,
@@ -443,6 +444,10 @@ def _reproduce(args: argparse.Namespace) -> None:
     runs = runs_of(*which, seeds=args.seeds, systems=systems, **kind)
     every = runs_of(*which, seeds=max(args.seeds, SEEDS), **kind)
     results = _writable(args.results)
+    here = len(finished_runs(every, results))
+    for options, count in finished_kinds(*which, results).items():
+        if count > here:
+            _print(f"{count} finished runs have {options}: give it to see them.")
     if not args.show:
         run_missing(
             *(runs, results, _writable(args.work)),

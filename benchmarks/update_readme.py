@@ -1,23 +1,29 @@
-"""Writes the tables of README.md and docs/measured.md from the files in results/.
+"""Writes the tables of README.md, docs/measured.md and results/paper from results/.
 
     python benchmarks/update_readme.py [--check]
 
 A block between `<!-- NAME -->` and `<!-- /NAME -->` is replaced by the table of that
-name. With `--check` nothing is written; the exit code is 1 if a page is not what the
-command would write.
+name; results/paper gets its README.md and its figures. With `--check` nothing is
+written; the exit code is 1 if a page (pictures apart) is not what the command would
+write.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from awn_keras import lenet_3c1l
+from awn_keras.data import DATASETS
+from awn_keras.evaluation import count_active_parameters
 from awn_keras.experiments import tables
 from awn_keras.experiments.paper import TABLE_2, runs_of
-from awn_keras.experiments.reproduce import finished_runs
+from awn_keras.experiments.reproduce import finished_runs, write_report
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,13 +59,14 @@ def table2(dataset: str = "fashion_mnist", **kind: Any) -> str:
 
 
 def fashion_mnist() -> str:
-    """Some widths of AWN+RS, means over the finished seeds."""
-    runs = runs_of("table2", "fashion_mnist", seeds=10, systems=["awn_rs"])
-    results = [result for _, result in finished_runs(runs, PAPER)]
+    """Some widths of AWN+RS, means over the finished seeds, and a plain network's."""
+    results = _table2_results("awn_rs")
     curve = results[0]["curves"][0]
+    plain = _table2_results("us_net")[0]["curves"][0]
+    model = lenet_3c1l(DATASETS["fashion_mnist"], 10)
     rows = []
     for wanted in (0.25, 0.5, 0.75, 1.0):
-        index = tables.index_at(curve, wanted)
+        index, other = (tables.index_at(one, wanted) for one in (curve, plain))
         accuracies = [result["curves"][0]["accuracy"][index] for result in results]
         rows.append(
             [
@@ -67,9 +74,21 @@ def fashion_mnist() -> str:
                 f"{tables.percent(accuracies)} %",
                 f"{curve['macs'][index] / 1e6:.2f} M",
                 f"{curve['parameters'][index] / 1e3:.1f} k",
+                f"{count_active_parameters(model, wanted) / 1e3:.1f} k",
+                f"{plain['macs'][other] / 1e6:.2f} M",
+                f"{plain['parameters'][other] / 1e3:.1f} k",
             ]
         )
-    return table(["width", "accuracy", "MACs", "parameters"], rows)
+    head = [
+        *("width", "accuracy", "MACs", "weights", "of these not 0 by the triangle"),
+        *("plain network: MACs", "weights"),
+    ]
+    return table(head, rows)
+
+
+def _table2_results(system: str) -> list[dict[str, Any]]:
+    runs = runs_of("table2", "fashion_mnist", seeds=10, systems=[system])
+    return [result for _, result in finished_runs(runs, PAPER)]
 
 
 def _improved(dataset: str, systems: list[str] | None = None) -> list[tables.Finished]:
@@ -95,13 +114,17 @@ def full_width_only() -> str:
     return tables.figure_6(finished_runs(runs, PAPER)).markdown()
 
 
+#: Data sets with several recipes: how they are called, and the arm that is recommended.
+_COMPARED = (
+    ("fashion_mnist", "Fashion-MNIST", "cosine_fast_decay"),
+    ("cifar10", "CIFAR-10", "expected_cosine"),
+)
+
+
 def recommended() -> str:
     """The recipes of `awn train` beside the paper's."""
     rows = []
-    for dataset, name, arm in (
-        ("fashion_mnist", "Fashion-MNIST", "cosine_fast_decay"),
-        ("cifar10", "CIFAR-10", "expected_cosine"),
-    ):
+    for dataset, name, arm in _COMPARED:
         reported = TABLE_2["lenet_3c1l", dataset]["awn_rs", 0]
         auc = f"{100 * reported:.2f}"
         rows.append([f"{name}: AWN+RS, in the paper", "", auc, "", ""])
@@ -118,6 +141,45 @@ def recommended() -> str:
         "after the last epoch (20 on Fashion-MNIST, 100 on CIFAR-10). The recipes were "
         "chosen on these test sets. The paper reports its best epoch."
     )
+
+
+def wide_end() -> str:
+    """Full width of networks that train for it alone, and for all widths."""
+    kind = {"seeds": 10, "precision": "mixed_bfloat16"}
+    alone = {
+        "fashion_mnist": [("figure4", "awn_rs_1", "AWN")],
+        "cifar10": [
+            ("figure6", "awn_full", "AWN"),
+            ("figure6", "shared_bn_full", "ordinary convolutions"),
+        ],
+    }
+    rows = []
+    for dataset, name, arm in _COMPARED:
+        for experiment, label, network in (
+            *alone[dataset],
+            ("improvements", "awn_rs", "AWN+RS"),
+            ("improvements", arm, "what `awn train` starts from"),
+        ):
+            runs = runs_of(experiment, dataset, systems=[label], **kind)
+            curves = [result["curves"][0] for _, result in finished_runs(runs, PAPER)]
+            trains = "all" if experiment == "improvements" else "full width alone"
+            rows.append(
+                [
+                    f"{name}: {network}",
+                    trains,
+                    str(len(curves)),
+                    tables.percent([curve["accuracy"][-1] for curve in curves]),
+                    f"{curves[0]['macs'][-1] / 1e6:.2f} M",
+                ]
+            )
+    head = ["network", "trained for", "seeds", "full width", "MACs"]
+    return table(head, rows)
+
+
+def equal_macs(dataset: str, **kind: Any) -> str:
+    """All systems within budgets of MACs."""
+    runs = runs_of("table2", dataset, seeds=10, **kind)
+    return tables.at_equal_macs(finished_runs(runs, PAPER)).markdown()
 
 
 def train_step() -> str:
@@ -385,12 +447,15 @@ BLOCKS = {
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,
         "fashion_mnist": fashion_mnist,
+        "equal_macs": lambda: equal_macs("fashion_mnist"),
         "table2_cifar10": lambda: table2("cifar10", precision="mixed_bfloat16"),
         "table2_cifar100": lambda: table2(
             "cifar100", scale=0.1, precision="mixed_bfloat16"
         ),
+        "equal_macs_cifar10": lambda: equal_macs("cifar10", precision="mixed_bfloat16"),
         "widths_in_a_step": widths_in_a_step,
         "full_width_only": full_width_only,
+        "wide_end": wide_end,
         "improvements": lambda: improvements("fashion_mnist"),
         "improvements_cifar10": lambda: improvements("cifar10"),
         "warm_start": warm_start,
@@ -416,12 +481,27 @@ def main() -> None:
             before, _, rest = new.partition(begin)
             after = rest.partition(end)[2]
             new = f"{before}{begin}{make()}\n{end}{after}"
-        if args.check and new != old:
-            sys.exit(
-                f"{page.name} is not what `python benchmarks/update_readme.py` writes."
-            )
         if not args.check:
             page.write_text(new)
+        elif new != old:
+            stale(page)
+    if not args.check:
+        write_report(PAPER)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "paper"
+        shutil.copytree(PAPER, copy, ignore=shutil.ignore_patterns("*.png", "*.md"))
+        write_report(copy)
+        if (copy / "README.md").read_text() != (PAPER / "README.md").read_text():
+            stale(PAPER / "README.md")
+
+
+def stale(page: Path) -> None:
+    """Ends the program because of a page."""
+    sys.exit(
+        f"{page.relative_to(ROOT)} is not what `python benchmarks/update_readme.py` "
+        "writes."
+    )
 
 
 if __name__ == "__main__":

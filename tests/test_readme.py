@@ -82,6 +82,9 @@ def test_the_code_on_reproducing_runs_as_it_stands(tmp_path, monkeypatch):
     for name in ("USNet", "AnyWidthModel"):
         assert min(names["curves"][name].accuracy) > 0.3
     assert (tmp_path / "systems.png").exists()
+    points = [line for line in names["axes"].lines if line.get_marker() == "^"]
+    assert [line.get_xdata()[0] for line in points[-3:]] == [0.25, 0.5, 1.0]
+    assert all(line.get_ydata()[0] > 30 for line in points[-3:])
 
 
 def test_the_code_on_deploying_runs_as_it_stands(tmp_path, monkeypatch):

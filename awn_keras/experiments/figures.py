@@ -42,14 +42,8 @@ def save(figure: Any, path: Path) -> None:
     write_whole(path, content.getvalue())
 
 
-def _average(curves: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    widths = np.asarray(curves[0]["widths"])
-    accuracy = np.mean([curve["accuracy"] for curve in curves], axis=0)
-    return widths, 100 * accuracy
-
-
-def curves(finished: Sequence[Finished], individual: Sequence[Finished] = ()) -> Any:
-    """Draws trade-off curves (figures 5 and 6), means over seeds.
+def figure_5(finished: Sequence[Finished], individual: Sequence[Finished] = ()) -> Any:
+    """Draws trade-off curves over width, as in the paper, and over MACs.
 
     Args:
         finished: The runs.
@@ -58,7 +52,33 @@ def curves(finished: Sequence[Finished], individual: Sequence[Finished] = ()) ->
     Returns:
         A Matplotlib figure.
     """
+    figure, (left, right) = new_figure(10, 4, ncols=2, sharey=True)
+    _plot_curves(left, finished, "widths")
+    _plot_curves(right, finished, "macs")
+    _individual_points(left, individual, "widths")
+    _individual_points(right, individual, "macs")
+    left.legend(fontsize="small")
+    right.set(ylabel=None, xscale="log")
+    return figure
+
+
+def figure_6(finished: Sequence[Finished]) -> Any:
+    """Draws trade-off curves over width.
+
+    Args:
+        finished: The runs.
+
+    Returns:
+        A Matplotlib figure.
+    """
     figure, ax = new_figure()
+    _plot_curves(ax, finished, "widths")
+    ax.legend(fontsize="small")
+    return figure
+
+
+def _plot_curves(ax: Any, finished: Sequence[Finished], over: str) -> None:
+    """Accuracy over `widths` or `macs`, means over seeds."""
     by_key: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for run, result in finished:
         for curve in result["curves"]:
@@ -70,36 +90,36 @@ def curves(finished: Sequence[Finished], individual: Sequence[Finished] = ()) ->
         "shared_bn_full": "ordinary convolutions",
     }
     for (label, calibrated), found in by_key.items():
-        widths, accuracy = _average(found)
+        accuracy = np.mean([curve["accuracy"] for curve in found], axis=0)
         auc = 100 * np.mean([curve["auc"] for curve in found])
         name = names[label] + (f" ({calibrated}w)" if calibrated else "")
         ax.plot(
-            *(widths, accuracy, styles.get(calibrated, "-")),
+            *(found[0][over], 100 * accuracy, styles.get(calibrated, "-")),
             color=SYSTEM_COLORS[label],
             label=f"{name}, AUC {auc:.2f} %",
         )
-    _individual_points(ax, individual)
-    ax.set(xlabel="width", ylabel="test accuracy (%)")
+    ax.set(xlabel=_AXES[over], ylabel="test accuracy (%)")
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small")
-    return figure
 
 
-def _individual_points(ax: Any, individual: Sequence[Finished]) -> None:
+_AXES = {"widths": "width", "macs": "multiply-accumulates"}
+
+
+def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> None:
     markers = {
         "params": ("^", "plain, as many weights"),
         "macs": ("s", "plain, as many MACs"),
     }
-    accuracy: dict[int, list[float]] = {}
+    curves: dict[int, list[dict[str, Any]]] = {}
     for run, result in individual:
-        right = 100 * result["curves"][0]["accuracy"][0]
-        accuracy.setdefault(run.recipe.filters, []).append(right)
+        curves.setdefault(run.recipe.filters, []).append(result["curves"][0])
     points: dict[str, list[tuple[float, float]]] = {}
     sizes = individual_sizes(individual[0][0].recipe.dataset) if individual else {}
     for (kind, width), filters in sizes.items():
-        if filters in accuracy:
-            point = (width, float(np.mean(accuracy[filters])))
-            points.setdefault(kind, []).append(point)
+        if found := curves.get(filters):
+            right = 100 * float(np.mean([curve["accuracy"][0] for curve in found]))
+            at = width if over == "widths" else found[0]["macs"][0]
+            points.setdefault(kind, []).append((at, right))
     for kind, values in points.items():
         marker, label = markers[kind]
         ax.scatter(

@@ -21,13 +21,13 @@ VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
     "table2": (tables.table_2, None),
     "figure2": (tables.table_1, figures.figure_2),
     "figure4": (tables.figure_4, figures.figure_4),
-    "figure5": (tables.table_2, figures.curves),
-    "figure6": (tables.figure_6, figures.curves),
+    "figure5": (tables.at_equal_macs, figures.figure_5),
+    "figure6": (tables.figure_6, figures.figure_6),
     "individual": (tables.individual, None),
     "improvements": (tables.improvements, None),
 }
 #: Figures whose table another experiment has already.
-_SAME_TABLE = ("figure2", "figure5")
+_SAME_TABLE = ("figure2",)
 #: Runs of table 2 that alone make no figure or study yet.
 _ALONE = {"figure4": {"awn_rs"}, "improvements": {"awn_rs"}}
 #: Seeds that a report looks for.
@@ -215,12 +215,8 @@ def write_report(results: Path) -> None:
         ValueError: See `load_result`.
         OSError: If a file cannot be written.
     """
-    names = {path.stem for path in results.glob("*_seed*.json")}
-    scales = {1.0}
-    for name in names:
-        with contextlib.suppress(ValueError):
-            scales.add(float(name.rpartition("_scale")[2].partition("_")[0]))
-    kinds = [(s, p) for s in sorted(scales, reverse=True) for p in PRECISIONS]
+    names = _names(results)
+    kinds = _kinds(names)
     sections = []
     for experiment, about in EXPERIMENTS.items():
         for dataset in (*about.datasets, "digits"):
@@ -235,12 +231,55 @@ def write_report(results: Path) -> None:
     write_whole(results / "README.md", text + "\n")
 
 
+def _names(results: Path) -> set[str]:
+    """Names of the runs that a directory has results of."""
+    return {path.stem for path in results.glob("*_seed*.json")}
+
+
+def _kinds(names: set[str]) -> list[tuple[float, str]]:
+    """Scales and precisions that runs may have, by their names."""
+    scales = {1.0}
+    for name in names:
+        with contextlib.suppress(ValueError):
+            scales.add(float(name.rpartition("_scale")[2].partition("_")[0]))
+    return [(s, p) for s in sorted(scales, reverse=True) for p in PRECISIONS]
+
+
+def finished_kinds(
+    experiment: str, dataset: str | None, architecture: str, results: Path
+) -> dict[str, int]:
+    """Looks for results of an experiment of any scale and precision.
+
+    Args:
+        experiment: One of `EXPERIMENTS`.
+        dataset: Data set. `None` for the paper's first one.
+        architecture: Architecture.
+        results: Directory of results.
+
+    Returns:
+        The options of `awn reproduce` that show some, with the number of results.
+    """
+    dataset = EXPERIMENTS[experiment].datasets[0] if dataset is None else dataset
+    names = _names(results)
+    found = {}
+    for scale, precision in _kinds(names):
+        runs = _runs_of(experiment, dataset, architecture, scale, precision)
+        count = len(names & {run.name for run in runs})
+        if count:
+            options = [f"--scale {scale:g}"] if scale < 1 else []
+            options.append(f"--precision {precision}")
+            found[" ".join(options)] = count
+    return found
+
+
 _INTRODUCTION = """# The paper's tables and figures, run here
 
 Made by `awn reproduce` from the JSON files beside it, one a run: recipe, seed,
 versions, machine, seconds, the accuracy of each width. Paper: Vu, Eder, Price, Frahm,
-Any-Width Networks, CVPR Workshops 2020. `awn reproduce table2 --dataset cifar10` runs
-what is missing of a table, resumes what was interrupted, and writes this page anew."""
+Any-Width Networks, CVPR Workshops 2020. `awn reproduce table2 --dataset fashion_mnist`
+runs what is missing of a table, resumes what was interrupted, and writes this page.
+Titles say how: `mixed_bfloat16` is `--precision mixed_bfloat16`, `scale0.1` is
+`--scale 0.1`."""
 
 
 def _runs_of(

@@ -162,44 +162,97 @@ def table_1(finished: Sequence[Finished]) -> Table:
     return Table(head, rows, _notes(finished))
 
 
-def table_2(finished: Sequence[Finished]) -> Table:
-    """AUC of all systems."""
-    rows = []
+def _systems(
+    finished: Sequence[Finished],
+) -> list[tuple[str, int, list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Table 2's systems: label, calibrated widths, results and their curves."""
     by_label = _by_label(finished)
-    recipe = finished[0][0].recipe if finished else None
-    key = (recipe.architecture, recipe.dataset) if recipe else ("", "")
-    paper = TABLE_2.get(key, {})
+    rows = []
     for label, calibrated in TABLE_2["lenet_3c1l", "fashion_mnist"]:
         results = by_label.get(label, [])
         curves = [curve_of(result, calibrated) for result in results]
-        aucs = [curve["auc"] for curve in curves if curve]
+        rows.append((label, calibrated, results, [c for c in curves if c]))
+    return rows
+
+
+def _name(label: str, calibrated: int) -> str:
+    return f"US-Net ({calibrated}w)" if calibrated else NAMES[label]
+
+
+def table_2(finished: Sequence[Finished]) -> Table:
+    """AUC of all systems."""
+    rows = []
+    recipe = finished[0][0].recipe if finished else None
+    key = (recipe.architecture, recipe.dataset) if recipe else ("", "")
+    paper = TABLE_2.get(key, {})
+    for label, calibrated, results, curves in _systems(finished):
         best = [r["best_epoch"]["auc"] for r in results if r["best_epoch"]]
-        ends = [
-            [accuracy_at(curve, width) for curve in curves if curve]
-            for width in (0.0, 1.0)
-        ]
-        name = f"US-Net ({calibrated}w)" if calibrated else NAMES[label]
         reported = paper.get((label, calibrated))
+        ends = ([accuracy_at(curve, width) for curve in curves] for width in (0.0, 1.0))
         rows.append(
             [
-                name,
-                str(len(aucs)) if aucs else "-",
-                percent(aucs) if aucs else "-",
+                _name(label, calibrated),
+                str(len(curves)) if curves else "-",
+                percent([curve["auc"] for curve in curves]) if curves else "-",
                 percent(best) if best else "-",
                 percent([reported]) if reported else "-",
                 *(percent(values) if values else "-" for values in ends),
+                _millions(curves[0]["macs"][-1]) if curves else "-",
             ]
         )
     head = [
         *("system", "seeds", "AUC", "best epoch", "paper's AUC"),
-        *("narrowest", "full width"),
+        *("narrowest", "full width", "its MACs"),
     ]
-    notes = [
-        "Best epoch: highest AUC on the test set of any epoch, which is what the "
-        "paper's authors' code reports; only systems that need one pass for all widths "
-        "are evaluated after each epoch."
-    ]
-    return Table(head, rows, [*_notes(finished), *notes])
+    return Table(head, rows, [*_notes(finished), _BEST_EPOCH])
+
+
+_BEST_EPOCH = (
+    "Best epoch: highest AUC on the test set of any epoch, which is what the paper's "
+    "authors' code reports; only systems that need one pass for all widths are "
+    "evaluated after each epoch."
+)
+
+
+def _millions(macs: int) -> str:
+    return f"{macs / 1e6:.2f} M"
+
+
+def _within(curve: dict[str, Any], budget: int) -> float | None:
+    """Accuracy of the widest network of at most so many MACs, if there is one."""
+    count = int(np.searchsorted(curve["macs"], budget, side="right"))
+    return curve["accuracy"][count - 1] if count else None
+
+
+def at_equal_macs(finished: Sequence[Finished]) -> Table:
+    """Accuracy of each system's widest network within a budget of MACs.
+
+    The budgets are the MACs of the network that the sliced systems train, at the
+    widths of table 1, and those of the largest network of all.
+    """
+    systems = _systems(finished)
+    curves = {label: found[0] for label, _, _, found in systems if found}
+    budgets = {curve["macs"][-1] for curve in curves.values()}
+    budgets = {max(budgets)} if budgets else set()
+    if plain := curves.get("s_net") or curves.get("us_net"):
+        budgets |= {plain["macs"][index_at(plain, width)] for width in TABLE_1_WIDTHS}
+    rows = []
+    for label, calibrated, _, found in systems:
+        cells = []
+        for budget in sorted(budgets):
+            right = [_within(curve, budget) for curve in found]
+            fit = [accuracy for accuracy in right if accuracy is not None]
+            cells.append(percent(fit) if fit else "-")
+        count = str(len(found)) if found else "-"
+        rows.append([_name(label, calibrated), count, *cells])
+    head = ["at most so many MACs", "seeds", *map(_millions, sorted(budgets))]
+    note = (
+        "Accuracy of the widest network within each budget: the MACs of the network "
+        "that S-Net and US-Net train, at widths 0.25, 0.5, 0.75 and 1, and the largest "
+        "of all. An AWN has sqrt(2) times the channels; nearly half of its MACs are "
+        "by zeros of the triangle, which an exported file skips in part."
+    )
+    return Table(head, rows, [*_notes(finished), note])
 
 
 def figure_4(finished: Sequence[Finished]) -> Table:
@@ -234,20 +287,25 @@ def figure_6(finished: Sequence[Finished]) -> Table:
     """Networks trained at full width only."""
     names = {"awn_full": "triangular", "shared_bn_full": "ordinary"}
     paper_applies = finished and finished[0][0].recipe.dataset == "cifar10"
-    rows = [
-        [
-            f"{names[label]} convolutions",
-            str(len(results)),
-            *auc_and_ends(results),
-            percent([FIGURE_6[label]]) if paper_applies else "-",
-        ]
-        for label, results in _by_label(finished).items()
-    ]
+    rows = []
+    for label, results in _by_label(finished).items():
+        auc, *ends = auc_and_ends(results)
+        best = [r["best_epoch"]["auc"] for r in results if r["best_epoch"]]
+        rows.append(
+            [
+                f"{names[label]} convolutions",
+                str(len(results)),
+                auc,
+                percent(best) if best else "-",
+                percent([FIGURE_6[label]]) if paper_applies else "-",
+                *ends,
+            ]
+        )
     head = [
-        *("trained at full width only", "seeds", "AUC", "narrowest", "full width"),
-        "paper's AUC",
+        *("trained at full width only", "seeds", "AUC", "best epoch", "paper's AUC"),
+        *("narrowest", "full width"),
     ]
-    return Table(head, rows, _notes(finished))
+    return Table(head, rows, [*_notes(finished), _BEST_EPOCH])
 
 
 def improvements(finished: Sequence[Finished]) -> Table:

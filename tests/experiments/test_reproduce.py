@@ -2,8 +2,10 @@ import json
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -19,7 +21,15 @@ from awn_keras.experiments.reproduce import (
     show,
     write_report,
 )
-from awn_keras.experiments.tables import accuracy_at, percent, table_1, table_2
+from awn_keras.experiments.tables import (
+    accuracy_at,
+    at_equal_macs,
+    figure_4,
+    figure_6,
+    percent,
+    table_1,
+    table_2,
+)
 
 QUICK = Recipe("digits", filters=2, epochs=1)
 RUNS = [Run("awn_rs", QUICK), Run("plain", replace(QUICK, system="plain"))]
@@ -126,6 +136,44 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
     assert load_result(RUNS[0], tmp_path / "results") is not None
 
 
+@pytest.mark.slow
+def test_a_process_that_is_killed_loses_an_epoch_at_most(tmp_path):
+    """By SIGKILL, as if its machine were gone; the next call ends with its result."""
+    run = replace(RUNS[0], recipe=replace(Recipe.paper("digits"), scale=0.2))
+    results = {}
+    for killed in (True, False):
+        work, folder = (tmp_path / f"{killed}_{name}" for name in ("work", "results"))
+        command = [
+            *("reproduce", "table2", "--dataset", "digits", "--systems", "awn_rs"),
+            *("--scale", "0.2", "--results", str(folder), "--work", str(work)),
+        ]
+        if killed:
+            directory = work / run.name
+            with subprocess.Popen(
+                [sys.executable, "-m", "awn_keras.cli", *command],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            ) as process:
+                while not (directory / "model.keras").exists():
+                    assert process.poll() is None
+                    time.sleep(0.02)
+                process.kill()
+            assert load_result(run, folder) is None
+            before = (directory / "history.json").read_text()
+        assert main(command) == 0
+        results[killed] = load_result(run, folder)
+    resumed, whole = results[True], results[False]
+    assert [logs["epoch"] for logs in resumed["history"]] == [0, 1, 2, 3]
+    kept = json.loads(before)
+    assert 1 <= len(kept) < 4
+    assert resumed["history"][: len(kept)] == kept
+    assert resumed["curves"][0]["widths"] == whole["curves"][0]["widths"]
+    # Sums in another order where processes differ in their threads.
+    np.testing.assert_allclose(
+        *(resumed["curves"][0]["loss"], whole["curves"][0]["loss"]), rtol=1e-4
+    )
+
+
 def test_results_of_another_recipe_are_refused(tmp_path):
     invented(Run("awn_rs", replace(QUICK, epochs=2)), tmp_path)
     with pytest.raises(ValueError, match=r"result of another recipe. Remove it"):
@@ -191,7 +239,8 @@ def test_table_2_sets_ours_beside_the_papers(tmp_path):
     assert rows["AWN+RS"][:4] == ["2", "91.50 ± 0.71", "91.70 ± 0.71", "91.06"]
     assert rows["S-Net"][:4] == ["2", "80.50 ± 0.71", "-", "83.78"]
     assert rows["US-Net (20w)"][1] == "90.50 ± 0.71"
-    assert rows["AWN+RS"][4:] == ["88.50 ± 0.71", "94.50 ± 0.71"]
+    # The invented networks have four MACs.
+    assert rows["AWN+RS"][4:] == ["88.50 ± 0.71", "94.50 ± 0.71", "0.00 M"]
     assert list(rows)[-3:] == ["US-Net (4w)", "US-Net (10w)", "US-Net (20w)"]
     assert "seeds 0, 1" in "\n".join(table.notes)
 
@@ -200,7 +249,7 @@ def test_what_is_not_finished_is_a_dash(tmp_path):
     runs = table_2_runs(tmp_path)
     finished = [f for f in finished_runs(runs, tmp_path) if f[0].label == "awn"]
     rows = {row[0]: row[1:] for row in table_2(finished).rows}
-    assert rows["S-Net"] == ["-", "-", "-", "83.78", "-", "-"]
+    assert rows["S-Net"] == ["-", "-", "-", "83.78", "-", "-", "-"]
     assert rows["AWN"][0] == "1"
     assert "No run is finished." in str(table_2([]))
 
@@ -232,6 +281,70 @@ def test_a_table_reads_well(tmp_path):
     assert all(len(line) <= len(lines[0]) for line in lines[2:8])
 
 
+def test_at_equal_macs_the_widest_network_that_fits_is_told(tmp_path):
+    runs = table_2_runs(tmp_path, seeds=2)
+    for run in runs:
+        result = load_result(run, tmp_path)
+        for curve in result["curves"]:
+            # Twice those of the plain network, as that of an AWN.
+            awn = run.label.startswith("awn")
+            curve["macs"] = [m * 10**6 for m in ([2, 4, 6, 8] if awn else [1, 2, 3, 4])]
+        (tmp_path / f"{run.name}.json").write_text(json.dumps(result))
+    table = at_equal_macs(finished_runs(runs, tmp_path))
+    assert table.head[2:] == ["1.00 M", "2.00 M", "3.00 M", "4.00 M", "8.00 M"]
+    rows = {row[0]: row[1:] for row in table.rows}
+    deviation = " ± 0.71"  # of seeds that differ by a point
+    assert rows["S-Net"] == [
+        "2",
+        *(f"{a:.2f}{deviation}" for a in (77.5, 79.5, 81.5, 83.5, 83.5)),
+    ]
+    assert rows["AWN"] == [
+        *("2", "-"),
+        *(f"{a:.2f}{deviation}" for a in (87.5, 87.5, 89.5, 93.5)),
+    ]
+
+
+def test_at_equal_macs_without_a_run_there_is_no_number():
+    table = at_equal_macs([])
+    assert {cell for row in table.rows for cell in row[1:]} == {"-"}
+    assert len(table.head) == 2
+
+
+def test_figure_4_has_a_row_for_each_number_of_widths(tmp_path):
+    runs = runs_of("figure4")
+    for index, run in enumerate(runs):
+        invented(run, tmp_path, 0.8 + index / 100)
+    rows = figure_4(finished_runs(runs, tmp_path)).rows
+    assert [row[:3] for row in rows] == [
+        [count, "1", f"{80 + index}.00"]
+        for index, count in enumerate(("1", "2", "4", "8", "all"))
+    ]
+
+
+def test_figure_6_sets_ours_beside_the_papers(tmp_path):
+    for run, best in zip(runs_of("figure6"), (0.45, None), strict=True):
+        invented(run, tmp_path, 0.4 if best else 0.2, best=best)
+    rows = figure_6(finished_runs(runs_of("figure6"), tmp_path)).rows
+    assert rows == [
+        ["triangular convolutions", "1", "40.00", "45.00", "35.85", "37.00", "43.00"],
+        ["ordinary convolutions", "1", "20.00", "-", "20.51", "17.00", "23.00"],
+    ]
+
+
+def test_figure_5_is_drawn_over_width_and_over_macs(tmp_path):
+    finished = finished_runs(table_2_runs(tmp_path), tmp_path)
+    figure = reproduce.figures.figure_5(finished)
+    for ax, over in zip(figure.axes, ("widths", "macs"), strict=True):
+        curves = [curve for _, result in finished for curve in result["curves"]]
+        assert [list(line.get_xdata()) for line in ax.lines] == [
+            curve[over] for curve in curves
+        ]
+        assert [list(line.get_ydata()) for line in ax.lines] == [
+            pytest.approx([100 * right for right in curve["accuracy"]])
+            for curve in curves
+        ]
+
+
 @pytest.mark.parametrize("experiment", ["figure4", "figure5", "figure6"])
 def test_figures_are_drawn(experiment, tmp_path):
     runs = runs_of(experiment)
@@ -255,9 +368,10 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
     points = finished_runs(runs, tmp_path)
     drawn = []
     monkeypatch.setattr(
-        *(reproduce.figures, "curves"), lambda *args: drawn.append(args) or Figure()
+        *(reproduce.figures, "figure_5"), lambda *args: drawn.append(args) or Figure()
     )
-    monkeypatch.setitem(reproduce.VIEWS, "figure5", (table_2, reproduce.figures.curves))
+    views = (table_2, reproduce.figures.figure_5)
+    monkeypatch.setitem(reproduce.VIEWS, "figure5", views)
     show("figure5", finished, tmp_path)
     assert [run.name for run, _ in drawn[0][1]] == [run.name for run, _ in points]
     monkeypatch.undo()
@@ -269,11 +383,11 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
         "2",
         "78.00 ± 1.41",
     ]
-    (ax,) = reproduce.figures.curves(finished, points).axes
-    for offsets in (collection.get_offsets() for collection in ax.collections):
-        assert offsets.tolist() == [
-            [w, pytest.approx(78.0)] for w in (1, 0.75, 0.5, 0.25)
-        ]
+    over_width, over_macs = reproduce.figures.figure_5(finished, points).axes
+    for ax, places in ((over_width, (1, 0.75, 0.5, 0.25)), (over_macs, (1, 1, 1, 1))):
+        assert len(ax.collections) == 2
+        for offsets in (collection.get_offsets() for collection in ax.collections):
+            assert offsets.tolist() == [[x, pytest.approx(78.0)] for x in places]
 
 
 def test_figure_2_has_a_column_for_each_system(tmp_path):
@@ -396,6 +510,20 @@ def test_the_command_shows_a_table(tmp_path, capsys):
     assert "AWN+RS" in out
     assert "91.06" in out
     assert (tmp_path / "README.md").exists()
+
+
+def test_the_command_names_results_of_other_kinds(tmp_path, capsys):
+    table_2_runs(tmp_path, "cifar10", precision="mixed_bfloat16")
+    table_2_runs(tmp_path, "cifar10", precision="mixed_bfloat16", scale=0.1)
+    command = ["reproduce", "table2", "--show", "--dataset", "cifar10"]
+    command += ["--results", str(tmp_path)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "No run is finished." in out
+    assert "4 finished runs have --precision mixed_bfloat16: give it" in out
+    assert "4 finished runs have --scale 0.1 --precision mixed_bfloat16: give" in out
+    assert main([*command, "--precision", "mixed_bfloat16"]) == 0
+    assert "finished runs have" not in capsys.readouterr().out
 
 
 def test_the_command_runs_what_is_missing(tmp_path, capsys):
