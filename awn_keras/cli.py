@@ -447,7 +447,7 @@ def _reproduce(args: argparse.Namespace) -> None:
     here = len(finished_runs(every, results))
     for options, count in finished_kinds(*which, results).items():
         if count > here:
-            _print(f"{count} finished runs have {options}: give it to see them.")
+            _print(f"{count} finished runs have {options}: give these to see them.")
     if not args.show:
         run_missing(
             *(runs, results, _writable(args.work)),

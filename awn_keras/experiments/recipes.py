@@ -432,24 +432,26 @@ def _of_system(recipe: Recipe, network: keras.Model) -> keras.Model:
 
 def _schedule(recipe: Recipe, steps: int) -> Any:
     schedules = keras.optimizers.schedules
-    start = _start_of_refining(recipe, steps)
+    joint = _last_early_step(recipe, steps) if recipe.frozen_up_to else 0
+    joint = joint or steps  # Refining from the first step on is a run like any other.
     if recipe.schedule == "cosine":
-        rest = (steps - start) / start
-        if rest:
-            return schedules.CosineDecayRestarts(recipe.learning_rate, start, rest)
-        return schedules.CosineDecay(recipe.learning_rate, steps)
+        first = joint + 1  # That is when `_late` begins.
+        if first >= steps:
+            return schedules.CosineDecay(recipe.learning_rate, steps)
+        return schedules.CosineDecayRestarts(
+            recipe.learning_rate, first, t_mul=(steps - first) / first
+        )
     rates = [recipe.learning_rate / 10**i for i in range(3)]
-    boundaries = [round(0.5 * start), round(0.75 * start)]
-    if start < steps:
-        boundaries += [start + round(part * (steps - start)) for part in (0, 0.5, 0.75)]
+    boundaries = [round(0.5 * joint), round(0.75 * joint)]
+    if joint < steps:
+        boundaries += [joint + round(part * (steps - joint)) for part in (0, 0.5, 0.75)]
         rates *= 2
     return schedules.PiecewiseConstantDecay(boundaries, rates)
 
 
-def _start_of_refining(recipe: Recipe, steps: int) -> int:
-    """The step at which joint training is over."""
-    start = round(recipe.late * steps) if recipe.frozen_up_to else steps
-    return start or steps  # Refining from the first step on is a run like any other.
+def _last_early_step(recipe: Recipe, steps: int) -> int:
+    """The last step before `late`."""
+    return round(recipe.late * steps)
 
 
 def _late(recipe: Recipe, value: float, steps: int) -> Any:
@@ -457,7 +459,7 @@ def _late(recipe: Recipe, value: float, steps: int) -> Any:
     if not value or not recipe.late:
         return value
     return keras.optimizers.schedules.PiecewiseConstantDecay(
-        [round(recipe.late * steps)], [0.0, value]
+        [_last_early_step(recipe, steps)], [0.0, value]
     )
 
 

@@ -266,9 +266,7 @@ def finished_kinds(
         runs = _runs_of(experiment, dataset, architecture, scale, precision)
         count = len(names & {run.name for run in runs})
         if count:
-            options = [f"--scale {scale:g}"] if scale < 1 else []
-            options.append(f"--precision {precision}")
-            found[" ".join(options)] = count
+            found[f"--scale {scale:g} --precision {precision}"] = count
     return found
 
 

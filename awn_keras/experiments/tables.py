@@ -23,6 +23,8 @@ from awn_keras.experiments.recipes import Recipe
 
 #: Widths of a mean that does not depend on how many a network has.
 _STAIRCASE = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
+#: Widths whose MACs are budgets: those that an S-Net lists, and between them.
+_BUDGETS = tuple(0.25 + 0.125 * i for i in range(7))
 #: Fields of a recipe that a user chooses for a whole table.
 _ANY_RUN = ("scale", "precision", "seed")
 #: A finished run with its result.
@@ -65,6 +67,8 @@ class Table:
 
 def percent(values: Sequence[float]) -> str:
     """Mean of fractions in percent, and their standard deviation if several."""
+    if not values:
+        return "-"
     text = f"{100 * statistics.fmean(values):.2f}"
     if len(values) > 1:
         text += f" ± {100 * statistics.stdev(values):.2f}"
@@ -104,7 +108,15 @@ def curve_of(result: dict[str, Any], calibrated: int = 0) -> dict[str, Any] | No
     return found[0] if found else None
 
 
-def _machine(environment: dict[str, Any]) -> str:
+def machine(environment: dict[str, Any]) -> str:
+    """Says what a run was made with.
+
+    Args:
+        environment: That of its result.
+
+    Returns:
+        Processor and versions, a sentence.
+    """
     versions = environment["packages"]
     return (
         f"{environment['processor']}, TensorFlow {versions['tensorflow']}, Keras "
@@ -119,7 +131,7 @@ def _notes(finished: Sequence[Finished]) -> list[str]:
     run, _ = finished[0]
     seeds = sorted({run.recipe.seed for run, _ in finished})
     epochs = sorted({run.recipe.epochs_run for run, _ in finished})
-    machines = sorted({_machine(result["environment"]) for _, result in finished})
+    machines = sorted({machine(result["environment"]) for _, result in finished})
     notes = [
         f"{run.recipe.dataset}, {run.recipe.architecture}; percent of the test set "
         f"after the last epoch of {', '.join(map(str, epochs))}; seeds "
@@ -186,25 +198,29 @@ def table_2(finished: Sequence[Finished]) -> Table:
     key = (recipe.architecture, recipe.dataset) if recipe else ("", "")
     paper = TABLE_2.get(key, {})
     for label, calibrated, results, curves in _systems(finished):
-        best = [r["best_epoch"]["auc"] for r in results if r["best_epoch"]]
         reported = paper.get((label, calibrated))
         ends = ([accuracy_at(curve, width) for curve in curves] for width in (0.0, 1.0))
         rows.append(
             [
                 _name(label, calibrated),
                 str(len(curves)) if curves else "-",
-                percent([curve["auc"] for curve in curves]) if curves else "-",
-                percent(best) if best else "-",
-                percent([reported]) if reported else "-",
-                *(percent(values) if values else "-" for values in ends),
+                percent([curve["auc"] for curve in curves]),
+                _best_epoch(results),
+                percent([reported] if reported else []),
+                *map(percent, ends),
                 _millions(curves[0]["macs"][-1]) if curves else "-",
             ]
         )
     head = [
         *("system", "seeds", "AUC", "best epoch", "paper's AUC"),
-        *("narrowest", "full width", "its MACs"),
+        *("narrowest", "full width", "MACs at full width"),
     ]
     return Table(head, rows, [*_notes(finished), _BEST_EPOCH])
+
+
+def _best_epoch(results: Sequence[dict[str, Any]]) -> str:
+    """AUC of the best epoch, of runs that know it."""
+    return percent([r["best_epoch"]["auc"] for r in results if r["best_epoch"]])
 
 
 _BEST_EPOCH = (
@@ -228,29 +244,29 @@ def at_equal_macs(finished: Sequence[Finished]) -> Table:
     """Accuracy of each system's widest network within a budget of MACs.
 
     The budgets are the MACs of the network that the sliced systems train, at the
-    widths of table 1, and those of the largest network of all.
+    widths of table 1 and between them, and those of the largest network of all.
     """
     systems = _systems(finished)
     curves = {label: found[0] for label, _, _, found in systems if found}
     budgets = {curve["macs"][-1] for curve in curves.values()}
     budgets = {max(budgets)} if budgets else set()
     if plain := curves.get("s_net") or curves.get("us_net"):
-        budgets |= {plain["macs"][index_at(plain, width)] for width in TABLE_1_WIDTHS}
+        budgets |= {plain["macs"][index_at(plain, width)] for width in _BUDGETS}
     rows = []
     for label, calibrated, _, found in systems:
         cells = []
         for budget in sorted(budgets):
             right = [_within(curve, budget) for curve in found]
-            fit = [accuracy for accuracy in right if accuracy is not None]
-            cells.append(percent(fit) if fit else "-")
+            cells.append(percent([one for one in right if one is not None]))
         count = str(len(found)) if found else "-"
         rows.append([_name(label, calibrated), count, *cells])
     head = ["at most so many MACs", "seeds", *map(_millions, sorted(budgets))]
     note = (
         "Accuracy of the widest network within each budget: the MACs of the network "
-        "that S-Net and US-Net train, at widths 0.25, 0.5, 0.75 and 1, and the largest "
-        "of all. An AWN has sqrt(2) times the channels; nearly half of its MACs are "
-        "by zeros of the triangle, which an exported file skips in part."
+        "that S-Net and US-Net train, at widths 0.25, 0.375, 0.5 and so on to 1, and "
+        "the largest of all. An AWN has sqrt(2) times the channels; at full width "
+        "nearly half of its MACs are by zeros of the triangle, which an exported file "
+        "skips in part."
     )
     return Table(head, rows, [*_notes(finished), note])
 
@@ -290,14 +306,11 @@ def figure_6(finished: Sequence[Finished]) -> Table:
     rows = []
     for label, results in _by_label(finished).items():
         auc, *ends = auc_and_ends(results)
-        best = [r["best_epoch"]["auc"] for r in results if r["best_epoch"]]
         rows.append(
             [
                 f"{names[label]} convolutions",
-                str(len(results)),
-                auc,
-                percent(best) if best else "-",
-                percent([FIGURE_6[label]]) if paper_applies else "-",
+                *(str(len(results)), auc, _best_epoch(results)),
+                percent([FIGURE_6[label]] if paper_applies else []),
                 *ends,
             ]
         )

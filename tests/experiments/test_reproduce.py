@@ -166,7 +166,9 @@ def test_a_process_that_is_killed_loses_an_epoch_at_most(tmp_path):
     assert [logs["epoch"] for logs in resumed["history"]] == [0, 1, 2, 3]
     kept = json.loads(before)
     assert 1 <= len(kept) < 4
-    assert resumed["history"][: len(kept)] == kept
+    # The last one may have lacked its model, which is written second.
+    sure = max(len(kept) - 1, 1)
+    assert resumed["history"][:sure] == kept[:sure]
     assert resumed["curves"][0]["widths"] == whole["curves"][0]["widths"]
     # Sums in another order where processes differ in their threads.
     np.testing.assert_allclose(
@@ -291,6 +293,7 @@ def test_at_equal_macs_the_widest_network_that_fits_is_told(tmp_path):
             curve["macs"] = [m * 10**6 for m in ([2, 4, 6, 8] if awn else [1, 2, 3, 4])]
         (tmp_path / f"{run.name}.json").write_text(json.dumps(result))
     table = at_equal_macs(finished_runs(runs, tmp_path))
+    # Between the four widths the network of the next smaller one is what runs.
     assert table.head[2:] == ["1.00 M", "2.00 M", "3.00 M", "4.00 M", "8.00 M"]
     rows = {row[0]: row[1:] for row in table.rows}
     deviation = " ± 0.71"  # of seeds that differ by a point
@@ -469,7 +472,7 @@ def test_precisions_are_told_apart(tmp_path):
         ("improvements", f"{about}, mixed_bfloat16"),
         ("improvements", f"{about}, scale0.25, mixed_bfloat16"),
     ]
-    assert text.count("Training steps in mixed_bfloat16") == 3  # once a table
+    assert text.count("Training steps in mixed_bfloat16") == 4  # once a table
     assert (tmp_path / "figure5_fashion_mnist_lenet_3c1l_mixed_bfloat16.png").exists()
 
 
@@ -492,7 +495,8 @@ def test_the_report_has_what_is_finished_and_names_what_is_not(tmp_path):
     assert "Not finished yet: s_net." in text
     assert "## figure5" in text
     assert "![figure5_fashion_mnist_lenet_3c1l]" in text
-    assert text.count("| AWN+RS |") == 1  # figure 5 does not repeat the table
+    assert text.count("| system | seeds | AUC |") == 1
+    assert text.count("| at most so many MACs | seeds |") == 1
     assert "Not finished yet: shared_bn_full." in text
     assert "table1" not in text
     write_report(tmp_path)
@@ -520,10 +524,11 @@ def test_the_command_names_results_of_other_kinds(tmp_path, capsys):
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "No run is finished." in out
-    assert "4 finished runs have --precision mixed_bfloat16: give it" in out
-    assert "4 finished runs have --scale 0.1 --precision mixed_bfloat16: give" in out
-    assert main([*command, "--precision", "mixed_bfloat16"]) == 0
-    assert "finished runs have" not in capsys.readouterr().out
+    for scale in ("1", "0.1"):
+        options = f"--scale {scale} --precision mixed_bfloat16"
+        assert f"4 finished runs have {options}: give these to see them." in out
+        assert main([*command, *options.split()]) == 0
+        assert "finished runs have" not in capsys.readouterr().out
 
 
 def test_the_command_runs_what_is_missing(tmp_path, capsys):
