@@ -280,17 +280,19 @@ def speed() -> str:
         *("network", "bytes: 4 widths in one file, to the full width alone"),
         *("full width faster by", "narrowest width faster than full by"),
     ]
-    step = {row["arm"]: row for row in load("train_step")["rows"]}
+    timed = load("train_step")
+    step = {row["arm"]: row for row in timed["rows"]}
     many = step["one pass, 4 widths"]
     small = step["plain, 32 channels"]
     more = many["median_ms"] / small["median_ms"]
     return (
         f"{table(head, rows)}\n\n"
-        "Against the same network with dense kernels. LiteRT on one thread. A step "
-        f"that trains four widths takes {many['ratio_to_plain']:.2f}x one of a plain "
-        f"network of as many channels, and {more:.2f}x one of a plain network of 32, "
-        "not 45, which has about as many weights that are not zero. "
-        f"{where(result['environment'])}"
+        "Against the same network with dense kernels. LiteRT on one thread. "
+        f"{where(result['environment'])}\n\n"
+        f"A step that trains four widths takes {many['ratio_to_plain']:.2f}x one of a "
+        f"plain network of as many channels, and {more:.2f}x one of a plain network of "
+        "32, not 45, which has about as many weights that are not zero. "
+        f"{where(timed['environment'])}"
     )
 
 
