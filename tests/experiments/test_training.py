@@ -228,6 +228,36 @@ def test_a_curve_of_a_calibrated_network_is_that_of_its_slim_networks(tmp_path):
         assert accuracy == pytest.approx((scores.argmax(-1) == y).mean())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["awn_rs", "s_net", "us_net"])
+def test_the_papers_mobilenet_is_trained_by_its_recipe(system, tmp_path, monkeypatch):
+    """Reduced: an epoch, a thirtieth of the channels, three blocks, two widths."""
+    stages = ((1, 16, 1, 1), (6, 24, 2, 1))
+    monkeypatch.setattr("awn_keras.architectures._MOBILENET_V2", stages)
+    # XLA takes longer to compile each normalization than the epoch does.
+    monkeypatch.setattr(training, "fast_batch_normalization", contextlib.nullcontext)
+    recipe = Recipe.paper("digits", "mobilenet_v2", system)
+    recipe = replace(recipe, width_multiplier=0.03, scale=0.002)
+    if system == "s_net":
+        recipe = replace(recipe, widths=(0.35, 1.0))
+    if system == "us_net":
+        recipe = replace(recipe, num_widths=2, calibrations=(2,))
+    result = run(recipe, tmp_path, verbose=0)
+    (logs,) = result.history
+    assert np.isfinite(logs["loss"])
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert content["reduced"]
+    curve = result.curve
+    assert curve.widths == list(result.model.distinct_widths)
+    assert curve.macs == sorted(set(curve.macs))
+    x, y = load_data("digits").test(512)[0]
+    for index in (0, -1):
+        scores = slim(result.model, curve.widths[index]).predict(x, verbose=0)
+        right = np.mean(scores.argmax(-1) == y)
+        # An image of the 360 may have two scores that are alike up to rounding.
+        assert curve.accuracy[index] == pytest.approx(right, abs=1.5 / len(y))
+
+
 def test_scaled_runs_are_shorter_and_marked(tmp_path):
     recipe = replace(QUICK, epochs=10, scale=0.1)
     run(recipe, tmp_path, verbose=0)
