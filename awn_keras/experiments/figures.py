@@ -112,7 +112,8 @@ def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> No
     }
     curves: dict[int, list[dict[str, Any]]] = {}
     for run, result in individual:
-        curves.setdefault(run.recipe.filters, []).append(result["curves"][0])
+        if run.label == f"plain_{run.recipe.filters}":  # by the paper's recipe
+            curves.setdefault(run.recipe.filters, []).append(result["curves"][0])
     points: dict[str, list[tuple[float, float]]] = {}
     sizes = individual_sizes(individual[0][0].recipe.dataset) if individual else {}
     for (kind, width), filters in sizes.items():

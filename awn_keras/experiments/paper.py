@@ -184,18 +184,42 @@ def individual_sizes(dataset: str) -> dict[tuple[str, float], int]:
     return sizes
 
 
+def recommended_arm(dataset: str) -> str:
+    """Names the arm of `improvements` that is `Recipe.recommended` for LeNet-3C1L.
+
+    Args:
+        dataset: One of `awn_keras.data.DATASETS`.
+
+    Returns:
+        Its label.
+    """
+    cifar = dataset.startswith("cifar")
+    return "expected_cosine" if cifar else "cosine_fast_decay"
+
+
 def _individual(dataset: str, architecture: str) -> list[Run]:
-    """Plain networks as large as the AWN is at four widths, each size once."""
+    """Plain networks as large as the AWN is at four widths, each size once.
+
+    By the paper's recipe and by that of `awn train`; with the AWNs of both.
+    """
     if architecture != "lenet_3c1l":
         raise ValueError(
             "Individual networks are sized by `filters`, which architecture="
             f"'{architecture}' has not: take 'lenet_3c1l'."
         )
     plain = Recipe.paper(dataset, architecture, "plain")
-    return [
-        Run(f"plain_{filters}", replace(plain, filters=filters))
+    # The mean of the losses is as large as one loss: its rate and decay are meant.
+    mean = Recipe.recommended(dataset, architecture)
+    names = ("learning_rate", "schedule", "weight_decay")
+    better = replace(plain, **{name: getattr(mean, name) for name in names})
+    runs = [
+        Run(f"plain_{filters}{suffix}", replace(recipe, filters=filters))
         for filters in sorted(set(individual_sizes(dataset).values()))
+        for suffix, recipe in (("", plain), ("_recommended", better))
     ]
+    arms = ("awn_rs", recommended_arm(dataset))
+    awns = [run for run in _improvements(dataset, architecture) if run.label in arms]
+    return [*runs, *awns]
 
 
 @cache  # sizing the arms builds networks

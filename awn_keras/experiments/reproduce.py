@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from awn_keras.data import DATASETS
 from awn_keras.experiments import figures, tables
-from awn_keras.experiments.paper import EXPERIMENTS, Run, runs_of
+from awn_keras.experiments.paper import EXPERIMENTS, Run, recommended_arm, runs_of
 from awn_keras.experiments.recipes import ARCHITECTURES, PRECISIONS, Recipe
 from awn_keras.experiments.tables import Finished, Table
 from awn_keras.experiments.training import as_json, run
@@ -28,8 +29,12 @@ VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
 }
 #: Figures whose table another experiment has already.
 _SAME_TABLE = ("figure2",)
-#: Runs of table 2 that alone make no figure or study yet.
-_ALONE = {"figure4": {"awn_rs"}, "improvements": {"awn_rs"}}
+#: Runs of other tables that alone make no figure or study yet.
+_ALONE = {
+    "figure4": {"awn_rs"},
+    "improvements": {"awn_rs"},
+    "individual": {"awn_rs", *map(recommended_arm, DATASETS)},
+}
 #: Seeds that a report looks for.
 SEEDS = 10
 
@@ -302,7 +307,7 @@ def _section(
     finished = finished_runs([run for run in runs if run.name in names], results)
     # Reduced runs serve to compare; the one that others are compared with says nothing.
     recipe = runs[0].recipe if runs else Recipe()
-    alone = {"awn_rs"} if recipe.scale < 1 else _ALONE.get(experiment, set())
+    alone = _ALONE.get(experiment, {"awn_rs"} if recipe.scale < 1 else set())
     if {run.label for run, _ in finished} <= alone:
         return None
     wanted = dict.fromkeys(run.label for run in runs)

@@ -18,6 +18,7 @@ from awn_keras.experiments.paper import (
     TABLE_2,
     Run,
     individual_sizes,
+    recommended_arm,
 )
 from awn_keras.experiments.recipes import Recipe
 
@@ -369,28 +370,40 @@ def _changes(recipe: Recipe) -> str:
 
 
 def individual(finished: Sequence[Finished]) -> Table:
-    """Plain networks trained one by one."""
+    """Plain networks trained one by one, beside the AWN at its widths."""
     kinds = {"params": "as many active weights", "macs": "as many MACs"}
     by_label = _by_label(finished)
+    dataset = finished[0][0].recipe.dataset if finished else Recipe.dataset
+    sizes = individual_sizes(dataset) if finished else {}
     rows = []
-    sizes = individual_sizes(finished[0][0].recipe.dataset) if finished else {}
     for (kind, width), filters in sizes.items():
-        results = by_label.get(f"plain_{filters}", [])
-        curves = [result["curves"][0] for result in results]
-        if curves:
+        curves = {
+            label: [result["curves"][0] for result in by_label.get(label, [])]
+            for label in (
+                *(f"plain_{filters}", "awn_rs"),
+                *(f"plain_{filters}_recommended", recommended_arm(dataset)),
+            )
+        }
+        plain, _, better, _ = curves.values()
+        if first := [*plain, *better][:1]:
+            right = [[accuracy_at(c, width) for c in each] for each in curves.values()]
             rows.append(
                 [
                     f"{kinds[kind]} as AWN at {width:g}",
                     str(filters),
-                    str(len(results)),
-                    percent([curve["accuracy"][0] for curve in curves]),
-                    f"{curves[0]['macs'][0]:,}",
-                    f"{curves[0]['parameters'][0]:,}",
+                    *map(percent, right),
+                    f"{first[0]['macs'][0]:,}",
+                    f"{first[0]['parameters'][0]:,}",
                 ]
             )
-    head = ["plain network with", "filters", "seeds", "accuracy", "MACs", "weights"]
+    head = [
+        *("plain network with", "filters", "plain", "AWN+RS"),
+        *("plain, awn train's", "AWN, awn train's", "MACs", "weights"),
+    ]
     note = (
-        "A plain network has one loss at the learning rate at which AWN+RS sums four, "
-        "as in the paper."
+        "The AWN: at that width, of one training for all. First two: the paper's "
+        "recipe; a plain network has one loss at the rate at which AWN+RS sums four. "
+        "Last two: the rate, schedule and decay that `awn train` starts from, for one "
+        "loss and for the mean of all."
     )
     return Table(head, rows, [*_notes(finished), note])

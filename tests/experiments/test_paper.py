@@ -8,6 +8,7 @@ from awn_keras.experiments.paper import (
     EXPERIMENTS,
     TABLE_2,
     individual_sizes,
+    recommended_arm,
     runs_of,
 )
 from awn_keras.experiments.recipes import Recipe
@@ -47,8 +48,11 @@ def test_figure_4_varies_the_number_of_widths_only():
 
 def test_individual_networks_are_as_large_as_the_awn():
     sizes = individual_sizes("fashion_mnist")
-    runs = [run.recipe.filters for run in runs_of("individual", "fashion_mnist")]
-    assert runs == sorted(set(sizes.values()))
+    runs = {run.label: run.recipe for run in runs_of("individual", "fashion_mnist")}
+    every = sorted(set(sizes.values()))
+    assert [label for label in runs if label.endswith("d")] == [
+        f"plain_{filters}_recommended" for filters in every
+    ]
     awn = lenet_3c1l()
     for width in (1.0, 0.5, 0.25):
         filters = sizes["params", width]
@@ -64,6 +68,27 @@ def test_individual_networks_are_as_large_as_the_awn():
         filters = sizes["macs", width]
         plain = lenet_3c1l(filters=filters, width_multiplier=1.0, triangular=False)
         assert count_macs(plain) == count_macs(awn, width)
+
+
+@pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10"])
+def test_individual_networks_are_trained_by_two_recipes(dataset):
+    """The paper's, and that of `awn train`, beside the AWNs of both."""
+    runs = {run.label: run.recipe for run in runs_of("individual", dataset)}
+    improvements = {run.label: run.recipe for run in runs_of("improvements", dataset)}
+    for label in ("awn_rs", recommended_arm(dataset)):
+        assert runs.pop(label) == improvements[label]
+    better = Recipe.recommended(dataset)
+    for label, recipe in runs.items():
+        paper = Recipe.paper(dataset, system="plain")
+        paper = replace(paper, filters=int(label.split("_")[1]))
+        if label.endswith("_recommended"):
+            paper = replace(
+                paper,
+                schedule="cosine",
+                learning_rate=better.learning_rate,
+                weight_decay=better.weight_decay,
+            )
+        assert recipe == paper
 
 
 def test_improvements_change_the_papers_recipe():
