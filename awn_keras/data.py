@@ -115,12 +115,14 @@ def shift_and_flip(
     count, rows, cols, _ = images.shape
     border = (padding, padding)
     padded = np.pad(images, ((0, 0), border, border, (0, 0)))
-    top, left = rng.integers(0, 2 * padding + 1, (2, count, 1, 1))
-    flip = rng.integers(0, 2, (count, 1, 1)).astype(bool)
-    row = top + np.arange(rows)[None, :, None]
-    col = np.arange(cols)[None, None, :]
-    col = left + np.where(flip, cols - 1 - col, col)
-    return padded[np.arange(count)[:, None, None], row, col]
+    tops, lefts = rng.integers(0, 2 * padding + 1, (2, count))
+    flips = rng.integers(0, 2, (count,))
+    shifted = np.empty_like(images)
+    # Copying slices takes a third of the time of one fancy index.
+    for i, (top, left, flip) in enumerate(zip(tops, lefts, flips, strict=True)):
+        crop = padded[i, top : top + rows, left : left + cols]
+        shifted[i] = crop[:, ::-1] if flip else crop
+    return shifted
 
 
 @dataclass(frozen=True)
