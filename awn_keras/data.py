@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +156,12 @@ class ImageData:
         """Number of classes."""
         return int(self.y_train.max()) + 1
 
-    @property
+    @cached_property  # seconds for CIFAR
     def mean(self) -> np.ndarray:
         """Mean of each channel over the training images, `(channels,)`."""
         return self.x_train.mean(axis=(0, 1, 2), dtype="float64").astype("float32")
 
-    @property
+    @cached_property
     def std(self) -> np.ndarray:
         """Standard deviation of each channel over the training images."""
         return self.x_train.std(axis=(0, 1, 2), dtype="float64").astype("float32")
