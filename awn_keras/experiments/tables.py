@@ -392,18 +392,20 @@ def individual(finished: Sequence[Finished]) -> Table:
                     f"{kinds[kind]} as AWN at {width:g}",
                     str(filters),
                     *map(percent, right),
+                    ", ".join(str(len(each)) for each in right),
                     f"{first[0]['macs'][0]:,}",
                     f"{first[0]['parameters'][0]:,}",
                 ]
             )
     head = [
         *("plain network with", "filters", "plain", "AWN+RS"),
-        *("plain, awn train's", "AWN, awn train's", "MACs", "weights"),
+        *("plain, awn train's", "AWN, awn train's", "their seeds", "MACs", "weights"),
     ]
     note = (
-        "The AWN: at that width, of one training for all. First two: the paper's "
-        "recipe; a plain network has one loss at the rate at which AWN+RS sums four. "
-        "Last two: the rate, schedule and decay that `awn train` starts from, for one "
-        "loss and for the mean of all."
+        "AWN: at that width, of one training for all widths. Plain and AWN+RS: the "
+        "paper's recipe; a plain network has one loss at the rate at which AWN+RS sums "
+        "four. awn train's: the recipe that `awn train` starts from, of which a plain "
+        "network has the rate, the schedule and the decay. It was chosen for AWNs on "
+        "this test set, and not tuned for plain networks."
     )
     return Table(head, rows, [*_notes(finished), note])

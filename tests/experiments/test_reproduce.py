@@ -383,10 +383,11 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
     monkeypatch.undo()
     rows = tables.individual(points).rows
     assert len(rows) == 8
-    assert rows[0][:6] == [
+    assert rows[0][:7] == [
         "as many active weights as AWN at 1",
         "33",
         *("84.00 ± 1.41", "74.00 ± 1.41", "89.00 ± 1.41", "64.00 ± 1.41"),
+        "2, 2, 2, 2",
     ]
     over_width, over_macs = reproduce.figures.figure_5(finished, points).axes
     for ax, places in ((over_width, (1, 0.75, 0.5, 0.25)), (over_macs, (1, 1, 1, 1))):
@@ -425,6 +426,20 @@ def test_a_run_of_another_table_alone_is_no_figure(tmp_path):
     assert "## table2" in text
     assert "## figure4" not in text
     assert "## improvements" not in text
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_any_width_networks_alone_are_no_table_of_individual_ones(scale, tmp_path):
+    arms = ["awn_rs", "cosine_fast_decay"]
+    runs = runs_of("individual", scale=scale)
+    for run in runs:
+        if run.label in arms:
+            invented(run, tmp_path)
+    write_report(tmp_path)
+    assert "## individual" not in (tmp_path / "README.md").read_text()
+    invented(runs[0], tmp_path)
+    write_report(tmp_path)
+    assert "## individual" in (tmp_path / "README.md").read_text()
 
 
 def test_a_reduced_run_that_others_are_compared_with_is_no_table_alone(tmp_path):
