@@ -47,7 +47,8 @@ def figure_5(finished: Sequence[Finished], individual: Sequence[Finished] = ()) 
 
     Args:
         finished: The runs.
-        individual: Plain networks trained one by one, to draw as points.
+        individual: Plain networks trained one by one, to draw as points; the legend
+            says so if they were trained in another precision.
 
     Returns:
         A Matplotlib figure.
@@ -56,8 +57,16 @@ def figure_5(finished: Sequence[Finished], individual: Sequence[Finished] = ()) 
     _plot_curves(left, finished, "widths")
     _plot_curves(right, finished, "macs")
     _individual_points(left, individual, "widths")
-    _individual_points(right, individual, "macs")
-    left.legend(fontsize="small")
+    points = _individual_points(right, individual, "macs")
+    left.legend(handles=left.lines, fontsize="small")
+    if points:
+        title = "plain, one by one"
+        precision = individual[0][0].recipe.precision
+        if precision != finished[0][0].recipe.precision:
+            title += f", {precision}"
+        right.legend(
+            handles=points, title=title, fontsize="small", title_fontsize="small"
+        )
     right.set(ylabel=None, xscale="log")
     return figure
 
@@ -105,27 +114,35 @@ def _plot_curves(ax: Any, finished: Sequence[Finished], over: str) -> None:
 _AXES = {"widths": "width", "macs": "multiply-accumulates"}
 
 
-def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> None:
-    markers = {
-        "params": ("^", "plain, as many weights"),
-        "macs": ("s", "plain, as many MACs"),
-    }
-    curves: dict[int, list[dict[str, Any]]] = {}
+def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> list[Any]:
+    """Plain networks by both recipes; returns a handle for the legend for each kind."""
+    curves: dict[str, list[dict[str, Any]]] = {}
     for run, result in individual:
-        if run.label == f"plain_{run.recipe.filters}":  # by the paper's recipe
-            curves.setdefault(run.recipe.filters, []).append(result["curves"][0])
-    points: dict[str, list[tuple[float, float]]] = {}
+        curves.setdefault(run.label, []).append(result["curves"][0])
     sizes = individual_sizes(individual[0][0].recipe.dataset) if individual else {}
-    for (kind, width), filters in sizes.items():
-        if found := curves.get(filters):
-            right = 100 * float(np.mean([curve["accuracy"][0] for curve in found]))
-            at = width if over == "widths" else found[0]["macs"][0]
-            points.setdefault(kind, []).append((at, right))
-    for kind, values in points.items():
-        marker, label = markers[kind]
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for suffix in ("", "_recommended"):
+        for (kind, width), filters in sizes.items():
+            if found := curves.get(f"plain_{filters}{suffix}"):
+                right = 100 * float(np.mean([curve["accuracy"][0] for curve in found]))
+                at = width if over == "widths" else found[0]["macs"][0]
+                points.setdefault((kind, suffix), []).append((at, right))
+    kinds = {"params": ("^", "as many weights"), "macs": ("s", "as many MACs")}
+    recipes = {
+        "": ("none", "the paper's recipe"),
+        "_recommended": ("black", "awn train's recipe"),
+    }
+    return [
         ax.scatter(
-            *np.transpose(values), marker=marker, color="black", s=20, label=label
+            *np.transpose(values),
+            marker=kinds[kind][0],
+            facecolors=recipes[suffix][0],
+            edgecolors="black",
+            s=20,
+            label=f"{kinds[kind][1]}, {recipes[suffix][1]}",
         )
+        for (kind, suffix), values in points.items()
+    ]
 
 
 def figure_4(finished: Sequence[Finished]) -> Any:

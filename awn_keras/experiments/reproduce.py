@@ -194,16 +194,25 @@ def show(experiment: str, finished: Sequence[Finished], results: Path) -> Table:
     name = "_".join(parts)
     others: list[Finished] = []
     if experiment == "figure5" and "filters" not in _unused(recipe):
+        others = _plain_networks(recipe, results)
+    figure = draw(finished, others) if others else draw(finished)
+    figures.save(figure, results / f"{name}.png")
+    return Table(table.head, table.rows, [*table.notes, f"![{name}]({name}.png)"])
+
+
+def _plain_networks(recipe: Recipe, results: Path) -> list[Finished]:
+    """Networks trained one by one for as many epochs; in another precision at need."""
+    for precision in sorted(PRECISIONS, key=lambda one: one != recipe.precision):
         runs = runs_of(
             *("individual", recipe.dataset, recipe.architecture),
             seeds=SEEDS,
             scale=recipe.scale,
-            precision=recipe.precision,
+            precision=precision,
         )
-        others = finished_runs(runs, results)
-    figure = draw(finished, others) if others else draw(finished)
-    figures.save(figure, results / f"{name}.png")
-    return Table(table.head, table.rows, [*table.notes, f"![{name}]({name}.png)"])
+        plain = [run for run in runs if run.label.startswith("plain_")]
+        if found := finished_runs(plain, results):
+            return found
+    return []
 
 
 def _unused(recipe: Recipe) -> tuple[str, ...]:

@@ -372,6 +372,7 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
         auc = aucs.get(run.label, plain)
         invented(run, tmp_path, auc + 0.02 * run.recipe.seed)
     points = finished_runs(runs, tmp_path)
+    plain = [run.name for run in runs if run.recipe.system == "plain"]
     drawn = []
     monkeypatch.setattr(
         *(reproduce.figures, "figure_5"), lambda *args: drawn.append(args) or Figure()
@@ -379,7 +380,7 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
     views = (table_2, reproduce.figures.figure_5)
     monkeypatch.setitem(reproduce.VIEWS, "figure5", views)
     show("figure5", finished, tmp_path)
-    assert [run.name for run, _ in drawn[0][1]] == [run.name for run, _ in points]
+    assert [run.name for run, _ in drawn[0][1]] == plain
     monkeypatch.undo()
     rows = tables.individual(points).rows
     assert len(rows) == 8
@@ -391,9 +392,38 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
     ]
     over_width, over_macs = reproduce.figures.figure_5(finished, points).axes
     for ax, places in ((over_width, (1, 0.75, 0.5, 0.25)), (over_macs, (1, 1, 1, 1))):
-        assert len(ax.collections) == 2
-        for offsets in (collection.get_offsets() for collection in ax.collections):
-            assert offsets.tolist() == [[x, pytest.approx(78.0)] for x in places]
+        assert len(ax.collections) == 4
+        for marks, accuracy in zip(ax.collections, (78, 78, 83, 83), strict=True):
+            offsets = marks.get_offsets().tolist()
+            assert offsets == [[x, pytest.approx(accuracy)] for x in places]
+    legend = over_macs.get_legend()
+    assert legend.get_title().get_text() == "plain, one by one"
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("as many weights, the paper's recipe", "as many MACs, the paper's recipe"),
+        *("as many weights, awn train's recipe", "as many MACs, awn train's recipe"),
+    ]
+    assert len(over_width.get_legend().get_texts()) == len(over_width.lines)
+
+
+def test_individual_networks_of_another_precision_are_named_so(tmp_path, monkeypatch):
+    finished = finished_runs(table_2_runs(tmp_path, "digits"), tmp_path)
+    for run in runs_of("individual", "digits", precision="mixed_bfloat16"):
+        invented(run, tmp_path)
+    for run in runs_of("individual", "digits"):
+        if run.recipe.system != "plain":  # these alone are no points
+            invented(run, tmp_path)
+    titles = []
+    draw = reproduce.figures.figure_5
+
+    def drawn(*args):
+        figure = draw(*args)
+        titles.append(figure.axes[1].get_legend().get_title().get_text())
+        return figure
+
+    views = (table_2, drawn)
+    monkeypatch.setitem(reproduce.VIEWS, "figure5", views)
+    show("figure5", finished, tmp_path)
+    assert titles == ["plain, one by one, mixed_bfloat16"]
 
 
 def test_figure_2_has_a_column_for_each_system(tmp_path):
