@@ -33,7 +33,7 @@ from tests.test_slimming import assert_close
 L = keras.layers
 #: Random graphs, the same in each run. For more, set AWN_GRAPHS=3000 and run
 #: `pytest tests/test_conversion.py -k random`.
-GRAPHS = int(os.environ.get("AWN_GRAPHS", "100"))
+GRAPHS = int(os.environ.get("AWN_GRAPHS", "60"))
 #: Graphs are small already, and shrinking one takes minutes.
 PHASES = [phase for phase in Phase if phase is not Phase.shrink]
 
