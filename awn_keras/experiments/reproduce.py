@@ -291,7 +291,8 @@ versions, machine, seconds, the accuracy of each width. Paper: Vu, Eder, Price, 
 Any-Width Networks, CVPR Workshops 2020. `awn reproduce table2 --dataset fashion_mnist`
 runs what is missing of a table, resumes what was interrupted, and writes this page.
 Titles say how: `mixed_bfloat16` is `--precision mixed_bfloat16`, `scale0.1` is
-`--scale 0.1`."""
+`--scale 0.1`. AUC is the mean accuracy over all widths. What the numbers mean, what
+helped and what did not: `docs/measured.md`."""
 
 
 def _runs_of(

@@ -206,7 +206,7 @@ def table_2(finished: Sequence[Finished]) -> Table:
                 _name(label, calibrated),
                 str(len(curves)) if curves else "-",
                 percent([curve["auc"] for curve in curves]),
-                _best_epoch(results),
+                best_epoch(results),
                 percent([reported] if reported else []),
                 *map(percent, ends),
                 _millions(curves[0]["macs"][-1]) if curves else "-",
@@ -219,8 +219,8 @@ def table_2(finished: Sequence[Finished]) -> Table:
     return Table(head, rows, [*_notes(finished), _BEST_EPOCH])
 
 
-def _best_epoch(results: Sequence[dict[str, Any]]) -> str:
-    """AUC of the best epoch, of runs that know it."""
+def best_epoch(results: Sequence[dict[str, Any]]) -> str:
+    """AUC of the epoch that has the highest on the test set, of runs that know it."""
     return percent([r["best_epoch"]["auc"] for r in results if r["best_epoch"]])
 
 
@@ -310,7 +310,7 @@ def figure_6(finished: Sequence[Finished]) -> Table:
         rows.append(
             [
                 f"{names[label]} convolutions",
-                *(str(len(results)), auc, _best_epoch(results)),
+                *(str(len(results)), auc, best_epoch(results)),
                 percent([FIGURE_6[label]] if paper_applies else []),
                 *ends,
             ]
