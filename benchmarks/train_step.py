@@ -1,6 +1,7 @@
 """Times a step of training and of evaluation against a plain network and the loop.
 
-    python benchmarks/train_step.py [--steps 40] [--batch-size 128] [--output FILE]
+    python benchmarks/train_step.py [--steps 40] [--batch-size 128]
+        [--precision mixed_bfloat16] [--output FILE]
 
 LeNet-3C1L (45 channels) at 32x32x3. All arms run in one process, taking turns, so
 that drift of the machine meets all of them; reported are medians and their ratios to
@@ -15,6 +16,8 @@ the plain full-width Keras model. Three minutes on 2 cores.
 - sliced loop: algorithm 1 of the paper as its authors run it, a forward and backward
   pass for each of 4 widths, through convolutions sliced to the width. (Fixed widths
   0.25, 0.5, 0.75, 1, so that all slices are static: the fastest loop there can be.)
+- US-Net, S-Net: `awn_keras.baselines` as the paper's table 2 has them, 32 channels,
+  4 widths a step, drawn (slices of any size) and fixed;
 - masked loop: `compile(loop=True)`, the reference for tests: every pass runs the
   whole trunk;
 - evaluation, plain and at all widths: what `evaluate` and `fit`'s validation run.
@@ -35,12 +38,16 @@ import numpy as np
 import tensorflow as tf
 
 from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, lenet_3c1l, slim
+from awn_keras.baselines import SNet, USNet
 from awn_keras.environment import environment
+from awn_keras.experiments.recipes import PRECISIONS
 from awn_keras.propagation import active_slices
 
 SHAPE, CLASSES = (32, 32, 3), 10
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-OUTPUT = Path(__file__).parents[1] / "results" / "train_step.json"
+#: Steps of the US-Net before the clock: each new size of a slice is prepared once.
+WARM_UP = 150
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def compile_model(model: keras.Model, **kwargs: Any) -> keras.Model:
@@ -172,9 +179,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--output", type=Path, help="default: in results/")
     args = parser.parse_args()
+    name = f"train_step{'' if args.precision == 'float32' else '_' + args.precision}"
+    output = args.output or RESULTS / f"{name}.json"
 
+    keras.config.set_dtype_policy(args.precision)
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(args.batch_size, *SHAPE)).astype("float32")
@@ -191,14 +202,23 @@ def main() -> None:
 
     sandwich, everything = SandwichWidths(0.25, 1.0, num_widths=4), None
     expected = SandwichWidths(0.25, 1.0, num_widths=4, expected=True)
-    small = lenet_3c1l(SHAPE, CLASSES, width_multiplier=1.0, triangular=False)
+
+    def small() -> keras.Model:
+        return lenet_3c1l(SHAPE, CLASSES, width_multiplier=1.0, triangular=False)
+
+    def sliced(system: Any, **kwargs: Any) -> keras.Model:
+        network = small()
+        return compile_model(system(network.input, network.output, **kwargs))
+
     models = {
         "plain": compile_model(plain_model()),
-        "plain, 32 channels": compile_model(small),
+        "plain, 32 channels": compile_model(small()),
         "one pass, 4 widths": any_width(sandwich),
         "one pass, all widths": any_width(everything),
         "one pass, all widths as drawn": any_width(expected),
         "masked loop, 4 widths": any_width(sandwich, loop=True),
+        "US-Net, 32 channels, 4 widths": sliced(USNet, min_width=0.25),
+        "S-Net, 32 channels, 4 widths": sliced(SNet, widths=WIDTHS),
     }
     steps = {name: keras_step(model, batches()) for name, model in models.items()}
     steps["sliced loop, 4 widths"] = sliced_loop_step(any_width(sandwich), batches())
@@ -209,6 +229,8 @@ def main() -> None:
             models["one pass, 4 widths"], batches()
         ),
     }
+    for _ in range(WARM_UP):
+        steps["US-Net, 32 channels, 4 widths"]()
     rows = measure(steps, args.steps) + measure(evaluations, args.steps)
     for row in rows:
         print(
@@ -217,12 +239,13 @@ def main() -> None:
     report = {
         "what": "LeNet-3C1L, 45 channels, 32x32x3",
         "batch_size": args.batch_size,
+        "precision": args.precision,
         "steps": args.steps,
         "distinct_widths": len(models["one pass, 4 widths"].distinct_widths),
         "rows": rows,
         "environment": environment(),
     }
-    args.output.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
