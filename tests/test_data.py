@@ -59,6 +59,30 @@ def test_order_depends_on_seed_and_epoch_only():
     assert epoch(1, seed=1) != epoch(1)
 
 
+def test_augmentation_depends_on_seed_and_epoch_only():
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), "uint8")
+
+    def batches(seed=0, first_epoch=0):
+        return Batches(
+            *(images, np.arange(40), np.zeros(3), np.ones(3), 16),
+            shuffle=True,
+            augment=True,
+            seed=seed,
+            first_epoch=first_epoch,
+        )
+
+    whole = batches()
+    first, labels = whole[1]
+    assert not np.array_equal(first, images[labels])
+    whole.on_epoch_end()
+    resumed = batches(first_epoch=1)
+    for index in range(3):
+        for one, other in zip(whole[index], resumed[index], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(first, whole[1][0])
+    assert not np.array_equal(first, batches(seed=1)[1][0])
+
+
 def image(rows=6, cols=5):
     """Each pixel tells its place: row + col / 10, plus a second channel."""
     row, col = np.meshgrid(np.arange(1.0, rows + 1), np.arange(cols), indexing="ij")

@@ -170,6 +170,26 @@ def test_every_system_is_run_killed_and_resumed(system, tmp_path):
     assert content["auc"] == content["curves"][-1]["auc"]
 
 
+def test_what_begins_late_goes_on_after_a_kill(tmp_path):
+    """Teaching and freezing begin in the first of two epochs."""
+    late = {"distillation": 0.5, "frozen_up_to": 0.5, "late": 0.25}
+    recipe = replace(QUICK, epochs=2, sampler="expected_sandwich", **late)
+    whole = run(recipe, tmp_path / "whole", verbose=0)
+    with pytest.raises(KilledError):
+        run(recipe, tmp_path / "killed", verbose=0, callbacks=[KillAfter(1)])
+    resumed = run(recipe, tmp_path / "killed", resume=True, verbose=0)
+    never = replace(recipe, distillation=0.0, frozen_up_to=0.0)
+    plain = run(never, tmp_path / "plain", verbose=0)
+    for one, other in zip(whole.model.weights, resumed.model.weights, strict=True):
+        # The same operations; threads may add in another order.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    differences = [
+        np.abs(np.subtract(one, other)).max()
+        for one, other in zip(whole.model.weights, plain.model.weights, strict=True)
+    ]
+    assert max(differences) > 0.01  # or there would be nothing to resume
+
+
 def test_a_trained_us_net_is_kept_with_its_last_calibration(tmp_path):
     result = run(replace(SYSTEMS["us_net"], epochs=1), tmp_path, verbose=0)
     kept = load_model(tmp_path / "model.keras")
