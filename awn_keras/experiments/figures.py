@@ -115,7 +115,7 @@ _AXES = {"widths": "width", "macs": "multiply-accumulates"}
 
 
 def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> list[Any]:
-    """Plain networks by both recipes; returns a handle for the legend for each kind."""
+    """Plain networks, hollow and filled by recipe; returns handles for the legend."""
     curves: dict[str, list[dict[str, Any]]] = {}
     for run, result in individual:
         curves.setdefault(run.label, []).append(result["curves"][0])
@@ -127,7 +127,8 @@ def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> li
                 right = 100 * float(np.mean([curve["accuracy"][0] for curve in found]))
                 at = width if over == "widths" else found[0]["macs"][0]
                 points.setdefault((kind, suffix), []).append((at, right))
-    kinds = {"params": ("^", "as many weights"), "macs": ("s", "as many MACs")}
+    # One network may be both: the triangle is seen within, and around, the square.
+    kinds = {"params": ("^", 45, "as many weights"), "macs": ("s", 15, "as many MACs")}
     recipes = {
         "": ("none", "the paper's recipe"),
         "_recommended": ("black", "awn train's recipe"),
@@ -138,8 +139,8 @@ def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> li
             marker=kinds[kind][0],
             facecolors=recipes[suffix][0],
             edgecolors="black",
-            s=20,
-            label=f"{kinds[kind][1]}, {recipes[suffix][1]}",
+            s=kinds[kind][1],
+            label=f"{kinds[kind][2]}, {recipes[suffix][1]}",
         )
         for (kind, suffix), values in points.items()
     ]

@@ -201,7 +201,11 @@ def show(experiment: str, finished: Sequence[Finished], results: Path) -> Table:
 
 
 def _plain_networks(recipe: Recipe, results: Path) -> list[Finished]:
-    """Networks trained one by one for as many epochs; in another precision at need."""
+    """Plain networks of the same scale, in the precision that has run most of them.
+
+    Of two with as many it is the recipe's own.
+    """
+    most: list[Finished] = []
     for precision in sorted(PRECISIONS, key=lambda one: one != recipe.precision):
         runs = runs_of(
             *("individual", recipe.dataset, recipe.architecture),
@@ -210,9 +214,8 @@ def _plain_networks(recipe: Recipe, results: Path) -> list[Finished]:
             precision=precision,
         )
         plain = [run for run in runs if run.label.startswith("plain_")]
-        if found := finished_runs(plain, results):
-            return found
-    return []
+        most = max(most, finished_runs(plain, results), key=len)
+    return most
 
 
 def _unused(recipe: Recipe) -> tuple[str, ...]:
@@ -291,8 +294,7 @@ versions, machine, seconds, the accuracy of each width. Paper: Vu, Eder, Price, 
 Any-Width Networks, CVPR Workshops 2020. `awn reproduce table2 --dataset fashion_mnist`
 runs what is missing of a table, resumes what was interrupted, and writes this page.
 Titles say how: `mixed_bfloat16` is `--precision mixed_bfloat16`, `scale0.1` is
-`--scale 0.1`. AUC is the mean accuracy over all widths. What the numbers mean, what
-helped and what did not: `docs/measured.md`."""
+`--scale 0.1`. AUC is the mean accuracy over all widths."""
 
 
 def _runs_of(

@@ -35,7 +35,9 @@ QUICK = Recipe("digits", filters=2, epochs=1)
 RUNS = [Run("awn_rs", QUICK), Run("plain", replace(QUICK, system="plain"))]
 
 
-def invented(run, results, auc=0.9, calibrated=(0,), best=None, **changes):
+def invented(
+    run, results, auc=0.9, calibrated=(0,), best=None, macs=(1, 2, 3, 4), **changes
+):
     """Writes a result as a run would have."""
     widths = [0.25, 0.5, 0.75, 1.0]
     curves = [
@@ -45,7 +47,7 @@ def invented(run, results, auc=0.9, calibrated=(0,), best=None, **changes):
             "widths": widths,
             "starts": widths,
             "accuracy": [auc - 0.03, auc - 0.01, auc + 0.01, auc + 0.03],
-            "macs": [1, 2, 3, 4],
+            "macs": list(macs),
             "parameters": [1, 2, 3, 4],
         }
         for count in calibrated
@@ -368,11 +370,12 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
     runs = runs_of("individual", "digits", seeds=2)
     aucs = {"awn_rs": 0.7, "cosine_fast_decay": 0.6}
     for run in runs:
-        plain = 0.85 if run.label.endswith("_recommended") else 0.8
-        auc = aucs.get(run.label, plain)
-        invented(run, tmp_path, auc + 0.02 * run.recipe.seed)
+        filters = run.recipe.filters
+        better = 0.05 * run.label.endswith("_recommended")
+        auc = aucs.get(run.label, 0.5 + filters / 100 + better)
+        invented(run, tmp_path, auc + 0.02 * run.recipe.seed, macs=[filters] * 4)
     points = finished_runs(runs, tmp_path)
-    plain = [run.name for run in runs if run.recipe.system == "plain"]
+    names = [run.name for run in runs if run.recipe.system == "plain"]
     drawn = []
     monkeypatch.setattr(
         *(reproduce.figures, "figure_5"), lambda *args: drawn.append(args) or Figure()
@@ -380,22 +383,30 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
     views = (table_2, reproduce.figures.figure_5)
     monkeypatch.setitem(reproduce.VIEWS, "figure5", views)
     show("figure5", finished, tmp_path)
-    assert [run.name for run, _ in drawn[0][1]] == plain
+    assert [run.name for run, _ in drawn[0][1]] == names
     monkeypatch.undo()
     rows = tables.individual(points).rows
     assert len(rows) == 8
     assert rows[0][:7] == [
         "as many active weights as AWN at 1",
         "33",
-        *("84.00 ± 1.41", "74.00 ± 1.41", "89.00 ± 1.41", "64.00 ± 1.41"),
+        *("87.00 ± 1.41", "74.00 ± 1.41", "92.00 ± 1.41", "64.00 ± 1.41"),
         "2, 2, 2, 2",
     ]
     over_width, over_macs = reproduce.figures.figure_5(finished, points).axes
-    for ax, places in ((over_width, (1, 0.75, 0.5, 0.25)), (over_macs, (1, 1, 1, 1))):
+    sizes = tables.individual_sizes("digits")
+    for ax in (over_width, over_macs):
         assert len(ax.collections) == 4
-        for marks, accuracy in zip(ax.collections, (78, 78, 83, 83), strict=True):
-            offsets = marks.get_offsets().tolist()
-            assert offsets == [[x, pytest.approx(accuracy)] for x in places]
+        for number, marks in enumerate(ax.collections):
+            kind = ("params", "macs")[number % 2]
+            better = 5.0 * (number >= 2)
+            assert marks.get_offsets().tolist() == [
+                [width if ax is over_width else filters, pytest.approx(48 + y)]
+                for (of, width), filters in sizes.items()
+                if of == kind
+                for y in [filters + better]
+            ]
+            assert marks.get_facecolor().tolist() == [[0, 0, 0, 1]] * (number >= 2)
     legend = over_macs.get_legend()
     assert legend.get_title().get_text() == "plain, one by one"
     assert [text.get_text() for text in legend.get_texts()] == [
@@ -405,13 +416,10 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
     assert len(over_width.get_legend().get_texts()) == len(over_width.lines)
 
 
-def test_individual_networks_of_another_precision_are_named_so(tmp_path, monkeypatch):
+def test_individual_networks_are_of_the_precision_that_has_run_most(
+    tmp_path, monkeypatch
+):
     finished = finished_runs(table_2_runs(tmp_path, "digits"), tmp_path)
-    for run in runs_of("individual", "digits", precision="mixed_bfloat16"):
-        invented(run, tmp_path)
-    for run in runs_of("individual", "digits"):
-        if run.recipe.system != "plain":  # these alone are no points
-            invented(run, tmp_path)
     titles = []
     draw = reproduce.figures.figure_5
 
@@ -420,10 +428,16 @@ def test_individual_networks_of_another_precision_are_named_so(tmp_path, monkeyp
         titles.append(figure.axes[1].get_legend().get_title().get_text())
         return figure
 
-    views = (table_2, drawn)
-    monkeypatch.setitem(reproduce.VIEWS, "figure5", views)
-    show("figure5", finished, tmp_path)
-    assert titles == ["plain, one by one, mixed_bfloat16"]
+    monkeypatch.setitem(reproduce.VIEWS, "figure5", (table_2, drawn))
+    for run in runs_of("individual", "digits", precision="mixed_bfloat16"):
+        invented(run, tmp_path)
+    own = runs_of("individual", "digits")
+    own.sort(key=lambda run: run.recipe.system == "plain")  # the AWNs are no points
+    for runs in (own[:3], own[3:]):
+        for run in runs:
+            invented(run, tmp_path)
+        show("figure5", finished, tmp_path)
+    assert titles == ["plain, one by one, mixed_bfloat16", "plain, one by one"]
 
 
 def test_figure_2_has_a_column_for_each_system(tmp_path):
