@@ -173,9 +173,9 @@ def recommended() -> str:
     )
 
 
-def individual() -> str:
-    """Plain networks trained one by one, at five epochs."""
-    runs = runs_of("individual", seeds=10, scale=0.25, precision="mixed_bfloat16")
+def individual(scale: float) -> str:
+    """Plain networks trained one by one, at part of the epochs."""
+    runs = runs_of("individual", seeds=10, scale=scale, precision="mixed_bfloat16")
     return tables.individual(finished_runs(runs, PAPER)).markdown()
 
 
@@ -512,7 +512,8 @@ BLOCKS = {
         "widths_in_a_step": widths_in_a_step,
         "full_width_only": full_width_only,
         "wide_end": wide_end,
-        "individual": individual,
+        "individual": lambda: individual(1.0),
+        "individual_in_five_epochs": lambda: individual(0.25),
         "improvements": lambda: improvements("fashion_mnist"),
         "improvements_cifar10": lambda: improvements("cifar10"),
         "changes_in_five_epochs": changes_in_five_epochs,
