@@ -173,9 +173,10 @@ def recommended() -> str:
     )
 
 
-def individual(scale: float) -> str:
+def individual(dataset: str, scale: float = 1.0) -> str:
     """Plain networks trained one by one, at part of the epochs."""
-    runs = runs_of("individual", seeds=10, scale=scale, precision="mixed_bfloat16")
+    kind = {"seeds": 10, "scale": scale, "precision": "mixed_bfloat16"}
+    runs = runs_of("individual", dataset, **kind)
     return tables.individual(finished_runs(runs, PAPER)).markdown()
 
 
@@ -512,8 +513,9 @@ BLOCKS = {
         "widths_in_a_step": widths_in_a_step,
         "full_width_only": full_width_only,
         "wide_end": wide_end,
-        "individual": lambda: individual(1.0),
-        "individual_in_five_epochs": lambda: individual(0.25),
+        "individual": lambda: individual("fashion_mnist"),
+        "individual_in_five_epochs": lambda: individual("fashion_mnist", 0.25),
+        "individual_cifar10": lambda: individual("cifar10", 0.05),
         "improvements": lambda: improvements("fashion_mnist"),
         "improvements_cifar10": lambda: improvements("cifar10"),
         "changes_in_five_epochs": changes_in_five_epochs,

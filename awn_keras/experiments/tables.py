@@ -231,8 +231,9 @@ def best_epoch(results: Sequence[dict[str, Any]]) -> str:
 #: What the column means.
 BEST_EPOCH = (
     "Best epoch: highest AUC on the test set of any epoch, which is what the paper's "
-    "authors' code reports, evaluated in the precision of the training; only systems "
-    "that need one pass for all widths are evaluated after each epoch."
+    "authors' code reports, evaluated in the precision of the training, the last epoch "
+    "in 32 bits, too; only systems that need one pass for all widths are evaluated "
+    "after each epoch."
 )
 
 

@@ -74,7 +74,8 @@ def table_2_runs(results, dataset="fashion_mnist", **kwargs):
     for run in runs:
         auc = aucs[run.label] + 0.01 * run.recipe.seed
         calibrated = (4, 10, 20) if run.label == "us_net" else (0,)
-        best = auc + 0.002 if run.label.startswith("awn") else None
+        better = 0.002 if run.label == "awn_rs" else -0.001  # in 16 bits
+        best = auc + better if run.label.startswith("awn") else None
         invented(run, results, auc, calibrated, best)
     return runs
 
@@ -241,6 +242,7 @@ def test_table_2_sets_ours_beside_the_papers(tmp_path):
     table = table_2(finished)
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["AWN+RS"][:4] == ["2", "91.50 ± 0.71", "91.70 ± 0.71", "91.06"]
+    assert rows["AWN"][:3] == ["2", "90.50 ± 0.71", "90.50 ± 0.71"]
     assert rows["S-Net"][:4] == ["2", "80.50 ± 0.71", "-", "83.78"]
     assert rows["US-Net (20w)"][1] == "90.50 ± 0.71"
     # The invented networks have four MACs.
