@@ -73,7 +73,7 @@ def load_result(run_: Run, results: Path) -> dict[str, Any] | None:
 
 def _check_complete(result: dict[str, Any]) -> None:
     """Raises KeyError or TypeError if tables would miss something."""
-    needed = {"reduced", "best_epoch", "statistics", "curves", "environment"}
+    needed = {"reduced", "best_epoch", "history", "statistics", "curves", "environment"}
     of_curve = {"calibrated", "auc", "widths", "starts", "accuracy", "macs"}
     missing = needed - set(result)
     for curve in [] if missing else result["curves"]:
