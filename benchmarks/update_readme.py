@@ -153,9 +153,8 @@ def recommended() -> str:
     rows = []
     for dataset, name in _COMPARED.items():
         reported = tables.percent([TABLE_2["lenet_3c1l", dataset]["awn_rs", 0]])
-        row = [f"{name}: AWN+RS, in the paper", *"-----"]
-        row[3] = reported
-        rows.append(row)
+        paper = f"{name}: AWN+RS, in the paper"
+        rows.append([paper, "-", "-", reported, "-", "-"])
         for label, recipe in (
             ("awn_rs", "AWN+RS, the paper's recipe here"),
             (recommended_arm(dataset), "what `awn train` starts from"),
@@ -174,7 +173,7 @@ def recommended() -> str:
 
 
 def individual(dataset: str, scale: float = 1.0) -> str:
-    """Plain networks trained one by one, at part of the epochs."""
+    """Plain networks trained one by one, for all epochs or part of them."""
     kind = {"seeds": 10, "scale": scale, "precision": "mixed_bfloat16"}
     runs = runs_of("individual", dataset, **kind)
     return tables.individual(finished_runs(runs, PAPER)).markdown()
