@@ -31,14 +31,13 @@ from awn_keras.plotting import plot_curves, plot_history, plot_kernel
 from awn_keras.rules import WidthRule, per_channel, per_sample, register_width_rule
 from awn_keras.slimming import slim
 from awn_keras.summary import ModelSummary, NetworkList, list_networks, summarize
-from awn_keras.widths import (
+from awn_keras.training.samplers import (
     FixedWidths,
     SandwichWidths,
     UniformWidths,
     WidthSampler,
-    active_channels,
-    channel_grades,
 )
+from awn_keras.widths import active_channels, channel_grades
 
 try:
     __version__ = version("awn_keras")

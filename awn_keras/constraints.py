@@ -154,6 +154,7 @@ class LowerTriangular(keras.constraints.Constraint):
         """Returns the kernel with its forbidden entries at zero."""
         if self.inner is not None:
             w = self.inner(w)
+        w = keras.ops.convert_to_tensor(w)
         return keras.ops.where(self.mask(w.shape), w, keras.ops.zeros_like(w))
 
     def get_config(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -145,29 +146,33 @@ class AnyWidthModel(MultiWidthModel):
         folded = []
         for x, channel_levels in zip(features, self._trunk.channel_levels, strict=True):
             shape = keras.ops.shape(x)
-            stacked = keras.ops.broadcast_to(x, (count, *shape))
+            # The samples' axis stays the first one: replicas hold a part of it each.
+            stacked = keras.ops.broadcast_to(
+                keras.ops.expand_dims(x, 1), (shape[0], count, *shape[1:])
+            )
             if channel_levels is not None:
-                active = channel_levels <= keras.ops.expand_dims(levels, -1)
+                active = keras.ops.less_equal(
+                    channel_levels, keras.ops.expand_dims(levels, -1)
+                )
                 active = keras.ops.reshape(
-                    active, (count, *(1,) * (len(shape) - 1), -1)
+                    active, (1, count, *(1,) * (len(shape) - 2), -1)
                 )
                 # Not a product: in mixed precision a wide channel may overflow, and
                 # 0 * inf would carry it through the readout to narrow widths.
-                stacked = keras.ops.where(active, stacked, keras.ops.zeros_like(x))
+                stacked = keras.ops.where(
+                    active, stacked, keras.ops.zeros_like(stacked)
+                )
             folded.append(keras.ops.reshape(stacked, (-1, *shape[1:])))
         outputs = self._trunk.parts.tail(folded, training=training)
-        pieces = [
-            keras.ops.split(y, count, axis=0) for y in keras.tree.flatten(outputs)
-        ]
-        return [
-            keras.tree.pack_sequence_as(outputs, list(piece))
-            for piece in zip(*pieces, strict=True)
-        ]
 
-    def _training_logs(
-        self, features: Any, outputs: list[Any], x: Any, y: Any, sample_weight: Any
-    ) -> dict[str, Any]:
-        return self._update_metrics("train", features, x, y, sample_weight)
+        def at(index: int, y: Any) -> Any:
+            shape = keras.ops.shape(y)
+            return keras.ops.reshape(y, (-1, count, *shape[1:]))[:, index]
+
+        return [
+            keras.tree.map_structure(partial(at, index), outputs)
+            for index in range(count)
+        ]
 
     def _shared_losses(self) -> list[Any]:
         """What activity regularizers of the trunk's layers gave in its last run."""

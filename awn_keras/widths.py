@@ -9,16 +9,15 @@ Grades are float64. Each is one correctly rounded quotient of two integers, and
 different quotients of integers below 2**26 round to different numbers: comparing
 grades with each other is exact, and `1 / 3` typed by a user meets the grade 1/3.
 
-This module needs NumPy only. The samplers here are descriptions; the training step
-draws from them in the graph.
+This module needs NumPy only.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from copy import copy
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -229,209 +228,69 @@ def _check_positive(value: int, name: str) -> None:
         )
 
 
-class WidthSampler:
-    """Which widths a training step runs: some always, some drawn anew.
+@dataclass(frozen=True)
+class Networks:
+    """The different networks that a model holds, numbered by *levels*.
 
-    Use one of `SandwichWidths`, `UniformWidths` and `FixedWidths`, or pass your own
-    mixture to this class. A sampler holds no state: what is drawn depends on its
-    seed and on the number of optimizer steps, so that training resumed from a
-    checkpoint draws what an uninterrupted one would have.
+    Level 0 is the narrowest network. Each threshold that a width reaches makes some
+    channel appear, and leads to the next level.
 
     Args:
-        fixed: Widths that every step runs, in (0, 1]; in messages `widths`.
-        num_random: Number of widths drawn uniformly from
-            `[min_width, max_width]` at every step.
-        min_width: Lower end of the drawn widths, in (0, 1].
-        max_width: Upper end of the drawn widths, in (0, 1].
-        seed: Integer seed of the drawn widths. `None` takes one from Keras' global
-            random state, which `keras.utils.set_random_seed` fixes.
-        expected: Whether to draw nothing: every step runs each network that could be
-            drawn, and weighs its loss by how often a step that draws would run it on
-            average. The gradient is the average of those of such steps, without their
-            noise (not exactly so with `width_power` or `distillation`, which look at
-            a step's other widths). It costs a readout and a loss for each network: as
-            many as a model has `distinct_widths`, which a `divisor` or a
-            `widths_grid` keeps low. Models of `awn_keras.baselines` take a pass for
-            each, from narrow to wide, and `SharedBN` updates its moving statistics in
-            that order.
-
-    Raises:
-        TypeError: If `num_random` is not an integer.
-        ValueError: If a width is outside (0, 1], the range is empty, or no width
-            would be run.
+        min_width: The smallest width.
+        thresholds: float64 array `(levels - 1,)`: grades above `min_width`, each once,
+            ascending.
+        widths_grid: The only widths that are told apart, or `None`.
     """
 
-    def __init__(
-        self,
-        fixed: Sequence[float] = (),
-        num_random: int = 0,
-        min_width: float = 0.25,
-        max_width: float = 1.0,
-        seed: int | None = None,
-        expected: bool = False,
-    ) -> None:
-        self.fixed = check_widths(fixed, name="widths")
-        self.num_random = num_random
-        self.min_width = check_width(min_width, name="min_width")
-        self.max_width = check_width(max_width, name="max_width")
-        self.seed = seed
-        self.expected = bool(expected)
-        if self.min_width > self.max_width:
-            raise ValueError(
-                "`min_width` must not exceed `max_width`. Received: "
-                f"min_width={min_width}, max_width={max_width}"
-            )
-        if not isinstance(num_random, int | np.integer):
-            raise TypeError(
-                "The number of widths must be an integer. Received: "
-                f"num_random={num_random!r}"
-            )
-        if num_random < 0 or self.num_widths < 1:
-            raise ValueError(
-                "A sampler must give at least one width. Received: "
-                f"fixed={list(self.fixed)}, num_random={num_random}"
-            )
-
-    @property
-    def num_widths(self) -> int:
-        """Number of widths in a step; if `expected`, what their weights sum to."""
-        return len(self.fixed) + self.num_random
-
-    @property
-    def smallest(self) -> float:
-        """The smallest width that a step can run."""
-        return min(self.fixed + (self.min_width,) * bool(self.num_random))
-
-    def with_seed(self, seed: int) -> WidthSampler:
-        """Returns the same sampler with another seed."""
-        sampler = copy(self)
-        sampler.seed = seed
-        return sampler
+    min_width: float
+    thresholds: np.ndarray
+    widths_grid: tuple[float, ...] | None = None
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> WidthSampler:
-        """Makes a sampler from `get_config`."""
-        return cls(**config)
+    def of_grades(
+        cls,
+        grades: Iterable[np.ndarray],
+        min_width: float,
+        widths_grid: tuple[float, ...] | None = None,
+    ) -> Networks:
+        """Finds the networks of a model.
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            "fixed": list(self.fixed),
-            "num_random": self.num_random,
-            "min_width": self.min_width,
-            "max_width": self.max_width,
-            "seed": self.seed,
-            "expected": self.expected,
-        }
+        Args:
+            grades: Grades of the channels of each tensor.
+            min_width: The smallest width.
+            widths_grid: See the class.
 
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
+        Returns:
+            The networks.
+        """
+        every = np.unique(np.concatenate([np.zeros(1), *grades]))
+        return cls(min_width, every[every > min_width], widths_grid)
 
+    def level_of(self, width: float | np.ndarray) -> np.ndarray:
+        """Finds the networks that run at some widths.
 
-class SandwichWidths(WidthSampler):
-    """The sandwich rule: the smallest, the largest, and random widths between.
+        Args:
+            width: A width, or an array of them.
 
-    Args:
-        min_width: The smallest width, in (0, 1].
-        max_width: The largest width, in (0, 1].
-        num_widths: Widths in a step, at least 2; all but two are drawn uniformly.
-        seed: Integer seed, or `None`; see `WidthSampler`.
-        expected: Whether to run, instead of drawing `num_widths - 2`, all networks
-            that could be drawn. Each end keeps the weight 1 (and what draws would add
-            to it), all others share the rest of `num_widths`; see `WidthSampler`.
+        Returns:
+            int32 level of each, of the shape of `width`.
+        """
+        levels = np.searchsorted(self.thresholds, width, side="right")
+        return levels.astype("int32")
 
-    Raises:
-        ValueError: If `num_widths` is below 2 or a width is out of range.
+    @property
+    def starts(self) -> np.ndarray:
+        """For each level the smallest width that runs it, float64 `(levels,)`."""
+        return np.append(self.min_width, self.thresholds)
 
-    Reference:
-        Vu et al., Any-Width Networks (2020), algorithm 1; Yu and Huang, Universally
-        Slimmable Networks (2019), section 3.2.
-    """
-
-    def __init__(
-        self,
-        min_width: float = 0.25,
-        max_width: float = 1.0,
-        num_widths: int = 4,
-        seed: int | None = None,
-        expected: bool = False,
-    ) -> None:
-        if num_widths < 2:
-            raise ValueError(
-                "`num_widths` must be at least 2, the smallest and the largest "
-                f"width. Received: num_widths={num_widths}"
-            )
-        super().__init__(
-            *((min_width, max_width), num_widths - 2, min_width, max_width),
-            *(seed, expected),
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            "min_width": self.min_width,
-            "max_width": self.max_width,
-            "num_widths": self.num_widths,
-            "seed": self.seed,
-            "expected": self.expected,
-        }
-
-
-class UniformWidths(WidthSampler):
-    """Widths drawn uniformly, without the two ends of the sandwich rule.
-
-    Args:
-        min_width: Lower end, in (0, 1].
-        max_width: Upper end, in (0, 1].
-        num_widths: Widths in a step, at least 1.
-        seed: Integer seed, or `None`; see `WidthSampler`.
-        expected: Whether to run, instead of drawing `num_widths`, all networks that
-            could be drawn; see `WidthSampler`.
-
-    Raises:
-        ValueError: If `num_widths` is below 1 or a width is out of range.
-    """
-
-    def __init__(
-        self,
-        min_width: float = 0.25,
-        max_width: float = 1.0,
-        num_widths: int = 4,
-        seed: int | None = None,
-        expected: bool = False,
-    ) -> None:
-        super().__init__((), num_widths, min_width, max_width, seed, expected)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            "min_width": self.min_width,
-            "max_width": self.max_width,
-            "num_widths": self.num_widths,
-            "seed": self.seed,
-            "expected": self.expected,
-        }
-
-
-class FixedWidths(WidthSampler):
-    """The same widths at every step.
-
-    Args:
-        widths: Widths in (0, 1], at least one. `AnyWidthModel.distinct_widths` are
-            all there are.
-
-    Raises:
-        ValueError: If `widths` is empty or a width is out of range.
-
-    Reference:
-        Vu et al., Any-Width Networks (2020), section 5.2 (AWN without random
-        sampling).
-    """
-
-    def __init__(self, widths: Sequence[float]) -> None:
-        super().__init__(fixed=widths)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {"widths": list(self.fixed)}
+    @property
+    def distinct_widths(self) -> tuple[float, ...]:
+        """A width for each level; see `AnyWidthModel.distinct_widths`."""
+        if self.widths_grid is not None:
+            return tuple(self.starts.tolist())
+        inner = []
+        for start, end in pairwise(self.thresholds.tolist()):
+            middle = (start + end) / 2
+            rounded = round(middle, 6)  # for the eye
+            inner.append(rounded if start <= rounded < end else middle)
+        return (self.min_width, *inner, 1.0)[: len(self.starts)]

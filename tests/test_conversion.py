@@ -26,6 +26,7 @@ from awn_keras import (
 from awn_keras.graph import graph_nodes
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.rules import Graded
+from benchmarks.loop import train_by_the_loop
 from tests.conftest import at_width, classification, inputs_of, labelled
 from tests.graphs import random_graph
 from tests.test_slimming import assert_close
@@ -186,9 +187,10 @@ def gradients(model, x, y, loop):
         "mse",
         widths=FixedWidths([model.min_width, 0.7, 1.0]),
         report_widths=[],
-        loop=loop,
         run_eagerly=True,
     )
+    if loop:
+        train_by_the_loop(model)
     before = [weight.numpy().copy() for weight in model.trainable_weights]
     model.train_on_batch(x, y)
     after = [weight.numpy().copy() for weight in model.trainable_weights]

@@ -18,8 +18,10 @@ from awn_keras import (
     lenet_3c1l,
     slim,
 )
-from awn_keras.multi_width import area_under_curve
 from awn_keras.propagation import active_slices
+from awn_keras.training.metrics import area_under_curve
+from awn_keras.training.samplers import draw_levels, expected_levels
+from benchmarks.loop import train_by_the_loop
 from tests.conftest import (
     at_width,
     classification,
@@ -47,7 +49,7 @@ def clone(model):
 
 
 def gradients_of_a_step(
-    model, x, y, sample_weight=None, class_weight=None, **compile_arguments
+    model, x, y, sample_weight=None, class_weight=None, loop=False, **compile_arguments
 ):
     """Gradients that a training step applies: SGD with rate 1 subtracts them.
 
@@ -55,6 +57,8 @@ def gradients_of_a_step(
     """
     model = clone(model)
     model.compile(keras.optimizers.SGD(1.0), **compile_arguments)
+    if loop:
+        train_by_the_loop(model)
     for weight in model.trainable_weights:
         weight.constraint = None
     before = [weight.copy() for weight in map(np.asarray, model.trainable_weights)]
@@ -314,7 +318,13 @@ def sampled(model, steps):
     levels = []
     for step in range(steps):
         model.optimizer.iterations.assign(step)
-        levels.append(keras.ops.convert_to_numpy(model._sample_levels()).tolist())
+        levels.append(
+            keras.ops.convert_to_numpy(
+                draw_levels(
+                    model.plan.widths, model.networks, model.optimizer.iterations
+                )
+            ).tolist()
+        )
     return levels
 
 
@@ -355,15 +365,15 @@ def test_sampling_is_seeded_and_depends_on_the_step_only():
 def test_expected_widths_count_as_often_as_they_would_be_drawn(make, a, b, kwargs):
     sampler = make(min(a, b), max(a, b))
     model = classification(lenet_3c1l(**kwargs), widths=sampler)
-    levels, often = model._expected_levels()
+    levels, often = expected_levels(model.plan.widths, model.networks)
     assert sampled(model, 1) == [levels.tolist()]
-    fixed = model._runtime.level_of(np.asarray(sampler.fixed))
+    fixed = model.networks.level_of(np.asarray(sampler.fixed))
     assert levels[: len(fixed)].tolist() == fixed.tolist()
     assert often.sum() == pytest.approx(sampler.num_widths)
     # Instead of random numbers, so many evenly spread ones that each level's share is
     # right to one of them.
     spread = np.linspace(sampler.min_width, sampler.max_width, 10_001)
-    drawn = model._runtime.level_of(spread)
+    drawn = model.networks.level_of(spread)
     wanted = np.bincount(drawn, minlength=35) * sampler.num_random / len(spread)
     wanted += np.bincount(fixed, minlength=35)
     got = np.bincount(levels, often, minlength=35)
@@ -591,7 +601,7 @@ def test_a_network_of_many_widths_takes_the_auc_over_64():
     model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.01)
     classification(model)
     assert len(model.distinct_widths) == 149
-    chosen = model._width_config["curve_widths"]
+    chosen = model.plan.curve_widths
     assert len(chosen) == 64
     assert (chosen[0], chosen[-1]) == (0.01, 1.0)
 
@@ -621,7 +631,6 @@ def test_without_an_accuracy_there_is_no_auc():
         {},
         {"steps_per_execution": 3},
         {"run_eagerly": True},
-        {"loop": True},
         {"jit_compile": True},
         {"width_reduction": "sum"},
         # Enough of them to reach the narrow end in most steps.

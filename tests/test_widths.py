@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awn_keras.widths import (
+from awn_keras.training.samplers import (
     FixedWidths,
     SandwichWidths,
     UniformWidths,
     WidthSampler,
+)
+from awn_keras.widths import (
     active_channels,
     channel_grades,
     check_width,

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from awn_keras.baselines.sliced import Pass, SlicedModel, Statistics
-from awn_keras.widths import FixedWidths, WidthSampler, check_widths_grid
+from awn_keras.training.samplers import FixedWidths, WidthSampler
+from awn_keras.widths import check_widths_grid
 
 _NUMBERS = ("gamma", "beta", "moving_mean", "moving_variance")
 

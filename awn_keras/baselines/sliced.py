@@ -26,7 +26,6 @@ from awn_keras.propagation import (
     propagate,
 )
 from awn_keras.rules import Graded, WidthRule, rule_of
-from awn_keras.widths import WidthSampler
 
 _L = keras.layers
 _STATISTICS = ("moving_mean", "moving_variance")
@@ -192,6 +191,8 @@ class SlicedModel(MultiWidthModel):
         NotImplementedError: If a layer cannot be sliced.
     """
 
+    shares_features = False
+
     def __init__(
         self,
         inputs: Any,
@@ -338,17 +339,6 @@ class SlicedModel(MultiWidthModel):
                 and isinstance(flows[id(node)].output, Graded)
             }.values()
         )
-
-    # ---------------------------------------------------------------- training
-
-    def _training_logs(
-        self, features: Any, outputs: list[Any], x: Any, y: Any, sample_weight: Any
-    ) -> dict[str, Any]:
-        # Other widths would cost a forward pass each.
-        sampler: WidthSampler = self._width_config["widths"]
-        always = self._expected_levels()[0] if sampler.expected else sampler.fixed
-        largest = int(np.argmax(always)) if len(always) else 0
-        return self.compute_metrics(x, y, outputs[largest], sample_weight)
 
 
 class Statistics(keras.layers.Layer):

@@ -13,14 +13,13 @@ from awn_keras.architectures import lenet_3c1l, mobilenet_v2
 from awn_keras.baselines import SharedBN, SNet, USNet
 from awn_keras.data import DATASETS, ImageData
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.widths import (
+from awn_keras.training.samplers import (
     FixedWidths,
     SandwichWidths,
     UniformWidths,
     WidthSampler,
-    check_width,
-    check_widths,
 )
+from awn_keras.widths import check_width, check_widths
 
 #: `awn` has triangular convolutions; `shared_bn`, `s_net` and `us_net` slice ordinary
 #: ones; `plain` is an ordinary network of one width.

@@ -112,7 +112,7 @@ def test_training_one_width_leaves_the_other_normalizations(model):
 def test_all_listed_widths_are_trained_by_default():
     plain = conv_net()
     model = classification(SNet(plain.input, plain.output))
-    assert model._width_config["widths"].fixed == (0.25, 0.5, 0.75, 1.0)
+    assert model.plan.widths.fixed == (0.25, 0.5, 0.75, 1.0)
     assert model.widths == (0.25, 0.5, 0.75, 1.0)
 
 

@@ -43,7 +43,6 @@ def test_all_widths_track_into_one_set_of_statistics(model):
         assert (value != before[name]).all()
 
 
-@pytest.mark.parametrize("loop", [False, True])
 @pytest.mark.parametrize(
     "widths",
     [
@@ -54,11 +53,11 @@ def test_all_widths_track_into_one_set_of_statistics(model):
     ],
     ids=lambda widths: type(widths).__name__ + "-expected" * widths.expected,
 )
-def test_training_logs_are_those_of_the_full_width(model, widths, loop):
+def test_training_logs_are_those_of_the_full_width(model, widths):
     """Where every step runs it. Before the step: its own statistics, no update."""
     # Not accuracy: narrower networks may be right equally often.
     metric = keras.metrics.SparseCategoricalCrossentropy("entropy", from_logits=True)
-    classification(model, widths=widths, loop=loop, metrics=[metric])
+    classification(model, widths=widths, metrics=[metric])
     logits = by_hand(model, 1.0)(images(), training=True)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     wanted = float(loss(labels(), logits))

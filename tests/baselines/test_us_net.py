@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from awn_keras import slim
+from awn_keras import SandwichWidths, slim
 from awn_keras.baselines import USNet
 from awn_keras.data import load_data
+from awn_keras.training.samplers import draw_levels
 from tests.baselines.networks import (
     assert_close,
     by_hand,
@@ -137,9 +138,8 @@ def test_calibration_changes_no_other_weight_and_training_ignores_it(model):
     for old, weight in zip(before, model.weights, strict=False):
         np.testing.assert_array_equal(old, numpy(weight))
     for one in (model, twin):
-        classification(one, optimizer=keras.optimizers.SGD(0.1))
-        one._width_seed.state.assign([0, 0])
-        one._width_config["widths"] = one._width_config["widths"].with_seed(0)
+        widths = SandwichWidths(0.25, seed=0)
+        classification(one, optimizer=keras.optimizers.SGD(0.1), widths=widths)
         one.fit(images(), labels(), verbose=0)
     for one, other in zip(twin.trainable_weights, model.trainable_weights, strict=True):
         assert_close(numpy(one), numpy(other))
@@ -196,8 +196,9 @@ def test_every_step_runs_the_sandwich():
     model.fit(images(), labels(), verbose=0)
     drawn = set()
     for step in range(30):
-        model.optimizer.iterations.assign(step)
-        narrow, wide, *middle = numpy(model._sample_levels()).tolist()
+        narrow, wide, *middle = numpy(
+            draw_levels(model.plan.widths, model.networks, step)
+        ).tolist()
         assert (narrow, wide) == (0, len(model.distinct_widths) - 1)
         assert len(middle) == 2
         assert all(narrow <= level <= wide for level in middle)

@@ -128,7 +128,7 @@ def test_the_schedule_divides_by_ten_at_half_and_three_quarters():
 def test_refining_has_a_schedule_of_its_own(schedule, late):
     recipe = replace(QUICK, epochs=10, frozen_up_to=0.5, late=late, schedule=schedule)
     model = build(recipe, load_data("digits"))
-    rate, frozen = model.optimizer._learning_rate, model._width_config["frozen_up_to"]
+    rate, frozen = model.optimizer._learning_rate, model.plan.frozen_up_to
     rates = np.array([float(rate(step)) for step in range(10 * 12)])
     joint = round(late * len(rates))
     # Narrow networks are frozen just when the rate is high again.
@@ -153,7 +153,7 @@ def test_refining_has_a_schedule_of_its_own(schedule, late):
 )
 def test_samplers(sampler, expected):
     model = build(replace(QUICK, sampler=sampler), load_data("digits"))
-    widths = model._width_config["widths"]
+    widths = model.plan.widths
     assert type(widths) is expected
     count = len(model.distinct_widths) if sampler == "all" else 3
     assert widths.num_widths == count
@@ -229,10 +229,10 @@ def test_systems_are_built(system, expected):
     assert type(model) is expected
     # Only AWNs are widened by sqrt(2).
     assert model.get_layer("conv2").filters == (11 if system.startswith("awn") else 8)
-    sampler = model._width_config["widths"]
+    sampler = model.plan.widths
     assert sampler.num_widths == 4
     assert bool(sampler.num_random) == (system in ("awn_rs", "us_net"))
-    assert model._width_config["width_reduction"] == "sum"
+    assert model.plan.width_reduction == "sum"
 
 
 def test_the_cosine_schedule_ends_at_zero():
@@ -246,10 +246,10 @@ def test_a_recipe_reaches_compile():
     recipe = replace(
         QUICK, width_power=0.5, distillation=0.5, frozen_up_to=0.5, late=0.5
     )
-    config = build(recipe, load_data("digits"))._width_config
-    assert config["width_power"] == 0.5
+    plan = build(recipe, load_data("digits")).plan
+    assert plan.width_power == 0.5
     for name in ("distillation", "frozen_up_to"):
-        values = [float(config[name](step)) for step in (18, 19)]  # of 36
+        values = [float(getattr(plan, name)(step)) for step in (18, 19)]  # of 36
         assert values == [0.0, 0.5]
 
 
@@ -257,11 +257,11 @@ def test_the_lowest_width_may_be_above_the_dense_part():
     recipe = replace(QUICK, filters=16, min_width=0.01, lowest_width=0.25)
     model = build(recipe, load_data("digits"))
     assert model.min_width == 0.01
-    assert model._width_config["widths"].smallest == 0.25
+    assert model.plan.widths.smallest == 0.25
     widths = recipe.curve_widths(model)
     assert widths[0] == 0.25
     assert set(widths[1:]) < set(model.distinct_widths)
-    assert model._width_config["curve_widths"] == tuple(widths)
+    assert model.plan.curve_widths == tuple(widths)
 
 
 def test_the_momentum_of_normalizations_is_the_recipes():

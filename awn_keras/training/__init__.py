@@ -1,0 +1,1 @@
+"""Training at several widths: what a step runs, minimizes, measures, leaves alone."""

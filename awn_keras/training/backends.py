@@ -1,0 +1,305 @@
+"""All that Keras' backends do differently in a training step.
+
+A step is written once, as TensorFlow and PyTorch run it: it reads and assigns
+variables. JAX hands a step its state and takes the new state back; there the same step
+runs in a `keras.StatelessScope`, which reads and assigns in secret. What remains for
+each backend: how to carry state, to differentiate, to update the weights, and which
+part of a batch a replica sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+
+def name() -> str:
+    """The active backend: `"jax"`, `"tensorflow"` or `"torch"`."""
+    return keras.backend.backend()
+
+
+# ------------------------------------------------------------------- carrying state
+
+
+def run_step(model: keras.Model, step: Callable[[Any, Any], Any], *args: Any) -> Any:
+    """Runs a step of training or evaluation as the backend's trainer calls it.
+
+    Args:
+        model: The model.
+        step: `step(model, data)` takes a batch, assigns variables, returns logs.
+        *args: What the trainer gives: a batch; with JAX the state and a batch.
+
+    Returns:
+        What the trainer wants: logs; with JAX logs and the new state.
+    """
+    if name() != "jax":
+        logs = step(model, *args)
+        if has_many_workers(model):
+            # Keras takes the mean over the workers along an axis, which scalars lack.
+            logs = {key: keras.ops.expand_dims(value, 0) for key, value in logs.items()}
+        return logs
+    state, data = args
+    groups = [model.trainable_variables, model.non_trainable_variables]
+    if len(state) == 4:  # a step of training
+        groups.append(model.optimizer.variables)
+    groups.append(model.metrics_variables)
+    mapping = [
+        pair
+        for variables, values in zip(groups, state, strict=True)
+        for pair in zip(variables, values, strict=True)
+    ]
+    with keras.StatelessScope(mapping, collect_losses=True) as scope:
+        logs = step(model, data)
+        logs = keras.tree.map_structure(keras.ops.convert_to_tensor, logs)
+    return logs, tuple(
+        [scope.get_current_value(variable) for variable in variables]
+        for variables in groups
+    )
+
+
+def sync_state(model: keras.Model) -> None:
+    """Gives variables the values that JAX's trainer holds while it runs."""
+    if name() == "jax":
+        model.jax_state_sync()
+
+
+@contextlib.contextmanager
+def one_prediction(lock: Any) -> Iterator[None]:
+    """The context of a `predict`: with JAX one at a time.
+
+    JAX's trainer takes the weights out of the model while it predicts.
+
+    Args:
+        lock: The model's lock.
+
+    Yields:
+        Nothing.
+    """
+    with lock if name() == "jax" else contextlib.nullcontext():
+        yield
+
+
+# ---------------------------------------------------------------------- derivatives
+
+
+def differentiate(
+    model: keras.Model, function: Callable[[], tuple[Any, Any]]
+) -> tuple[list[Any], Any]:
+    """Differentiates a loss by the trainable variables.
+
+    Args:
+        model: A compiled model.
+        function: Returns the loss, a scalar, and anything else that is made of
+            tensors. It may assign variables.
+
+    Returns:
+        A gradient for each of `model.trainable_variables` (some may be `None`), and
+        what the function returned besides the loss. With PyTorch the mean over all
+        processes of the default process group, if there is one.
+    """
+    return _DIFFERENTIATE[name()](model, function)
+
+
+def _differentiate_tensorflow(model: Any, function: Callable[[], Any]) -> Any:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss, others = function()
+    return tape.gradient(loss, model.trainable_weights), others
+
+
+def _differentiate_torch(model: Any, function: Callable[[], Any]) -> Any:
+    import torch
+
+    weights = [variable.value for variable in model.trainable_variables]
+    with torch.enable_grad():
+        loss, others = function()
+    if not weights:
+        return [], others
+    gradients = list(torch.autograd.grad(loss, weights, allow_unused=True))
+    _take_mean_over_processes(gradients)
+    return gradients, others
+
+
+def _take_mean_over_processes(gradients: list[Any]) -> None:
+    """Does what DistributedDataParallel does, by one message."""
+    import torch
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    present = [gradient for gradient in gradients if gradient is not None]
+    for dtype in sorted({gradient.dtype for gradient in present}, key=str):
+        group = [gradient for gradient in present if gradient.dtype == dtype]
+        flat = torch.cat([gradient.reshape(-1) for gradient in group])
+        distributed.all_reduce(flat)
+        flat /= distributed.get_world_size()
+        sizes = [gradient.numel() for gradient in group]
+        for gradient, mean in zip(group, flat.split(sizes), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+
+def _differentiate_jax(model: Any, function: Callable[[], Any]) -> Any:
+    import jax
+
+    weights = model.trainable_variables
+    rest = [*model.non_trainable_variables, *model.metrics_variables]
+    fixed = [(v, v.value) for v in (*rest, *model.optimizer.variables)]
+
+    def loss_of(values: list[Any]) -> Any:
+        mapping = [*zip(weights, values, strict=True), *fixed]
+        # A scope of its own: what the function assigns must leave as an output.
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            loss, others = function()
+            return loss, (others, [scope.get_current_value(v) for v in rest])
+
+    gradients, (others, values) = jax.grad(loss_of, has_aux=True)(
+        [variable.value for variable in weights]
+    )
+    for variable, value in zip(rest, values, strict=True):
+        variable.assign(value)
+    return gradients, others
+
+
+_DIFFERENTIATE = {
+    "tensorflow": _differentiate_tensorflow,
+    "torch": _differentiate_torch,
+    "jax": _differentiate_jax,
+}
+
+
+def without_gradients() -> contextlib.AbstractContextManager[Any]:
+    """A context in which nothing is kept for derivatives."""
+    if name() == "torch":
+        import torch
+
+        return torch.no_grad()
+    return contextlib.nullcontext()
+
+
+# -------------------------------------------------------------------------- updates
+
+
+def update(model: keras.Model, gradients: Sequence[Any]) -> None:
+    """Lets the optimizer change the trainable variables.
+
+    Args:
+        model: A compiled model.
+        gradients: As `differentiate` gives them.
+    """
+    weights, optimizer = model.trainable_variables, model.optimizer
+    if name() != "jax":
+        optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return
+    # Not `apply`: loss scaling has branches, which JAX takes only without side effects.
+    updated = optimizer.stateless_apply(
+        [variable.value for variable in optimizer.variables],
+        gradients,
+        [variable.value for variable in weights],
+    )
+    for variables, values in zip((weights, optimizer.variables), updated, strict=True):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
+def assign_where(
+    variables: Sequence[keras.Variable], masks: Sequence[Any], values: Sequence[Any]
+) -> None:
+    """Assigns some entries of variables.
+
+    Args:
+        variables: The variables.
+        masks: For each a bool tensor that broadcasts against it.
+        values: For each its new value where the mask is true.
+    """
+    if variables and _replicas() > 1:
+        import tensorflow as tf
+
+        # A replica by itself may not assign a weight: all do it together.
+        tf.distribute.get_replica_context().merge_call(
+            _assign_where_on_replicas, (list(variables), list(masks), list(values))
+        )
+        return
+    for variable, mask, value in zip(variables, masks, values, strict=True):
+        variable.assign(keras.ops.where(mask, value, variable.value))
+
+
+def _assign_where_on_replicas(
+    strategy: Any, variables: list[Any], masks: list[Any], values: list[Any]
+) -> None:
+    import tensorflow as tf
+
+    def assign(variable: Any, mask: Any, value: Any) -> Any:
+        return variable.assign(tf.where(mask, value, variable))
+
+    for variable, mask, value in zip(variables, masks, values, strict=True):
+        strategy.extended.update(variable.value, assign, args=(mask, value))
+
+
+# ------------------------------------------------------------------------- replicas
+
+
+def _replicas() -> int:
+    """Number of `tf.distribute` replicas that run the step together."""
+    if name() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def part_of_replica(loss: Any) -> Any:
+    """Divides a mean over a replica's part, as Keras does with the compiled loss."""
+    replicas = _replicas()
+    return loss / replicas if replicas > 1 else loss
+
+
+def whole_of_replica(loss: Any) -> Any:
+    """Undoes that a loss was divided by the number of replicas."""
+    replicas = _replicas()
+    return loss * replicas if replicas > 1 else loss
+
+
+def _strategy_of(model: keras.Model) -> Any:
+    """The `tf.distribute` strategy in whose scope a model was made, or `None`."""
+    return getattr(model, "_distribute_strategy", None)
+
+
+def has_strategy(model: keras.Model) -> bool:
+    """Whether a model was made in the scope of a `tf.distribute` strategy."""
+    return _strategy_of(model) is not None
+
+
+def has_many_workers(model: keras.Model) -> bool:
+    """Whether that strategy is a `MultiWorkerMirroredStrategy`."""
+    if not has_strategy(model):
+        return False
+    import tensorflow as tf
+
+    kinds = tf.distribute.MultiWorkerMirroredStrategy
+    return isinstance(_strategy_of(model), kinds)
+
+
+def variables_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a model's variables are made, wherever it is trained."""
+    strategy = _strategy_of(model)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def part_of_a_batch(model: keras.Model, iterator: Any) -> Any:
+    """What one of this worker's replicas sees of the next batch.
+
+    Args:
+        model: A model of a strategy.
+        iterator: Keras' iterator over an epoch.
+
+    Returns:
+        The batch, or `None` if there is none.
+    """
+    parts_of = _strategy_of(model).experimental_local_results
+    for _, _, batches in iterator:
+        return keras.tree.map_structure(lambda x: parts_of(x)[0], next(batches))
+    return None

@@ -1,0 +1,151 @@
+"""Leaving narrow networks as they are while wider ones are trained.
+
+Entries of weights that act at the frozen widths are put back after the optimizer's
+step, so that no momentum, weight decay or moving average gets round that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.propagation import Propagation, channel_axis
+from awn_keras.rules import WidthRule, rule_of
+from awn_keras.training import backends
+from awn_keras.training.schedules import (
+    Schedule,
+    at_step,
+    check_share,
+    is_on,
+    is_schedule,
+)
+from awn_keras.widths import Networks, check_width
+
+
+def check_frozen_up_to(value: Any, min_width: float) -> Schedule:
+    """Checks the width up to which networks are frozen.
+
+    Args:
+        value: 0, a width in [min_width, 1), or a schedule.
+        min_width: The model's smallest width.
+
+    Returns:
+        The value.
+
+    Raises:
+        TypeError: If it is neither a number nor a schedule.
+        ValueError: If it is out of range.
+    """
+    value = check_share(value, "frozen_up_to")
+    if not is_schedule(value) and value:
+        check_width(value, min_width, "frozen_up_to")
+        if value == 1:
+            raise ValueError(
+                "`frozen_up_to` must be below 1, or nothing would be trained. "
+                "Received: frozen_up_to=1"
+            )
+    return value
+
+
+def check_can_freeze(optimizer: Any) -> None:
+    """Checks that an optimizer leaves alone what is put back after its step.
+
+    Args:
+        optimizer: The compiled optimizer.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if getattr(optimizer, "use_ema", False):
+        raise ValueError(
+            "`frozen_up_to` cannot hold what the optimizer's moving average puts in "
+            "the weights' place. Use an optimizer with `use_ema=False`. Received: "
+            f"optimizer={type(optimizer).__name__} with use_ema=True"
+        )
+
+
+def acting_from(
+    propagation: Propagation, networks: Networks
+) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Finds for each weight the level from which on each of its entries acts.
+
+    Args:
+        propagation: Kinds of the model's tensors.
+        networks: The model's networks.
+
+    Returns:
+        Float weights, each with an int32 array of levels that broadcasts against it.
+    """
+    levels_of: dict[int, tuple[keras.Variable, np.ndarray]] = {}
+    for node in propagation.nodes:
+        layer, flow = node.operation, propagation.flows[id(node)]
+        rule = rule_of(layer) or WidthRule()
+        for weight in getattr(layer, "weights", []):
+            levels = np.zeros([1] * len(weight.shape), "int32")
+            for axes, grades in zip(
+                (rule.in_axes, rule.out_axes), flow.grades(), strict=True
+            ):
+                axis, each = channel_axis(weight, axes, len(grades))
+                if axis is not None:
+                    shape = [1] * len(weight.shape)
+                    shape[axis] = -1
+                    along = np.repeat(networks.level_of(grades), each)
+                    levels = np.maximum(levels, along.reshape(shape))
+            if keras.backend.is_float_dtype(weight.dtype):
+                levels_of[id(weight)] = (weight, levels)
+    return list(levels_of.values())
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Variables before a step, and which of their entries stay as they are.
+
+    Args:
+        variables: The variables.
+        values: A copy of each.
+        masks: For each a bool tensor that broadcasts against it.
+    """
+
+    variables: Sequence[keras.Variable]
+    values: Sequence[Any]
+    masks: Sequence[Any]
+
+    def put_back(self) -> None:
+        """Undoes what a step changed in the frozen entries."""
+        backends.assign_where(self.variables, self.masks, self.values)
+
+
+def keep_frozen(
+    acting_from: Callable[[], Sequence[tuple[keras.Variable, np.ndarray]]],
+    networks: Networks,
+    width: Schedule,
+    step: Any,
+) -> Frozen:
+    """Copies what a step must not change.
+
+    Args:
+        acting_from: Gives weights and levels; see `acting_from` above.
+        networks: The model's networks.
+        width: Networks up to this width are frozen; below the smallest width none.
+        step: Number of the optimizer's step, an integer scalar tensor.
+
+    Returns:
+        What is to be put back after the step.
+    """
+    if not is_on(width):
+        return Frozen([], [], [])
+    width = keras.ops.convert_to_tensor(at_step(width, step), "float32")
+    reached = keras.ops.greater_equal(width, networks.thresholds.astype("float32"))
+    level = keras.ops.sum(keras.ops.cast(reached, "int32"))
+    any_frozen = keras.ops.greater_equal(width, np.float32(networks.min_width))
+    level = keras.ops.where(any_frozen, level, -1)
+    acting = acting_from()
+    return Frozen(
+        [variable for variable, _ in acting],
+        [keras.ops.copy(variable.value) for variable, _ in acting],
+        [keras.ops.less_equal(levels, level) for _, levels in acting],
+    )

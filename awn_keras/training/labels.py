@@ -1,0 +1,150 @@
+"""Labels and outputs that a loss cannot take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+_ONE_HOT = keras.losses.CategoricalCrossentropy
+_CLASS_NUMBERS = keras.losses.SparseCategoricalCrossentropy
+CROSS_ENTROPIES = (_ONE_HOT, _CLASS_NUMBERS)
+#: Other ways to say the same to `compile`.
+_ALIASES = {
+    keras.losses.categorical_crossentropy: _ONE_HOT,
+    "categorical_crossentropy": _ONE_HOT,
+    keras.losses.sparse_categorical_crossentropy: _CLASS_NUMBERS,
+    "sparse_categorical_crossentropy": _CLASS_NUMBERS,
+}
+_KEEP_VALUES = (keras.layers.Flatten, keras.layers.Identity, keras.layers.Reshape)
+_PROBABILITIES = ("sigmoid", "softmax")
+
+
+def softmax_twice(model: keras.Model, loss: Any) -> list[str]:
+    """Finds outputs that are probabilities, though their loss takes logits.
+
+    In a plain model Keras finds this out while it trains, and takes the logits; a
+    step over several widths hides from Keras where its outputs come from.
+
+    Args:
+        model: A functional model.
+        loss: As given to `compile`.
+
+    Returns:
+        What is wrong with each such output, and what to do.
+    """
+    messages = []
+    for output, one in zip(model.outputs, _per_output(model, loss), strict=True):
+        operation = output._keras_history.operation
+        name, activation = operation.name, _probabilities(operation)
+        if activation and getattr(one, "from_logits", False) is True:
+            messages.append(
+                f"Output '{name}' of model '{model.name}' is a {activation} already, "
+                f"but its loss {type(one).__name__} has `from_logits=True` and applies "
+                "one again, so that the model would train badly. Leave the "
+                f"{activation} out of the model, or compile with `from_logits=False`."
+            )
+    return messages
+
+
+def _probabilities(operation: Any) -> str | None:
+    """The activation that gives an output, if it is sigmoid or softmax."""
+    while isinstance(operation, _KEEP_VALUES):
+        operation = operation.input._keras_history.operation
+    activation = getattr(operation, "activation", None)
+    if isinstance(activation, keras.Layer):  # such as `Dense(3, activation=Softmax())`
+        operation, activation = activation, None
+    # A function has a name; Keras' own layers and operations are called alike.
+    name = getattr(activation, "__name__", type(operation).__name__.lower())
+    own = activation or type(operation)
+    is_stock = own.__module__.startswith("keras.src.")
+    return name if is_stock and name in _PROBABILITIES else None
+
+
+def check_labels(model: keras.Model, loss: Any, y: Any) -> None:
+    """Checks the shape of labels for Keras' categorical cross-entropies.
+
+    Only shapes that these losses cannot take are refused; other losses are left alone.
+
+    Args:
+        model: A functional model.
+        loss: As given to `compile`.
+        y: A batch of labels, with the structure of the model's outputs.
+
+    Raises:
+        ValueError: If they do not fit.
+    """
+    outputs = model.outputs
+    if len(outputs) > 1 and not isinstance(y, dict | list | tuple):
+        return  # Keras says what it thinks of it.
+    losses, labels = _per_output(model, loss), _per_output(model, y)
+    for output, one, some in zip(outputs, losses, labels, strict=True):
+        kind, shape = _kind_of_labels(one), _static_shape(some)
+        if kind and shape is not None and output.shape[-1] not in (None, 1):
+            _check_shape(output, kind, shape)
+
+
+def _check_shape(output: Any, kind: type, shape: tuple[Any, ...]) -> None:
+    wanted = tuple(output.shape)
+    classes = wanted[-1]
+    if kind is _CLASS_NUMBERS:
+        wanted = wanted[:-1]
+    given = shape
+    while len(given) > len(wanted) and given[-1] == 1:  # Keras takes these, too
+        given = given[:-1]
+    if len(given) == len(wanted) and all(
+        None in pair or pair[0] == pair[1]
+        for pair in zip(given[1:], wanted[1:], strict=True)
+    ):
+        return
+    if kind is _CLASS_NUMBERS:
+        rule = "class numbers"
+        way_out = (
+            "For one-hot labels compile with `keras.losses.CategoricalCrossentropy`, "
+            "or give `y.argmax(-1)`."
+        )
+    else:
+        rule = "one-hot"
+        way_out = (
+            "For class numbers compile with "
+            "`keras.losses.SparseCategoricalCrossentropy`, or give "
+            f"`keras.utils.to_categorical(y, {classes})`."
+        )
+        if len(given) == len(wanted) and given[-1] != 1:
+            way_out = "Give the readout as many outputs as there are classes."
+    raise ValueError(
+        f"`y` must be {rule} of shape {(None, *wanted[1:])} for the loss "
+        f"{kind.__name__}, since output '{output._keras_history.operation.name}' has "
+        f"the shape {tuple(output.shape)}. {way_out} Received: y of shape {shape}"
+    )
+
+
+def _kind_of_labels(loss: Any) -> type | None:
+    if isinstance(loss, CROSS_ENTROPIES):
+        # A subclass may take what it likes.
+        own = type(loss) in CROSS_ENTROPIES and getattr(loss, "axis", -1) == -1
+        return type(loss) if own else None
+    return _ALIASES.get(loss) if isinstance(loss, str) or callable(loss) else None
+
+
+def _static_shape(x: Any) -> tuple[Any, ...] | None:
+    """A tensor's shape as far as it is known; `None` if not even its rank is."""
+    shape = getattr(x, "shape", None)
+    if shape is None or getattr(shape, "rank", 0) is None:
+        return None
+    return tuple(shape)
+
+
+def _per_output(model: keras.Model, values: Any) -> list[Any]:
+    """What belongs to each output, of one value for all, a list, or a dict by name."""
+    outputs = model.outputs
+    if isinstance(values, dict):
+        structure = model.output
+        if isinstance(structure, dict):
+            names = {id(x): name for name, x in structure.items()}
+        else:
+            names = dict(zip(map(id, outputs), model.output_names, strict=True))
+        return [values.get(names.get(id(x))) for x in outputs]
+    if isinstance(values, list | tuple):
+        return list(values) if len(values) == len(outputs) else [None] * len(outputs)
+    return [values] * len(outputs)

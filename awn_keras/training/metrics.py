@@ -1,0 +1,213 @@
+"""A model's loss and metrics at several widths at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.training import backends
+
+_ACCURACIES = (
+    keras.metrics.Accuracy,
+    keras.metrics.BinaryAccuracy,
+    keras.metrics.CategoricalAccuracy,
+    keras.metrics.SparseCategoricalAccuracy,
+    keras.metrics.TopKCategoricalAccuracy,
+    keras.metrics.SparseTopKCategoricalAccuracy,
+)
+
+
+class WidthMetrics(keras.metrics.Metric):
+    """The state of a model's metrics once for each of several networks.
+
+    Args:
+        metrics: The model's metrics; here each of their variables gets a first axis
+            `levels`.
+        levels: The networks, int array `(n,)`.
+    """
+
+    def __init__(self, metrics: list[Any], levels: np.ndarray) -> None:
+        super().__init__(name="width_metrics")
+        self.levels = np.asarray(levels, "int32")
+        # A function, not the list: Keras would take the metrics for parts of this one.
+        self._starts = partial(_start_values, metrics)
+        for index, start in enumerate(self._starts()):
+            self.add_variable(
+                (len(levels), *start.shape),
+                partial(self._filled, index),
+                start.dtype,
+                name="state",
+            )
+
+    def _filled(self, index: int, shape: Any, dtype: Any = None) -> Any:
+        # A copy: PyTorch would give all networks the same memory.
+        return keras.ops.copy(keras.ops.broadcast_to(self._starts()[index], shape))
+
+    def reset_state(self) -> None:
+        """Sets every network to the state that the metrics start from."""
+        for variable, start in zip(self.variables, self._starts(), strict=True):
+            variable.assign(keras.ops.broadcast_to(start, variable.shape))
+
+
+def _start_values(metrics: list[Any]) -> list[Any]:
+    """What `reset_state` gives the metrics' variables; these stay as they are."""
+    variables = variables_of(metrics)
+    mapping = [(v, keras.ops.zeros(v.shape, v.dtype)) for v in variables]
+    with keras.StatelessScope(mapping) as scope:
+        for metric in metrics:
+            metric.reset_state()
+        return [scope.get_current_value(variable) for variable in variables]
+
+
+def variables_of(metrics: list[Any]) -> list[keras.Variable]:
+    """The variables of some metrics, in order."""
+    return [variable for metric in metrics for variable in metric.variables]
+
+
+def make_width_metrics(model: keras.Model, levels: np.ndarray) -> WidthMetrics | None:
+    """Makes the state of a model's metrics at several networks.
+
+    Args:
+        model: A compiled model.
+        levels: The networks, int array `(n,)`.
+
+    Returns:
+        The state; `None` while Keras has not built the metrics, which depend on the
+        shape of labels.
+    """
+    parts = (model._compile_loss, model._compile_metrics)
+    if not all(part is None or part.built for part in parts):
+        return None
+    with backends.variables_of(model):
+        return WidthMetrics(model.metrics, levels)
+
+
+def update_each(
+    model: keras.Model, states: WidthMetrics, update: Callable[[Any], None]
+) -> list[Any]:
+    """Updates the metrics of each network by the same code as those of one.
+
+    Args:
+        model: The model.
+        states: State of each network.
+        update: `update(level)` updates the model's own metrics by what the network of
+            this level, an int32 scalar, answers.
+
+    Returns:
+        The new values of `states.variables`.
+    """
+    variables = variables_of(model.metrics)
+    # In a stateless scope Keras sees the losses of what runs inside it only, and
+    # regularizes the weights that are mapped. JAX has no values but these.
+    held = [(v, keras.ops.convert_to_tensor(v.value)) for v in model.variables]
+
+    def update_network(arguments: Any) -> list[Any]:
+        level, *values = arguments
+        mapping = [*zip(variables, values, strict=True), *held]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            update(level)
+            return [scope.get_current_value(variable) for variable in variables]
+
+    stacked = [keras.ops.convert_to_tensor(v.value) for v in states.variables]
+    levels = keras.ops.convert_to_tensor(states.levels)
+    updated = keras.ops.map(update_network, [levels, *stacked])
+    for variable, value in zip(states.variables, updated, strict=True):
+        variable.assign(value)
+    return updated
+
+
+def results_at(
+    model: keras.Model, states: WidthMetrics, values: Sequence[Any], level: Any
+) -> dict[str, Any]:
+    """Reads loss and metrics of one network.
+
+    Args:
+        model: The model.
+        states: State of each network.
+        values: Values of `states.variables`, tensors or arrays.
+        level: The network, an integer; one of `states.levels`.
+
+    Returns:
+        What `model.get_metrics_result` gives for it.
+    """
+    row = int(np.flatnonzero(states.levels == level)[0])
+    rows = [keras.ops.convert_to_tensor(value[row]) for value in values]
+    mapping = list(zip(variables_of(model.metrics), rows, strict=True))
+    with keras.StatelessScope(state_mapping=mapping):
+        # A metric may return its variable, which outside has another value.
+        return keras.tree.map_structure(
+            lambda x: x.value if isinstance(x, keras.Variable) else x,
+            model.get_metrics_result(),
+        )
+
+
+def arrays_of(states: WidthMetrics) -> list[np.ndarray]:
+    """Values of the states over all replicas, each fetched once."""
+    return [keras.ops.convert_to_numpy(variable) for variable in states.variables]
+
+
+def have_results(model: keras.Model, states: WidthMetrics | None) -> bool:
+    """Whether a batch was seen since the states were reset."""
+    if states is None or not len(states.levels):
+        return False
+    tracker = model._loss_tracker
+    index = [id(v) for v in variables_of(model.metrics)].index(id(tracker.count))
+    return bool(keras.ops.convert_to_numpy(states.variables[index])[0] > 0)
+
+
+def accuracy_name(metrics: list[Any]) -> str | None:
+    """Finds the accuracy over which the AUC is taken.
+
+    Args:
+        metrics: The model's metrics.
+
+    Returns:
+        Name of the first accuracy in the logs, top-k only if there is no other; `None`
+        if there is none, or nothing was evaluated yet.
+    """
+    by_name: dict[str, Any] = {}
+    for metric in metrics:
+        parts = getattr(metric, "metrics", [metric])  # of `compile`, in order
+        if any(isinstance(part, _ACCURACIES) for part in parts) and parts:
+            results = metric.result()
+            names = results if isinstance(results, dict) else [metric.name]
+            by_name.update(zip(names, parts, strict=True))
+    for kinds in (_ACCURACIES[:4], _ACCURACIES):
+        for name, metric in by_name.items():
+            if isinstance(metric, kinds):
+                return name
+    return None
+
+
+def area_under_curve(
+    widths: Sequence[float], values: Sequence[float] | np.ndarray
+) -> float:
+    """Average of a value over widths: the trapezoid's area over the range's length.
+
+    Args:
+        widths: Widths `(n,)`, ascending.
+        values: Values at them `(n,)`.
+
+    Returns:
+        The average, in the unit of `values`; with one width its value.
+
+    Raises:
+        ValueError: If the two differ in length, are empty, or the widths do not
+            ascend.
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 5.1 (AUC).
+    """
+    x, y = np.asarray(widths, float), np.asarray(values, float)
+    if x.shape != y.shape or x.ndim != 1 or not len(x) or np.any(np.diff(x) <= 0):
+        raise ValueError(
+            "`widths` must ascend, with one of `values` for each. Received: "
+            f"widths={list(x)}, values={list(y)}"
+        )
+    if len(x) == 1:
+        return float(y[0])
+    return float(np.trapezoid(y, x) / (x[-1] - x[0]))

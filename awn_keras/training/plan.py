@@ -1,0 +1,133 @@
+"""What `compile` was told about widths: checked once, and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.training.freezing import check_frozen_up_to
+from awn_keras.training.samplers import SandwichWidths, WidthSampler
+from awn_keras.training.schedules import Schedule, check_share, is_schedule
+from awn_keras.widths import Networks, check_width, check_widths
+
+_REDUCTIONS = ("mean", "sum")
+_CURVE_WIDTHS = 64
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a model trains, and at which widths it is measured.
+
+    `make` checks what the user gave; see `AnyWidthModel.compile` for the meaning.
+
+    Args:
+        widths: Which widths a step runs; its seed is known.
+        width_reduction: `"mean"` or `"sum"` of their losses.
+        width_power: Losses are weighed by `width ** width_power`.
+        distillation: Share in [0, 1] that narrow widths learn from the full one.
+        frozen_up_to: Networks up to this width stay as they are; 0 for none.
+        report_widths: Widths of the logs, ascending.
+        curve_widths: Widths of the AUC, ascending.
+    """
+
+    widths: WidthSampler
+    width_reduction: str
+    width_power: float
+    distillation: Schedule
+    frozen_up_to: Schedule
+    report_widths: tuple[float, ...]
+    curve_widths: tuple[float, ...]
+
+    @classmethod
+    def make(
+        cls,
+        networks: Networks,
+        *,
+        widths: WidthSampler | None = None,
+        width_reduction: str = "mean",
+        width_power: float = 0.0,
+        distillation: Schedule = 0.0,
+        frozen_up_to: Schedule = 0.0,
+        report_widths: Sequence[float] | None = None,
+        curve_widths: Sequence[float] | None = None,
+    ) -> TrainingPlan:
+        """Checks arguments of `compile`, and fills in what is left out.
+
+        Args:
+            networks: The model's networks.
+            widths: See `AnyWidthModel.compile`.
+            width_reduction: See there.
+            width_power: See there.
+            distillation: See there.
+            frozen_up_to: See there.
+            report_widths: See there.
+            curve_widths: See there.
+
+        Returns:
+            The plan.
+
+        Raises:
+            TypeError: If `widths` is not a `WidthSampler`, or `distillation` or
+                `frozen_up_to` neither a number nor a schedule.
+            ValueError: If an argument is out of its range.
+        """
+        low = networks.min_width
+        if widths is None:
+            widths = SandwichWidths(low, 1.0, num_widths=4)
+        if not isinstance(widths, WidthSampler):
+            raise TypeError(
+                "`widths` must be a `WidthSampler`, such as `SandwichWidths(0.25, "
+                f"1.0)` or `FixedWidths([0.25, 1.0])`. Received: widths={widths!r}"
+            )
+        check_width(widths.smallest, low, "widths")
+        if width_reduction not in _REDUCTIONS:
+            raise ValueError(
+                f"`width_reduction` must be one of {_REDUCTIONS}. Received: "
+                f"width_reduction={width_reduction!r}"
+            )
+        if not np.isfinite(width_power):
+            raise ValueError(
+                "`width_power` must be a finite number. Received: "
+                f"width_power={width_power}"
+            )
+        distillation = check_share(distillation, "distillation")
+        frozen_up_to = check_frozen_up_to(frozen_up_to, low)
+        if report_widths is None:
+            report_widths = (low, (low + 1) / 2, 1.0)
+        if curve_widths is None:
+            every = networks.distinct_widths
+            chosen = np.linspace(0, len(every) - 1, min(len(every), _CURVE_WIDTHS))
+            curve_widths = [every[index] for index in chosen.round().astype(int)]
+        return cls(
+            widths.with_known_seed(),
+            width_reduction,
+            float(width_power),
+            distillation,
+            frozen_up_to,
+            _ascending(report_widths, low, "report_widths"),
+            _ascending(curve_widths, low, "curve_widths"),
+        )
+
+    def measuring_at(self, curve_widths: Sequence[float]) -> TrainingPlan:
+        """Returns the same plan with other curve widths."""
+        return replace(self, curve_widths=tuple(sorted(set(curve_widths))))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `compile`, serialized."""
+        config: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, WidthSampler) or is_schedule(value):
+                value = keras.saving.serialize_keras_object(value)
+            config[field.name] = list(value) if isinstance(value, tuple) else value
+        return config
+
+
+def _ascending(
+    widths: Sequence[float], min_width: float, name: str
+) -> tuple[float, ...]:
+    return tuple(sorted(set(check_widths(widths, min_width, name))))

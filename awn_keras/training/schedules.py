@@ -1,0 +1,64 @@
+"""Numbers that may change from step to step."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+#: A number, or a schedule of it over optimizer steps, as for learning rates.
+Schedule: TypeAlias = Any
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether a value is a Keras schedule."""
+    return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+
+
+def is_on(value: Schedule) -> bool:
+    """Whether a value is, or may become, other than 0."""
+    return is_schedule(value) or value != 0
+
+
+def at_step(value: Schedule, step: Any) -> Any:
+    """The value at an optimizer step.
+
+    Args:
+        value: A number or a schedule.
+        step: Integer scalar tensor.
+
+    Returns:
+        The number, or a float32 tensor.
+    """
+    if is_schedule(value):
+        return keras.ops.cast(value(step), "float32")
+    return value
+
+
+def check_share(value: Any, name: str) -> Schedule:
+    """Checks a number in [0, 1], or a schedule of it.
+
+    Args:
+        value: The value.
+        name: What to call it in the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        TypeError: If it is neither a number nor a schedule.
+        ValueError: If it is a number outside [0, 1].
+    """
+    if is_schedule(value):
+        return value
+    if isinstance(value, bool) or not isinstance(
+        value, int | float | np.integer | np.floating
+    ):
+        raise TypeError(
+            f"`{name}` must be a number in [0, 1], or a schedule of "
+            f"`keras.optimizers.schedules`. Received: {name}={value!r}"
+        )
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
+    return float(value)

@@ -1,0 +1,438 @@
+"""Compiling, training and evaluating a model at several widths."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.training import backends
+from awn_keras.training.freezing import check_can_freeze
+from awn_keras.training.labels import check_labels, softmax_twice
+from awn_keras.training.losses import check_can_distill
+from awn_keras.training.metrics import (
+    WidthMetrics,
+    accuracy_name,
+    area_under_curve,
+    arrays_of,
+    have_results,
+    make_width_metrics,
+    results_at,
+)
+from awn_keras.training.plan import TrainingPlan
+from awn_keras.training.samplers import WidthSampler
+from awn_keras.training.schedules import Schedule, is_on
+from awn_keras.training.step import report, test_step, train_step
+from awn_keras.widths import Networks, check_widths
+
+
+@dataclass
+class _Measured:
+    """State of the metrics at several widths, out of sight of Keras' tracking."""
+
+    train_metrics: WidthMetrics | None = None
+    test_metrics: WidthMetrics | None = None
+    last_results: dict[str, np.ndarray] | None = None  # of `evaluate`
+
+
+class WidthTrainer(keras.Model):
+    """What `compile`, `fit` and `evaluate` do with a `MultiWidthModel`.
+
+    The part of that class that trains and measures, as `keras.Model` has a trainer.
+    What a step does is in `training.step`; this class tells Keras of it.
+
+    Args:
+        *args: As for `keras.Model`.
+        **kwargs: As for `keras.Model`.
+    """
+
+    min_width: float
+    width: float
+
+    #: Whether a step's widths share most of their work, so that further widths are
+    #: measured at little cost.
+    shares_features = True
+
+    _plan: TrainingPlan | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._measured = _Measured()
+
+    @property
+    def networks(self) -> Networks:
+        """The different networks that the model holds."""
+        raise NotImplementedError
+
+    # --------------------------------------------------------------- compiling
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """What `compile` was told about widths.
+
+        Raises:
+            ValueError: If the model is not compiled.
+        """
+        if self._plan is None:
+            raise ValueError(f"Model '{self.name}' is not compiled: call `compile`.")
+        return self._plan
+
+    def compile(
+        self,
+        *args: Any,
+        widths: WidthSampler | None = None,
+        width_reduction: str = "mean",
+        width_power: float = 0.0,
+        distillation: Schedule = 0.0,
+        frozen_up_to: Schedule = 0.0,
+        report_widths: Sequence[float] | None = None,
+        curve_widths: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, as `keras.Model.compile` does.
+
+        Args:
+            *args: `optimizer`, `loss` and so on, as in Keras.
+            widths: Which widths a training step runs: a `WidthSampler`. `None` for
+                `SandwichWidths(min_width, 1.0, num_widths=4)`.
+            width_reduction: `"mean"` of the losses of these widths (as a sampler with
+                `expected` weighs them), so that the learning rate does not depend on
+                their number, or `"sum"`, as in the paper. Regularization losses are
+                added once.
+            width_power: Weighs these losses by `width ** width_power` (over the
+                average of it in the step): above 0 favours wide widths.
+            distillation: Share in [0, 1] of the loss of narrower widths that comes
+                from the full width's answers instead of the labels; or a schedule of
+                it over optimizer steps, such as a `PiecewiseConstantDecay` that
+                begins late. 1 from the start is US-Net's in-place distillation. Needs
+                one output of logits.
+            frozen_up_to: A width: the networks up to it stay as they are, bit for bit,
+                and only what wider ones add is trained. 0 for none; or a schedule of it
+                over optimizer steps, to refine the wide end after joint training.
+            report_widths: Widths in [min_width, 1] at which `fit` and `evaluate`
+                report loss and metrics (systems of `awn_keras.baselines` do so in
+                `evaluate` only). `None` for the smallest, the middle and 1; an
+                empty sequence for none.
+            curve_widths: Widths in [min_width, 1] over which `evaluate` takes the AUC.
+                `None` for `distinct_widths`, or 64 of them, evenly spread, if there
+                are more.
+            **kwargs: As in Keras.
+
+        Raises:
+            TypeError: If `widths` is not a `WidthSampler`, or `distillation` or
+                `frozen_up_to` neither a number nor a schedule.
+            ValueError: If a width is below the model's `min_width`, an argument is
+                out of its range, or the model cannot be distilled as asked.
+
+        Warns:
+            UserWarning: If an output is a softmax (or sigmoid) already and its loss
+                has `from_logits=True`.
+
+        Reference:
+            Vu et al., Any-Width Networks (2020), algorithm 1; Yu and Huang,
+            Universally Slimmable Networks (2019), section 4.2 (distillation).
+        """
+        plan = TrainingPlan.make(
+            self.networks,
+            widths=widths,
+            width_reduction=width_reduction,
+            width_power=width_power,
+            distillation=distillation,
+            frozen_up_to=frozen_up_to,
+            report_widths=report_widths,
+            curve_widths=curve_widths,
+        )
+        super().compile(*args, **kwargs)
+        for message in softmax_twice(self, self.loss):
+            warnings.warn(message, stacklevel=2)
+        if is_on(plan.distillation):
+            check_can_distill(
+                *(self.loss, len(self.outputs), plan.widths.fixed),
+                loss_weights=kwargs.get("loss_weights"),
+            )
+        if is_on(plan.frozen_up_to):
+            check_can_freeze(self.optimizer)
+        self._plan = plan
+        self._measured.train_metrics = self._measured.test_metrics = None
+        self._measured.last_results = None
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns the arguments of `compile`, serialized."""
+        config = super().get_compile_config()
+        if config and self._plan is not None:
+            config.update(self._plan.get_config())
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles the model as `get_compile_config` says."""
+        # Files of version 0.1 may have it: a reference for tests, now in benchmarks/.
+        config = {key: value for key, value in config.items() if key != "loop"}
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    # ------------------------------------------------- training and evaluation
+
+    def train_step(self, *args: Any) -> Any:
+        """One optimizer step over several widths; see `compile`.
+
+        Args:
+            *args: What the backend's trainer gives: a batch `(x, y)` or `(x, y,
+                sample_weight)`; with JAX the state comes before it.
+
+        Returns:
+            The logs: loss (over the widths trained), metrics at the current width,
+            and loss and metrics at the report widths; for systems of
+            `awn_keras.baselines` see `SlicedModel`. With JAX the new state, too.
+        """
+        return backends.run_step(self, train_step, *args)
+
+    def test_step(self, *args: Any) -> Any:
+        """Evaluates a batch at the current, the report and the curve widths.
+
+        Args:
+            *args: As for `train_step`.
+
+        Returns:
+            The logs: loss and metrics at the current and at the report widths. With
+            JAX the new state, too.
+        """
+        return backends.run_step(self, test_step, *args)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """As in Keras; says which labels the stock cross-entropies need.
+
+        Raises:
+            ValueError: If labels have another shape.
+        """
+        check_labels(self, self.loss, y)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """As in Keras; makes the state of the metrics first, if it can be known."""
+        self.width_metrics("train")
+        return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """As in Keras; makes the state of the metrics first, if it can be known."""
+        self.width_metrics("test")
+        return super().make_test_function(force)
+
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ) -> None:
+        """As in Keras, which takes the mean of all replicas' parts of a batch.
+
+        That fails where the parts have different sizes, or there are several workers
+        (keras-team/keras#20585). One part has all that is looked for: the shapes.
+        """
+        if iterator is not None and backends.has_strategy(self):
+            data_batch = backends.part_of_a_batch(self, iterator)
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    # ----------------------------------------------------------------- metrics
+
+    def width_metrics(self, mode: str) -> WidthMetrics | None:
+        """Gives the state of the metrics at several widths, made if it can be.
+
+        Keras makes the metrics' own state when it sees the first batch: before it
+        compiles a step with JAX, PyTorch and `tf.distribute`, and while it compiles
+        the first step with TensorFlow alone. This state follows them.
+
+        Args:
+            mode: `"train"` (at the report widths) or `"test"` (at the curve widths,
+                too).
+
+        Returns:
+            The state, or `None` if there is none yet.
+        """
+        attribute = f"{mode}_metrics"
+        states = getattr(self._measured, attribute)
+        if states is None and self._plan is not None:
+            widths = [*self._plan.report_widths]
+            if mode == "test":
+                widths += self._plan.curve_widths
+            levels = np.unique(self.networks.level_of(np.asarray(widths, float)))
+            states = make_width_metrics(self, levels)
+            setattr(self._measured, attribute, states)
+        return states
+
+    @property
+    def metrics_variables(self) -> list[keras.Variable]:
+        """State of the metrics, as in Keras; also of those at several widths."""
+        measured = self._measured
+        return super().metrics_variables + [
+            variable
+            for states in (measured.train_metrics, measured.test_metrics)
+            if states is not None
+            for variable in states.variables
+        ]
+
+    def reset_metrics(self) -> None:
+        """Resets all metrics, those at several widths included."""
+        super().reset_metrics()
+        for states in (self._measured.train_metrics, self._measured.test_metrics):
+            if states is not None:
+                states.reset_state()
+
+    def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """As in Keras: after an epoch what the metrics hold, over all replicas.
+
+        A step's logs are those of a replica, or the mean over replicas.
+        """
+        results = self.get_metrics_result()
+        for states in (self._measured.train_metrics, self._measured.test_metrics):
+            # All are reset together: those that the last steps updated have results.
+            if states is None or not set(logs) > set(results):
+                continue
+            if have_results(self, states):
+                results = {**results, **report(self, states, arrays_of(states))}
+        return results if set(logs) == set(results) else logs
+
+    def _flatten_metrics_in_order(self, logs: dict[str, Any]) -> Any:
+        """As a list, results are those of a plain model: at the current width."""
+        plain = self.get_metrics_result()
+        return super()._flatten_metrics_in_order(
+            {name: value for name, value in logs.items() if name in plain}
+        )
+
+    def evaluate(
+        self,
+        *args: Any,
+        width: float | None = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Evaluates as `keras.Model.evaluate` does.
+
+        Args:
+            *args: As in Keras.
+            width: Width in [min_width, 1] of the loss and metrics without a width in
+                their names; the model's own is as before afterwards. `None` for the
+                current width.
+            return_dict: Whether to return a dict. It holds the report widths and
+                `auc` too; the list holds what a plain model's holds.
+            **kwargs: As in Keras.
+
+        Returns:
+            Loss and metrics.
+
+        Raises:
+            ValueError: If `width` is out of range.
+        """
+        with self._for_a_while(width):
+            logs = super().evaluate(*args, return_dict=True, **kwargs)
+        states, widths = self._measured.test_metrics, self.plan.curve_widths
+        self._measured.last_results = None
+        if widths and have_results(self, states):
+            results = self._measured.last_results = self._results_at(widths)
+            name = self.accuracy_name
+            if name is not None:
+                key = "width_auc" if "auc" in logs else "auc"
+                logs[key] = area_under_curve(widths, results[name])
+        return logs if return_dict else self._flatten_metrics_in_order(logs)
+
+    @contextmanager
+    def _for_a_while(self, width: float | None) -> Iterator[None]:
+        before = self.width
+        try:
+            if width is not None:
+                self.width = width
+            yield
+        finally:
+            if self.width != before:
+                self.width = before
+
+    def evaluate_widths(
+        self, *args: Any, widths: Sequence[float] | None = None, **kwargs: Any
+    ) -> dict[str, np.ndarray]:
+        """Evaluates loss and metrics at many widths, by one pass over the data.
+
+        Args:
+            *args: As in `evaluate`.
+            widths: Widths in [min_width, 1]. `None` for `distinct_widths`.
+            **kwargs: As in `evaluate`.
+
+        Returns:
+            For `loss` and each metric a float64 array `(widths,)`.
+
+        Raises:
+            ValueError: If the model is not compiled, or a width is out of range.
+        """
+        self._assert_compile_called("evaluate_widths")
+        widths = self.networks.distinct_widths if widths is None else widths
+        widths = check_widths(widths, self.min_width)
+        before = self.plan
+        new = not set(widths) <= set(before.curve_widths)
+        try:
+            if new:
+                self._measure_by(before.measuring_at(widths))
+            self.evaluate(*args, **kwargs)
+            return self._results_at(widths)
+        finally:
+            if new:
+                self._measure_by(before)
+
+    def last_evaluation(self) -> tuple[tuple[float, ...], dict[str, np.ndarray]]:
+        """Gives what the last `evaluate` found at the curve widths, for callbacks.
+
+        After an epoch of `fit` that is its validation. Nothing is computed anew.
+
+        Returns:
+            The curve widths, ascending, and for `loss` and each metric a float64
+            array `(widths,)`.
+
+        Raises:
+            ValueError: If nothing was evaluated since the model was compiled.
+        """
+        if self._measured.last_results is None:
+            raise ValueError(
+                f"Model '{self.name}' was not evaluated yet. Call `evaluate` first, or "
+                "give `fit` its `validation_data`."
+            )
+        return self.plan.curve_widths, self._measured.last_results
+
+    def _measure_by(self, plan: TrainingPlan) -> None:
+        """Takes other curve widths for `evaluate`, which is traced anew."""
+        self._plan = plan
+        self._measured.test_metrics = self._measured.last_results = None
+        self.test_function = None
+
+    def _results_at(self, widths: Sequence[float]) -> dict[str, np.ndarray]:
+        states = self._measured.test_metrics
+        if states is None or not widths or not have_results(self, states):
+            raise ValueError(
+                "`evaluate_widths` needs at least one batch of data and one width. "
+                f"Received: widths={list(widths)}"
+            )
+        values = arrays_of(states)
+        results = [
+            results_at(self, states, values, self.networks.level_of(width))
+            for width in widths
+        ]
+        return {
+            name: np.array([float(result[name]) for result in results])
+            for name, value in results[0].items()
+            if np.ndim(keras.ops.convert_to_numpy(value)) == 0
+        }
+
+    @property
+    def accuracy_name(self) -> str | None:
+        """Name of the first accuracy in the logs; top-k only if there is no other.
+
+        `None` if there is none, or nothing was evaluated yet.
+        """
+        return accuracy_name(self.metrics)

@@ -1,0 +1,147 @@
+import keras
+import numpy as np
+import pytest
+
+from awn_keras import FixedWidths, SandwichWidths
+from awn_keras.baselines import USNet
+from awn_keras.training import backends
+from awn_keras.training.samplers import width_factors
+from tests.baselines.networks import conv_net
+from tests.conftest import labelled, small_conv, small_dense
+from tests.test_model import (
+    LOSS,
+    assert_same_gradients,
+    clone,
+    gradients_of_a_step,
+)
+
+WIDTHS = (0.25, 0.5, 1.0)
+schedules = keras.optimizers.schedules
+
+
+def gradients_by_hand(model, x, loss_of):
+    """Gradients of a loss of the outputs at `WIDTHS`, each run by itself."""
+    model = clone(model)
+    model.compile("sgd", LOSS)
+    model.optimizer.build(model.trainable_variables)
+    x = keras.ops.convert_to_tensor(x)
+    gradients, _ = backends.differentiate(
+        model,
+        lambda: (loss_of([model.at(w)(x, training=True) for w in WIDTHS]), None),
+    )
+    return [keras.ops.convert_to_numpy(gradient) for gradient in gradients]
+
+
+# -------------------------------------------------------------------- width_power
+
+
+def test_factors_keep_the_sum_of_what_widths_count():
+    for widths, power, counts, factors in (
+        ([0.25, 0.75], 1.0, [1, 1], [0.5, 1.5]),
+        ([0.25, 1.0], 0.0, [1, 1], [1, 1]),
+        ([0.25, 0.5, 1.0], 1.0, [2, 1, 1], [1, 1, 2]),
+    ):
+        got = width_factors(np.array(widths, "float32"), power, counts)
+        np.testing.assert_allclose(got, factors, rtol=1e-6)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("power", [1.0, -0.5])
+def test_losses_are_weighted_by_width(reduction, power):
+    model = small_dense()
+    x, y = labelled(model)
+    factors = np.array(WIDTHS) ** power
+    factors *= 3 / factors.sum()
+    if reduction == "mean":
+        factors /= 3
+
+    def weighted(outputs):
+        return sum(f * LOSS(y, o) for f, o in zip(factors, outputs, strict=True))
+
+    wanted = gradients_by_hand(model, x, weighted)
+    got = gradients_of_a_step(
+        *(model, x, y),
+        loss=LOSS,
+        widths=FixedWidths(WIDTHS),
+        width_reduction=reduction,
+        width_power=power,
+    )
+    assert_same_gradients(got, wanted)
+
+
+@pytest.mark.backends
+def test_weighted_one_pass_gradients_equal_the_loops():
+    model = small_conv()
+    x, y = labelled(model)
+    arguments = {"loss": LOSS, "widths": SandwichWidths(seed=1), "width_power": 2.0}
+    one_pass = gradients_of_a_step(model, x, y, **arguments)
+    loop = gradients_of_a_step(model, x, y, loop=True, **arguments)
+    assert_same_gradients(one_pass, loop)
+
+
+# ------------------------------------------------------------------- distillation
+
+
+def distilled(y, share, sample_weight=None):
+    """The loss written out: labels for the full width, a mixture for the others."""
+
+    def loss_of(outputs):
+        *narrow, teacher = outputs
+        answers = keras.ops.stop_gradient(keras.ops.softmax(teacher))
+        weights = 1.0 if sample_weight is None else sample_weight
+        total = LOSS(y, teacher, sample_weight)
+        for student in narrow:
+            learned = -keras.ops.sum(answers * keras.ops.log_softmax(student), axis=-1)
+            label = LOSS(y, student, sample_weight)
+            total += (1 - share) * label + share * keras.ops.mean(weights * learned)
+        return total / len(outputs)
+
+    return loss_of
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_narrow_widths_learn_from_the_full_one(share, weighted):
+    model = small_dense()
+    x, y = labelled(model)
+    weights = np.random.default_rng(0).uniform(size=len(x)).astype("float32")
+    weights = weights if weighted else None
+    wanted = gradients_by_hand(model, x, distilled(y, share, weights))
+    got = gradients_of_a_step(
+        *(model, x, y, weights),
+        loss=LOSS,
+        widths=FixedWidths(WIDTHS),
+        distillation=share,
+    )
+    assert_same_gradients(got, wanted)
+    plain = gradients_of_a_step(
+        *(model, x, y, weights), loss=LOSS, widths=FixedWidths(WIDTHS)
+    )
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(got, plain, strict=True))
+
+
+@pytest.mark.backends
+def test_a_schedule_begins_to_distil_late():
+    model = small_dense()
+    x, y = labelled(model)
+    arguments = {"loss": LOSS, "widths": FixedWidths(WIDTHS)}
+    step = {
+        share: gradients_of_a_step(model, x, y, distillation=share, **arguments)
+        for share in (0.0, 1.0)
+    }
+    for boundary, share in ((0, 0.0), (-1, 1.0)):  # the first step is number 0
+        schedule = schedules.PiecewiseConstantDecay([boundary], [0.0, 1.0])
+        got = gradients_of_a_step(model, x, y, distillation=schedule, **arguments)
+        assert_same_gradients(got, step[share])
+
+
+def test_us_nets_distil_in_place():
+    plain = conv_net()
+    model = USNet(plain.input, plain.output)
+    x, y = labelled(model)
+    wanted = gradients_by_hand(model, x, distilled(y, 1.0))
+    arguments = {"loss": LOSS, "widths": FixedWidths(WIDTHS)}
+    got = gradients_of_a_step(model, x, y, distillation=1.0, **arguments)
+    assert_same_gradients(got, wanted)
