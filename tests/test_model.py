@@ -1,10 +1,10 @@
 import json
+from functools import partial
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from awn_keras import (
@@ -13,14 +13,13 @@ from awn_keras import (
     SandwichWidths,
     TriConv2D,
     UniformWidths,
-    WidthSampler,
     count_parameters,
     lenet_3c1l,
     slim,
 )
 from awn_keras.propagation import active_slices
+from awn_keras.training import backends
 from awn_keras.training.metrics import area_under_curve
-from awn_keras.training.samplers import draw_levels, expected_levels
 from benchmarks.loop import train_by_the_loop
 from tests.conftest import (
     at_width,
@@ -38,6 +37,10 @@ def zero(y_true, y_pred):
     return 0.0 * y_pred[:, 0]
 
 
+# Weights are drawn by each backend in its own way, from the same seed.
+pytestmark = pytest.mark.backends
+BACKEND = keras.backend.backend()
+
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -46,6 +49,11 @@ def clone(model):
     copy = type(model).from_config(model.get_config())
     copy.set_weights(model.get_weights())
     return copy
+
+
+def arrays(tensors):
+    """Copies of tensors or variables."""
+    return [keras.ops.convert_to_numpy(tensor).copy() for tensor in tensors]
 
 
 def gradients_of_a_step(
@@ -61,9 +69,9 @@ def gradients_of_a_step(
         train_by_the_loop(model)
     for weight in model.trainable_weights:
         weight.constraint = None
-    before = [weight.copy() for weight in map(np.asarray, model.trainable_weights)]
+    before = arrays(model.trainable_weights)
     model.train_on_batch(x, y, sample_weight=sample_weight, class_weight=class_weight)
-    after = map(np.asarray, model.trainable_weights)
+    after = arrays(model.trainable_weights)
     return [old - new for old, new in zip(before, after, strict=True)]
 
 
@@ -163,6 +171,11 @@ def test_reported_losses_hold_all_regularization():
     assert np.isfinite(history["loss_w050"]).all()
 
 
+def loss_of_a_pass(network, x, y):
+    logits = network(keras.ops.convert_to_tensor(x), training=True)
+    return LOSS(keras.ops.convert_to_tensor(y), logits), None
+
+
 def sliced_gradients(model, x, y, widths):
     """Algorithm 1 by slimmed networks: no masks, no shared trunk.
 
@@ -177,15 +190,12 @@ def sliced_gradients(model, x, y, widths):
     nodes = {node.operation.name: node for node in model.propagation.nodes}
     for width in widths:
         small = slim(model, width)
-        with tf.GradientTape() as tape:
-            loss = LOSS(y, small(x, training=True))
-        found = dict(
-            zip(
-                map(id, small.trainable_weights),
-                tape.gradient(loss, small.trainable_weights),
-                strict=True,
-            )
+        small.compile("sgd", LOSS)
+        small.optimizer.build(small.trainable_variables)
+        gradients, _ = backends.differentiate(
+            small, partial(loss_of_a_pass, small, x, y)
         )
+        by_weight = dict(zip(map(id, small.trainable_weights), gradients, strict=True))
         for layer in small.layers:
             if not layer.trainable_weights:
                 continue
@@ -195,8 +205,9 @@ def sliced_gradients(model, x, y, widths):
             for weight, full, index in zip(
                 layer.weights, node.operation.weights, indices, strict=True
             ):
-                if id(weight) in found:
-                    place[id(full)][np.ix_(*index)] += found[id(weight)]
+                if id(weight) in by_weight:
+                    gradient = keras.ops.convert_to_numpy(by_weight[id(weight)])
+                    place[id(full)][np.ix_(*index)] += gradient
     return [array / len(widths) for array in total]
 
 
@@ -308,112 +319,6 @@ def test_a_wide_channel_that_overflows_does_not_reach_narrow_widths():
     bias.assign(np.append(np.zeros(7), np.inf))
     outputs = at_width(model, 0.5, inputs_of(model))[0]
     assert np.isfinite(outputs).all()
-
-
-# ------------------------------------------------------------------------ sampling
-
-
-def sampled(model, steps):
-    """Levels that `steps` training steps draw."""
-    levels = []
-    for step in range(steps):
-        model.optimizer.iterations.assign(step)
-        levels.append(
-            keras.ops.convert_to_numpy(
-                draw_levels(
-                    model.plan.widths, model.networks, model.optimizer.iterations
-                )
-            ).tolist()
-        )
-    return levels
-
-
-def test_the_sandwich_holds_the_ends_and_draws_the_middle():
-    model = classification(lenet_3c1l(), widths=SandwichWidths(0.25, 1.0, 4, seed=0))
-    levels = sampled(model, 200)
-    assert all(level[:2] == [0, 34] for level in levels)
-    drawn = np.array([level[2:] for level in levels])
-    # 400 draws of 35 levels; the ends are half as wide as the others.
-    assert set(range(1, 34)) <= set(drawn.flatten())
-    assert drawn.mean() == pytest.approx(17, abs=1.5)  # 3 standard errors
-
-
-def test_sampling_is_seeded_and_depends_on_the_step_only():
-    one = classification(lenet_3c1l(), widths=UniformWidths(seed=3))
-    two = classification(lenet_3c1l(), widths=UniformWidths(seed=3))
-    other = classification(lenet_3c1l(), widths=UniformWidths(seed=4))
-    assert sampled(one, 20) == sampled(two, 20)
-    assert sampled(one, 20) == sampled(one, 20)
-    assert sampled(one, 20) != sampled(other, 20)
-    assert len(set(map(tuple, sampled(one, 20)))) > 10
-
-
-@settings(max_examples=20)
-@given(
-    st.sampled_from(
-        (
-            lambda *ends: SandwichWidths(*ends, num_widths=5, expected=True),
-            lambda *ends: UniformWidths(*ends, num_widths=2, expected=True),
-            lambda *ends: WidthSampler([0.7, 0.71], 3, *ends, expected=True),
-        )
-    ),
-    st.floats(0.25, 1.0),
-    st.floats(0.25, 1.0),
-    st.sampled_from(({}, {"divisor": 3}, {"widths_grid": [0.25, 0.55, 1.0]})),
-)
-@example(lambda *ends: UniformWidths(*ends, expected=True), 0.5, 0.5, {})
-def test_expected_widths_count_as_often_as_they_would_be_drawn(make, a, b, kwargs):
-    sampler = make(min(a, b), max(a, b))
-    model = classification(lenet_3c1l(**kwargs), widths=sampler)
-    levels, often = expected_levels(model.plan.widths, model.networks)
-    assert sampled(model, 1) == [levels.tolist()]
-    fixed = model.networks.level_of(np.asarray(sampler.fixed))
-    assert levels[: len(fixed)].tolist() == fixed.tolist()
-    assert often.sum() == pytest.approx(sampler.num_widths)
-    # Instead of random numbers, so many evenly spread ones that each level's share is
-    # right to one of them.
-    spread = np.linspace(sampler.min_width, sampler.max_width, 10_001)
-    drawn = model.networks.level_of(spread)
-    wanted = np.bincount(drawn, minlength=35) * sampler.num_random / len(spread)
-    wanted += np.bincount(fixed, minlength=35)
-    got = np.bincount(levels, often, minlength=35)
-    np.testing.assert_allclose(got, wanted, atol=2 * sampler.num_random / 10_000)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_an_expected_sandwich_is_what_drawn_ones_give_on_average(reduction):
-    grid = [0.25, 0.4, 0.8, 1.0]
-    model = small_conv(min_width=None, widths_grid=grid)
-    x, y = labelled(model)
-    arguments = {"loss": LOSS, "width_reduction": reduction}
-
-    def gradients(widths):
-        return gradients_of_a_step(model, x, y, widths=widths, **arguments)
-
-    got = gradients(SandwichWidths(0.25, 1.0, num_widths=3, expected=True))
-    # Of the widths drawn from [0.25, 1] so many run each network of the grid.
-    wanted = 0
-    for width, share in ((0.25, 0.15 / 0.75), (0.4, 0.4 / 0.75), (0.8, 0.2 / 0.75)):
-        drawn = gradients(FixedWidths([0.25, 1.0, width]))
-        wanted = wanted + share * np.array(drawn, object)
-    assert_same_gradients(got, wanted)
-
-
-def test_without_a_seed_keras_global_seed_decides():
-    draws = []
-    for seed in (1, 1, 2):
-        keras.utils.set_random_seed(seed)
-        draws.append(sampled(classification(lenet_3c1l()), 5))
-    assert draws[0] == draws[1] != draws[2]
-
-
-@pytest.mark.parametrize("width", [0.25, 0.3, 0.5, 0.7, 1.0])
-def test_fixed_widths_train_exactly_that_network(width):
-    model = classification(lenet_3c1l(), widths=FixedWidths([width]))
-    level = sampled(model, 1)[0][0]
-    channel_levels = model._trunk.channel_levels[0]
-    active = np.count_nonzero(channel_levels <= level)
-    assert active == slim(model, width).get_layer("logits").kernel.shape[0]
 
 
 # ----------------------------------------------------------------- fit and evaluate
@@ -629,7 +534,8 @@ def test_without_an_accuracy_there_is_no_auc():
     "settings",
     [
         {},
-        {"steps_per_execution": 3},
+        # Keras refuses several steps at once with PyTorch.
+        *([] if BACKEND == "torch" else [{"steps_per_execution": 3}]),
         {"run_eagerly": True},
         {"jit_compile": True},
         {"width_reduction": "sum"},

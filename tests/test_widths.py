@@ -5,13 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awn_keras.training.samplers import (
-    FixedWidths,
-    SandwichWidths,
-    UniformWidths,
-    WidthSampler,
-)
 from awn_keras.widths import (
+    Networks,
     active_channels,
     channel_grades,
     check_width,
@@ -178,38 +173,10 @@ def test_halves_are_rounded_up():
 
 
 @pytest.mark.parametrize(
-    ("sampler", "fixed", "num_random"),
-    [
-        (SandwichWidths(0.25, 1.0, num_widths=4), (0.25, 1.0), 2),
-        (UniformWidths(0.5, 0.75, num_widths=3), (), 3),
-        (SandwichWidths(0.3, num_widths=3, expected=True), (0.3, 1.0), 1),
-        (UniformWidths(0.5, expected=True), (), 4),
-        (WidthSampler([1.0], num_random=1, expected=True), (1.0,), 1),
-        (FixedWidths([0.5, 1.0]), (0.5, 1.0), 0),
-        (WidthSampler([1.0], num_random=1), (1.0,), 1),
-    ],
-)
-def test_samplers_say_what_a_step_runs(sampler, fixed, num_random):
-    assert (sampler.fixed, sampler.num_random) == (fixed, num_random)
-    assert sampler.num_widths == len(fixed) + num_random
-    copy = type(sampler).from_config(sampler.get_config())
-    assert vars(copy) == vars(sampler)
-    assert repr(copy) == repr(sampler)
-
-
-def test_a_sampler_of_an_older_file_draws():
-    config = SandwichWidths(0.5).get_config()
-    del config["expected"]
-    assert SandwichWidths.from_config(config).expected is False
-
-
-@pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: FixedWidths(0.5), r"`widths` must be a sequence.*widths=0.5"),
         (lambda: check_widths("0.5"), "`widths` must be a sequence"),
         (lambda: check_widths_grid(0.5), "`widths_grid` must be a sequence"),
-        (lambda: UniformWidths(num_widths=2.0), "number of widths must be an integer"),
     ],
 )
 def test_bad_types_are_refused(make, match):
@@ -238,23 +205,16 @@ def test_what_is_no_label_has_no_width(label):
     assert label_width(label) is None
 
 
-def test_the_smallest_width_of_a_sampler():
-    assert SandwichWidths(0.3, 1.0).smallest == 0.3
-    assert UniformWidths(0.5, 1.0).smallest == 0.5
-    # The range of random widths counts only if there are any.
-    assert FixedWidths([0.75, 1.0]).smallest == 0.75
-
-
-@pytest.mark.parametrize(
-    ("make", "match"),
-    [
-        (lambda: SandwichWidths(num_widths=1), "`num_widths` must be at least 2"),
-        (lambda: SandwichWidths(0.8, 0.5), "`min_width` must not exceed `max_width`"),
-        (lambda: UniformWidths(num_widths=0), "at least one width"),
-        (lambda: FixedWidths([]), "at least one width"),
-        (lambda: FixedWidths([0.5, 2]), r"`widths` must be in \(0, 1\]"),
-    ],
-)
-def test_bad_samplers_are_refused(make, match):
-    with pytest.raises(ValueError, match=match):
-        make()
+@given(channels, divisors, st.floats(0.05, 1.0), st.none() | grids)
+def test_levels_number_the_networks(count, divisor, min_width, grid):
+    if grid is not None:
+        min_width = grid[0]
+    grades = channel_grades(count, divisor, min_width, grid)
+    networks = Networks.of_grades([grades, np.zeros(3)], min_width, grid)
+    every = networks.distinct_widths
+    # As many names as networks, each running the one that it names.
+    assert [int(networks.level_of(width)) for width in every] == list(range(len(every)))
+    active = [np.count_nonzero(grades <= width) for width in every]
+    assert len(set(active)) == len(every)
+    for level, start in enumerate(networks.starts):
+        assert networks.level_of(start) == level
