@@ -5,8 +5,7 @@
 
 LeNet-3C1L (45 channels) at 32x32x3. All arms run in one process, taking turns, so
 that drift of the machine meets all of them; reported are medians and their ratios to
-the plain full-width Keras model. All normalize as `awn train` does
-(`fast_batch_normalization`). Three minutes on 2 cores.
+the plain full-width Keras model. Three minutes on 2 cores.
 
 - plain: the same network of ordinary convolutions, full width only;
 - plain, 32 channels: the one that an AWN of 45 is compared with, whose weights are
@@ -43,7 +42,6 @@ from awn_keras.baselines import SNet, USNet
 from awn_keras.environment import environment
 from awn_keras.experiments.recipes import PRECISIONS
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.normalization import fast_batch_normalization
 from awn_keras.propagation import active_slices
 
 SHAPE, CLASSES = (32, 32, 3), 10
@@ -232,10 +230,9 @@ def main() -> None:
             models["one pass, 4 widths"], batches()
         ),
     }
-    with fast_batch_normalization():  # functions are traced when they first run
-        for _ in range(WARM_UP):
-            steps["US-Net, 32 channels, 4 widths"]()
-        rows = measure(steps, args.steps) + measure(evaluations, args.steps)
+    for _ in range(WARM_UP):
+        steps["US-Net, 32 channels, 4 widths"]()
+    rows = measure(steps, args.steps) + measure(evaluations, args.steps)
     for row in rows:
         print(
             f"{row['arm']:30} {row['median_ms']:8.1f} ms  {row['ratio_to_plain']:.2f}x"

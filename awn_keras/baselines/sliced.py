@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from awn_keras.graph import replay
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.normalization import applies_to, normalize
 from awn_keras.propagation import (
     Flow,
     Propagation,
@@ -287,12 +286,7 @@ class SlicedModel(MultiWidthModel):
         numbers = {k: cut(value, 0, levels, run.level) for k, value in whole.items()}
         measures = run.batch_statistics is not None
         tracks = bool(run.training and layer.trainable and not measures)
-        if tracks and applies_to(layer, x):
-            y, mean, variance = normalize(
-                x, numbers["gamma"], numbers["beta"], layer.epsilon
-            )
-        else:
-            y, mean, variance = _normalized(layer, numbers, x, tracks or measures)
+        y, mean, variance = _normalized(layer, numbers, x, tracks or measures)
         if run.batch_statistics is not None:
             run.batch_statistics[id(layer)] = (mean, variance)
         if tracks:

@@ -28,7 +28,6 @@ from awn_keras.files import write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.normalization import fast_batch_normalization
 from awn_keras.style import new_figure
 
 
@@ -169,21 +168,20 @@ def run(
         trace = StatisticsTrace(probe, path, every=trace_every)
     # A pass for each width and image: only those that need one pass validate.
     one_pass = isinstance(model, AnyWidthModel) or recipe.system == "plain"
-    with fast_batch_normalization():
-        model.fit(
-            data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done),
-            validation_data=data.test() if one_pass else None,
-            epochs=recipe.epochs_run,
-            initial_epoch=done,
-            shuffle=False,
-            callbacks=[
-                WidthProgbar(),
-                *([trace] if trace else []),  # before the checkpoint
-                _Checkpoint(directory, history, trace),
-                *callbacks,
-            ],
-            verbose=verbose,
-        )
+    model.fit(
+        data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done),
+        validation_data=data.test() if one_pass else None,
+        epochs=recipe.epochs_run,
+        initial_epoch=done,
+        shuffle=False,
+        callbacks=[
+            WidthProgbar(),
+            *([trace] if trace else []),  # before the checkpoint
+            _Checkpoint(directory, history, trace),
+            *callbacks,
+        ],
+        verbose=verbose,
+    )
     if recipe.precision != "float32":
         model = _in_float32(recipe, model, data)
     curves = _curves(recipe, model, data)

@@ -1,4 +1,3 @@
-import contextlib
 import csv
 import json
 from dataclasses import replace
@@ -9,7 +8,6 @@ import pytest
 
 from awn_keras import count_macs, slim, trade_off_curve
 from awn_keras.data import load_data
-from awn_keras.experiments import training
 from awn_keras.experiments.recipes import Recipe
 from awn_keras.experiments.training import holds_run_of, run
 from awn_keras.loading import load_model
@@ -258,8 +256,6 @@ def test_the_papers_mobilenet_is_trained_by_its_recipe(system, tmp_path, monkeyp
     """Reduced: an epoch, a thirtieth of the channels, three blocks, two widths."""
     stages = ((1, 16, 1, 1), (6, 24, 2, 1))
     monkeypatch.setattr("awn_keras.architectures._MOBILENET_V2", stages)
-    # XLA takes longer to compile each normalization than the epoch does.
-    monkeypatch.setattr(training, "fast_batch_normalization", contextlib.nullcontext)
     recipe = Recipe.paper("digits", "mobilenet_v2", system)
     recipe = replace(recipe, width_multiplier=0.03, scale=0.002)
     if system == "s_net":
@@ -336,14 +332,3 @@ def test_a_finished_run_in_mixed_precision_is_not_trained_again(tmp_path):
         first.model.optimizer.variables, again.model.optimizer.variables, strict=True
     ):
         np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.slow
-def test_fast_normalization_trains_the_same_network(tmp_path, monkeypatch):
-    """Rounding apart, of which three epochs make little."""
-    fast = run(QUICK, tmp_path / "fast", verbose=0)
-    monkeypatch.setattr(training, "fast_batch_normalization", contextlib.nullcontext)
-    plain = run(QUICK, tmp_path / "plain", verbose=0)
-    for one, other in zip(fast.model.weights, plain.model.weights, strict=True):
-        # Differences of 1e-7 a step grow over 36 steps.
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
