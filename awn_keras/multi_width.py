@@ -351,6 +351,7 @@ class WidthView:
         Returns:
             Tensors, in the structure of the model's outputs.
         """
+        backends.sync_state(self.model)
         level = keras.ops.convert_to_tensor(self.model.networks.level_of(self.width))
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
         return self.model._outputs_of(level, inputs, training)

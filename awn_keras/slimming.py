@@ -12,6 +12,7 @@ from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.propagation import Flow, active, active_slices
 from awn_keras.rules import Graded, rule_of
+from awn_keras.training import backends
 from awn_keras.widths import check_width
 
 
@@ -50,6 +51,7 @@ def slim(
     """
     check_any_width_model(model)
     width = check_width(width, model.min_width)
+    backends.sync_state(model)  # for callbacks, while JAX trains
     flows = model.propagation.flows
     copies: dict[int, Any] = {}
     made: list[tuple[keras.Layer, keras.Layer, Flow]] = []

@@ -1,11 +1,12 @@
 """Times a step of training and of evaluation against a plain network and the loop.
 
-    python benchmarks/train_step.py [--steps 40] [--batch-size 128]
+    KERAS_BACKEND=jax python benchmarks/train_step.py [--steps 40] [--batch-size 128]
         [--precision mixed_bfloat16] [--output FILE]
 
 LeNet-3C1L (45 channels) at 32x32x3. All arms run in one process, taking turns, so
 that drift of the machine meets all of them; reported are medians and their ratios to
-the plain full-width Keras model. Three minutes on 2 cores.
+the plain full-width Keras model of the same backend. Three to ten minutes on 2 cores.
+The arms with a star are TensorFlow's only.
 
 - plain: the same network of ordinary convolutions, full width only;
 - plain, 32 channels: the one that an AWN of 45 is compared with, whose weights are
@@ -13,13 +14,13 @@ the plain full-width Keras model. Three minutes on 2 cores.
 - one pass, 4 widths: `AnyWidthModel` with the sandwich rule, its default;
 - one pass, all widths: every distinct width in every step, weighed alike, or as the
   sandwich rule draws them (`expected=True`);
-- sliced loop: algorithm 1 of the paper as its authors run it, a forward and backward
+- sliced loop*: algorithm 1 of the paper as its authors run it, a forward and backward
   pass for each of 4 widths, through convolutions sliced to the width. (Fixed widths
   0.25, 0.5, 0.75, 1, so that all slices are static: the fastest loop there can be.)
-- US-Net, S-Net: `awn_keras.baselines` as the paper's table 2 has them, 32 channels,
+- US-Net*, S-Net*: `awn_keras.baselines` as the paper's table 2 has them, 32 channels,
   4 widths a step, drawn and fixed; both slice at run time;
-- masked loop: `compile(loop=True)`, the reference for tests: every pass runs the
-  whole trunk;
+- masked loop: the same by `benchmarks/loop.py`, the reference for tests: every pass
+  runs the whole trunk;
 - evaluation, plain and at all widths: what `evaluate` and `fit`'s validation run.
 """
 
@@ -29,16 +30,17 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+
+# In `python benchmarks/train_step.py` its folder comes first.
+from loop import train_by_the_loop
 
 from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, lenet_3c1l, slim
-from awn_keras.baselines import SNet, USNet
 from awn_keras.environment import environment
 from awn_keras.experiments.recipes import PRECISIONS
 from awn_keras.multi_width import MultiWidthModel
@@ -62,10 +64,9 @@ def compile_model(model: keras.Model, **kwargs: Any) -> keras.Model:
     return model
 
 
-def keras_step(model: keras.Model, batches: Iterator[Any]) -> Callable[[], Any]:
-    """The compiled step that `fit` runs."""
-    model.make_train_function()
-    return lambda: model.train_function(batches)
+def keras_step(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
+    """A step of training as Keras compiles it; returns when the numbers are there."""
+    return lambda: model.train_on_batch(x, y)
 
 
 def weight_sources(model: AnyWidthModel, network: keras.Model, width: float) -> dict:
@@ -85,8 +86,10 @@ def weight_sources(model: AnyWidthModel, network: keras.Model, width: float) -> 
     return sources
 
 
-def part(full: keras.Variable, index: tuple[np.ndarray, ...]) -> tf.Tensor:
+def part(full: keras.Variable, index: tuple[np.ndarray, ...]) -> Any:
     """Cuts a weight; by slicing where the channels are a prefix, else by gathering."""
+    import tensorflow as tf
+
     value = full.value
     for axis, chosen in enumerate(index):
         if len(chosen) == full.shape[axis]:
@@ -100,10 +103,9 @@ def part(full: keras.Variable, index: tuple[np.ndarray, ...]) -> tf.Tensor:
     return value
 
 
-def keras_evaluation(model: keras.Model, batches: Iterator[Any]) -> Callable[[], Any]:
-    """The compiled step that `evaluate` runs."""
-    model.make_test_function()
-    return lambda: model.test_function(batches)
+def keras_evaluation(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
+    """A step of evaluation as Keras compiles it."""
+    return lambda: model.test_on_batch(x, y)
 
 
 def measure(steps: dict[str, Callable[[], Any]], count: int) -> list[dict[str, Any]]:
@@ -112,7 +114,7 @@ def measure(steps: dict[str, Callable[[], Any]], count: int) -> list[dict[str, A
     for index in range(count + 3):
         for name, step in steps.items():
             start = time.perf_counter()
-            keras.tree.map_structure(np.asarray, step())
+            step()
             if index >= 3:  # the first trace and warm up
                 times[name].append(1000 * (time.perf_counter() - start))
     plain = statistics.median(next(iter(times.values())))
@@ -128,11 +130,13 @@ def measure(steps: dict[str, Callable[[], Any]], count: int) -> list[dict[str, A
     ]
 
 
-def sliced_loop_step(model: AnyWidthModel, batches: Iterator[Any]) -> Callable[[], Any]:
+def sliced_loop_step(model: AnyWidthModel, x: Any, y: Any) -> Callable[[], Any]:
     """Algorithm 1 with slicing: one pass of a slimmed network for each width.
 
     The slimmed networks lend only their graphs; weights are slices of the model's.
     """
+    import tensorflow as tf
+
     networks = [slim(model, width) for width in WIDTHS]
     sources = [
         weight_sources(model, network, width)
@@ -154,7 +158,7 @@ def sliced_loop_step(model: AnyWidthModel, batches: Iterator[Any]) -> Callable[[
         return tape.gradient(loss, model.trainable_variables)
 
     @tf.function
-    def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def step(x: Any, y: Any) -> Any:
         gradients: list[Any] = [0.0] * len(model.trainable_variables)
         for network, source in zip(networks, sources, strict=True):
             new = one_pass(network, source, x, y)
@@ -167,12 +171,35 @@ def sliced_loop_step(model: AnyWidthModel, batches: Iterator[Any]) -> Callable[[
         return model.optimizer.iterations.value
 
     model.optimizer.build(model.trainable_variables)
-    return lambda: step(*next(batches))
+    return lambda: np.asarray(step(x, y))
 
 
 def plain_model() -> keras.Model:
     """The same network of ordinary convolutions, of full width."""
     return keras.models.clone_model(slim(lenet_3c1l(SHAPE, CLASSES), 1.0))
+
+
+def sliced_systems(
+    small: Callable[[], keras.Model],
+) -> dict[str, keras.Model]:
+    """The paper's systems with a pass for each width.
+
+    Args:
+        small: Makes an ordinary network.
+
+    Returns:
+        Compiled models by name of their arm.
+    """
+    from awn_keras.baselines import SNet, USNet
+
+    def sliced(system: type[MultiWidthModel], **kwargs: Any) -> keras.Model:
+        network = small()
+        return compile_model(system(network.input, network.output, **kwargs))
+
+    return {
+        "US-Net, 32 channels, 4 widths": sliced(USNet, min_width=0.25),
+        "S-Net, 32 channels, 4 widths": sliced(SNet, widths=WIDTHS),
+    }
 
 
 def main() -> None:
@@ -183,7 +210,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--output", type=Path, help="default: in results/")
     args = parser.parse_args()
-    name = f"train_step{'' if args.precision == 'float32' else '_' + args.precision}"
+    backend = keras.backend.backend()
+    suffixes = ("" if backend == "tensorflow" else backend, args.precision)
+    name = "_".join(["train_step", *(s for s in suffixes if s not in ("", "float32"))])
     output = args.output or RESULTS / f"{name}.json"
 
     keras.config.set_dtype_policy(args.precision)
@@ -192,46 +221,38 @@ def main() -> None:
     x = rng.normal(size=(args.batch_size, *SHAPE)).astype("float32")
     y = rng.integers(0, CLASSES, args.batch_size)
 
-    def batches() -> Iterator[Any]:
-        return iter(tf.data.Dataset.from_tensors((x, y)).repeat())
-
-    def any_width(widths: Any, **kwargs: Any) -> AnyWidthModel:
+    def any_width(widths: Any) -> AnyWidthModel:
         model = lenet_3c1l(SHAPE, CLASSES)
         if widths is None:
             widths = FixedWidths(model.distinct_widths)
-        return compile_model(model, widths=widths, **kwargs)
-
-    sandwich, everything = SandwichWidths(0.25, 1.0, num_widths=4), None
-    expected = SandwichWidths(0.25, 1.0, num_widths=4, expected=True)
+        return compile_model(model, widths=widths)
 
     def small() -> keras.Model:
         return lenet_3c1l(SHAPE, CLASSES, width_multiplier=1.0, triangular=False)
 
-    def sliced(system: type[MultiWidthModel], **kwargs: Any) -> keras.Model:
-        network = small()
-        return compile_model(system(network.input, network.output, **kwargs))
-
+    sandwich = SandwichWidths(0.25, 1.0, num_widths=4)
     models = {
         "plain": compile_model(plain_model()),
         "plain, 32 channels": compile_model(small()),
         "one pass, 4 widths": any_width(sandwich),
-        "one pass, all widths": any_width(everything),
-        "one pass, all widths as drawn": any_width(expected),
-        "masked loop, 4 widths": any_width(sandwich, loop=True),
-        "US-Net, 32 channels, 4 widths": sliced(USNet, min_width=0.25),
-        "S-Net, 32 channels, 4 widths": sliced(SNet, widths=WIDTHS),
-    }
-    steps = {name: keras_step(model, batches()) for name, model in models.items()}
-    steps["sliced loop, 4 widths"] = sliced_loop_step(any_width(sandwich), batches())
-
-    evaluations = {
-        "evaluation, plain": keras_evaluation(models["plain"], batches()),
-        "evaluation, all widths": keras_evaluation(
-            models["one pass, 4 widths"], batches()
+        "one pass, all widths": any_width(None),
+        "one pass, all widths as drawn": any_width(
+            SandwichWidths(0.25, 1.0, num_widths=4, expected=True)
         ),
+        "masked loop, 4 widths": train_by_the_loop(any_width(sandwich)),
     }
-    for _ in range(WARM_UP):
-        steps["US-Net, 32 channels, 4 widths"]()
+    if backend == "tensorflow":
+        models |= sliced_systems(small)
+    steps = {name: keras_step(model, x, y) for name, model in models.items()}
+    if backend == "tensorflow":
+        loop = sliced_loop_step(any_width(sandwich), x, y)
+        steps["sliced loop, 4 widths"] = loop
+        for _ in range(WARM_UP):
+            steps["US-Net, 32 channels, 4 widths"]()
+    evaluations = {
+        "evaluation, plain": keras_evaluation(models["plain"], x, y),
+        "evaluation, all widths": keras_evaluation(models["one pass, 4 widths"], x, y),
+    }
     rows = measure(steps, args.steps) + measure(evaluations, args.steps)
     for row in rows:
         print(
@@ -240,6 +261,7 @@ def main() -> None:
     report = {
         "what": "LeNet-3C1L, 45 channels, 32x32x3",
         "batch_size": args.batch_size,
+        "backend": backend,
         "precision": args.precision,
         "steps": args.steps,
         "distinct_widths": len(models["one pass, 4 widths"].distinct_widths),

@@ -6,6 +6,10 @@ import sys
 # Before TensorFlow is imported: no GPU, fewer native log lines.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# JAX compiles for most of the time of its tests: less thoroughly takes a part of it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# PyTorch's threads wait for each other where several tests run at once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import keras

@@ -37,8 +37,6 @@ def zero(y_true, y_pred):
     return 0.0 * y_pred[:, 0]
 
 
-# Weights are drawn by each backend in its own way, from the same seed.
-pytestmark = pytest.mark.backends
 BACKEND = keras.backend.backend()
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -107,6 +105,7 @@ def test_one_pass_gradients_equal_the_loops(widths, reduction):
     assert all(np.abs(gradient).max() > 0 for gradient in one_pass)
 
 
+@pytest.mark.backends
 def test_one_pass_gradients_equal_the_loops_for_a_rich_graph():
     model = rich()
     x = inputs_of(model, 12)
@@ -124,6 +123,7 @@ def test_one_pass_gradients_equal_the_loops_for_a_rich_graph():
     assert_same_gradients(one_pass, loop)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_one_pass_gradients_equal_the_loops_with_weights_and_regularizers(reduction):
     inputs = keras.Input((6, 6, 2))
@@ -150,6 +150,7 @@ def test_one_pass_gradients_equal_the_loops_with_weights_and_regularizers(reduct
         np.testing.assert_allclose(gradient, expected * np.ones_like(value), atol=1e-7)
 
 
+@pytest.mark.backends
 def test_reported_losses_hold_all_regularization():
     penalty = keras.regularizers.L2(0.1)
     inputs = keras.Input((6, 6, 2))
@@ -211,6 +212,7 @@ def sliced_gradients(model, x, y, widths):
     return [array / len(widths) for array in total]
 
 
+@pytest.mark.backends
 def test_one_pass_gradients_equal_those_of_slimmed_networks():
     # Independent of the loop above, which shares masks and trunk with the one pass.
     model = small_conv()
@@ -275,6 +277,7 @@ def test_distinct_widths_of_a_grid_are_the_grid():
     np.testing.assert_array_equal(at_width(model, 0.59, x), at_width(model, 0.3, x))
 
 
+@pytest.mark.backends
 def test_width_decides_call_predict_and_evaluate_without_retracing():
     model = classification(small_conv())
     x, y = labelled(model)
@@ -300,8 +303,8 @@ def test_width_decides_call_predict_and_evaluate_without_retracing():
         np.testing.assert_allclose(
             model.evaluate(x, y, verbose=0), small.evaluate(x, y, verbose=0), rtol=1e-5
         )
-    # Batches of two sizes (32 and 8): two traces of `predict`.
-    assert 1 <= len(traces) <= 2
+    # Batches of two sizes (32 and 8): two traces of `predict`. PyTorch traces nothing.
+    assert BACKEND == "torch" or 1 <= len(traces) <= 2
     assert not np.allclose(predicted[0.25], predicted[1.0])
 
 
@@ -324,6 +327,7 @@ def test_a_wide_channel_that_overflows_does_not_reach_narrow_widths():
 # ----------------------------------------------------------------- fit and evaluate
 
 
+@pytest.mark.backends
 def test_fit_reports_widths_and_auc():
     model = classification(small_conv(), metrics=["accuracy"])
     x, y = labelled(model)
@@ -334,6 +338,7 @@ def test_fit_reports_widths_and_auc():
     assert all(len(values) == 2 for values in history.values())
 
 
+@pytest.mark.backends
 def test_reported_numbers_are_those_of_slimmed_networks():
     grid = [0.25, 0.4, 0.7, 1.0]
     model = classification(
@@ -360,6 +365,7 @@ def test_reported_numbers_are_those_of_slimmed_networks():
     assert some["loss"].tolist() == [logs["loss_w040"], logs["loss_w100"]]
 
 
+@pytest.mark.backends
 def test_the_last_evaluation_can_be_asked_for():
     model = classification(small_conv(), curve_widths=[0.5, 1.0])
     x, y = labelled(model)
@@ -377,6 +383,7 @@ def test_the_last_evaluation_can_be_asked_for():
     )
 
 
+@pytest.mark.backends
 def test_lists_are_those_of_a_plain_model():
     model = classification(small_conv())
     x, y = labelled(model)
@@ -434,6 +441,7 @@ def test_auc_is_of_an_accuracy_of_keras_and_not_top_k(metrics, expected):
     assert logs["auc"] == pytest.approx(area_under_curve(model.distinct_widths, curve))
 
 
+@pytest.mark.backends
 def test_training_metrics_are_those_before_the_update_as_in_keras():
     model = small_conv(1.0)
     x, y = labelled(model, 20)
@@ -469,6 +477,7 @@ class Lowest(keras.metrics.Metric):
         return self.value
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_metrics_at_widths_start_where_the_metric_starts(run_eagerly):
     model = classification(
@@ -512,6 +521,7 @@ def test_a_network_of_many_widths_takes_the_auc_over_64():
 
 
 # `pytest.warns` reports again what the configuration ignores in Keras' modules.
+@pytest.mark.backends
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_frozen_model_warns_as_in_keras():
     model = small_conv()
@@ -530,14 +540,16 @@ def test_without_an_accuracy_there_is_no_auc():
     assert model.accuracy_name is None
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     "settings",
     [
         {},
         # Keras refuses several steps at once with PyTorch.
         *([] if BACKEND == "torch" else [{"steps_per_execution": 3}]),
-        {"run_eagerly": True},
-        {"jit_compile": True},
+        # Minutes with JAX; PyTorch does nothing else, and would compile for minutes.
+        *([{"run_eagerly": True}] if BACKEND == "tensorflow" else []),
+        *([{"jit_compile": True}] if BACKEND != "torch" else []),
         {"width_reduction": "sum"},
         # Enough of them to reach the narrow end in most steps.
         {"widths": UniformWidths(0.25, 1.0, 8, seed=0)},
@@ -563,6 +575,7 @@ def test_fit_learns(settings):
     assert history["sparse_top_k_categorical_accuracy_w100"][-1] >= 0.75
 
 
+@pytest.mark.backends
 def test_sample_and_class_weights_count():
     model = small_conv()
     x, y = labelled(model)
@@ -595,6 +608,7 @@ def small_accuracy(model, x, y):
     return np.mean(at_width(model, 0.25, x)[0].argmax(-1) == y)
 
 
+@pytest.mark.backends
 def test_mixed_precision_trains():
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -607,6 +621,7 @@ def test_mixed_precision_trains():
     assert history["loss_w025"][-1] < 0.9 * history["loss_w025"][0]
 
 
+@pytest.mark.backends
 def test_dropout_and_noise_on_both_sides_of_the_readout():
     inputs = keras.Input((6, 6, 2))
     x = keras.layers.Dropout(0.2)(stem_and_trunk(inputs))
@@ -647,6 +662,7 @@ def test_clone_model():
         keras.models.clone_model(small_conv(divisor=2))
 
 
+@pytest.mark.backends
 def test_saved_and_loaded_training_goes_on_as_if_nothing_had_happened(tmp_path):
     x, y = labelled(small_conv())
 
@@ -672,6 +688,7 @@ def test_saved_and_loaded_training_goes_on_as_if_nothing_had_happened(tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_backup_and_restore(tmp_path):
     x, y = labelled(small_conv())
 
@@ -699,6 +716,7 @@ def test_backup_and_restore(tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_callbacks_see_widths(tmp_path):
     model = classification(small_conv())
     x, y = labelled(model)
@@ -724,6 +742,7 @@ def test_callbacks_see_widths(tmp_path):
     assert "val_auc" in (tmp_path / "log.csv").read_text()
 
 
+@pytest.mark.backends
 def test_weights_are_those_of_the_layers_alone():
     model = classification(small_conv())
     x, y = labelled(model)

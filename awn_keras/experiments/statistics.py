@@ -13,6 +13,7 @@ import numpy as np
 
 from awn_keras.files import write_whole
 from awn_keras.slimming import slim
+from awn_keras.training import backends
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -79,6 +80,7 @@ class StatisticsTrace(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Looks at the statistics."""
+        backends.sync_state(self.model)
         step = int(self.model.optimizer.iterations)
         if step % self.every == 0:
             start = time.perf_counter()

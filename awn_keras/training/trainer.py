@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -172,6 +173,7 @@ class WidthTrainer(keras.Model):
         """Compiles the model as `get_compile_config` says."""
         # Files of version 0.1 may have it: a reference for tests, now in benchmarks/.
         config = {key: value for key, value in config.items() if key != "loop"}
+        config = _of_every_backend(config)
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
@@ -436,3 +438,21 @@ class WidthTrainer(keras.Model):
         `None` if there is none, or nothing was evaluated yet.
         """
         return accuracy_name(self.metrics)
+
+
+def _of_every_backend(config: Any) -> Any:
+    """Names optimizers as every backend knows them.
+
+    With PyTorch Keras saves the names of classes that only PyTorch can run.
+    """
+    if isinstance(config, list | tuple):
+        return [_of_every_backend(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: _of_every_backend(value) for key, value in config.items()}
+    module = config.get("module")
+    if isinstance(module, str) and re.fullmatch(
+        r"keras\.src\..*optimizers\..*", module
+    ):
+        config.update(module="keras.optimizers", registered_name=None)
+    return config

@@ -77,18 +77,21 @@ def cases(folder):
     yield "plain", train(plain, x, y, validation_data=(x, y))
     plain.save(folder / f"{keras.backend.backend()}.keras")
     weights = np.random.default_rng(1).uniform(size=len(x))
-    yield "sample weights", train(small_conv(), x, y, sample_weight=weights)
-    by_class = {0: 0.5, 1: 2.0, 2: 1.0}
-    yield "class weights", train(small_conv(), x, y, class_weight=by_class)
+    yield (
+        "sample weights",
+        train(
+            *(small_conv(), x, y), sample_weight=weights, compiled={"report_widths": []}
+        ),
+    )
     yield "regularized", train(regularized(), x, y, validation_data=(x, y))
     accumulating = keras.optimizers.SGD(0.05, gradient_accumulation_steps=2)
     yield "accumulated", train(small_conv(), x, y, optimizer=accumulating)
     compiled = {"distillation": 0.5, "width_power": 0.5, "frozen_up_to": 0.3}
     yield "distilled", train(small_conv(), x, y, compiled=compiled)
     late = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.0, 0.5])
-    compiled = {"distillation": late, "frozen_up_to": late}
+    compiled = {"distillation": late, "frozen_up_to": late, "report_widths": []}
     yield "late", train(small_conv(), x, y, compiled=compiled)
-    eager = {"run_eagerly": True}
+    eager = {"run_eagerly": True, "report_widths": []}
     yield "eager", train(small_conv(), x, y, compiled=eager)
 
     many = rich()

@@ -16,8 +16,6 @@ from awn_keras.training.samplers import draw_levels, expected_levels
 from tests.conftest import classification, labelled, small_conv
 from tests.test_model import LOSS, assert_same_gradients, gradients_of_a_step
 
-pytestmark = pytest.mark.backends
-
 # ------------------------------------------------------------------- descriptions
 
 
@@ -99,6 +97,7 @@ def sampled(model, steps):
     return levels
 
 
+@pytest.mark.backends
 def test_the_sandwich_holds_the_ends_and_draws_the_middle():
     model = classification(lenet_3c1l(), widths=SandwichWidths(0.25, 1.0, 4, seed=0))
     levels = sampled(model, 200)
@@ -109,6 +108,7 @@ def test_the_sandwich_holds_the_ends_and_draws_the_middle():
     assert drawn.mean() == pytest.approx(17, abs=1.5)  # 3 standard errors
 
 
+@pytest.mark.backends
 def test_sampling_is_seeded_and_depends_on_the_step_only():
     one = classification(lenet_3c1l(), widths=UniformWidths(seed=3))
     two = classification(lenet_3c1l(), widths=UniformWidths(seed=3))
@@ -187,6 +187,7 @@ def test_fixed_widths_train_exactly_that_network(width):
     assert active == slim(model, width).get_layer("logits").kernel.shape[0]
 
 
+@pytest.mark.backends
 def test_drawing_needs_a_seed():
     model = small_conv()
     with pytest.raises(ValueError, match="must know its seed"):
@@ -195,6 +196,7 @@ def test_drawing_needs_a_seed():
     assert isinstance(SandwichWidths().with_known_seed().seed, int)
 
 
+@pytest.mark.backends
 def test_neighbouring_seeds_draw_other_widths():
     # Not each other's, a step later, as the sum of seed and step would give.
     model = lenet_3c1l()
