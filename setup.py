@@ -64,6 +64,8 @@ setup(
         "test": TEST,
         "quantization": QUANTIZATION,
         "tensorboard": TENSORBOARD,
+        "jax": ["jax>=0.4.38"],
+        "torch": ["torch>=2.6"],
         "notebooks": NOTEBOOKS,
         "docs": DOCS,
         "dev": DEV,

@@ -244,6 +244,38 @@ def train_step(name: str = "train_step") -> str:
     )
 
 
+def backends() -> str:
+    """Step times on each backend, and before one step served all of them."""
+    files = {
+        "TensorFlow, before": "train_step_before",
+        "TensorFlow": "train_step",
+        "JAX": "train_step_jax",
+        "PyTorch": "train_step_torch",
+    }
+    arms = {
+        "plain": "plain",
+        "4 widths": "one pass, 4 widths",
+        "all widths": "one pass, all widths",
+        "masked loop": "masked loop, 4 widths",
+    }
+    rows = []
+    for name, file in files.items():
+        by_arm = {row["arm"]: row for row in load(file)["rows"]}
+        ratios = [f"{by_arm[arm]['ratio_to_plain']:.2f}x" for arm in arms.values()]
+        plain = f"{by_arm['plain']['median_ms']:.0f} ms"
+        ratios[0] = plain
+        evaluated = by_arm["evaluation, all widths"]["ratio_to_plain"]
+        rows.append([name, *ratios, f"{evaluated:.2f}x"])
+    head = ["backend", *arms, "evaluation at all widths"]
+    result = load("train_step")
+    return (
+        f"{table(head, rows)}\n\n"
+        f"{result['what']}, float32, batch {result['batch_size']}; each row is one "
+        "process, and its ratios are to the plain step (the plain evaluation) of the "
+        f"same backend. {where(result['environment'])}"
+    )
+
+
 def export() -> str:
     """Bytes and milliseconds of exported files."""
     result = load("export")
@@ -501,6 +533,7 @@ BLOCKS = {
     },
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,
+        "backends": backends,
         "train_step_mixed_bfloat16": lambda: train_step("train_step_mixed_bfloat16"),
         "fashion_mnist": fashion_mnist,
         "equal_macs": lambda: equal_macs("fashion_mnist"),
