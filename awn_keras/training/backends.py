@@ -189,8 +189,19 @@ def update(model: keras.Model, gradients: Sequence[Any]) -> None:
     Args:
         model: A compiled model.
         gradients: As `differentiate` gives them.
+
+    Raises:
+        NotImplementedError: If the optimizer accumulates gradients, and there are
+            several replicas.
     """
     weights, optimizer = model.trainable_variables, model.optimizer
+    if _replicas() > 1 and optimizer.gradient_accumulation_steps:
+        raise NotImplementedError(
+            "Keras' optimizers cannot accumulate gradients over replicas of "
+            "`tf.distribute`. Use an optimizer without `gradient_accumulation_steps`. "
+            f"Received: gradient_accumulation_steps="
+            f"{optimizer.gradient_accumulation_steps} and {_replicas()} replicas"
+        )
     if name() != "jax":
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return
@@ -251,14 +262,8 @@ def _replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def part_of_replica(loss: Any) -> Any:
-    """Divides a mean over a replica's part, as Keras does with the compiled loss."""
-    replicas = _replicas()
-    return loss / replicas if replicas > 1 else loss
-
-
 def whole_of_replica(loss: Any) -> Any:
-    """Undoes that a loss was divided by the number of replicas."""
+    """Undoes that Keras' losses divide a mean by the number of replicas."""
     replicas = _replicas()
     return loss * replicas if replicas > 1 else loss
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from awn_keras.training import backends
 from awn_keras.training.labels import CROSS_ENTROPIES
 from awn_keras.training.plan import TrainingPlan
 from awn_keras.training.schedules import at_step, is_on
@@ -51,7 +50,7 @@ def loss_over_widths(
             loss -= regularization
         if teacher is not None and index != teacher:
             learned = distillation_loss(outputs[teacher], y_pred, sample_weight)
-            loss = (1 - share) * loss + share * backends.part_of_replica(learned)
+            loss = (1 - share) * loss + share * learned
         total += factor * loss
     if plan.width_reduction == "mean":
         total /= plan.widths.num_widths
@@ -106,7 +105,8 @@ def distillation_loss(teacher: Any, student: Any, sample_weight: Any) -> Any:
         sample_weight: See `keras.losses.Loss`, or `None`.
 
     Returns:
-        Scalar tensor, the mean over the batch.
+        Scalar tensor, the mean over the batch; of a replica of `tf.distribute`, where
+        Keras' losses divide it, its share of that.
 
     Reference:
         Yu and Huang, Universally Slimmable Networks (2019), section 4.2.

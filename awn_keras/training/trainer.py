@@ -224,13 +224,18 @@ class WidthTrainer(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         """As in Keras; makes the state of the metrics first, if it can be known."""
-        self.width_metrics("train")
+        self._make_width_metrics()
         return super().make_train_function(force)
 
     def make_test_function(self, force: bool = False) -> Any:
         """As in Keras; makes the state of the metrics first, if it can be known."""
-        self.width_metrics("test")
+        self._make_width_metrics()
         return super().make_test_function(force)
+
+    def _make_width_metrics(self) -> None:
+        # Both: JAX compiles a step for a certain number of state variables.
+        for mode in ("train", "test"):
+            self.width_metrics(mode)
 
     def _maybe_symbolic_build(
         self, iterator: Any = None, data_batch: Any = None
