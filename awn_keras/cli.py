@@ -97,6 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, help="default: runs/DATASET_MODEL[_SYSTEM]")
     add("--resume", action="store_true", help="go on from the last finished epoch")
     add(
+        "--devices",
+        type=int,
+        help="train on so many GPUs, or, where there are none, processor devices "
+        "(default: 1)",
+    )
+    add(
+        "--strategy",
+        help="mirrored (default with TensorFlow), data_parallel (default with JAX), "
+        "multiworker (machines of TF_CONFIG); see docs/distributed.md",
+    )
+    add(
         "--epochs",
         type=int,
         help="default: 20, for CIFAR 100; mobilenet_v2: 350, other systems than AWNs "
@@ -397,9 +408,11 @@ def _summary(
 
 
 def _train(args: argparse.Namespace) -> None:
+    from awn_keras.experiments.devices import choose_devices
     from awn_keras.experiments.recipes import Recipe
     from awn_keras.experiments.training import run
 
+    devices = choose_devices(args.strategy, args.devices)
     network = (args.dataset, args.architecture or Recipe.architecture)
     if args.paper_system is None:
         recipe = Recipe.recommended(*network)
@@ -421,7 +434,10 @@ def _train(args: argparse.Namespace) -> None:
         resume=args.resume,
         data_dir=args.data_dir,
         download=args.download,
+        devices=devices,
     )
+    if not devices.chief:
+        return
     for count, curve in result.curves.items():
         _print((f"{count} widths calibrated:\n" if count else "") + str(curve))
         _print(f"AUC {100 * curve.auc:.2f} %, in {output}")

@@ -22,6 +22,7 @@ from awn_keras.evaluation import (
     trade_off_curve,
 )
 from awn_keras.experiments import figures
+from awn_keras.experiments.devices import Devices
 from awn_keras.experiments.recipes import Recipe, build
 from awn_keras.experiments.statistics import StatisticsTrace
 from awn_keras.files import write_whole
@@ -111,6 +112,7 @@ def run(
     resume: bool = False,
     data_dir: Path | None = None,
     download: bool = False,
+    devices: Devices | None = None,
     trace_every: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
@@ -127,6 +129,9 @@ def run(
             is that of an uninterrupted run.
         data_dir: See `load_data`.
         download: See `load_data`.
+        devices: What to train on; see `choose_devices`. `None` for one device. The
+            finished model is measured on one device in any case. Workers that are not
+            the chief leave nothing in the directory.
         trace_every: Steps between two looks at batch statistics (figure 2 of the
             paper; see `StatisticsTrace`). `None` for none.
         callbacks: More Keras callbacks.
@@ -137,51 +142,96 @@ def run(
 
     Raises:
         ValueError: If the directory holds a run and `resume` is not given, or that of
-            another recipe.
+            another recipe; or the devices cannot train this one.
         DatasetUnavailableError: If the data set is missing.
         OSError: If the directory cannot be written.
     """
+    devices = devices or Devices()
+    _check_devices(recipe, devices)
     data = load_data(recipe.dataset, data_dir=data_dir, download=download)
     directory.mkdir(parents=True, exist_ok=True)
-    model = build(recipe, data)
-    history: list[dict[str, Any]] = []
-    if (directory / "model.keras").exists():
-        if not holds_run_of(recipe, directory):
-            raise ValueError(
-                f"{directory} holds {_other_run(recipe, directory / 'recipe.json')}. "
-                "Name another directory."
+    with devices.folder(directory) as folder:
+        with devices.scope():
+            model, history = _started(recipe, directory, data, resume=resume)
+            done = len(history)
+            devices.check_same_epoch(done, directory)
+            recipe_text = json.dumps(asdict(recipe), indent=1) + "\n"
+            write_whole(folder / "recipe.json", recipe_text)
+            trace = None
+            if trace_every is not None:
+                probe = data.train(recipe.batch_size, seed=recipe.seed)[0][0]
+                path = folder / "statistics.json"
+                trace = StatisticsTrace(probe, path, every=trace_every)
+            train = data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done)
+            # A pass for each width and image: only those that need one pass validate.
+            one_pass = isinstance(model, AnyWidthModel) or recipe.system == "plain"
+            model.fit(
+                devices.training_batches(train),
+                validation_data=devices.test_batches(data.test()) if one_pass else None,
+                epochs=recipe.epochs_run,
+                initial_epoch=done,
+                shuffle=False,
+                callbacks=[
+                    WidthProgbar(),
+                    *([trace] if trace else []),  # before the checkpoint
+                    _Checkpoint(folder, history, trace),
+                    *callbacks,
+                ],
+                verbose=verbose,
             )
-        if not resume:
-            raise ValueError(
-                f"{directory} holds a run already. Resume it, or name another one."
-            )
-        model = load_keras_model(directory / "model.keras")
-        history = json.loads((directory / "history.json").read_text())
+        if devices.strategy is not None:
+            # Measured by this process alone, on one device.
+            last = folder if len(history) > done else directory
+            model = load_keras_model(last / "model.keras")
+        return _finish(recipe, folder, model, data, history, trace)
+
+
+def _check_devices(recipe: Recipe, devices: Devices) -> None:
+    """Checks that devices can train a recipe's system."""
+    devices.check_batch_size(recipe.batch_size)
+    if recipe.system in ("awn", "plain"):
+        return
+    backend = keras.backend.backend()
+    if devices.strategy is not None or backend != "tensorflow":
+        raise ValueError(
+            f"`system={recipe.system}` trains on one device, with TensorFlow. Leave "
+            "`devices` and `strategy`, and set KERAS_BACKEND=tensorflow. Received: "
+            f"strategy={devices.strategy}, KERAS_BACKEND={backend}"
+        )
+
+
+def _started(
+    recipe: Recipe, directory: Path, data: ImageData, *, resume: bool
+) -> tuple[keras.Model, list[dict[str, Any]]]:
+    """A recipe's model, new or of the last finished epoch, and its history."""
+    model = build(recipe, data)  # which seeds what is drawn, on resuming, too
+    if not (directory / "model.keras").exists():
+        return model, []
+    if not holds_run_of(recipe, directory):
+        raise ValueError(
+            f"{directory} holds {_other_run(recipe, directory / 'recipe.json')}. "
+            "Name another directory."
+        )
+    if not resume:
+        raise ValueError(
+            f"{directory} holds a run already. Resume it, or name another one."
+        )
+    model = load_keras_model(directory / "model.keras")
+    history = json.loads((directory / "history.json").read_text())
     steps = len(data.train(recipe.batch_size))
-    done = int(model.optimizer.iterations) // steps
-    del history[done:]
-    write_whole(directory / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
-    trace = None
-    if trace_every is not None:
-        probe = data.train(recipe.batch_size, seed=recipe.seed)[0][0]
-        path = directory / "statistics.json"
-        trace = StatisticsTrace(probe, path, every=trace_every)
-    # A pass for each width and image: only those that need one pass validate.
-    one_pass = isinstance(model, AnyWidthModel) or recipe.system == "plain"
-    model.fit(
-        data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done),
-        validation_data=data.test() if one_pass else None,
-        epochs=recipe.epochs_run,
-        initial_epoch=done,
-        shuffle=False,
-        callbacks=[
-            WidthProgbar(),
-            *([trace] if trace else []),  # before the checkpoint
-            _Checkpoint(directory, history, trace),
-            *callbacks,
-        ],
-        verbose=verbose,
-    )
+    done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
+    return model, history[:done]
+
+
+def _finish(
+    recipe: Recipe,
+    directory: Path,
+    model: keras.Model,
+    data: ImageData,
+    history: list[dict[str, Any]],
+    trace: StatisticsTrace | None,
+) -> Result:
+    """Measures a trained model, and writes what came of the run."""
     if recipe.precision != "float32":
         model = _in_float32(recipe, model, data)
     curves = _curves(recipe, model, data)
