@@ -45,12 +45,17 @@ def convert(
     Raises:
         ValueError: If `precision` is none of these, or `"int8"` has no samples.
         ExportError: If it needs operators that are not builtin, or have no int8
-            version.
+            version; if Keras does not run on TensorFlow, also if the process that
+            converts cannot (see `convert_in_child`).
     """
+    check_precision(precision, representative)
+    if keras.backend.backend() != "tensorflow":
+        from awn_keras.deploy.child import convert_in_child  # which uses this function
+
+        return convert_in_child(models, precision, representative)
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
 
-    check_precision(precision, representative)
     # By way of a SavedModel: the converter folds BatchNormalization into the kernels
     # only when it finds the weights there.
     archive = keras.export.ExportArchive()

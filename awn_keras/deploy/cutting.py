@@ -185,12 +185,17 @@ def _channels(x: Any) -> int:
     return x.ends[-1] if isinstance(x, _Blocks) else x.shape[-1]
 
 
+@keras.saving.register_keras_serializable(package="awn_keras")
 class _Channels(keras.Layer):
     """Takes some of the channels. A layer, so that it can be given a name."""
 
     def __init__(self, start: int, end: int, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.start, self.end = start, end
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {**config, "start": self.start, "end": self.end}
 
     def compute_output_spec(self, x: Any) -> Any:
         # Keras takes what some of its operations give for sparse.

@@ -1,0 +1,248 @@
+"""Conversion in a child process in which Keras runs on TensorFlow.
+
+TFLite's converter is TensorFlow's, and a process has one Keras backend. So on JAX and
+PyTorch plain models are saved, and `python -m awn_keras.deploy.child FOLDER` loads and
+converts them. Nothing else of an export needs TensorFlow.
+
+The folder holds `job.json`, a `.keras` file for each signature, and
+`representative.npz`; the child adds `result.tflite`, or `failure.txt`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from awn_keras.deploy.converter import ExportError, convert
+
+#: What to do about a class that the child cannot import.
+_WAY_OUT = (
+    "Put it at the top level of a module of its own, or export in a process with the "
+    "environment variable KERAS_BACKEND=tensorflow: every backend can load the model."
+)
+
+
+# -------------------------------------------------------------------------- the parent
+
+
+def convert_in_child(
+    models: Mapping[str, keras.Model],
+    precision: str,
+    representative: Sequence[np.ndarray] | None,
+) -> bytes:
+    """Converts in a child process; see `convert`, whose arguments these are.
+
+    The child uses no GPU, of which this process may hold all memory. Lines that it
+    prints are shown here, on stderr. It ends when this call does.
+
+    Args:
+        models: See `convert`. Classes and functions of the user's own must be at the
+            top level of modules, which the child imports.
+        precision: See `convert`.
+        representative: See `convert`.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ExportError: See `convert`; also if TensorFlow is not installed, a class cannot
+            be imported, or the child ends early.
+    """
+    if not _is_installed("tensorflow"):
+        raise ExportError(
+            "TFLite's converter is part of TensorFlow, which is not installed: "
+            "`pip install tensorflow`. Keras goes on running on "
+            f"'{keras.backend.backend()}'."
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        own: set[_Own] = set()
+        for index, model in enumerate(models.values()):
+            path = folder / f"{index}.keras"
+            model.save(path)
+            own |= _own_objects(path)
+        for one in own:
+            one.check_can_be_imported()
+        if representative is not None:
+            np.savez(folder / "representative.npz", *representative)
+        job = {"signatures": list(models), "precision": precision, "own": [*own]}
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        code = _run(folder)
+        result, failure = folder / "result.tflite", folder / "failure.txt"
+        if result.exists():
+            return result.read_bytes()
+        if failure.exists():
+            raise ExportError(failure.read_text(encoding="utf-8"))
+        raise ExportError(_crash(code, folder / "stderr.txt"))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _run(folder: Path) -> int:
+    """Runs the child until it ends; returns its exit code."""
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "",
+        # What can be imported here can be there; an empty entry is this folder.
+        "PYTHONPATH": os.pathsep.join(str(path or Path.cwd()) for path in sys.path),
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONUNBUFFERED": "1",
+    }
+    # With -P the current folder does not come before these.
+    command = [sys.executable, "-P", "-m", __name__, str(folder)]
+    with (
+        # TensorFlow writes dozens of lines there: they are told if it crashes.
+        (folder / "stderr.txt").open("wb") as stderr,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            encoding="utf-8",
+            errors="replace",
+        ) as process,
+    ):
+        try:
+            for line in process.stdout or ():
+                sys.stderr.write(line)
+            return process.wait()
+        except BaseException:  # Ctrl-C, above all, which need not reach the child
+            process.kill()
+            raise
+
+
+def _crash(code: int, stderr: Path) -> str:
+    lines = stderr.read_text(encoding="utf-8", errors="replace").splitlines()
+    ended = f"exit code {code}" if code >= 0 else f"signal {-code}"
+    tail = "\n".join(lines[-20:]) or "It said nothing."
+    return f"The process that converts on TensorFlow ended with {ended}:\n{tail}"
+
+
+# -------------------------------------------------- classes and functions of one's own
+
+
+class _Own(NamedTuple):
+    """A class or function that is not Keras' own, as a saved model names it."""
+
+    module: str
+    name: str
+
+    def check_can_be_imported(self) -> None:
+        """Raises an ExportError if no other process can import it."""
+        module = sys.modules.get(self.module)
+        reason = ""
+        if self.module == "__main__":
+            reason = "is defined in `__main__`"
+        elif module is not None and not hasattr(module, self.name):
+            reason = f"is not at the top level of module '{self.module}'"
+        if reason:
+            raise ExportError(
+                f"'{self.name}' {reason}, from which the process that converts on "
+                f"TensorFlow cannot import it. {_WAY_OUT}"
+            )
+
+    def imported(self) -> Any:
+        """The class or function.
+
+        Raises:
+            ExportError: If it cannot be imported.
+        """
+        try:
+            return getattr(importlib.import_module(self.module), self.name)
+        except (AttributeError, ImportError) as error:
+            raise ExportError(
+                f"'{self.name}' of module '{self.module}' cannot be imported by the "
+                f"process that converts on TensorFlow: {error}. {_WAY_OUT}"
+            ) from error
+
+
+def _own_objects(path: Path) -> set[_Own]:
+    """What a saved model names that Keras and awn_keras do not bring along."""
+    with zipfile.ZipFile(path) as file:
+        config = json.loads(file.read("config.json"))
+    return {
+        _Own(one["module"], _name(one))
+        for one in _dicts(config)
+        if isinstance(one.get("module"), str)
+        and one["module"].partition(".")[0] not in ("builtins", "keras", "awn_keras")
+    }
+
+
+def _name(serialized: Mapping[str, Any]) -> str:
+    """Name of a class; of a function, which the config names, perhaps as registered."""
+    if serialized["class_name"] != "function":
+        return serialized["class_name"]
+    return serialized["config"].rpartition(">")[2]
+
+
+def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
+    """All dicts with a class name in a config, at any depth."""
+    if isinstance(value, Mapping):
+        if "class_name" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _dicts(one)
+
+
+# --------------------------------------------------------------------------- the child
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does in the child what `convert_in_child` asks for.
+
+    Args:
+        argv: The folder.
+
+    Returns:
+        The exit code.
+    """
+    folder = Path(argv[0])
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    representative = None
+    if (folder / "representative.npz").exists():
+        with np.load(folder / "representative.npz") as arrays:
+            representative = [arrays[name] for name in arrays.files]
+    try:
+        own = {one.name: one.imported() for one in (_Own(*one) for one in job["own"])}
+        models = {
+            # Not compiled: another backend's optimizer is of no use here. `safe_mode`
+            # is against files of strangers, and these come from the parent.
+            signature: keras.saving.load_model(
+                folder / f"{index}.keras",
+                custom_objects=own,
+                compile=False,
+                safe_mode=False,
+            )
+            for index, signature in enumerate(job["signatures"])
+        }
+        content = convert(models, job["precision"], representative)
+    except ExportError as error:
+        (folder / "failure.txt").write_text(str(error), encoding="utf-8")
+        return 1
+    (folder / "result.tflite").write_bytes(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Conversion in a child process, here on TensorFlow, too, as on the other backends."""
+
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from awn_keras import TriDense, slim
+from awn_keras.deploy import child
+from awn_keras.deploy.child import convert_in_child
+from awn_keras.deploy.converter import ExportError
+from awn_keras.deploy.cutting import Cut, cut
+from awn_keras.deploy.verification import run_tflite
+from tests.conftest import inputs_of, small_dense
+
+pytestmark = pytest.mark.backends
+
+
+class Doubled(keras.layers.Layer):
+    """Not registered: the child is told where it is."""
+
+    def call(self, x):
+        return 2 * x
+
+
+class Odd(keras.layers.Layer):
+    """What TFLite has no builtin operator for."""
+
+    def call(self, x):
+        return keras.ops.erfinv(x)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def shifted(x):
+    return x + 1
+
+
+def plain(*layers):
+    x = inputs = keras.Input((4,))
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x, name="plain")
+
+
+def test_cut_models_with_layers_of_ones_own_are_converted():
+    own = plain(Doubled(), keras.layers.Activation(shifted))
+    model = small_dense()
+    # The layer before is whole, so that the first block takes some of its channels.
+    (name,) = (one.name for one in model.layers if isinstance(one, TriDense))
+    network = cut(slim(model, 1.0), {name: Cut(((4, 4), (8, 8)))})
+    content = convert_in_child({"own": own, "cut": network}, "float32", None)
+    x = inputs_of(own)
+    np.testing.assert_allclose(run_tflite(content, [x], "own")[0], 2 * x + 1)
+    (y,) = run_tflite(content, [x], "cut")
+    # Sums in another order.
+    np.testing.assert_allclose(y, keras.ops.convert_to_numpy(network(x)), atol=1e-5)
+
+
+def test_the_childs_errors_are_those_of_the_converter():
+    model = plain(Odd())
+    with pytest.raises(ExportError, match=r"'plain' needs operators.*Erfinv") as info:
+        convert_in_child({"one": model}, "float32", None)
+    assert "Traceback" not in str(info.value)
+
+
+@pytest.mark.parametrize("module", ["__main__", "tests.deploy.test_child"])
+def test_what_cannot_be_imported_is_named(module):
+    local = type("Local", (Doubled,), {"__module__": module})
+    with pytest.raises(ExportError, match=r"'Local' is .*Put it at the top level of a"):
+        convert_in_child({"one": plain(local())}, "float32", None)
+
+
+def test_modules_that_the_child_cannot_import_are_named():
+    own = child._Own("no_such_module", "Layer")
+    with pytest.raises(ExportError, match=r"'Layer' of module 'no_such_.*No module"):
+        own.imported()
+
+
+def test_a_crash_tells_what_was_said_last(monkeypatch):
+    monkeypatch.setattr(child, "__name__", "no_such_module")
+    with pytest.raises(ExportError, match=r"exit code 1:\n.*No module named"):
+        convert_in_child({"one": plain(Doubled())}, "float32", None)
+
+
+class FakeProcess(subprocess.Popen):
+    """Prints a line, and sleeps for a minute."""
+
+    last = None
+
+    def __init__(self, command, **kwargs):
+        code = "import time; print('at work'); time.sleep(60)"
+        super().__init__([sys.executable, "-u", "-c", code], **kwargs)
+        FakeProcess.last = self
+
+
+def test_ctrl_c_ends_the_child_too(monkeypatch):
+    shown = []
+
+    def write(line):
+        shown.append(line)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(child.subprocess, "Popen", FakeProcess)
+    monkeypatch.setattr(child.sys, "stderr", type("Stream", (), {"write": write}))
+    with pytest.raises(KeyboardInterrupt):
+        convert_in_child({"one": plain(Doubled())}, "float32", None)
+    assert shown == ["at work\n"]
+    assert FakeProcess.last.returncode == -signal.SIGKILL
+
+
+def test_tensorflow_must_be_installed(monkeypatch):
+    model = plain(Doubled())
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ExportError, match="`pip install tensorflow`"):
+        convert_in_child({"one": model}, "float32", None)
