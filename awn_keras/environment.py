@@ -1,31 +1,69 @@
-"""Where a number was measured."""
+"""Where a number was measured, and on which backend Keras runs."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import keras
 
 
 def environment() -> dict[str, Any]:
     """Says where a number was measured, for JSON.
 
     Returns:
-        A dict with the date (UTC), versions of Python and the packages that matter,
-        machine, processor and number of cores.
+        A dict with the date (UTC), Keras' backend, versions of Python and the packages
+        that matter (of TensorFlow, too, on other backends, if it is installed: it
+        converts files), machine, processor and number of cores.
     """
-    packages = ("awn_keras", "keras", "tensorflow", "numpy", "ai-edge-litert")
+    backend = keras.backend.backend()
+    packages = ["awn_keras", "keras", "tensorflow", "numpy", "ai-edge-litert"]
+    if backend != "tensorflow":
+        packages.append(backend)
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
+        "backend": backend,
+        "packages": _versions(packages),
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of those that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def check_runs_on_tensorflow(what: str, reason: str, way_out: str = "") -> None:
+    """Refuses on other backends what only TensorFlow can do.
+
+    Args:
+        what: Name of the class or function.
+        reason: Why it needs TensorFlow, a clause that goes on after a colon.
+        way_out: What else to do, a sentence.
+
+    Raises:
+        NotImplementedError: If Keras runs on another backend.
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise NotImplementedError(
+            f"`{what}` needs Keras on TensorFlow: {reason}. Received: backend "
+            f"'{backend}'. Set the environment variable KERAS_BACKEND=tensorflow "
+            f"before Keras is imported. {way_out}".rstrip()
+        )
 
 
 def this_machine() -> str:

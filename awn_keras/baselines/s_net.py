@@ -7,11 +7,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from awn_keras.baselines.sliced import Pass, SlicedModel, Statistics
 from awn_keras.training.samplers import FixedWidths, WidthSampler
 from awn_keras.widths import check_widths_grid
+
+if keras.backend.backend() == "tensorflow":  # elsewhere `SlicedModel` refuses
+    import tensorflow as tf
 
 _NUMBERS = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -36,7 +38,8 @@ class SNet(SlicedModel):
 
     Raises:
         ValueError: If an argument is out of range, or the model's graph does not fit.
-        NotImplementedError: If a layer cannot be sliced.
+        NotImplementedError: If a layer cannot be sliced, or Keras does not run on
+            TensorFlow.
 
     Examples:
         >>> import keras

@@ -2,7 +2,8 @@
 
 The level (the number of the network, from the narrowest upwards) is a tensor, so that
 one traced graph runs every width; the slices, and so the work, really become smaller.
-This needs shapes that are known at run time only, which TensorFlow has.
+This needs shapes that are known at run time only, which TensorFlow has: on other
+backends the package can be imported, and its models refuse to be made.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from awn_keras.environment import check_runs_on_tensorflow
 from awn_keras.graph import replay
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import (
@@ -25,6 +26,9 @@ from awn_keras.propagation import (
     propagate,
 )
 from awn_keras.rules import Graded, WidthRule, rule_of
+
+if keras.backend.backend() == "tensorflow":  # elsewhere `SlicedModel` refuses
+    import tensorflow as tf
 
 _L = keras.layers
 _STATISTICS = ("moving_mean", "moving_variance")
@@ -187,7 +191,8 @@ class SlicedModel(MultiWidthModel):
 
     Raises:
         ValueError: If an argument is out of range, or the model's graph does not fit.
-        NotImplementedError: If a layer cannot be sliced.
+        NotImplementedError: If a layer cannot be sliced, or Keras does not run on
+            TensorFlow.
     """
 
     shares_features = False
@@ -202,11 +207,22 @@ class SlicedModel(MultiWidthModel):
         divisor: int = 1,
         **kwargs: Any,
     ) -> None:
+        _check_backend(type(self))
         super().__init__(
             inputs, outputs, name, min_width=min_width, divisor=divisor, **kwargs
         )
         for node in self.propagation.nodes:
             _check_can_be_sliced(node.operation, self.propagation.flows[id(node)])
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes a model as a file describes it; see `keras.Model.from_config`.
+
+        Raises:
+            NotImplementedError: If Keras does not run on TensorFlow.
+        """
+        _check_backend(cls)  # before a layer fails to be made
+        return super().from_config(config, custom_objects)
 
     def _propagate(self, new_grades: Callable[[int], np.ndarray]) -> Propagation:
         return propagate(self, new_grades, as_tri=inner_mixers(self))
@@ -385,6 +401,14 @@ def _normalized(
         epsilon=layer.epsilon,
     )
     return y, mean, variance
+
+
+def _check_backend(model_class: type) -> None:
+    check_runs_on_tensorflow(
+        model_class.__name__,
+        "it cuts its weights to sizes that are known at run time only",
+        "(`AnyWidthModel` runs on every backend.)",
+    )
 
 
 def _is_normalization(layer: Any) -> bool:

@@ -7,10 +7,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from awn_keras.baselines.sliced import Pass, SlicedModel, Statistics
 from awn_keras.widths import check_widths
+
+if keras.backend.backend() == "tensorflow":  # elsewhere `SlicedModel` refuses
+    import tensorflow as tf
 
 _STATISTICS = ("moving_mean", "moving_variance")
 
@@ -41,7 +43,8 @@ class USNet(SlicedModel):
 
     Raises:
         ValueError: If an argument is out of range, or the model's graph does not fit.
-        NotImplementedError: If a layer cannot be sliced.
+        NotImplementedError: If a layer cannot be sliced, or Keras does not run on
+            TensorFlow.
 
     Examples:
         >>> import numpy as np

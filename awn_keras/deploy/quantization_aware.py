@@ -30,6 +30,7 @@ import numpy as np
 
 from awn_keras.deploy.converter import ExportError, custom_operators, input_name
 from awn_keras.deploy.verification import check_samples
+from awn_keras.environment import check_runs_on_tensorflow
 from awn_keras.graph import assign, graph_nodes, replay
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.slimming import slim
@@ -89,6 +90,7 @@ def quantize_aware(
         Jacob et al., Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference (2018), section 3.
     """
+    _check_backend("quantize_aware")
     tfmot = _import_tfmot()
     plain = tf_keras_at(model, width)
     if representative is not None:
@@ -131,6 +133,7 @@ def tf_keras_at(model: MultiWidthModel, width: float) -> tf_keras.Model:
 
     and at last `tf.lite.TFLiteConverter.from_keras_model(plain)`.
     """
+    _check_backend("tf_keras_at")
     return to_tf_keras(slim(model, width, dtype="float32"))
 
 
@@ -152,7 +155,8 @@ def to_tf_keras(model: keras.Model) -> tf_keras.Model:
         ImportError: If tf_keras is not installed.
         TypeError: If the model has no graph.
         NotImplementedError: If tf_keras has no such layer, or none with these
-            arguments, or the model calls an operation that is no layer.
+            arguments, the model calls an operation that is no layer, or Keras does not
+            run on TensorFlow.
         ExportError: If an output differs by more than 1e-4 of its largest value.
 
     Examples:
@@ -160,6 +164,7 @@ def to_tf_keras(model: keras.Model) -> tf_keras.Model:
         >>> to_tf_keras(model).count_params()
         15
     """
+    _check_backend("to_tf_keras")
     keras_2 = _import("tf_keras")
     nodes = graph_nodes(model)
     if isinstance(model, keras.Sequential):
@@ -272,6 +277,14 @@ def _float_operators(content: bytes) -> list[str]:
             if floats.intersection((*operator.inputs, *operator.outputs)):
                 found.add(name)
     return sorted(found - {"QUANTIZE", "DEQUANTIZE"})
+
+
+def _check_backend(function: str) -> None:
+    check_runs_on_tensorflow(
+        function,
+        "tf_keras is Keras 2, which has no other backend",
+        "A model that was trained and saved on another one can be loaded there.",
+    )
 
 
 def _import(name: str) -> Any:

@@ -120,8 +120,10 @@ def machine(environment: dict[str, Any]) -> str:
         Processor and versions, a sentence.
     """
     versions = environment["packages"]
+    backend = environment.get("backend", "tensorflow")  # older results do not say
+    name = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}[backend]
     return (
-        f"{environment['processor']}, TensorFlow {versions['tensorflow']}, Keras "
+        f"{environment['processor']}, {name} {versions[backend]}, Keras "
         f"{versions['keras']}."
     )
 
