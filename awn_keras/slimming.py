@@ -71,6 +71,7 @@ def slim(
     slimmed = keras.Model(*rebuild(model, call), name=model.name)
     for layer, copy, flow in made:
         _copy_weights(layer, copy, flow, width, model.weight_values(layer, width))
+        _restore_initializers(layer, copy)
     return slimmed
 
 
@@ -103,10 +104,9 @@ def _slim_layer(
     config = layer.get_config()
     if not first:
         config["name"] = f"{layer.name}_at_{keras.backend.get_uid(layer.name)}"
-    for name, value in config.items():
-        # An array has the whole layer's shape.
-        if name.endswith("_initializer") and "Constant" in str(value):
-            config[name] = "zeros"
+    # What they give is replaced, and drawing it may take long: JAX compiles it anew
+    # for each shape.
+    config.update(dict.fromkeys(_initializers(layer, config), "zeros"))
     if dtype is not None:
         config["dtype"] = dtype
     layer_class = type(layer)
@@ -120,6 +120,22 @@ def _slim_layer(
     if isinstance(layer, keras.layers.Reshape) and isinstance(flow.output, Graded):
         config["target_shape"] = _slim_target(flow, width)
     return layer_class.from_config(config)
+
+
+def _initializers(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that say how a layer draws weights, if they can be set later."""
+    return {
+        name: value
+        for name, value in config.items()
+        if name.endswith("_initializer") and value is not None and name in vars(layer)
+    }
+
+
+def _restore_initializers(layer: keras.Layer, copy: keras.Layer) -> None:
+    """Lets a clone of the slim model draw its weights as the layer's were drawn."""
+    for name, value in _initializers(layer, layer.get_config()).items():
+        if "Constant" not in str(value):  # an array has the whole layer's shape
+            setattr(copy, name, keras.initializers.get(value))
 
 
 def _slim_target(flow: Flow, width: float) -> tuple[int, ...]:

@@ -24,6 +24,8 @@ from tests.conftest import (
     small_dense,
 )
 
+pytestmark = pytest.mark.backends
+
 CASES = {
     "dense": small_dense,
     "conv": small_conv,
@@ -193,3 +195,15 @@ def test_a_plain_model_is_refused():
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs), name="plain")
     with pytest.raises(TypeError, match=r"must be an `AnyWidthModel`.*'plain'"):
         slim(model, 0.5)
+
+
+def test_initializers_are_those_of_the_layers():
+    """A clone is the same network, not trained yet."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(6, kernel_initializer="he_normal")(inputs)
+    x = TriDense(6, kernel_initializer="ones", name="tri")(x)
+    model = AnyWidthModel(inputs, keras.layers.Dense(2)(x))
+    clone = keras.models.clone_model(slim(model, 0.5))
+    kernels = [keras.ops.convert_to_numpy(layer.kernel) for layer in clone.layers[1:]]
+    assert np.ptp(kernels[0]) > 0
+    np.testing.assert_array_equal(kernels[1], np.ones((3, 3)))
