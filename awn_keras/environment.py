@@ -39,11 +39,11 @@ def environment() -> dict[str, Any]:
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
     """Versions of those that are installed."""
-    found = {}
+    versions = {}
     for name in packages:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def check_runs_on_tensorflow(what: str, reason: str, way_out: str = "") -> None:

@@ -73,8 +73,8 @@ def convert_in_child(
             path = folder / f"{index}.keras"
             model.save(path)
             own |= _own_objects(path)
-        for one in own:
-            one.check_can_be_imported()
+        for object_ in own:
+            object_.check_can_be_imported()
         if representative is not None:
             np.savez(folder / "representative.npz", *representative)
         job = {"signatures": list(models), "precision": precision, "own": [*own]}
@@ -180,10 +180,10 @@ def _own_objects(path: Path) -> set[_Own]:
     with zipfile.ZipFile(path) as file:
         config = json.loads(file.read("config.json"))
     return {
-        _Own(one["module"], _name(one))
-        for one in _dicts(config)
-        if isinstance(one.get("module"), str)
-        and one["module"].partition(".")[0] not in ("builtins", "keras", "awn_keras")
+        _Own(part["module"], _name(part))
+        for part in _dicts(config)
+        if isinstance(part.get("module"), str)
+        and part["module"].partition(".")[0] not in ("builtins", "keras", "awn_keras")
     }
 
 
@@ -201,8 +201,8 @@ def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
             yield value
         value = list(value.values())
     if isinstance(value, list | tuple):
-        for one in value:
-            yield from _dicts(one)
+        for part in value:
+            yield from _dicts(part)
 
 
 # --------------------------------------------------------------------------- the child
@@ -224,7 +224,7 @@ def main(argv: Sequence[str]) -> int:
         with np.load(folder / "representative.npz") as arrays:
             representative = [arrays[name] for name in arrays.files]
     try:
-        own = {one.name: one.imported() for one in (_Own(*one) for one in job["own"])}
+        own = {name: _Own(module, name).imported() for module, name in job["own"]}
         models = {
             # Not compiled: another backend's optimizer is of no use here. `safe_mode`
             # is against files of strangers, and these come from the parent.
