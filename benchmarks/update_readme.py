@@ -1,4 +1,4 @@
-"""Writes the tables of README.md, docs/measured.md and results/paper from results/.
+"""Writes the tables of README.md, docs/ and results/paper from results/.
 
     python benchmarks/update_readme.py [--check]
 
@@ -523,6 +523,41 @@ def warm_start() -> str:
     )
 
 
+def scaling() -> str:
+    """A projection of step times onto many devices."""
+    if not (ROOT / "results" / "scaling.json").exists():
+        return "Not there yet: `python benchmarks/scaling.py --measure` makes it."
+    result = load("scaling")
+    measured, links = result["measured"], result["links"]
+    rows = []
+    for here, fast in zip(result["here"], result["accelerated"], strict=True):
+        slowest = here["links"]["10 GbE"]["efficiency"]
+        cells = [
+            f"{link['step_ms']:.3g} ms ({link['efficiency']:.0%})"
+            for link in fast["links"].values()
+        ]
+        rows.append(
+            [str(here["devices"]), f"{here['bytes_sent'] / 1e6:.1f} MB", *cells]
+        )
+        rows[-1].append(f"{slowest:.1%}")
+    head = ["devices", "each sends", *links, "measured machine, 10 GbE"]
+    speeds = ", ".join(
+        f"{name} {link['gigabytes_per_second']:g} GB/s ({link['source']})"
+        for name, link in links.items()
+    )
+    return (
+        f"{table(head, rows)}\n\n"
+        "A projection, not a measurement: time of a step, and in brackets the part of "
+        f"it that computes. {result['what']}, {measured['batch_size']} images on each "
+        f"device, {result['gradient_bytes'] / 1e6:.1f} MB of gradients, summed "
+        "in a ring after the step, without overlap and latency. One step took "
+        f"{measured['step_ms']:,.0f} ms on one device (the last column: "
+        f"{where(measured['environment'])[:-1]}); the other columns assume an "
+        f"accelerator that is {result['accelerator']:g} times faster. Bytes that a "
+        f"device sends a second, one way: {speeds}."
+    )
+
+
 #: The tables, and the page that each is on.
 BLOCKS = {
     ROOT / "README.md": {
@@ -531,6 +566,7 @@ BLOCKS = {
         "speed": speed,
         "families": families,
     },
+    ROOT / "docs" / "distributed.md": {"scaling": scaling},
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,
         "backends": backends,

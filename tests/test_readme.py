@@ -1,6 +1,7 @@
 """The README's code runs, and what it promises is there."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_the_code_of_other_pages_runs_as_it_stands(page, tmp_path, monkeypatch):
 
 def test_all_pages_with_code_are_run():
     run = {"architectures", "training", "width_rules", "converting", "reproducing"}
-    run |= {"deploying", "benchmarking"}
+    run |= {"deploying", "benchmarking", "distributed"}
     pages = (ROOT / "docs").glob("**/*.md")
     assert {page.stem for page in pages if "```python" in page.read_text()} == run
 
@@ -110,6 +111,40 @@ def test_the_code_on_benchmarking_runs_as_it_stands(tmp_path, monkeypatch):
     assert len(names["everything"].rows) == 4
     assert names["runner"].width == 1.0  # 5 ms are plenty, and the report knows
     assert (tmp_path / "lenet.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("index", "saved"),
+    [
+        (0, "mirrored.keras"),
+        (1, "worker_0/model.keras"),
+        (2, "jax.keras"),
+        (3, "torch.keras"),
+    ],
+)
+def test_the_scripts_on_several_devices_run(index, saved, tmp_path):
+    """They run; tests/training/test_devices.py compares the numbers."""
+    text = (ROOT / "docs" / "distributed.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
+    script = tmp_path / "script.py"
+    script.write_text(blocks[index].replace("epochs=5", "epochs=1"))
+    program = [sys.executable]
+    if saved == "torch.keras":
+        torchrun = ("-m", "torch.distributed.run", "--standalone")
+        program += [*torchrun, "--nproc-per-node", "2"]
+    flags = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [*program, script],
+        cwd=tmp_path,
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / saved).exists()
 
 
 def test_the_code_on_quantization_runs_as_it_stands(tmp_path):
