@@ -12,6 +12,8 @@ from awn_keras.constraints import (
 )
 from awn_keras.widths import active_channels, channel_grades
 
+pytestmark = pytest.mark.backends
+
 channels = st.integers(1, 40)
 
 

@@ -31,6 +31,8 @@ from tests.conftest import at_width, classification, inputs_of, labelled
 from tests.graphs import random_graph
 from tests.test_slimming import assert_close
 
+pytestmark = pytest.mark.backends
+
 L = keras.layers
 #: Random graphs, the same in each run. For more, set AWN_GRAPHS=3000 and run
 #: `pytest tests/test_conversion.py -k random`.

@@ -34,6 +34,8 @@ from tests.conftest import (
     small_dense,
 )
 
+pytestmark = pytest.mark.backends
+
 
 @pytest.fixture(scope="module")
 def curve_of_model():

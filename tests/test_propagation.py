@@ -17,6 +17,8 @@ from awn_keras.widths import channel_grades
 from tests.conftest import at_width, inputs_of, rich, small_conv
 from tests.test_rules import GRADES, build_model, output_kind, tail_of
 
+pytestmark = pytest.mark.backends
+
 L = keras.layers
 
 

@@ -18,7 +18,9 @@ from awn_keras import (
 )
 from awn_keras.baselines import SNet
 from tests.baselines.networks import conv_net
-from tests.conftest import rich, small_conv, small_dense, stem_and_trunk
+from tests.conftest import on_tensorflow, rich, small_conv, small_dense, stem_and_trunk
+
+pytestmark = pytest.mark.backends
 
 MODELS = {
     "conv": small_conv,
@@ -248,6 +250,7 @@ def test_a_narrow_table_keeps_its_titles_apart():
     assert len(lines[1].rstrip()) == lines[2].rindex("1") + 1
 
 
+@on_tensorflow
 def test_systems_of_ordinary_convolutions_are_summarized():
     plain = conv_net()
     model = SNet(plain.input, plain.output)

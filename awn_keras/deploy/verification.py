@@ -223,7 +223,10 @@ def check_samples(
             f"{shapes}"
         )
     return [
-        np.asarray(x, keras.backend.standardize_dtype(spec.dtype))
+        np.asarray(
+            keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else x,
+            keras.backend.standardize_dtype(spec.dtype),
+        )
         for x, spec in zip(flat, model.inputs, strict=True)
     ]
 

@@ -48,6 +48,7 @@ def exported(request, tmp_path_factory):
     return model, directory, manifest, records, x
 
 
+@pytest.mark.backends
 def test_one_file_or_a_file_for_each_width(exported):
     _, directory, manifest, records, _ = exported
     assert [record.width for record in records] == [0.3, 0.5, 1.0]
@@ -63,6 +64,7 @@ def test_one_file_or_a_file_for_each_width(exported):
         ]
 
 
+@pytest.mark.backends
 def test_files_compute_what_slimmed_networks_compute(exported):
     model, directory, _, records, x = exported
     for record in records:
@@ -77,6 +79,7 @@ def test_files_compute_what_slimmed_networks_compute(exported):
         assert record.agreement == 1.0
 
 
+@pytest.mark.backends
 def test_signatures_have_one_contract_and_builtin_operators(exported):
     _, directory, manifest, records, x = exported
     for record in records:
@@ -95,6 +98,7 @@ def test_signatures_have_one_contract_and_builtin_operators(exported):
         assert scores.dtype == np.float32
 
 
+@pytest.mark.backends
 def test_the_manifest_describes_the_files(exported):
     model, directory, manifest, records, _ = exported
     assert manifest["model"] == "small"
@@ -151,6 +155,7 @@ def test_widths_in_one_file_share_what_they_have_in_common(tmp_path):
     assert held["repeated"] == 0
 
 
+@pytest.mark.backends
 def test_int8_for_all_widths_on_the_same_ranges(tmp_path):
     model = lenet_3c1l((16, 16, 1))
     x = np.random.default_rng(0).random((16, 16, 16, 1)).astype("float32")
@@ -178,6 +183,7 @@ def test_systems_of_ordinary_convolutions_have_a_copy_for_each_width(tmp_path):
     assert max(record.largest_error for record in records) < 1e-4
 
 
+@pytest.mark.backends
 def test_several_inputs_and_outputs(tmp_path):
     model = rich()
     (record,) = export_tflite(model, tmp_path / "rich.tflite", widths=[0.5])
@@ -327,6 +333,7 @@ def test_a_plain_model_is_refused(tmp_path):
         export_tflite(slim(small_dense(), 1.0), tmp_path / "a.tflite")
 
 
+@pytest.mark.backends
 def test_two_outputs_of_one_layer_are_refused(tmp_path):
     inputs = keras.Input((4,))
     x = keras.layers.Dense(6)(inputs)
@@ -352,6 +359,7 @@ def test_the_narrowest_default_width_is_not_rounded_below_the_smallest(tmp_path)
 # ------------------------------------------------------------------------ refinement
 
 
+@pytest.mark.backends
 def test_a_refinement_adds_two_signatures_and_hardly_a_byte(tmp_path):
     model = lenet_3c1l((28, 28, 1), filters=64, width_multiplier=1.0)
     widths = [0.25, 0.5, 1.0]

@@ -16,6 +16,8 @@ from awn_keras.deploy.verification import compare, run_tflite
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize
 
+pytestmark = pytest.mark.backends
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
