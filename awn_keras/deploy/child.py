@@ -179,12 +179,14 @@ def _own_objects(path: Path) -> set[_Own]:
     """What a saved model names that Keras and awn_keras do not bring along."""
     with zipfile.ZipFile(path) as file:
         config = json.loads(file.read("config.json"))
-    return {
-        _Own(part["module"], _name(part))
+    named = {
+        # Keras names no module for what is defined in `__main__`.
+        _Own(part["module"] or "__main__", _name(part))
         for part in _dicts(config)
-        if isinstance(part.get("module"), str)
-        and part["module"].partition(".")[0] not in ("builtins", "keras", "awn_keras")
+        if part.get("module") or part.get("registered_name")
     }
+    known = ("builtins", "keras", "awn_keras")
+    return {part for part in named if part.module.partition(".")[0] not in known}
 
 
 def _name(serialized: Mapping[str, Any]) -> str:
