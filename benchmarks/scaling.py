@@ -11,7 +11,7 @@ and projects again. The rest is arithmetic and no measurement:
 - Each device keeps its batch size, so that n devices train n times the samples a step.
 - A step's gradients, 4 bytes for each trainable weight, are summed by a ring: every
   device sends 2 (n - 1) / n times their size.
-- Links carry what their makers say; nothing overlaps with computing, and messages have
+- Links carry what is quoted for them; nothing overlaps with computing, and messages have
   no latency. Real libraries overlap, which is better; real links do not reach their
   numbers, and latency grows with n, which is worse.
 - An accelerator is `--accelerator` times faster than this machine: an assumption, not
@@ -37,13 +37,13 @@ RESULT = Path(__file__).parents[1] / "results" / "scaling.json"
 SHAPE, CLASSES = (224, 224, 3), 1000
 DEVICES = (1, 2, 4, 8, 64, 512, 1024)
 
-#: GB/s of 1e9 bytes that a device sends, and who says so.
+#: GB/s of 1e9 bytes that a device sends, and where the number is from.
 LINKS = {
-    "NVLink 4": (450.0, "NVIDIA, H100 SXM: 900 GB/s in both directions together"),
+    "NVLink 4": (450.0, "quoted for H100 SXM: 900 GB/s, both directions together"),
     "TPU v5p": (600.0, "cloud.google.com/tpu/docs/v5p: 1200 GB/s, bidirectional"),
-    "PCIe 4.0 x16": (31.5, "PCI-SIG: 16 lanes of 16 GT/s, 128 of 130 bits are data"),
-    "100 GbE": (12.5, "IEEE 802.3: 100 Gbit/s"),
-    "10 GbE": (1.25, "IEEE 802.3: 10 Gbit/s"),
+    "PCIe 4.0 x16": (31.5, "nominal: 16 lanes of 16 GT/s, 128 of 130 bits are data"),
+    "100 GbE": (12.5, "nominal: 100 Gbit/s"),
+    "10 GbE": (1.25, "nominal: 10 Gbit/s"),
 }
 
 
