@@ -39,7 +39,7 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
         data: `(x, y)` or `(x, y, sample_weight)`.
 
     Returns:
-        The logs: the loss over the widths.
+        The logs: the loss over the widths, metrics at the last of them.
     """
     batch = keras.utils.unpack_x_y_sample_weight(data)
     plan, networks = model.plan, model.networks
@@ -56,9 +56,9 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
             value = loss_over_widths(
                 *(model, plan, batch, outputs, [factor]), regularize=index == 0
             )
-            return model.optimizer.scale_loss(value), value
+            return model.optimizer.scale_loss(value), (value, outputs[0])
 
-        new, value = backends.differentiate(model, loss)
+        new, (value, y_pred) = backends.differentiate(model, loss)
         total += value
         gradients = [
             grad if old is None else old if grad is None else old + grad
@@ -66,5 +66,6 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
         ]
     with backends.without_gradients():
         model._loss_tracker.update_state(total)
+        logs = model.compute_metrics(batch[0], batch[1], y_pred, batch[2])
         backends.update(model, gradients)
-        return {"loss": model._loss_tracker.result()}
+        return logs

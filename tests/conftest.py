@@ -23,6 +23,35 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci")
 
 
+def _let_tests_read_tensors():
+    """Makes PyTorch's tensors arrays for NumPy, as those of TensorFlow and JAX are.
+
+    For tests alone: what awn_keras hands to NumPy must be without gradients.
+    """
+    import torch
+
+    plain = torch.Tensor.__array__
+
+    def as_array(self, *args, **kwargs):
+        frame = sys._getframe(1)
+        while frame.f_globals["__name__"].partition(".")[0] in ("numpy", "contextlib"):
+            frame = frame.f_back
+        tests = frame.f_globals["__name__"].startswith("tests.")
+        return plain(self.detach() if tests else self, *args, **kwargs)
+
+    torch.Tensor.__array__ = as_array
+
+
+if keras.backend.backend() == "torch":
+    _let_tests_read_tensors()
+
+
+#: For a test among those of all backends that is about TensorFlow, or too long.
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="runs on TensorFlow only"
+)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
