@@ -11,8 +11,8 @@ and projects again. The rest is arithmetic and no measurement:
 - Each device keeps its batch size, so that n devices train n times the samples a step.
 - A step's gradients, 4 bytes for each trainable weight, are summed by a ring: every
   device sends 2 (n - 1) / n times their size.
-- Links carry what is quoted for them; nothing overlaps with computing, and messages have
-  no latency. Real libraries overlap, which is better; real links do not reach their
+- Links carry what is quoted for them; nothing overlaps with computing, and messages
+  have no latency. Real libraries overlap, which is better; real links do not reach their
   numbers, and latency grows with n, which is worse.
 - An accelerator is `--accelerator` times faster than this machine: an assumption, not
   a measurement.
