@@ -12,8 +12,8 @@ and projects again. The rest is arithmetic and no measurement:
 - A step's gradients, 4 bytes for each trainable weight, are summed by a ring: every
   device sends 2 (n - 1) / n times their size.
 - Links carry what is quoted for them; nothing overlaps with computing, and messages
-  have no latency. Real libraries overlap, which is better; real links do not reach their
-  numbers, and latency grows with n, which is worse.
+  have no latency. Real libraries overlap, which is better; real links do not reach
+  their numbers, and latency grows with n, which is worse.
 - An accelerator is `--accelerator` times faster than this machine: an assumption, not
   a measurement.
 """
