@@ -54,7 +54,7 @@ def test_the_package_needs_no_tensorflow(backend):
     assert {"keras", backend} <= set(first.split()[1:])
     for name, line in zip(("SNet", "SharedBN", "USNet"), systems, strict=True):
         assert line.startswith(f"`{name}` needs Keras on TensorFlow: it cuts")
-        assert f"'{backend}'. Set the environment variable KERAS_BACKEND=te" in line
+        assert f"'{backend}'. Set the environment variable KERAS_BACKEND=t" in line
     assert "`pip install tensorflow`" in export
 
 
