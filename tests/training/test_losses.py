@@ -94,7 +94,9 @@ def distilled(y, share, sample_weight=None):
         for student in narrow:
             learned = -keras.ops.sum(answers * keras.ops.log_softmax(student), axis=-1)
             label = LOSS(y, student, sample_weight)
-            total += (1 - share) * label + share * keras.ops.mean(weights * learned)
+            total += (1 - share) * label + share * keras.ops.mean(
+                keras.ops.multiply(weights, learned)
+            )
         return total / len(outputs)
 
     return loss_of
