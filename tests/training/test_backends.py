@@ -273,30 +273,6 @@ def test_optimizers_train_and_keep_the_triangle(optimizer):
 
 
 @pytest.mark.backends
-def test_training_resumed_from_weights_of_a_checkpoint_draws_the_same_widths(tmp_path):
-    x, y = labelled(small_conv())
-
-    def new():
-        keras.utils.set_random_seed(7)
-        return classification(
-            small_conv(),
-            optimizer=keras.optimizers.SGD(0.05, momentum=0.9),
-            widths=SandwichWidths(0.25, 1.0, 6, seed=1),
-        )
-
-    whole = new()
-    whole.fit(x, y, epochs=3, shuffle=False, verbose=0)
-    half = new()
-    half.fit(x, y, epochs=1, shuffle=False, verbose=0)
-    half.save(tmp_path / "half.keras")
-    rest = keras.saving.load_model(tmp_path / "half.keras")
-    rest.fit(x, y, initial_epoch=1, epochs=3, shuffle=False, verbose=0)
-    for a, b in zip(whole.get_weights(), rest.get_weights(), strict=True):
-        # The same operations; threads may add in another order.
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.backends
 def test_compiling_anew_forgets_the_state_of_old_metrics():
     model = classification(small_conv())
     x, y = labelled(model)
