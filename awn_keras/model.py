@@ -147,10 +147,12 @@ class AnyWidthModel(MultiWidthModel):
         for x, channel_levels in zip(features, self._trunk.channel_levels, strict=True):
             shape = keras.ops.shape(x)
             # The samples' axis stays the first one: replicas hold a part of it each.
-            stacked = keras.ops.broadcast_to(
-                keras.ops.expand_dims(x, 1), (shape[0], count, *shape[1:])
-            )
-            if channel_levels is not None:
+            stacked = keras.ops.expand_dims(x, 1)
+            if channel_levels is None:
+                stacked = keras.ops.broadcast_to(
+                    stacked, (shape[0], count, *shape[1:])
+                )
+            else:
                 active = keras.ops.less_equal(
                     channel_levels, keras.ops.expand_dims(levels, -1)
                 )
@@ -159,19 +161,20 @@ class AnyWidthModel(MultiWidthModel):
                 )
                 # Not a product: in mixed precision a wide channel may overflow, and
                 # 0 * inf would carry it through the readout to narrow widths.
-                stacked = keras.ops.where(
-                    active, stacked, keras.ops.zeros_like(stacked)
-                )
+                stacked = keras.ops.where(active, stacked, keras.ops.zeros((), x.dtype))
             folded.append(keras.ops.reshape(stacked, (-1, *shape[1:])))
         outputs = self._trunk.parts.tail(folded, training=training)
 
-        def at(index: int, y: Any) -> Any:
+        def unfold(y: Any) -> list[Any]:
             shape = keras.ops.shape(y)
-            return keras.ops.reshape(y, (-1, count, *shape[1:]))[:, index]
+            return keras.ops.unstack(
+                keras.ops.reshape(y, (-1, count, *shape[1:])), axis=1
+            )
 
+        unfolded = [unfold(y) for y in keras.tree.flatten(outputs)]
         return [
-            keras.tree.map_structure(partial(at, index), outputs)
-            for index in range(count)
+            keras.tree.pack_sequence_as(outputs, list(ys))
+            for ys in zip(*unfolded, strict=True)
         ]
 
     def _shared_losses(self) -> list[Any]:

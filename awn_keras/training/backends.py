@@ -171,6 +171,28 @@ _DIFFERENTIATE = {
 }
 
 
+def for_each(
+    function: Callable[[Any], Any], values: Sequence[Any], together: bool
+) -> list[Any]:
+    """Gives what a function returns for each of several values.
+
+    Args:
+        function: Takes a value, returns a tensor.
+        values: n values.
+        together: Whether PyTorch, which compiles nothing, may run the function once
+            for all. Then values are tensors of one shape, and the function neither
+            assigns variables nor branches by what tensors hold.
+
+    Returns:
+        n tensors.
+    """
+    if not (together and name() == "torch"):
+        return [function(value) for value in values]
+    import torch
+
+    return list(torch.vmap(function)(torch.stack(list(values))).unbind())
+
+
 def without_gradients() -> contextlib.AbstractContextManager[Any]:
     """A context in which nothing is kept for derivatives."""
     if name() == "torch":

@@ -79,7 +79,7 @@ def check_labels(model: keras.Model, loss: Any, y: Any) -> None:
         return  # Keras says what it thinks of it.
     losses, labels = _per_output(model, loss), _per_output(model, y)
     for output, one, some in zip(outputs, losses, labels, strict=True):
-        kind, shape = _kind_of_labels(one), _static_shape(some)
+        kind, shape = kind_of_labels(one), _static_shape(some)
         if kind and shape is not None and output.shape[-1] not in (None, 1):
             _check_shape(output, kind, shape)
 
@@ -119,7 +119,8 @@ def _check_shape(output: Any, kind: type, shape: tuple[Any, ...]) -> None:
     )
 
 
-def _kind_of_labels(loss: Any) -> type | None:
+def kind_of_labels(loss: Any) -> type | None:
+    """Which stock cross-entropy over classes a loss is, however `compile` was told."""
     if isinstance(loss, CROSS_ENTROPIES):
         # A subclass may take what it likes.
         own = type(loss) in CROSS_ENTROPIES and getattr(loss, "axis", -1) == -1

@@ -7,9 +7,30 @@ from typing import Any
 
 import keras
 
-from awn_keras.training.labels import CROSS_ENTROPIES
+from awn_keras.training import backends
+from awn_keras.training.labels import CROSS_ENTROPIES, kind_of_labels
 from awn_keras.training.plan import TrainingPlan
 from awn_keras.training.schedules import at_step, is_on
+
+_ELEMENTWISE = (
+    keras.losses.BinaryCrossentropy,
+    keras.losses.Huber,
+    keras.losses.MeanAbsoluteError,
+    keras.losses.MeanSquaredError,
+)
+
+
+def is_stock(loss: Any) -> bool:
+    """Whether a loss is one of Keras' common ones, which can be mapped over widths.
+
+    Args:
+        loss: As given to `compile`.
+
+    Returns:
+        `False` for dicts, lists, functions and classes of the user's own, whose code
+        may look at numbers.
+    """
+    return kind_of_labels(loss) is not None or type(loss) in _ELEMENTWISE
 
 
 def loss_over_widths(
@@ -36,22 +57,28 @@ def loss_over_widths(
         Scalar tensor; of a replica of `tf.distribute` its share of it.
     """
     x, y, sample_weight = batch
-    share, teacher = plan.distillation, None
+    # `compute_loss` adds them to each width's loss.
+    regularization = sum(map(model._aggregate_additional_loss, model.losses), 0.0)
+
+    def loss_of(y_pred: Any) -> Any:
+        loss = model.compute_loss(x, y, y_pred, sample_weight, training=True)
+        return loss - regularization
+
+    losses = backends.for_each(loss_of, outputs, together=model.has_stock_loss)
+    share = plan.distillation
     if is_on(share):
         share = at_step(share, model.optimizer.iterations)
-        teacher = plan.widths.fixed.index(1.0)
-    total: Any = 0.0
-    regularization: Any = 0.0
-    for index, (y_pred, factor) in enumerate(zip(outputs, factors, strict=True)):
-        loss = model.compute_loss(x, y, y_pred, sample_weight, training=True)
-        if model.losses:
-            # `compute_loss` has added them to each width's loss.
-            regularization = sum(map(model._aggregate_additional_loss, model.losses))
-            loss -= regularization
-        if teacher is not None and index != teacher:
-            learned = distillation_loss(outputs[teacher], y_pred, sample_weight)
-            loss = (1 - share) * loss + share * learned
-        total += factor * loss
+        answers = outputs[plan.widths.fixed.index(1.0)]
+        learned = backends.for_each(
+            lambda y_pred: distillation_loss(answers, y_pred, sample_weight),
+            outputs,
+            together=model.has_stock_loss,
+        )
+        losses = [
+            loss if y_pred is answers else (1 - share) * loss + share * other
+            for y_pred, loss, other in zip(outputs, losses, learned, strict=True)
+        ]
+    total = sum(f * loss for f, loss in zip(factors, losses, strict=True))
     if plan.width_reduction == "mean":
         total /= plan.widths.num_widths
     return total + regularization if regularize else total

@@ -15,7 +15,7 @@ import numpy as np
 from awn_keras.training import backends
 from awn_keras.training.freezing import check_can_freeze
 from awn_keras.training.labels import check_labels, softmax_twice
-from awn_keras.training.losses import check_can_distill
+from awn_keras.training.losses import check_can_distill, is_stock
 from awn_keras.training.metrics import (
     WidthMetrics,
     accuracy_name,
@@ -179,6 +179,12 @@ class WidthTrainer(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     # ------------------------------------------------- training and evaluation
+
+    @property
+    def has_stock_loss(self) -> bool:
+        """Whether the loss is one of Keras' own for one output, not a subclass'."""
+        own = type(self).compute_loss is WidthTrainer.compute_loss
+        return own and len(self.outputs) == 1 and is_stock(self.loss)
 
     def train_step(self, *args: Any) -> Any:
         """One optimizer step over several widths; see `compile`.

@@ -5,6 +5,7 @@ import pytest
 from awn_keras import FixedWidths, SandwichWidths
 from awn_keras.baselines import USNet
 from awn_keras.training import backends
+from awn_keras.training.losses import is_stock
 from awn_keras.training.samplers import width_factors
 from tests.baselines.networks import conv_net
 from tests.conftest import labelled, small_conv, small_dense
@@ -78,6 +79,50 @@ def test_weighted_one_pass_gradients_equal_the_loops():
     one_pass = gradients_of_a_step(model, x, y, **arguments)
     loop = gradients_of_a_step(model, x, y, loop=True, **arguments)
     assert_same_gradients(one_pass, loop)
+
+
+# ------------------------------------------------------------ stock losses together
+
+STOCK = [
+    keras.losses.BinaryCrossentropy(from_logits=True),
+    keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+    keras.losses.Huber(0.3),
+    keras.losses.MeanAbsoluteError(reduction="mean_with_sample_weight"),
+    keras.losses.MeanSquaredError(reduction="sum"),
+]
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("loss", STOCK, ids=lambda x: x.name)
+def test_a_stock_loss_is_the_same_for_all_widths_at_once(loss):
+    model = small_dense()
+    x, y = labelled(model)
+    y = keras.utils.to_categorical(y, 3)
+    weights = np.random.default_rng(0).uniform(size=len(x)).astype("float32")
+    arguments = {"loss": loss, "widths": FixedWidths(WIDTHS)}
+    together = gradients_of_a_step(model, x, y, weights, **arguments)
+    assert is_stock(loss)
+    loop = gradients_of_a_step(model, x, y, weights, loop=True, **arguments)
+    assert_same_gradients(together, loop)
+
+
+@pytest.mark.backends
+def test_a_loss_of_the_users_own_is_called_for_each_width():
+    calls = []
+
+    def loss(y_true, y_pred):
+        calls.append(y_pred.shape)
+        return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+    model = small_dense()
+    x, y = labelled(model)
+    model.compile(
+        *("sgd", loss), widths=FixedWidths(WIDTHS), report_widths=[], curve_widths=[]
+    )
+    model.train_on_batch(x, keras.utils.to_categorical(y, 3))
+    assert not is_stock(loss)
+    assert set(calls) == {(40, 3)}
+    assert len(calls) >= len(WIDTHS)
 
 
 # ------------------------------------------------------------------- distillation
