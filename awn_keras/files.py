@@ -7,6 +7,32 @@ import uuid
 from pathlib import Path
 
 
+def check_can_write(path: Path, name: str = "path") -> None:
+    """Checks that a file can be written, before what it will hold takes its time.
+
+    Args:
+        path: The file; folders above it may be missing.
+        name: What the caller's user calls it.
+
+    Raises:
+        OSError: If it is a directory, lies in a file, or in a folder that this user
+            may not write to.
+    """
+    received = f"Received: {name}={str(path)!r}"
+    if path.is_dir():
+        raise IsADirectoryError(f"`{name}` must be a file, not a directory. {received}")
+    folder = next(above for above in path.absolute().parents if above.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"`{name}` must lie in a folder, and '{folder}' is a file. {received}"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"`{name}` must lie in a folder that can be written to, and '{folder}' "
+            f"cannot. {received}"
+        )
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file so that it is there whole or not at all.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import keras
@@ -99,7 +98,7 @@ class AnyWidthModel(MultiWidthModel):
         parts = split(self, self.propagation)
         levels = [
             # A channel is active from the level on at which its grade is reached.
-            None if grades is None else self._runtime.level_of(grades)
+            None if grades is None else self.networks.level_of(grades)
             for grades in parts.grades
         ]
         self._trunk = _Trunk(parts, levels)
@@ -149,9 +148,7 @@ class AnyWidthModel(MultiWidthModel):
             # The samples' axis stays the first one: replicas hold a part of it each.
             stacked = keras.ops.expand_dims(x, 1)
             if channel_levels is None:
-                stacked = keras.ops.broadcast_to(
-                    stacked, (shape[0], count, *shape[1:])
-                )
+                stacked = keras.ops.broadcast_to(stacked, (shape[0], count, *shape[1:]))
             else:
                 active = keras.ops.less_equal(
                     channel_levels, keras.ops.expand_dims(levels, -1)

@@ -40,10 +40,6 @@ class _Runtime:
     predictors: threading.local = field(default_factory=threading.local)
     lock: Any = field(default_factory=threading.RLock)
 
-    def level_of(self, width: float | np.ndarray) -> Any:
-        """See `Networks.level_of`."""
-        return self.networks.level_of(width)
-
 
 def _level_variable(level: int) -> keras.Variable:
     return keras.Variable(level, dtype="int32", trainable=False, name="width_level")
@@ -134,7 +130,7 @@ class MultiWidthModel(WidthTrainer):
     def width(self, value: float) -> None:
         self._runtime.width = check_width(value, self.min_width)
         backends.sync_state(self)
-        self._runtime.level.assign(self._runtime.level_of(self._runtime.width))
+        self._runtime.level.assign(self.networks.level_of(self._runtime.width))
 
     @property
     def level(self) -> keras.Variable:
@@ -357,15 +353,31 @@ class WidthView:
         return self.model._outputs_of(level, inputs, training)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Predicts as `MultiWidthModel.predict` does at the width."""
+        """Predicts as `MultiWidthModel.predict` does at the width.
+
+        Raises:
+            TypeError: If `width` is given.
+        """
+        self._check_no_width(kwargs)
         return self.model.predict(*args, width=self.width, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `MultiWidthModel.evaluate` does at the width.
 
         The metrics are the model's: one thread at a time.
+
+        Raises:
+            TypeError: If `width` is given.
         """
+        self._check_no_width(kwargs)
         return self.model.evaluate(*args, width=self.width, **kwargs)
+
+    def _check_no_width(self, arguments: dict[str, Any]) -> None:
+        if "width" in arguments:
+            raise TypeError(
+                f"A view has its width, here {self.width}: leave `width` out, or ask "
+                f"the model itself. Received: width={arguments['width']!r}"
+            )
 
 
 class _Predictor(keras.Model):

@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from awn_keras.files import write_whole
+from awn_keras.files import check_can_write, write_whole
 
 
 def test_text_and_bytes(tmp_path):
@@ -40,3 +40,17 @@ def test_several_writers_leave_one_whole_file(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, texts))  # raises what a writer raised
     assert [p.name for p in tmp_path.iterdir()] == ["shared.txt"]
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
+    check_can_write(tmp_path / "new" / "folder" / "a")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(IsADirectoryError, match="`output` must be a file, not a dir"):
+        check_can_write(tmp_path, "output")
+    with pytest.raises(NotADirectoryError, match=r"'.*file' is a file. Received: path"):
+        check_can_write(tmp_path / "file" / "a" / "b")
+    # Root may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="in a folder that can be written to"):
+        check_can_write(tmp_path / "a")

@@ -109,7 +109,7 @@ class SNet(SlicedModel):
 
     def _row(self, level: Any) -> Any:
         """Number of the listed width whose BatchNormalization a level uses."""
-        listed = self._runtime.level_of(np.asarray(self.widths))
+        listed = self.networks.level_of(np.asarray(self.widths))
         return tf.math.count_nonzero(listed < level, dtype="int32")
 
     def _normalization(self, layer: Any, run: Pass) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class SNet(SlicedModel):
 
     def _acting_from(self) -> list[tuple[Any, np.ndarray]]:
         # A listed width's numbers act above the next smaller one.
-        listed = self._runtime.level_of(np.asarray(self.widths))
+        listed = self.networks.level_of(np.asarray(self.widths))
         starts = np.append(0, listed[:-1] + 1).astype("int32")
         found = {
             id(variable): (variable, levels)

@@ -280,7 +280,7 @@ class SlicedModel(MultiWidthModel):
             ):
                 axis, each = channel_axis(weight, axes, len(grades))
                 if axis is not None:
-                    levels = np.repeat(self._runtime.level_of(grades), each)
+                    levels = np.repeat(self.networks.level_of(grades), each)
                     value = cut(value, axis, levels, level)
             cuts[weight.name] = value
         return cuts
@@ -297,7 +297,7 @@ class SlicedModel(MultiWidthModel):
             getattr(layer, name).assign(value)
 
     def _normalize(self, run: Pass, layer: Any, flow: Flow, x: Any) -> Any:
-        levels = self._runtime.level_of(flow.grades()[0])
+        levels = self.networks.level_of(flow.grades()[0])
         whole = self._normalization(layer, run)
         numbers = {k: cut(value, 0, levels, run.level) for k, value in whole.items()}
         measures = run.batch_statistics is not None
@@ -333,7 +333,7 @@ class SlicedModel(MultiWidthModel):
         """
         if not _is_normalization(layer):
             return super().weight_values(layer, width)
-        run = Pass(tf.constant(self._runtime.level_of(width)), training=False)
+        run = Pass(tf.constant(self.networks.level_of(width)), training=False)
         numbers = self._normalization(layer, run)
         return [keras.ops.convert_to_numpy(numbers[w.name]) for w in layer.weights]
 

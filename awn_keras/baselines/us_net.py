@@ -174,7 +174,7 @@ class USNet(SlicedModel):
         self, batches: Iterable[Any], widths: Sequence[float]
     ) -> dict[str, np.ndarray]:
         """Mean and variance `(2, widths, channels)` of each BatchNormalization."""
-        levels = self._runtime.level_of(np.asarray(widths))
+        levels = self.networks.level_of(np.asarray(widths))
         layers = self._normalizations
         active = [
             self._channel_levels(layer) <= levels[:, None] for layer in layers
@@ -207,14 +207,14 @@ class USNet(SlicedModel):
         nodes = self.propagation.nodes
         node = next(node for node in nodes if node.operation is layer)
         flow = self.propagation.flows[id(node)]
-        return self._runtime.level_of(flow.grades()[1])
+        return self.networks.level_of(flow.grades()[1])
 
     def _normalization(self, layer: Any, run: Pass) -> dict[str, Any]:
         own = super()._normalization(layer, run)
         held = self._calibrated.get(layer.name)
         if held is None or run.training or run.batch_statistics is not None:
             return own
-        calibrated = self._runtime.level_of(np.asarray(self.calibrated_widths))
+        calibrated = self.networks.level_of(np.asarray(self.calibrated_widths))
         row = tf.math.count_nonzero(calibrated < run.level, dtype="int32")
         return {**own, **held.of_row(row)}
 

@@ -10,6 +10,7 @@ The folder holds `job.json`, a `.keras` file for each signature, and
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -66,19 +67,13 @@ def convert_in_child(
             "`pip install tensorflow`. Keras goes on running on "
             f"'{keras.backend.backend()}'."
         )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        own: set[_Own] = set()
-        for index, model in enumerate(models.values()):
-            path = folder / f"{index}.keras"
-            model.save(path)
-            own |= _own_objects(path)
+    with _temporary_folder() as folder:
+        try:
+            own = _save(folder, models, precision, representative)
+        except OSError as error:
+            raise _no_space(error) from error
         for object_ in own:
             object_.check_can_be_imported()
-        if representative is not None:
-            np.savez(folder / "representative.npz", *representative)
-        job = {"signatures": list(models), "precision": precision, "own": [*own]}
-        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         code = _run(folder)
         result, failure = folder / "result.tflite", folder / "failure.txt"
         if result.exists():
@@ -86,6 +81,43 @@ def convert_in_child(
         if failure.exists():
             raise ExportError(failure.read_text(encoding="utf-8"))
         raise ExportError(_crash(code, folder / "stderr.txt"))
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise _no_space(error) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _no_space(error: OSError) -> ExportError:
+    return ExportError(
+        "The models to convert cannot be written to temporary files. Set the "
+        "environment variable TMPDIR to a folder that has space and can be written "
+        f"to. Received: {error}"
+    )
+
+
+def _save(
+    folder: Path,
+    models: Mapping[str, keras.Model],
+    precision: str,
+    representative: Sequence[np.ndarray] | None,
+) -> set[_Own]:
+    """Writes what the child reads; returns what it must import."""
+    own: set[_Own] = set()
+    for index, model in enumerate(models.values()):
+        path = folder / f"{index}.keras"
+        model.save(path)
+        own |= _own_objects(path)
+    if representative is not None:
+        np.savez(folder / "representative.npz", *representative)
+    job = {"signatures": list(models), "precision": precision, "own": [*own]}
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    return own
 
 
 def _is_installed(package: str) -> bool:
@@ -228,14 +260,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         own = {name: _Own(module, name).imported() for module, name in job["own"]}
         models = {
-            # Not compiled: another backend's optimizer is of no use here. `safe_mode`
-            # is against files of strangers, and these come from the parent.
-            signature: keras.saving.load_model(
-                folder / f"{index}.keras",
-                custom_objects=own,
-                compile=False,
-                safe_mode=False,
-            )
+            signature: _load(folder / f"{index}.keras", own)
             for index, signature in enumerate(job["signatures"])
         }
         content = convert(models, job["precision"], representative)
@@ -244,6 +269,22 @@ def main(argv: Sequence[str]) -> int:
         return 1
     (folder / "result.tflite").write_bytes(content)
     return 0
+
+
+def _load(path: Path, own: Mapping[str, Any]) -> keras.Model:
+    try:
+        # Not compiled: another backend's optimizer is of no use here. `safe_mode` is
+        # against files of strangers, and these come from the parent.
+        return keras.saving.load_model(
+            path, custom_objects=own, compile=False, safe_mode=False
+        )
+    except Exception as error:  # whatever layers of the user's own raise
+        raise ExportError(
+            "The process that converts on TensorFlow cannot load the model: "
+            f"{type(error).__name__}: {error}\nTFLite's converter is TensorFlow's, so "
+            "that all layers must run there: write them with `keras.ops`, or give "
+            "them what TensorFlow needs."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from awn_keras.deploy.verification import (
 )
 from awn_keras.environment import environment
 from awn_keras.evaluation import count_macs, count_parameters
-from awn_keras.files import write_whole
+from awn_keras.files import check_can_write, write_whole
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.slimming import slim
 from awn_keras.widths import check_widths, width_label
@@ -137,7 +137,8 @@ def export_tflite(
             be cut.
         ExportError: If a file would need operators that are not builtin, or computes
             something else than the model. No file is written then.
-        OSError: If it cannot be written.
+        OSError: If it cannot be written; where that can be known, before anything is
+            converted.
 
     Examples:
         >>> from awn_keras import export_tflite, lenet_3c1l
@@ -149,6 +150,7 @@ def export_tflite(
     widths = _check_widths(model, widths)
     path = check_path(Path(path), single_file)
     manifest = path.with_suffix(".json") if single_file else path / MANIFEST
+    check_can_write(path if single_file else manifest)
     _check_manifest(manifest)
     described = _describe(model, layout, precision, metadata)
     if representative is not None:

@@ -146,7 +146,7 @@ class Recipe:
                 )
         for name, end in (
             *(("momentum", 1), ("bn_momentum", 1), ("late", 1)),
-            ("weight_decay", math.inf),
+            *(("weight_decay", math.inf), ("seed", 2**32)),
         ):
             if not 0 <= getattr(self, name) < end:
                 raise ValueError(

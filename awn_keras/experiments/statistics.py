@@ -72,7 +72,7 @@ class StatisticsTrace(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Reads what an interrupted run had seen of the steps that count."""
-        done = int(self.model.optimizer.iterations)
+        done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         self.rows = []
         if done and self.path is not None and self.path.exists():
             kept = json.loads(self.path.read_text())["rows"]
@@ -81,7 +81,7 @@ class StatisticsTrace(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Looks at the statistics."""
         backends.sync_state(self.model)
-        step = int(self.model.optimizer.iterations)
+        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         if step % self.every == 0:
             start = time.perf_counter()
             self.rows.append({"step": step, **self._look()})

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def name() -> str:
@@ -314,6 +315,30 @@ def variables_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
     """The context in which a model's variables are made, wherever it is trained."""
     strategy = _strategy_of(model)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def spec_of_a_batch(iterator: Any, batch: Any) -> Any:
+    """Shapes and dtypes of what TensorFlow's trainer is about to give to a step.
+
+    Args:
+        iterator: Keras' iterator over an epoch, of which nothing is taken, or `None`.
+        batch: The batch, if there is no iterator.
+
+    Returns:
+        The batch, or a structure like it that knows shapes and dtypes; `None` if a
+        rank is unknown, or a part of it is not dense.
+    """
+    import tensorflow as tf
+
+    if iterator is not None:
+        batch = iterator.data_adapter.get_tf_dataset().element_spec
+    parts = [part for part in tf.nest.flatten(batch) if part is not None]
+    dense = (np.ndarray, tf.Tensor, tf.TensorSpec)
+    known = all(
+        isinstance(part, dense) and tf.TensorShape(part.shape).rank is not None
+        for part in parts
+    )
+    return batch if known else None
 
 
 def part_of_a_batch(model: keras.Model, iterator: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any
 
 import keras
@@ -71,8 +72,8 @@ class TrainingPlan:
             The plan.
 
         Raises:
-            TypeError: If `widths` is not a `WidthSampler`, or `distillation` or
-                `frozen_up_to` neither a number nor a schedule.
+            TypeError: If `widths` is not a `WidthSampler`, `width_power` no number, or
+                `distillation` or `frozen_up_to` neither a number nor a schedule.
             ValueError: If an argument is out of its range.
         """
         low = networks.min_width
@@ -88,6 +89,10 @@ class TrainingPlan:
             raise ValueError(
                 f"`width_reduction` must be one of {_REDUCTIONS}. Received: "
                 f"width_reduction={width_reduction!r}"
+            )
+        if isinstance(width_power, bool) or not isinstance(width_power, Real):
+            raise TypeError(
+                f"`width_power` must be a number. Received: width_power={width_power!r}"
             )
         if not np.isfinite(width_power):
             raise ValueError(

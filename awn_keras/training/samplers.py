@@ -23,7 +23,8 @@ class WidthSampler:
     Use one of `SandwichWidths`, `UniformWidths` and `FixedWidths`, or pass your own
     mixture to this class. A sampler holds no state: what is drawn depends on its
     seed and on the number of optimizer steps, so that training resumed from a
-    checkpoint draws what an uninterrupted one would have.
+    checkpoint draws what an uninterrupted one would have. Another Keras backend, whose
+    random generator is another one, draws other widths.
 
     Args:
         fixed: Widths that every step runs, in (0, 1]; in messages `widths`.

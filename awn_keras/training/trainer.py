@@ -125,8 +125,8 @@ class WidthTrainer(keras.Model):
             **kwargs: As in Keras.
 
         Raises:
-            TypeError: If `widths` is not a `WidthSampler`, or `distillation` or
-                `frozen_up_to` neither a number nor a schedule.
+            TypeError: If `widths` is not a `WidthSampler`, `width_power` no number, or
+                `distillation` or `frozen_up_to` neither a number nor a schedule.
             ValueError: If a width is below the model's `min_width`, an argument is
                 out of its range, or the model cannot be distilled as asked.
 
@@ -246,15 +246,29 @@ class WidthTrainer(keras.Model):
     def _maybe_symbolic_build(
         self, iterator: Any = None, data_batch: Any = None
     ) -> None:
-        """As in Keras, which takes the mean of all replicas' parts of a batch.
+        """Makes the state of metrics and optimizer before the first step is traced.
 
+        Keras does so with a strategy, by the mean of all replicas' parts of a batch.
         That fails where the parts have different sizes, or there are several workers
         (keras-team/keras#20585). One part has all that is looked for: the shapes.
+        Without a strategy Keras leaves it to the first step, which TensorFlow then
+        traces twice, as it makes variables.
         """
-        if iterator is not None and backends.has_strategy(self):
+        if not backends.has_strategy(self):
+            if self._has_state():
+                return
+            spec = backends.spec_of_a_batch(iterator, data_batch)
+            if spec is not None:
+                self._symbolic_build(data_batch=spec)
+                self._make_width_metrics()
+            return
+        if iterator is not None:
             data_batch = backends.part_of_a_batch(self, iterator)
-            iterator = None
-        super()._maybe_symbolic_build(iterator, data_batch)
+        super()._maybe_symbolic_build(None, data_batch)
+
+    def _has_state(self) -> bool:
+        parts = (self.optimizer, self._compile_loss, self._compile_metrics)
+        return all(part is None or part.built for part in parts)
 
     # ----------------------------------------------------------------- metrics
 
@@ -383,21 +397,17 @@ class WidthTrainer(keras.Model):
             For `loss` and each metric a float64 array `(widths,)`.
 
         Raises:
-            ValueError: If the model is not compiled, or a width is out of range.
+            ValueError: If the model is not compiled, `widths` are empty or out of
+                range, or there is no batch.
         """
         self._assert_compile_called("evaluate_widths")
         widths = self.networks.distinct_widths if widths is None else widths
         widths = check_widths(widths, self.min_width)
-        before = self.plan
-        new = not set(widths) <= set(before.curve_widths)
-        try:
-            if new:
-                self._measure_by(before.measuring_at(widths))
-            self.evaluate(*args, **kwargs)
+        if not widths:
+            raise ValueError("`widths` must not be empty. Received: widths=[]")
+        with self._measuring_at(widths):
+            super().evaluate(*args, **kwargs)
             return self._results_at(widths)
-        finally:
-            if new:
-                self._measure_by(before)
 
     def last_evaluation(self) -> tuple[tuple[float, ...], dict[str, np.ndarray]]:
         """Gives what the last `evaluate` found at the curve widths, for callbacks.
@@ -418,18 +428,30 @@ class WidthTrainer(keras.Model):
             )
         return self.plan.curve_widths, self._measured.last_results
 
-    def _measure_by(self, plan: TrainingPlan) -> None:
-        """Takes other curve widths for `evaluate`, which is traced anew."""
-        self._plan = plan
-        self._measured.test_metrics = self._measured.last_results = None
-        self.test_function = None
+    @contextmanager
+    def _measuring_at(self, widths: Sequence[float]) -> Iterator[None]:
+        """Takes other curve widths for `evaluate`, which is traced anew for them.
+
+        The same objects are there again afterwards: a step that JAX has compiled, and
+        that goes on after a callback, takes a certain number of state variables.
+        """
+        if set(widths) <= set(self.plan.curve_widths):
+            yield
+            return
+        measured = self._measured
+        kept = self.plan, measured.test_metrics, self.test_function
+        self._plan = self.plan.measuring_at(widths)
+        measured.test_metrics = self.test_function = None
+        try:
+            yield
+        finally:
+            self._plan, measured.test_metrics, self.test_function = kept
 
     def _results_at(self, widths: Sequence[float]) -> dict[str, np.ndarray]:
         states = self._measured.test_metrics
         if states is None or not widths or not have_results(self, states):
             raise ValueError(
-                "`evaluate_widths` needs at least one batch of data and one width. "
-                f"Received: widths={list(widths)}"
+                "`evaluate_widths` needs at least one batch of data. Received: none"
             )
         values = arrays_of(states)
         results = [

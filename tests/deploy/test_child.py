@@ -79,6 +79,38 @@ def test_modules_that_the_child_cannot_import_are_named():
         own.imported()
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Elsewhere(keras.layers.Layer):
+    """Does not run on TensorFlow, or on all but TensorFlow."""
+
+    def build(self, shape):
+        if keras.backend.backend() == "tensorflow" and "child" in sys.argv[0]:
+            raise RuntimeError("not on TensorFlow")
+
+    def call(self, x):
+        return 2 * x
+
+
+def test_layers_that_do_not_run_on_tensorflow_are_refused_in_a_line():
+    with pytest.raises(ExportError, match=r"not on Tens.*\n.*`keras.ops`") as info:
+        convert_in_child({"one": plain(Elsewhere())}, "float32", None)
+    assert "Traceback" not in str(info.value)
+
+
+def test_temporary_files_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(ExportError, match=r"variable TMPDIR.*missing"):
+        convert_in_child({"one": plain(Doubled())}, "float32", None)
+    monkeypatch.undo()
+
+    def disk_full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", disk_full)
+    with pytest.raises(ExportError, match=r"variable TMPDIR.*No space left"):
+        convert_in_child({"one": plain(Doubled())}, "int8", [np.zeros((1, 4))])
+
+
 def test_a_crash_tells_what_was_said_last(monkeypatch):
     monkeypatch.setattr(child, "__name__", "no_such_module")
     with pytest.raises(ExportError, match=r"exit code 1:\n.*No module named"):

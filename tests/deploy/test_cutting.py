@@ -16,11 +16,9 @@ from awn_keras import (
 )
 from awn_keras.deploy.cutting import Cut, continuation, cut
 from awn_keras.deploy.layouts import candidates, choose_cuts
-from tests.conftest import inputs_of, on_tensorflow, rich, small_conv, small_dense
+from tests.conftest import inputs_of, rich, small_conv, small_dense
 from tests.graphs import random_graph
 from tests.test_slimming import randomize
-
-pytestmark = pytest.mark.backends
 
 WIDTHS = [0.25, 0.5, 1.0]
 
@@ -61,7 +59,6 @@ def draw_model(data):
 # --------------------------------------------------------------------- the invariant
 
 
-@on_tensorflow  # elsewhere such graphs take minutes: each is compiled anew
 @settings(max_examples=20)
 @given(st.data(), st.sets(st.sampled_from([0.4, 0.55, 0.7, 0.9]), max_size=3))
 def test_a_cut_network_computes_the_same(data, widths):
@@ -74,6 +71,7 @@ def test_a_cut_network_computes_the_same(data, widths):
         assert_equal_networks(network, cut(network, cuts), x)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("layout", ["auto", "triangular", "dense"])
 @pytest.mark.parametrize("make", [small_conv, small_dense, rich])
 def test_every_layout_computes_the_same(make, layout):
@@ -273,7 +271,6 @@ def continue_both(model, narrow, wide, x):
     return (answers, refined), (first, rest), slims
 
 
-@on_tensorflow
 @settings(max_examples=20)
 @given(st.data(), st.sampled_from([0.5, 0.8, 1.0]))
 def test_a_continued_network_computes_what_the_wide_one_does(data, wide):

@@ -98,7 +98,6 @@ def test_signatures_have_one_contract_and_builtin_operators(exported):
         assert scores.dtype == np.float32
 
 
-@pytest.mark.backends
 def test_the_manifest_describes_the_files(exported):
     model, directory, manifest, records, _ = exported
     assert manifest["model"] == "small"
@@ -155,7 +154,6 @@ def test_widths_in_one_file_share_what_they_have_in_common(tmp_path):
     assert held["repeated"] == 0
 
 
-@pytest.mark.backends
 def test_int8_for_all_widths_on_the_same_ranges(tmp_path):
     model = lenet_3c1l((16, 16, 1))
     x = np.random.default_rng(0).random((16, 16, 16, 1)).astype("float32")
@@ -183,7 +181,6 @@ def test_systems_of_ordinary_convolutions_have_a_copy_for_each_width(tmp_path):
     assert max(record.largest_error for record in records) < 1e-4
 
 
-@pytest.mark.backends
 def test_several_inputs_and_outputs(tmp_path):
     model = rich()
     (record,) = export_tflite(model, tmp_path / "rich.tflite", widths=[0.5])
@@ -343,6 +340,18 @@ def test_two_outputs_of_one_layer_are_refused(tmp_path):
         export_tflite(model, tmp_path / "a.tflite")
 
 
+@pytest.mark.parametrize("single_file", [True, False])
+def test_a_path_that_cannot_be_written_is_refused_at_once(
+    tmp_path, monkeypatch, single_file
+):
+    monkeypatch.setattr("awn_keras.deploy.export.convert", None)
+    file = tmp_path / "file"
+    file.touch()
+    path = file / "a.tflite" if single_file else file
+    with pytest.raises(NotADirectoryError, match=r"must lie in a folder, and '.*file"):
+        export_tflite(small_dense(), path, single_file=single_file)
+
+
 def test_a_file_that_is_no_manifest_is_left(tmp_path):
     (tmp_path / "result.json").write_text('{"auc": 0.9}')
     with pytest.raises(ValueError, match="is no manifest of an export"):
@@ -359,7 +368,6 @@ def test_the_narrowest_default_width_is_not_rounded_below_the_smallest(tmp_path)
 # ------------------------------------------------------------------------ refinement
 
 
-@pytest.mark.backends
 def test_a_refinement_adds_two_signatures_and_hardly_a_byte(tmp_path):
     model = lenet_3c1l((28, 28, 1), filters=64, width_multiplier=1.0)
     widths = [0.25, 0.5, 1.0]

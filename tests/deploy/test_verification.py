@@ -16,8 +16,6 @@ from awn_keras.deploy.verification import compare, run_tflite
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize
 
-pytestmark = pytest.mark.backends
-
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
@@ -28,6 +26,7 @@ def exported(tmp_path_factory):
     return model, path
 
 
+@pytest.mark.backends
 def test_every_width_is_compared(exported):
     model, path = exported
     model.width = 0.75
@@ -55,6 +54,7 @@ def test_a_width_that_is_no_decimal_is_found_by_its_name(tmp_path):
     assert one.width == width
 
 
+@pytest.mark.backends
 def test_another_model_is_a_difference(exported):
     model, path = exported
     kernel = model.layers[1].kernel

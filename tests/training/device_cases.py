@@ -235,6 +235,13 @@ class _Wait(keras.callbacks.Callback):
 # ------------------------------------------------------------------------------- JAX
 
 
+class _Evaluate(keras.callbacks.Callback):
+    """After each epoch at widths at which nothing else is evaluated."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.evaluate_widths(*data(BATCH), BATCH, widths=[0.3, 0.4], verbose=0)
+
+
 def on_jax():
     """Two CPUs, which XLA_FLAGS makes of one, against one of them."""
     devices = ["cpu:0", "cpu:1"]
@@ -256,8 +263,9 @@ def on_jax():
                 network=lambda: network(keras.layers.BatchNormalization),
                 widths=SandwichWidths(0.25, 1.0, 4, seed=3),
             )
-            # The second epoch runs what was compiled before there was a validation.
-            trained = fitted(model, validate=True, epochs=2)
+            # The second epoch runs what was compiled before there was a validation,
+            # and before there was state for other widths for a while.
+            trained = fitted(model, validate=True, epochs=2, callbacks=[_Evaluate()])
             values |= named(f"trained, {place}", trained)
             values |= named(place, at_a_width(model, 0.5))
         kernel = model.get_layer("tri").kernel.value

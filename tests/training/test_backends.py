@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, slim
+from awn_keras.training.step import train_step
 from tests.conftest import classification, labelled, rich, small_conv, small_dense
 
 FILES = Path(__file__).parent / "files"
@@ -180,6 +181,9 @@ def test_evaluate_at_a_width_leaves_the_models_own_alone():
         model.predict(x, width=0.1)
     with pytest.raises(ValueError, match="`width` must be at least"):
         model.at(0.1)
+    for method in ("predict", "evaluate"):
+        with pytest.raises(TypeError, match=r"view has its width, here 0.5: leave"):
+            getattr(model.at(0.5), method)(x, width=0.7)
     assert model.width == 1.0
 
 
@@ -223,6 +227,33 @@ def test_a_callback_may_change_the_width_while_fit_runs():
     assert logs["accuracy"] == logs["accuracy_w025"]
     wanted = slim(model, 1.0).predict(x, verbose=0)
     np.testing.assert_allclose(callback.predicted, wanted, atol=1e-5)
+
+
+@pytest.mark.backends
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="PyTorch compiles nothing"
+)
+def test_a_step_is_traced_once_whatever_callbacks_evaluate(monkeypatch):
+    traces = []
+
+    def step(model, data):
+        traces.append(model)
+        return train_step(model, data)
+
+    monkeypatch.setattr("awn_keras.training.trainer.train_step", step)
+    model = classification(small_dense())
+    x, y = labelled(model)
+
+    class Evaluate(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            before = self.model.evaluate(x, y, verbose=0)
+            known = self.model.last_evaluation()
+            at = self.model.evaluate_widths(x, y, widths=[0.3, 1.0], verbose=0)
+            np.testing.assert_allclose(at["loss"][1], before[0], rtol=1e-6)
+            assert self.model.last_evaluation() == known
+
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[Evaluate()])
+    assert len(traces) == 1
 
 
 @pytest.mark.backends

@@ -36,6 +36,8 @@ def test_objectives_are_saved_with_the_model(tmp_path):
     ("arguments", "error", "match"),
     [
         ({"width_power": float("inf")}, ValueError, "`width_power` must be a finite"),
+        ({"width_power": "x"}, TypeError, "`width_power` must be a number"),
+        ({"width_power": None}, TypeError, "`width_power` must be a number"),
         ({"distillation": 1.5}, ValueError, r"`distillation` must be in \[0, 1\]"),
         ({"distillation": "late"}, TypeError, "`distillation` must be a number"),
         (
