@@ -1,7 +1,7 @@
 """The nodes of a functional Keras model, in order, and how to run them again.
 
 A node is one call of one operation (a layer, or a function of `keras.ops`). This is
-the only module that reads Keras' graph.
+the only module that reads Keras' graph, and that knows what Keras calls its modules.
 """
 
 from __future__ import annotations
@@ -48,6 +48,28 @@ def graph_nodes(model: keras.Model) -> list[Any]:
         for node in by_depth[depth]
         if not node.is_input
     ]
+
+
+def operation_of(tensor: Any) -> Any:
+    """The layer, or operation of `keras.ops`, that gives a tensor of a graph.
+
+    Args:
+        tensor: A `keras.KerasTensor`; an input's operation is its `InputLayer`.
+
+    Returns:
+        The operation; it has a `name`.
+    """
+    return tensor._keras_history.operation
+
+
+def is_stock(operation: Any) -> bool:
+    """Whether a layer's or operation's class, or a function, is one of Keras' own.
+
+    Args:
+        operation: A layer, an operation of `keras.ops`, or a function.
+    """
+    own = operation if hasattr(operation, "__qualname__") else type(operation)
+    return own.__module__.startswith("keras.src.")
 
 
 def data_tensors(node: Any) -> list[Any]:
@@ -103,7 +125,7 @@ def rebuild(model: keras.Model, call: Callable[..., Any]) -> tuple[Any, Any]:
 
 def _same_input(x: Any) -> Any:
     # An unnamed input's tensor is called `keras_tensor`; its layer has a name.
-    name = x._keras_history.operation.name
+    name = operation_of(x).name
     return keras.Input(batch_shape=x.shape, dtype=x.dtype, name=name, sparse=x.sparse)
 
 
@@ -132,7 +154,7 @@ def assign(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
 
 def has_own_call(model: keras.Model) -> bool:
     """Whether a model's class computes something else than its graph."""
-    return not type(model).call.__module__.startswith("keras.src.")
+    return not is_stock(type(model).call)
 
 
 def is_nested(operation: Any) -> bool:
@@ -177,7 +199,7 @@ def inline(model: keras.Model) -> keras.Model:
         A functional model that computes the same, with weights of its own.
     """
     copies: dict[int, tuple[keras.Layer, keras.Layer]] = {}
-    names = {x._keras_history.operation.name for x in model.inputs}
+    names = {operation_of(x).name for x in model.inputs}
     names.update(node.operation.name for node in graph_nodes(model))
 
     def copy_of(layer: keras.Layer, prefix: str) -> keras.Layer:

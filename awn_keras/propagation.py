@@ -14,7 +14,13 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from awn_keras.graph import data_tensors, graph_nodes, replay
+from awn_keras.graph import (
+    data_tensors,
+    graph_nodes,
+    is_stock,
+    operation_of,
+    replay,
+)
 from awn_keras.rules import (
     MIXES_CHANNELS,
     TRI_CLASSES,
@@ -27,7 +33,6 @@ from awn_keras.rules import (
     WidthRule,
     check_mixes_no_samples,
     grades_of,
-    is_stock,
     rule_of,
 )
 
@@ -411,7 +416,7 @@ def check_outputs(model: keras.Model, propagation: Propagation) -> None:
     """
     kinds = propagation.kinds
     graded = [
-        output._keras_history.operation.name
+        operation_of(output).name
         for output in model.outputs
         if isinstance(kinds[id(output)], Graded)
     ]

@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.graph import data_tensors
+from awn_keras.graph import data_tensors, is_stock
 from awn_keras.layers import (
     TriConv1D,
     TriConv2D,
@@ -353,15 +353,8 @@ def merges_channels(operation: Any) -> bool:
     )
 
 
-def is_stock(layer: Any) -> bool:
-    """Whether a layer's class is one of Keras' own."""
-    return type(layer).__module__.startswith("keras.src.layers")
-
-
 def _is_stock_operation(operation: Any) -> bool:
-    return not isinstance(operation, keras.Layer) and type(
-        operation
-    ).__module__.startswith(("keras.src.ops", "keras.src.activations"))
+    return not isinstance(operation, keras.Layer) and is_stock(operation)
 
 
 # ------------------------------------------------------------------------- checks

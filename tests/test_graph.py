@@ -2,7 +2,15 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras.graph import assign, graph_nodes, inline, rebuild, replay
+from awn_keras.graph import (
+    assign,
+    graph_nodes,
+    inline,
+    is_stock,
+    operation_of,
+    rebuild,
+    replay,
+)
 
 
 def test_nodes_come_after_what_they_depend_on():
@@ -26,6 +34,25 @@ def test_a_model_without_a_graph_is_refused(make):
         graph_nodes(make())
 
 
+def test_a_tensor_knows_what_gives_it():
+    inputs = keras.Input((4,), name="image")
+    x = keras.layers.Dense(2, name="dense")(inputs)
+    assert operation_of(inputs).name == "image"
+    assert operation_of(x).name == "dense"
+    assert type(operation_of(x + 1.0)).__name__ == "Add"
+
+
+def test_what_is_keras_own():
+    class Mine(keras.layers.Dense):
+        pass
+
+    for own in (keras.layers.Dense(2), keras.layers.Dense, keras.activations.relu):
+        assert is_stock(own)
+    assert is_stock(operation_of(keras.Input((2,)) + 1.0))
+    for other in (Mine(2), Mine, lambda x: x, np.tanh):
+        assert not is_stock(other)
+
+
 def test_replay_runs_the_nodes_on_other_tensors():
     inputs = keras.Input((4,))
     x = keras.layers.Dense(4)(inputs)
@@ -42,7 +69,7 @@ def test_rebuilding_keeps_inputs_and_structure():
     outputs = {"sum": keras.layers.Add()([inputs["b"], inputs["a"]])}
     model = keras.Model(inputs, outputs)
     new_inputs, new_outputs = rebuild(model, lambda node, *args: node.operation(*args))
-    assert new_inputs["b"]._keras_history.operation.name == "b"
+    assert operation_of(new_inputs["b"]).name == "b"
     assert new_inputs["b"] is not inputs["b"]
     rebuilt = keras.Model(new_inputs, new_outputs)
     value = {"b": np.ones((2, 4)), "a": np.full((2, 4), 2.0)}

@@ -801,7 +801,7 @@ def test_layers_cannot_serve_two_models_of_different_widths():
 
 def test_an_uncompiled_model_cannot_be_evaluated():
     model = small_conv()
-    with pytest.raises(ValueError, match="You must call `compile"):
+    with pytest.raises(ValueError, match="is not compiled: call `compile`"):
         model.evaluate(*labelled(model), verbose=0)
 
 

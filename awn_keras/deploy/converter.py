@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.graph import operation_of
+
 #: `"float32"`; `"float16"` constants; `"dynamic_range"`: int8 constants, activations
 #: quantized as they come; `"int8"`: all in int8, on ranges seen in samples.
 PRECISIONS = ("float32", "float16", "dynamic_range", "int8")
@@ -184,7 +186,7 @@ def _feed(
 
 def input_name(x: Any) -> str:
     """Name of an input: that of the layer it comes from."""
-    return x._keras_history.operation.name
+    return operation_of(x).name
 
 
 def _not_builtin(models: Mapping[str, keras.Model], operators: list[str]) -> str:

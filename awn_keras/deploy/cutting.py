@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.graph import assign, graph_nodes, rebuild
+from awn_keras.graph import assign, graph_nodes, operation_of, rebuild
 from awn_keras.propagation import chosen_slices
 from awn_keras.rules import (
     WidthRule,
@@ -228,7 +228,7 @@ class _Cutter:
         nodes = graph_nodes(model)
         # A loaded model has names that Keras would give again.
         self._names = {node.operation.name for node in nodes}
-        self._names.update(x._keras_history.operation.name for x in model.inputs)
+        self._names.update(operation_of(x).name for x in model.inputs)
         self._blocks: dict[tuple[int, ...], keras.Layer] = {}
         self._sums: dict[int, keras.Layer] = {}
         # Flatten layers and what they were given, by `id` of what they gave.

@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.training.private import strategy_of
+
 
 def name() -> str:
     """The active backend: `"jax"`, `"tensorflow"` or `"torch"`."""
@@ -291,14 +293,9 @@ def whole_of_replica(loss: Any) -> Any:
     return loss * replicas if replicas > 1 else loss
 
 
-def _strategy_of(model: keras.Model) -> Any:
-    """The `tf.distribute` strategy in whose scope a model was made, or `None`."""
-    return getattr(model, "_distribute_strategy", None)
-
-
 def has_strategy(model: keras.Model) -> bool:
     """Whether a model was made in the scope of a `tf.distribute` strategy."""
-    return _strategy_of(model) is not None
+    return strategy_of(model) is not None
 
 
 def has_many_workers(model: keras.Model) -> bool:
@@ -308,12 +305,12 @@ def has_many_workers(model: keras.Model) -> bool:
     import tensorflow as tf
 
     kinds = tf.distribute.MultiWorkerMirroredStrategy
-    return isinstance(_strategy_of(model), kinds)
+    return isinstance(strategy_of(model), kinds)
 
 
 def variables_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
     """The context in which a model's variables are made, wherever it is trained."""
-    strategy = _strategy_of(model)
+    strategy = strategy_of(model)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
@@ -351,7 +348,7 @@ def part_of_a_batch(model: keras.Model, iterator: Any) -> Any:
     Returns:
         The batch, or `None` if there is none.
     """
-    parts_of = _strategy_of(model).experimental_local_results
+    parts_of = strategy_of(model).experimental_local_results
     for _, _, batches in iterator:
         return keras.tree.map_structure(lambda x: parts_of(x)[0], next(batches))
     return None

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from awn_keras.graph import is_stock, operation_of
+
 _ONE_HOT = keras.losses.CategoricalCrossentropy
 _CLASS_NUMBERS = keras.losses.SparseCategoricalCrossentropy
 CROSS_ENTROPIES = (_ONE_HOT, _CLASS_NUMBERS)
@@ -35,7 +37,7 @@ def softmax_twice(model: keras.Model, loss: Any) -> list[str]:
     """
     messages = []
     for output, one in zip(model.outputs, _per_output(model, loss), strict=True):
-        operation = output._keras_history.operation
+        operation = operation_of(output)
         name, activation = operation.name, _probabilities(operation)
         if activation and getattr(one, "from_logits", False) is True:
             messages.append(
@@ -50,15 +52,14 @@ def softmax_twice(model: keras.Model, loss: Any) -> list[str]:
 def _probabilities(operation: Any) -> str | None:
     """The activation that gives an output, if it is sigmoid or softmax."""
     while isinstance(operation, _KEEP_VALUES):
-        operation = operation.input._keras_history.operation
+        operation = operation_of(operation.input)
     activation = getattr(operation, "activation", None)
     if isinstance(activation, keras.Layer):  # such as `Dense(3, activation=Softmax())`
         operation, activation = activation, None
     # A function has a name; Keras' own layers and operations are called alike.
     name = getattr(activation, "__name__", type(operation).__name__.lower())
     own = activation or type(operation)
-    is_stock = own.__module__.startswith("keras.src.")
-    return name if is_stock and name in _PROBABILITIES else None
+    return name if is_stock(own) and name in _PROBABILITIES else None
 
 
 def check_labels(model: keras.Model, loss: Any, y: Any) -> None:
@@ -114,7 +115,7 @@ def _check_shape(output: Any, kind: type, shape: tuple[Any, ...]) -> None:
             way_out = "Give the readout as many outputs as there are classes."
     raise ValueError(
         f"`y` must be {rule} of shape {(None, *wanted[1:])} for the loss "
-        f"{kind.__name__}, since output '{output._keras_history.operation.name}' has "
+        f"{kind.__name__}, since output '{operation_of(output).name}' has "
         f"the shape {tuple(output.shape)}. {way_out} Received: y of shape {shape}"
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from awn_keras.training import backends
+from awn_keras.training import backends, private
 from awn_keras.training.labels import CROSS_ENTROPIES, kind_of_labels
 from awn_keras.training.plan import TrainingPlan
 from awn_keras.training.schedules import at_step, is_on
@@ -20,7 +20,7 @@ _ELEMENTWISE = (
 )
 
 
-def is_stock(loss: Any) -> bool:
+def is_stock_loss(loss: Any) -> bool:
     """Whether a loss is one of Keras' common ones, which can be mapped over widths.
 
     Args:
@@ -58,7 +58,7 @@ def loss_over_widths(
     """
     x, y, sample_weight = batch
     # `compute_loss` adds them to each width's loss.
-    regularization = sum(map(model._aggregate_additional_loss, model.losses), 0.0)
+    regularization = private.sum_of_penalties(model, model.losses)
 
     def loss_of(y_pred: Any) -> Any:
         loss = model.compute_loss(x, y, y_pred, sample_weight, training=True)

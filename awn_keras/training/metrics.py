@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.training import backends
+from awn_keras.training import backends, private
 
 _ACCURACIES = (
     keras.metrics.Accuracy,
@@ -79,8 +79,7 @@ def make_width_metrics(model: keras.Model, levels: np.ndarray) -> WidthMetrics |
         The state; `None` while Keras has not built the metrics, which depend on the
         shape of labels.
     """
-    parts = (model._compile_loss, model._compile_metrics)
-    if not all(part is None or part.built for part in parts):
+    if not private.metrics_are_built(model):
         return None
     with backends.variables_of(model):
         return WidthMetrics(model.metrics, levels)
@@ -154,8 +153,8 @@ def have_results(model: keras.Model, states: WidthMetrics | None) -> bool:
     """Whether a batch was seen since the states were reset."""
     if states is None or not len(states.levels):
         return False
-    tracker = model._loss_tracker
-    index = [id(v) for v in variables_of(model.metrics)].index(id(tracker.count))
+    ids = [id(variable) for variable in variables_of(model.metrics)]
+    index = ids.index(id(private.count_of_samples(model)))
     return bool(keras.ops.convert_to_numpy(states.variables[index])[0] > 0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.training import backends
+from awn_keras.training import backends, private
 from awn_keras.training.freezing import keep_frozen
 from awn_keras.training.losses import loss_over_widths
 from awn_keras.training.metrics import results_at, update_each
@@ -100,13 +100,12 @@ def report(model: Any, states: Any, values: Any) -> dict[str, Any]:
 
 def _sum_of_losses(model: Any) -> Any:
     """Activity losses of what all widths share."""
-    return sum(map(model._aggregate_additional_loss, model._shared_losses()), 0.0)
+    return private.sum_of_penalties(model, model._shared_losses())
 
 
 def _track_loss(model: Any, loss: Any, x: Any) -> None:
     batch = keras.ops.shape(keras.tree.flatten(x)[0])[0]
-    loss = backends.whole_of_replica(loss)
-    model._loss_tracker.update_state(loss, sample_weight=batch)
+    private.track_loss(model, backends.whole_of_replica(loss), batch)
 
 
 def _largest_that_is_always_trained(model: Any) -> int:

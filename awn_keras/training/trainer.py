@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.training import backends
+from awn_keras.training import backends, private
 from awn_keras.training.freezing import check_can_freeze
 from awn_keras.training.labels import check_labels, softmax_twice
-from awn_keras.training.losses import check_can_distill, is_stock
+from awn_keras.training.losses import check_can_distill, is_stock_loss
 from awn_keras.training.metrics import (
     WidthMetrics,
     accuracy_name,
@@ -54,6 +54,7 @@ class WidthTrainer(keras.Model):
 
     min_width: float
     width: float
+    test_function: Any
 
     #: Whether a step's widths share most of their work, so that further widths are
     #: measured at little cost.
@@ -184,7 +185,7 @@ class WidthTrainer(keras.Model):
     def has_stock_loss(self) -> bool:
         """Whether the loss is one of Keras' own for one output, not a subclass'."""
         own = type(self).compute_loss is WidthTrainer.compute_loss
-        return own and len(self.outputs) == 1 and is_stock(self.loss)
+        return own and len(self.outputs) == 1 and is_stock_loss(self.loss)
 
     def train_step(self, *args: Any) -> Any:
         """One optimizer step over several widths; see `compile`.
@@ -255,20 +256,16 @@ class WidthTrainer(keras.Model):
         traces twice, as it makes variables.
         """
         if not backends.has_strategy(self):
-            if self._has_state():
+            if private.is_built(self):
                 return
             spec = backends.spec_of_a_batch(iterator, data_batch)
             if spec is not None:
-                self._symbolic_build(data_batch=spec)
+                private.build(self, spec)
                 self._make_width_metrics()
             return
         if iterator is not None:
             data_batch = backends.part_of_a_batch(self, iterator)
         super()._maybe_symbolic_build(None, data_batch)
-
-    def _has_state(self) -> bool:
-        parts = (self.optimizer, self._compile_loss, self._compile_metrics)
-        return all(part is None or part.built for part in parts)
 
     # ----------------------------------------------------------------- metrics
 
@@ -400,7 +397,6 @@ class WidthTrainer(keras.Model):
             ValueError: If the model is not compiled, `widths` are empty or out of
                 range, or there is no batch.
         """
-        self._assert_compile_called("evaluate_widths")
         widths = self.networks.distinct_widths if widths is None else widths
         widths = check_widths(widths, self.min_width)
         if not widths:

@@ -5,7 +5,7 @@ import pytest
 from awn_keras import FixedWidths, SandwichWidths
 from awn_keras.baselines import USNet
 from awn_keras.training import backends
-from awn_keras.training.losses import is_stock
+from awn_keras.training.losses import is_stock_loss
 from awn_keras.training.samplers import width_factors
 from tests.baselines.networks import conv_net
 from tests.conftest import labelled, small_conv, small_dense
@@ -101,7 +101,7 @@ def test_a_stock_loss_is_the_same_for_all_widths_at_once(loss):
     weights = np.random.default_rng(0).uniform(size=len(x)).astype("float32")
     arguments = {"loss": loss, "widths": FixedWidths(WIDTHS)}
     together = gradients_of_a_step(model, x, y, weights, **arguments)
-    assert is_stock(loss)
+    assert is_stock_loss(loss)
     loop = gradients_of_a_step(model, x, y, weights, loop=True, **arguments)
     assert_same_gradients(together, loop)
 
@@ -120,7 +120,7 @@ def test_a_loss_of_the_users_own_is_called_for_each_width():
         *("sgd", loss), widths=FixedWidths(WIDTHS), report_widths=[], curve_widths=[]
     )
     model.train_on_batch(x, keras.utils.to_categorical(y, 3))
-    assert not is_stock(loss)
+    assert not is_stock_loss(loss)
     assert set(calls) == {(40, 3)}
     assert len(calls) >= len(WIDTHS)
 

@@ -1,0 +1,68 @@
+"""What of Keras' trainer is not public, behind functions that say what it is.
+
+With a new Keras tests/training/test_private.py fails first. Methods that Keras calls
+by names of its own are in `trainer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+
+def is_built(model: Any) -> bool:
+    """Whether loss, metrics and optimizer of a compiled model have their state."""
+    optimizer = model.optimizer
+    return metrics_are_built(model) and (optimizer is None or optimizer.built)
+
+
+def metrics_are_built(model: Any) -> bool:
+    """Whether loss and metrics of a compiled model have their state."""
+    parts = (model._compile_loss, model._compile_metrics)
+    return all(part is None or part.built for part in parts)
+
+
+def build(model: Any, batch: Any) -> None:
+    """Makes the state of a compiled model that depends on the shapes of a batch.
+
+    Args:
+        model: A compiled model.
+        batch: `(x, y)` or `(x, y, sample_weight)`, of what has a shape and a dtype.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def sum_of_penalties(model: Any, losses: Iterable[Any]) -> Any:
+    """Sums regularization losses as `compute_loss` does.
+
+    Args:
+        model: A model.
+        losses: Scalars, of `model.losses`.
+
+    Returns:
+        Scalar tensor, or 0.0; of a replica of `tf.distribute` its share.
+    """
+    return sum(map(model._aggregate_additional_loss, losses), 0.0)
+
+
+def track_loss(model: Any, loss: Any, count: Any) -> None:
+    """Adds a batch to the mean that is logged as `loss`.
+
+    Args:
+        model: A compiled model.
+        loss: The batch's loss, a scalar.
+        count: Number of its samples.
+    """
+    model._loss_tracker.update_state(loss, sample_weight=count)
+
+
+def count_of_samples(model: Any) -> keras.Variable:
+    """The variable that holds how many samples `track_loss` was told of."""
+    return model._loss_tracker.count
+
+
+def strategy_of(model: Any) -> Any:
+    """The `tf.distribute` strategy in whose scope a model was made, or `None`."""
+    return getattr(model, "_distribute_strategy", None)
