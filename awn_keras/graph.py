@@ -6,12 +6,14 @@ the only module that reads Keras' graph, and that knows what Keras calls its mod
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.common import masking
 
 
 def graph_nodes(model: keras.Model) -> list[Any]:
@@ -70,6 +72,22 @@ def is_stock(operation: Any) -> bool:
     """
     own = operation if hasattr(operation, "__qualname__") else type(operation)
     return own.__module__.startswith("keras.src.")
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that Keras carries along with a tensor, or `None`."""
+    return masking.get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Lets Keras carry a mask along with a tensor.
+
+    Args:
+        tensor: The tensor, `(batch, ...)`.
+        mask: Bool tensor of its first axes, or `None` for none.
+    """
+    if mask is not None:
+        masking.set_keras_mask(tensor, mask)
 
 
 def data_tensors(node: Any) -> list[Any]:
@@ -150,6 +168,20 @@ def assign(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
         # Normalization computes with numbers that it derives from its weights.
         if hasattr(part, "finalize_state"):
             part.finalize_state()
+
+
+def functions_of(model: keras.Model) -> dict[str, Callable[..., Any]]:
+    """Finds the functions that layers hold, such as activations, by name.
+
+    Args:
+        model: A model; layers within its layers count, too.
+    """
+    return {
+        value.__name__: value
+        for layer in model._flatten_layers()
+        for value in vars(layer).values()
+        if inspect.isfunction(value)
+    }
 
 
 def has_own_call(model: keras.Model) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.graph import mask_of, set_mask
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, Split, propagate, split
@@ -142,33 +143,52 @@ class AnyWidthModel(MultiWidthModel):
             The model's outputs, n times.
         """
         count = levels.shape[0]
-        folded = []
-        for x, channel_levels in zip(features, self._trunk.channel_levels, strict=True):
-            shape = keras.ops.shape(x)
+
+        def fold(x: Any) -> Any:
             # The samples' axis stays the first one: replicas hold a part of it each.
-            stacked = keras.ops.expand_dims(x, 1)
+            return keras.ops.reshape(x, (-1, *keras.ops.shape(x)[2:]))
+
+        def unfold(y: Any) -> list[Any]:
+            shape = keras.ops.shape(y)
+            y = keras.ops.reshape(y, (-1, count, *shape[1:]))
+            return list(keras.ops.unstack(y, count, axis=1))
+
+        def for_each_level(x: Any) -> Any:
+            shape = keras.ops.shape(x)
+            x = keras.ops.expand_dims(x, 1)
+            return keras.ops.broadcast_to(x, (shape[0], count, *shape[1:]))
+
+        folded, masks = [], []
+        for x, channel_levels in zip(features, self._trunk.channel_levels, strict=True):
             if channel_levels is None:
-                stacked = keras.ops.broadcast_to(stacked, (shape[0], count, *shape[1:]))
+                stacked = for_each_level(x)
             else:
                 active = keras.ops.less_equal(
                     channel_levels, keras.ops.expand_dims(levels, -1)
                 )
                 active = keras.ops.reshape(
-                    active, (1, count, *(1,) * (len(shape) - 2), -1)
+                    active, (1, count, *(1,) * (len(x.shape) - 2), -1)
                 )
                 # Not a product: in mixed precision a wide channel may overflow, and
                 # 0 * inf would carry it through the readout to narrow widths.
-                stacked = keras.ops.where(active, stacked, keras.ops.zeros((), x.dtype))
-            folded.append(keras.ops.reshape(stacked, (-1, *shape[1:])))
-        outputs = self._trunk.parts.tail(folded, training=training)
-
-        def unfold(y: Any) -> list[Any]:
-            shape = keras.ops.shape(y)
-            return keras.ops.unstack(
-                keras.ops.reshape(y, (-1, count, *shape[1:])), axis=1
-            )
-
-        unfolded = [unfold(y) for y in keras.tree.flatten(outputs)]
+                stacked = keras.ops.where(
+                    active, keras.ops.expand_dims(x, 1), keras.ops.zeros((), x.dtype)
+                )
+            folded.append(fold(stacked))
+            mask = mask_of(x)
+            masks.append(None if mask is None else fold(for_each_level(mask)))
+        tail = self._trunk.parts.tail
+        if all(mask is None for mask in masks):
+            outputs = tail(folded, training=training)
+        else:
+            # Called as a layer, Keras warns of the masks, as if they were lost.
+            outputs = tail.call(folded, training=training, mask=masks)
+        unfolded = []
+        for y in keras.tree.flatten(outputs):
+            unfolded.append(unfold(y))
+            if mask_of(y) is not None:
+                for each, mask in zip(unfolded[-1], unfold(mask_of(y)), strict=True):
+                    set_mask(each, mask)
         return [
             keras.tree.pack_sequence_as(outputs, list(ys))
             for ys in zip(*unfolded, strict=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -128,9 +129,10 @@ class MultiWidthModel(WidthTrainer):
 
     @width.setter
     def width(self, value: float) -> None:
-        self._runtime.width = check_width(value, self.min_width)
-        backends.sync_state(self)
-        self._runtime.level.assign(self.networks.level_of(self._runtime.width))
+        width = check_width(value, self.min_width)
+        with self.state_at_hand():
+            self._runtime.level.assign(self.networks.level_of(width))
+        self._runtime.width = width
 
     @property
     def level(self) -> keras.Variable:
@@ -248,28 +250,58 @@ class MultiWidthModel(WidthTrainer):
             *args: As in Keras.
             width: Width in [min_width, 1]; the model's own stays as it is, and threads
                 may predict at once at widths of their own (with JAX they wait for each
-                other). The first such call of a thread traces, further widths do not.
-                `None` for the current width.
-            **kwargs: As in Keras.
+                other), but not while another one trains or evaluates the model. The
+                first such call of a thread traces, further widths do not: keep
+                threads, as a pool does. `None` for the current width.
+            **kwargs: As in Keras. With `width` the `model` of callbacks is not this
+                one, but one that runs it.
 
         Returns:
             The outputs, NumPy arrays.
 
         Raises:
             ValueError: If `width` is out of range.
+            NotImplementedError: If a subclass has a `predict_step` of its own, which
+                runs the model at its own width, and `width` is given.
         """
         if width is None:
-            with backends.one_prediction(self._runtime.lock):
+            with self.state_at_hand(), backends.restored(self):
                 return super().predict(*args, **kwargs)
         level = self.networks.level_of(check_width(width, self.min_width))
+        with self.state_at_hand():
+            predictor = self._predictor()
+            predictor.level.assign(level)
+            with backends.restored(predictor):
+                return predictor.predict(*args, **kwargs)
+
+    def _predictor(self) -> _Predictor:
+        """This thread's."""
         predictors = self._runtime.predictors
         if not hasattr(predictors, "own"):
+            if type(self).predict_step is not keras.Model.predict_step:
+                raise NotImplementedError(
+                    f"{type(self).__name__} '{self.name}' has a `predict_step` of its "
+                    "own, which runs it at its own width: set `model.width` instead."
+                )
             with backends.variables_of(self):
                 predictors.own = _Predictor(self)
-        with backends.one_prediction(self._runtime.lock):
+        return predictors.own
+
+    def forget_traces(self) -> None:
+        """Lets evaluation and prediction be compiled anew, at all widths."""
+        super().forget_traces()
+        self._runtime.predictors = threading.local()
+
+    @contextmanager
+    def state_at_hand(self) -> Iterator[None]:
+        """A context in which the weights are the model's to read and to set.
+
+        JAX's trainer takes them out of a model while it trains, evaluates or predicts.
+        Other threads wait until a `predict` has ended.
+        """
+        with backends.one_at_a_time(self._runtime.lock):
             backends.sync_state(self)
-            predictors.own.level.assign(level)
-            return predictors.own.predict(*args, **kwargs)
+            yield
 
     # ------------------------------------------------------------------ saving
 
@@ -347,10 +379,10 @@ class WidthView:
         Returns:
             Tensors, in the structure of the model's outputs.
         """
-        backends.sync_state(self.model)
         level = keras.ops.convert_to_tensor(self.model.networks.level_of(self.width))
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
-        return self.model._outputs_of(level, inputs, training)
+        with self.model.state_at_hand():
+            return self.model._outputs_of(level, inputs, training)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predicts as `MultiWidthModel.predict` does at the width.
@@ -392,6 +424,8 @@ class _Predictor(keras.Model):
         self.model = model
         self.level = _level_variable(0)
         self.built = True
+        for name in ("run_eagerly", "steps_per_execution", "jit_compile"):
+            setattr(self, name, getattr(model, name))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model._outputs_of(self.level.value, inputs, training)

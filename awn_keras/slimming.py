@@ -12,7 +12,6 @@ from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.propagation import Flow, active, active_slices
 from awn_keras.rules import Graded, rule_of
-from awn_keras.training import backends
 from awn_keras.widths import check_width
 
 
@@ -51,7 +50,11 @@ def slim(
     """
     check_any_width_model(model)
     width = check_width(width, model.min_width)
-    backends.sync_state(model)  # for callbacks, while JAX trains
+    with model.state_at_hand():
+        return _slim(model, width, dtype)
+
+
+def _slim(model: MultiWidthModel, width: float, dtype: str | None) -> keras.Model:
     flows = model.propagation.flows
     copies: dict[int, Any] = {}
     made: list[tuple[keras.Layer, keras.Layer, Flow]] = []

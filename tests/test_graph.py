@@ -4,12 +4,15 @@ import pytest
 
 from awn_keras.graph import (
     assign,
+    functions_of,
     graph_nodes,
     inline,
     is_stock,
+    mask_of,
     operation_of,
     rebuild,
     replay,
+    set_mask,
 )
 
 
@@ -40,6 +43,25 @@ def test_a_tensor_knows_what_gives_it():
     assert operation_of(inputs).name == "image"
     assert operation_of(x).name == "dense"
     assert type(operation_of(x + 1.0)).__name__ == "Add"
+
+
+def test_a_mask_goes_along_with_a_tensor():
+    x = keras.ops.ones((2, 3, 4))
+    assert mask_of(x) is None
+    set_mask(x, None)
+    assert mask_of(x) is None
+    set_mask(x, keras.ops.ones((2, 3), "bool"))
+    assert mask_of(x).shape == (2, 3)
+
+
+def test_functions_of_layers_are_found_by_name():
+    def shifted(x):
+        return x + 1
+
+    model = keras.Sequential(
+        [keras.Input((2,)), keras.Sequential([keras.layers.Dense(2, shifted)])]
+    )
+    assert functions_of(model)["shifted"] is shifted
 
 
 def test_what_is_keras_own():

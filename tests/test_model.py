@@ -12,6 +12,7 @@ from awn_keras import (
     FixedWidths,
     SandwichWidths,
     TriConv2D,
+    TriDense,
     UniformWidths,
     count_parameters,
     lenet_3c1l,
@@ -797,6 +798,72 @@ def test_layers_cannot_serve_two_models_of_different_widths():
         AnyWidthModel(model.input, model.output, min_width=0.5)
     # With the same widths they can: the two share their layers.
     assert AnyWidthModel(model.input, model.output, min_width=0.25)
+
+
+@pytest.mark.backends
+def test_masked_steps_count_at_no_width():
+    inputs = keras.Input((5, 4))
+    x = keras.layers.Dense(8, activation="relu")(keras.layers.Masking()(inputs))
+    x = TriDense(8, activation="relu")(x)
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.25)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 5, 4)).astype("float32"), rng.integers(0, 3, (8, 5))
+    x[:, 3:] = 0
+    arguments = {"loss": LOSS, "weighted_metrics": ["accuracy"], "metrics": None}
+    classification(model, **arguments)
+    for width in (0.25, 0.6, 1.0):
+        wanted = classification(slim(model, width), **arguments)
+        np.testing.assert_allclose(
+            model.evaluate(x, y, width=width, verbose=0),
+            wanted.evaluate(x, y, verbose=0),
+            rtol=1e-5,
+        )
+    arguments = {"loss": LOSS, "widths": FixedWidths([0.25, 1.0])}
+    one_pass = gradients_of_a_step(model, x, y, **arguments)
+    y[:, 3:] = 0  # labels of masked steps
+    assert_same_gradients(gradients_of_a_step(model, x, y, **arguments), one_pass)
+    loop = gradients_of_a_step(model, x, y, loop=True, **arguments)
+    assert_same_gradients(one_pass, loop)
+
+
+@pytest.mark.backends
+def test_compute_loss_of_a_subclass_may_leave_training_out():
+    class Doubled(AnyWidthModel):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+            return 2 * keras.ops.sum(keras.losses.mean_squared_error(y, y_pred))
+
+    inputs = keras.Input((4,))
+    model = Doubled(inputs, keras.layers.Dense(3)(TriDense(8)(inputs)))
+    model.compile("sgd", "mse", widths=FixedWidths([1.0]))
+    x, y = np.ones((2, 4), "float32"), np.zeros((2, 3), "float32")
+    wanted = 2 * np.square(model.predict(x, verbose=0)).mean(-1).sum()
+    np.testing.assert_allclose(model.evaluate(x, y, verbose=0), wanted, rtol=1e-5)
+    np.testing.assert_allclose(model.train_on_batch(x, y), wanted, rtol=1e-5)
+
+
+def test_evaluate_takes_keras_arguments_by_position():
+    model = classification(small_dense())
+    x, y = labelled(model)
+    arguments = (x, y, 32, 0, None, None, None)
+    assert model.evaluate(*arguments, True)["loss"] == model.evaluate(*arguments)[0]
+
+
+@pytest.mark.backends
+def test_the_state_tree_names_each_variable_once():
+    model = classification(small_dense())
+    model.fit(*labelled(model), validation_data=labelled(model), verbose=0)
+    assert {"metrics_variables", "trainable_variables"} <= set(model.get_state_tree())
+
+
+def test_a_refused_compile_leaves_nothing_compiled():
+    model = classification(small_dense())
+    for arguments in ({"loss": "mse"}, {"loss_weights": [0.5]}):
+        with pytest.raises(ValueError, match="`distillation`"):
+            classification(model, distillation=0.5, **arguments)
+        with pytest.raises(ValueError, match="is not compiled"):
+            model.fit(*labelled(model), verbose=0)
+    with pytest.raises(ValueError, match="`loss_weights` must be left out"):
+        model.compile("sgd", LOSS, [0.5], distillation=0.5)
 
 
 def test_an_uncompiled_model_cannot_be_evaluated():

@@ -146,7 +146,7 @@ class USNet(SlicedModel):
         for name, held in self._calibrated.items():
             for statistic, rows in zip(_STATISTICS, measured[name], strict=True):
                 getattr(held, statistic).assign(rows)
-        self.test_function = self.predict_function = None  # traced without them
+        self.forget_traces()  # made without them
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function that a training step runs; forgets the calibration.
@@ -159,7 +159,7 @@ class USNet(SlicedModel):
         """
         if self.calibrated_widths:
             self._hold(())
-            self.test_function = self.predict_function = None  # traced with it
+            self.forget_traces()  # made with it
         return super().make_train_function(force)
 
     def _spread(self, count: int) -> list[float]:

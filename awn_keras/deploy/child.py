@@ -27,6 +27,7 @@ import keras
 import numpy as np
 
 from awn_keras.deploy.converter import ExportError, convert
+from awn_keras.graph import functions_of
 
 #: What to do about a class that the child cannot import.
 _WAY_OUT = (
@@ -112,7 +113,7 @@ def _save(
     for index, model in enumerate(models.values()):
         path = folder / f"{index}.keras"
         model.save(path)
-        own |= _own_objects(path)
+        own |= _own_objects(path, model)
     if representative is not None:
         np.savez(folder / "representative.npz", *representative)
     job = {"signatures": list(models), "precision": precision, "own": [*own]}
@@ -173,10 +174,17 @@ def _crash(code: int, stderr: Path) -> str:
 
 
 class _Own(NamedTuple):
-    """A class or function that is not Keras' own, as a saved model names it."""
+    """A class or function that is not Keras' own.
+
+    Args:
+        module: The module that it can be imported from.
+        name: Its name there.
+        saved_as: What a saved model calls it.
+    """
 
     module: str
     name: str
+    saved_as: str
 
     def check_can_be_imported(self) -> None:
         """Raises an ExportError if no other process can import it."""
@@ -207,25 +215,27 @@ class _Own(NamedTuple):
             ) from error
 
 
-def _own_objects(path: Path) -> set[_Own]:
+def _own_objects(path: Path, model: keras.Model) -> set[_Own]:
     """What a saved model names that Keras and awn_keras do not bring along."""
     with zipfile.ZipFile(path) as file:
         config = json.loads(file.read("config.json"))
-    named = {
-        # Keras names no module for what is defined in `__main__`.
-        _Own(part["module"] or "__main__", _name(part))
-        for part in _dicts(config)
-        if part.get("module") or part.get("registered_name")
-    }
+    functions = functions_of(model)
+    named: set[_Own] = set()
+    for part in _dicts(config):
+        name = part["class_name"]
+        if name == "function":
+            # Keras says what it is called, perhaps as registered, but not where it is.
+            called = str(part["config"])
+            function = keras.saving.get_registered_object(called)
+            function = function or functions.get(called)
+            if function is not None:
+                where = function.__module__, function.__name__
+                named.add(_Own(*where, saved_as=called))
+        elif part.get("module") or part.get("registered_name"):
+            # Keras names no module for what is defined in `__main__`.
+            named.add(_Own(part["module"] or "__main__", name, saved_as=name))
     known = ("builtins", "keras", "awn_keras")
     return {part for part in named if part.module.partition(".")[0] not in known}
-
-
-def _name(serialized: Mapping[str, Any]) -> str:
-    """Name of a class; of a function, which the config names, perhaps as registered."""
-    if serialized["class_name"] != "function":
-        return serialized["class_name"]
-    return serialized["config"].rpartition(">")[2]
 
 
 def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -258,7 +268,8 @@ def main(argv: Sequence[str]) -> int:
         with np.load(folder / "representative.npz") as arrays:
             representative = [arrays[name] for name in arrays.files]
     try:
-        own = {name: _Own(module, name).imported() for module, name in job["own"]}
+        objects = [_Own(*names) for names in job["own"]]
+        own = {object_.saved_as: object_.imported() for object_ in objects}
         models = {
             signature: _load(folder / f"{index}.keras", own)
             for index, signature in enumerate(job["signatures"])

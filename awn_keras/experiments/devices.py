@@ -278,14 +278,13 @@ def _workers(devices: int | None) -> Devices:
     try:
         config = json.loads(text)
         task = (config["task"]["type"], int(config["task"]["index"]))
-        addresses = config["cluster"][task[0]]
-        known = addresses[task[1]]
+        if not 0 <= task[1] < len(config["cluster"][task[0]]):
+            raise IndexError(task)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             "`strategy=multiworker` needs the machines, and which of them this is, in "
             f"the environment's TF_CONFIG, such as {example}. Received: {text!r}"
         ) from error
-    del known
     import tensorflow as tf
 
     workers = tf.distribute.MultiWorkerMirroredStrategy()

@@ -2,7 +2,8 @@
 
 A step is written once, as TensorFlow and PyTorch run it: it reads and assigns
 variables. JAX hands a step its state and takes the new state back; there the same step
-runs in a `keras.StatelessScope`, which reads and assigns in secret. What remains for
+runs in a `keras.StatelessScope`: variables are read and assigned there without
+touching the model's own. What remains for
 each backend: how to carry state, to differentiate, to update the weights, and which
 part of a batch a replica sees.
 """
@@ -69,20 +70,34 @@ def sync_state(model: keras.Model) -> None:
         model.jax_state_sync()
 
 
-@contextlib.contextmanager
-def one_prediction(lock: Any) -> Iterator[None]:
-    """The context of a `predict`: with JAX one at a time.
+def one_at_a_time(lock: Any) -> contextlib.AbstractContextManager[Any]:
+    """The context of what reads or sets weights: with JAX the lock.
 
     JAX's trainer takes the weights out of the model while it predicts.
 
     Args:
         lock: The model's lock.
+    """
+    return lock if name() == "jax" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def restored(model: keras.Model) -> Iterator[None]:
+    """The context of a `predict`: it may fail, or be interrupted.
+
+    JAX's trainer would then keep the weights that it took out of the model.
+
+    Args:
+        model: The model that predicts.
 
     Yields:
         Nothing.
     """
-    with lock if name() == "jax" else contextlib.nullcontext():
+    try:
         yield
+    except BaseException:
+        sync_state(model)
+        raise
 
 
 # ---------------------------------------------------------------------- derivatives
@@ -288,7 +303,7 @@ def _replicas() -> int:
 
 
 def whole_of_replica(loss: Any) -> Any:
-    """Undoes that Keras' losses divide a mean by the number of replicas."""
+    """Multiplies by the number of replicas, by which Keras' losses divide a mean."""
     replicas = _replicas()
     return loss * replicas if replicas > 1 else loss
 
@@ -299,13 +314,41 @@ def has_strategy(model: keras.Model) -> bool:
 
 
 def has_many_workers(model: keras.Model) -> bool:
-    """Whether that strategy is a `MultiWorkerMirroredStrategy`."""
+    """Whether that strategy is a `MultiWorkerMirroredStrategy` of several workers."""
     if not has_strategy(model):
         return False
     import tensorflow as tf
 
-    kinds = tf.distribute.MultiWorkerMirroredStrategy
-    return isinstance(strategy_of(model), kinds)
+    strategy, kind = strategy_of(model), tf.distribute.MultiWorkerMirroredStrategy
+    # As Keras asks: of one worker it is a `MirroredStrategy`.
+    return isinstance(strategy, kind) and strategy.extended._in_multi_worker_mode()
+
+
+def in_several_processes(model: keras.Model) -> bool:
+    """Whether a model is trained by several processes together."""
+    if name() == "jax":
+        import jax
+
+        return jax.process_count() > 1
+    if name() == "torch":
+        from torch import distributed
+
+        return distributed.is_available() and distributed.is_initialized()
+    return has_many_workers(model)
+
+
+def check_can_run_steps(model: keras.Model) -> None:
+    """Checks a compiled model's `steps_per_execution`.
+
+    Raises:
+        NotImplementedError: If it is above 1, and there is a strategy.
+    """
+    if has_strategy(model) and model.steps_per_execution > 1:
+        raise NotImplementedError(
+            "Keras cannot run several steps by one call with a strategy of "
+            "`tf.distribute`: leave `steps_per_execution` out. Received: "
+            f"steps_per_execution={model.steps_per_execution}"
+        )
 
 
 def variables_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:

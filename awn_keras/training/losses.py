@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from awn_keras.graph import mask_of
 from awn_keras.training import backends, private
 from awn_keras.training.labels import CROSS_ENTROPIES, kind_of_labels
 from awn_keras.training.plan import TrainingPlan
@@ -56,15 +57,21 @@ def loss_over_widths(
     Returns:
         Scalar tensor; of a replica of `tf.distribute` its share of it.
     """
-    x, y, sample_weight = batch
+    sample_weight = batch[2]
     # `compute_loss` adds them to each width's loss.
     regularization = private.sum_of_penalties(model, model.losses)
 
     def loss_of(y_pred: Any) -> Any:
-        loss = model.compute_loss(x, y, y_pred, sample_weight, training=True)
+        loss = private.loss_of(model, batch, y_pred, training=True)
         return loss - regularization
 
-    losses = backends.for_each(loss_of, outputs, together=model.has_stock_loss)
+    first = outputs[0]
+    together = (
+        model.has_stock_loss
+        and not keras.tree.is_nested(first)
+        and mask_of(first) is None
+    )
+    losses = backends.for_each(loss_of, outputs, together=together)
     share = plan.distillation
     if is_on(share):
         share = at_step(share, model.optimizer.iterations)
@@ -72,7 +79,7 @@ def loss_over_widths(
         learned = backends.for_each(
             lambda y_pred: distillation_loss(answers, y_pred, sample_weight),
             outputs,
-            together=model.has_stock_loss,
+            together=together,
         )
         losses = [
             loss if y_pred is answers else (1 - share) * loss + share * other

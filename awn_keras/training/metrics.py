@@ -28,10 +28,11 @@ class WidthMetrics(keras.metrics.Metric):
         metrics: The model's metrics; here each of their variables gets a first axis
             `levels`.
         levels: The networks, int array `(n,)`.
+        name: Name of the whole.
     """
 
-    def __init__(self, metrics: list[Any], levels: np.ndarray) -> None:
-        super().__init__(name="width_metrics")
+    def __init__(self, metrics: list[Any], levels: np.ndarray, name: str) -> None:
+        super().__init__(name=name)
         self.levels = np.asarray(levels, "int32")
         # A function, not the list: Keras would take the metrics for parts of this one.
         self._starts = partial(_start_values, metrics)
@@ -40,7 +41,7 @@ class WidthMetrics(keras.metrics.Metric):
                 (len(levels), *start.shape),
                 partial(self._filled, index),
                 start.dtype,
-                name="state",
+                name=f"state_{index}",
             )
 
     def _filled(self, index: int, shape: Any, dtype: Any = None) -> Any:
@@ -68,12 +69,15 @@ def variables_of(metrics: list[Any]) -> list[keras.Variable]:
     return [variable for metric in metrics for variable in metric.variables]
 
 
-def make_width_metrics(model: keras.Model, levels: np.ndarray) -> WidthMetrics | None:
+def make_width_metrics(
+    model: keras.Model, levels: np.ndarray, name: str
+) -> WidthMetrics | None:
     """Makes the state of a model's metrics at several networks.
 
     Args:
         model: A compiled model.
         levels: The networks, int array `(n,)`.
+        name: Name of the state.
 
     Returns:
         The state; `None` while Keras has not built the metrics, which depend on the
@@ -82,7 +86,7 @@ def make_width_metrics(model: keras.Model, levels: np.ndarray) -> WidthMetrics |
     if not private.metrics_are_built(model):
         return None
     with backends.variables_of(model):
-        return WidthMetrics(model.metrics, levels)
+        return WidthMetrics(model.metrics, levels, name)
 
 
 def update_each(

@@ -55,6 +55,7 @@ class TrainingPlan:
         frozen_up_to: Schedule = 0.0,
         report_widths: Sequence[float] | None = None,
         curve_widths: Sequence[float] | None = None,
+        shared_seed: bool = False,
     ) -> TrainingPlan:
         """Checks arguments of `compile`, and fills in what is left out.
 
@@ -67,6 +68,8 @@ class TrainingPlan:
             frozen_up_to: See there.
             report_widths: See there.
             curve_widths: See there.
+            shared_seed: Whether a sampler without a seed gets one that is the same in
+                each process.
 
         Returns:
             The plan.
@@ -108,7 +111,7 @@ class TrainingPlan:
             chosen = np.linspace(0, len(every) - 1, min(len(every), _CURVE_WIDTHS))
             curve_widths = [every[index] for index in chosen.round().astype(int)]
         return cls(
-            widths.with_known_seed(),
+            widths.with_known_seed(shared=shared_seed),
             width_reduction,
             float(width_power),
             distillation,

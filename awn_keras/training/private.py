@@ -19,8 +19,14 @@ def is_built(model: Any) -> bool:
 
 
 def metrics_are_built(model: Any) -> bool:
-    """Whether loss and metrics of a compiled model have their state."""
-    parts = (model._compile_loss, model._compile_metrics)
+    """Whether loss and metrics of a compiled model have their state.
+
+    A subclass may compute its loss without the one that `compile` was given, which is
+    then never built.
+    """
+    parts = [model._compile_metrics]
+    if not model.has_own_loss:
+        parts.append(model._compile_loss)
     return all(part is None or part.built for part in parts)
 
 
@@ -32,6 +38,22 @@ def build(model: Any, batch: Any) -> None:
         batch: `(x, y)` or `(x, y, sample_weight)`, of what has a shape and a dtype.
     """
     model._symbolic_build(data_batch=batch)
+
+
+def loss_of(model: Any, batch: Any, y_pred: Any, *, training: bool) -> Any:
+    """Calls `compute_loss`, which a subclass may have written without `training`.
+
+    Args:
+        model: A compiled model.
+        batch: `(x, y, sample_weight)`.
+        y_pred: Outputs.
+        training: Whether the model is trained.
+
+    Returns:
+        Scalar tensor, with regularization losses.
+    """
+    x, y, sample_weight = batch
+    return model._compute_loss(x, y, y_pred, sample_weight, training=training)
 
 
 def sum_of_penalties(model: Any, losses: Iterable[Any]) -> Any:

@@ -33,7 +33,8 @@ class WidthSampler:
         min_width: Lower end of the drawn widths, in (0, 1].
         max_width: Upper end of the drawn widths, in (0, 1].
         seed: Integer seed of the drawn widths. `None` takes one from Keras' global
-            random state, which `keras.utils.set_random_seed` fixes.
+            random state, which `keras.utils.set_random_seed` fixes; where several
+            processes train together, 0.
         expected: Whether to draw nothing: every step runs each network that could be
             drawn, and weighs its loss by how often a step that draws would run it on
             average. The gradient is the average of those of such steps, without their
@@ -97,13 +98,19 @@ class WidthSampler:
         sampler.seed = seed
         return sampler
 
-    def with_known_seed(self) -> WidthSampler:
-        """Returns the same sampler; with a seed of Keras' random state if it has none.
+    def with_known_seed(self, *, shared: bool = False) -> WidthSampler:
+        """Returns the same sampler; with a seed if it has none.
 
         Known from then on, so that a saved model goes on with the same widths.
+
+        Args:
+            shared: Whether the seed, instead of one from Keras' random state, is 0:
+                the same in each of several processes that train together.
         """
         if self.seed is not None:
             return self
+        if shared:
+            return self.with_seed(0)
         state = keras.random.SeedGenerator().state
         return self.with_seed(int(keras.ops.convert_to_numpy(state)[0]))
 
@@ -265,6 +272,8 @@ class StepSeed(keras.random.SeedGenerator):
             # Keras adds the two there: seeds next to each other would draw the same
             # widths a step later.
             seed = seed * 0x9E3779B1 % 2**32
+        if backend == "jax":
+            seed %= 2**32
         dtype = "uint32" if backend == "jax" else "int64"
         step = keras.ops.cast(step, dtype)
         return keras.ops.stack([keras.ops.convert_to_tensor(seed, dtype), step])

@@ -128,7 +128,7 @@ def _update_metrics(
         levels = keras.ops.expand_dims(level, 0)
         y_pred = model._outputs_at(levels, features, training)[0]
         if track_loss:
-            loss = model.compute_loss(x, y, y_pred, sample_weight, training=False)
+            loss = private.loss_of(model, batch, y_pred, training=False)
             _track_loss(model, loss + loss_offset, x)
         return model.compute_metrics(x, y, y_pred, sample_weight)
 

@@ -129,7 +129,10 @@ class WidthTrainer(keras.Model):
             TypeError: If `widths` is not a `WidthSampler`, `width_power` no number, or
                 `distillation` or `frozen_up_to` neither a number nor a schedule.
             ValueError: If a width is below the model's `min_width`, an argument is
-                out of its range, or the model cannot be distilled as asked.
+                out of its range, the model cannot be distilled as asked, or
+                `frozen_up_to` is on and the optimizer keeps moving averages of weights.
+            NotImplementedError: If `steps_per_execution` is above 1 with a strategy of
+                `tf.distribute`.
 
         Warns:
             UserWarning: If an output is a softmax (or sigmoid) already and its loss
@@ -139,6 +142,7 @@ class WidthTrainer(keras.Model):
             Vu et al., Any-Width Networks (2020), algorithm 1; Yu and Huang,
             Universally Slimmable Networks (2019), section 4.2 (distillation).
         """
+        several = backends.in_several_processes(self)
         plan = TrainingPlan.make(
             self.networks,
             widths=widths,
@@ -148,20 +152,27 @@ class WidthTrainer(keras.Model):
             frozen_up_to=frozen_up_to,
             report_widths=report_widths,
             curve_widths=curve_widths,
+            shared_seed=several,
         )
+        self._plan = None  # A model that cannot be compiled as asked is not compiled.
+        self._measured = _Measured()
         super().compile(*args, **kwargs)
+        self.forget_traces()
+        backends.check_can_run_steps(self)
         for message in softmax_twice(self, self.loss):
             warnings.warn(message, stacklevel=2)
         if is_on(plan.distillation):
             check_can_distill(
                 *(self.loss, len(self.outputs), plan.widths.fixed),
-                loss_weights=kwargs.get("loss_weights"),
+                loss_weights=kwargs.get("loss_weights", *args[2:3]),
             )
         if is_on(plan.frozen_up_to):
             check_can_freeze(self.optimizer)
         self._plan = plan
-        self._measured.train_metrics = self._measured.test_metrics = None
-        self._measured.last_results = None
+
+    def forget_traces(self) -> None:
+        """Lets evaluation and prediction be compiled anew."""
+        self.test_function = self.predict_function = None
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile`, serialized."""
@@ -182,10 +193,18 @@ class WidthTrainer(keras.Model):
     # ------------------------------------------------- training and evaluation
 
     @property
+    def has_own_loss(self) -> bool:
+        """Whether a subclass computes the loss."""
+        return type(self).compute_loss is not WidthTrainer.compute_loss
+
+    @property
     def has_stock_loss(self) -> bool:
         """Whether the loss is one of Keras' own for one output, not a subclass'."""
-        own = type(self).compute_loss is WidthTrainer.compute_loss
-        return own and len(self.outputs) == 1 and is_stock_loss(self.loss)
+        return (
+            not self.has_own_loss
+            and len(self.outputs) == 1
+            and is_stock_loss(self.loss)
+        )
 
     def train_step(self, *args: Any) -> Any:
         """One optimizer step over several widths; see `compile`.
@@ -290,7 +309,7 @@ class WidthTrainer(keras.Model):
             if mode == "test":
                 widths += self._plan.curve_widths
             levels = np.unique(self.networks.level_of(np.asarray(widths, float)))
-            states = make_width_metrics(self, levels)
+            states = make_width_metrics(self, levels, f"{mode}_width_metrics")
             setattr(self._measured, attribute, states)
         return states
 
@@ -335,31 +354,46 @@ class WidthTrainer(keras.Model):
 
     def evaluate(
         self,
-        *args: Any,
-        width: float | None = None,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
         return_dict: bool = False,
+        *,
+        width: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """Evaluates as `keras.Model.evaluate` does.
 
         Args:
-            *args: As in Keras.
+            x: Inputs, as in Keras.
+            y: Labels, as in Keras.
+            batch_size: As in Keras.
+            verbose: As in Keras.
+            sample_weight: As in Keras.
+            steps: As in Keras.
+            callbacks: As in Keras.
+            return_dict: Whether to return a dict. It holds the report widths and
+                `auc` too; the list holds what a plain model's holds.
             width: Width in [min_width, 1] of the loss and metrics without a width in
                 their names; the model's own is as before afterwards. `None` for the
                 current width.
-            return_dict: Whether to return a dict. It holds the report widths and
-                `auc` too; the list holds what a plain model's holds.
             **kwargs: As in Keras.
 
         Returns:
             Loss and metrics.
 
         Raises:
-            ValueError: If `width` is out of range.
+            ValueError: If `width` is out of range, or the model is not compiled.
         """
+        widths = self.plan.curve_widths
+        arguments = (x, y, batch_size, verbose, sample_weight, steps, callbacks)
         with self._for_a_while(width):
-            logs = super().evaluate(*args, return_dict=True, **kwargs)
-        states, widths = self._measured.test_metrics, self.plan.curve_widths
+            logs = super().evaluate(*arguments, return_dict=True, **kwargs)
+        states = self._measured.test_metrics
         self._measured.last_results = None
         if widths and have_results(self, states):
             results = self._measured.last_results = self._results_at(widths)

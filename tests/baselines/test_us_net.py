@@ -110,6 +110,24 @@ def test_training_on_forgets_the_calibration(model):
     assert (model.predict(images(), verbose=0) != scores).any()
 
 
+def test_predictions_at_a_width_follow_the_calibration(model):
+    x = images(20)
+    classification(model)
+
+    def assert_like_the_slimmed_network():
+        # The same sums in another order.
+        got, wanted = model.predict(x, width=0.25, verbose=0), slim(model, 0.25)(x)
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+        return got
+
+    before = assert_like_the_slimmed_network()
+    model.calibrate(x, widths=[0.25, 0.5, 1.0], batch_size=8)
+    calibrated = assert_like_the_slimmed_network()
+    assert np.abs(before - calibrated).max() > 1e-3
+    model.fit(x, labels(20), verbose=0)  # which forgets the calibration
+    assert np.abs(assert_like_the_slimmed_network() - calibrated).max() > 1e-3
+
+
 def test_several_inputs_are_calibrated_from_a_list_or_dict():
     a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
     x = keras.layers.Concatenate()([keras.layers.Dense(4)(a), keras.layers.Dense(4)(b)])

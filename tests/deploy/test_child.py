@@ -15,6 +15,7 @@ from awn_keras.deploy.converter import ExportError
 from awn_keras.deploy.cutting import Cut, cut
 from awn_keras.deploy.verification import run_tflite
 from tests.conftest import inputs_of, small_dense
+from tests.deploy import functions
 
 pytestmark = pytest.mark.backends
 
@@ -59,6 +60,16 @@ def test_cut_models_with_layers_of_ones_own_are_converted():
     np.testing.assert_allclose(y, keras.ops.convert_to_numpy(network(x)), atol=1e-5)
 
 
+@pytest.mark.parametrize("registered", [True, False])
+def test_functions_of_ones_own_alone_are_converted(registered):
+    # From a module that nothing else makes the child import.
+    function = functions.shifted if registered else functions.doubled
+    model = plain(keras.layers.Activation(function))
+    x = inputs_of(model)
+    (y,) = run_tflite(convert_in_child({"own": model}, "float32", None), [x], "own")
+    np.testing.assert_allclose(y, function(x))
+
+
 def test_the_childs_errors_are_those_of_the_converter():
     model = plain(Odd())
     with pytest.raises(ExportError, match=r"'plain' needs operators.*Erfinv") as info:
@@ -74,7 +85,7 @@ def test_what_cannot_be_imported_is_named(module):
 
 
 def test_modules_that_the_child_cannot_import_are_named():
-    own = child._Own("no_such_module", "Layer")
+    own = child._Own("no_such_module", "Layer", "Layer")
     with pytest.raises(ExportError, match=r"'Layer' of module 'no_such_.*No module"):
         own.imported()
 

@@ -137,7 +137,8 @@ def mirrored():
                 values[f"{place}: after"] = slim(model, 0.5)(data()[0])
             else:
                 values |= named(place, at_a_width(model, 0.5))
-    return values | uneven(strategy) | {"accumulation": accumulation(strategy)}
+    values |= uneven(strategy) | {"accumulation": accumulation(strategy)}
+    return values | {"steps": several_steps(strategy), "alone": alone()}
 
 
 def at_a_width(model, width):
@@ -179,6 +180,23 @@ def accumulation(strategy):
     except NotImplementedError as error:
         return str(error)
     return ""
+
+
+def several_steps(strategy):
+    """What is said of several steps by one call."""
+    try:
+        built(strategy.scope, steps_per_execution=2)
+    except NotImplementedError as error:
+        return str(error)
+    return ""
+
+
+def alone():
+    """Loss and accuracy, numbers, with a strategy of several workers that are one."""
+    import tensorflow as tf
+
+    model = built(tf.distribute.MultiWorkerMirroredStrategy().scope)
+    return model.train_on_batch(*data(BATCH))
 
 
 def worker(task, port, other, work, stop_after=None):

@@ -9,7 +9,14 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, slim
+from awn_keras import (
+    AnyWidthModel,
+    FixedWidths,
+    SandwichWidths,
+    TriDense,
+    register_width_rule,
+    slim,
+)
 from awn_keras.training.step import train_step
 from tests.conftest import classification, labelled, rich, small_conv, small_dense
 
@@ -38,9 +45,13 @@ def folder(tmp_path_factory):
         )
         for backend in INSTALLED
     ]
-    for child in children:
-        errors = child.communicate()[1]
-        assert child.returncode == 0, errors
+    try:
+        for child in children:
+            errors = child.communicate()[1]
+            assert child.returncode == 0, errors
+    finally:
+        for child in children:
+            child.kill()
     return folder
 
 
@@ -208,6 +219,100 @@ def test_threads_predict_at_widths_of_their_own():
         thread.join()
     assert not wrong
     assert model.width == 1.0
+
+
+@pytest.mark.backends
+def test_threads_may_set_look_and_slim_while_another_one_predicts():
+    model = small_dense()
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    wanted = slim(model, 0.5).predict(x, verbose=0)
+    done = threading.Event()
+    wrong = []
+
+    def predict():
+        while not done.is_set():
+            got = model.predict(x, width=0.5, batch_size=4, verbose=0)
+            if not np.allclose(got, wanted, atol=1e-5):
+                wrong.append(got)
+
+    thread = threading.Thread(target=predict)
+    thread.start()
+    try:
+        for width in (0.25, 1.0, 0.5, 0.75, 0.5):
+            model.width = width
+        for _ in range(5):
+            got = keras.ops.convert_to_numpy(model.at(0.5)(x))
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+        got = keras.ops.convert_to_numpy(slim(model, 0.5)(x))
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    finally:
+        done.set()
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("width", [None, 0.5])
+def test_a_prediction_that_fails_leaves_the_model_whole(width):
+    class Failing(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            if index == 2:
+                raise OSError("no such image")
+            return (np.ones((4, 4), "float32"),)
+
+    model = small_dense()
+    x = np.ones((4, 4), "float32")
+    before = model.predict(x, verbose=0)
+    with pytest.raises(Exception, match="no such image"):
+        model.predict(Failing(), width=width, verbose=0)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+
+
+@pytest.mark.backends
+def test_predictions_at_a_width_run_as_compiled():
+    eager = []
+
+    class Probe(keras.layers.Layer):
+        def call(self, x):
+            eager.append(type(x).__name__)
+            return x
+
+    register_width_rule(Probe)
+    inputs = keras.Input((4,))
+    x = TriDense(8)(Probe()(keras.layers.Dense(8)(inputs)))
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(x))
+    x = np.ones((2, 4), "float32")
+    for run_eagerly in (True, False):
+        classification(model, run_eagerly=run_eagerly)
+        kinds = []
+        for arguments in ({}, {"width": 0.5}):
+            eager.clear()
+            model.predict(x, verbose=0, **arguments)
+            kinds.append(eager[-1])
+        assert kinds[0] == kinds[1]
+
+
+def test_a_predict_step_of_ones_own_has_no_width():
+    class Shifted(AnyWidthModel):
+        def predict_step(self, *args):
+            return super().predict_step(*args)
+
+    inputs = keras.Input((4,))
+    model = Shifted(inputs, keras.layers.Dense(3)(TriDense(8)(inputs)))
+    x = np.ones((2, 4), "float32")
+    assert model.predict(x, verbose=0).shape == (2, 3)
+    with pytest.raises(NotImplementedError, match=r"set `model\.width` instead"):
+        model.predict(x, width=0.5)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("seed", [-1, 2**33])
+def test_any_seed_trains(seed):
+    model = classification(small_dense(), widths=SandwichWidths(0.25, seed=seed))
+    assert np.isfinite(model.train_on_batch(*labelled(model))).all()
 
 
 @pytest.mark.backends

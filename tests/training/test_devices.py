@@ -34,11 +34,15 @@ def start(path, case, *arguments, **environment):
 def finish(processes):
     """Waits for cases; returns their numbers by name, as `start` was given paths."""
     values = []
-    for path, process in processes.items():
-        code = process.wait(timeout=300)
-        assert code == 0, path.with_suffix(".log").read_text()[-3000:]
-        with np.load(path) as file:
-            values.append(dict(file))
+    try:
+        for path, process in processes.items():
+            code = process.wait(timeout=300)
+            assert code == 0, path.with_suffix(".log").read_text()[-3000:]
+            with np.load(path) as file:
+                values.append(dict(file))
+    finally:
+        for process in processes.values():
+            process.kill()
     return values
 
 
@@ -115,6 +119,14 @@ def test_parts_of_a_batch_count_alike_however_large(mirrored):
 
 def test_replicas_accumulate_no_gradients(mirrored):
     assert "without `gradient_accumulation_steps`" in str(mirrored["accumulation"])
+
+
+def test_several_steps_by_one_call_are_refused(mirrored):
+    assert "leave `steps_per_execution` out" in str(mirrored["steps"])
+
+
+def test_a_worker_alone_is_no_worker_among_others(mirrored):
+    assert mirrored["alone"].shape == (2,)
 
 
 def test_workers_go_on_after_one_was_killed(mirrored, tmp_path):

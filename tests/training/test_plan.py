@@ -9,7 +9,7 @@ from tests.test_model import LOSS
 schedules = keras.optimizers.schedules
 
 
-def test_objectives_are_saved_with_the_model(tmp_path):
+def test_a_plan_is_saved_with_the_model(tmp_path):
     late = schedules.PiecewiseConstantDecay([2], [0.0, 0.5])
     model = classification(
         small_conv(),
@@ -75,7 +75,7 @@ def test_objectives_are_saved_with_the_model(tmp_path):
         ),
     ],
 )
-def test_bad_objectives_are_refused(arguments, error, match):
+def test_bad_plans_are_refused(arguments, error, match):
     with pytest.raises(error, match=match):
         classification(small_conv(), **arguments)
 

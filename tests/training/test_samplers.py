@@ -178,6 +178,14 @@ def test_without_a_seed_keras_global_seed_decides():
     assert draws[0] == draws[1] != draws[2]
 
 
+def test_processes_that_train_together_share_a_seed():
+    keras.utils.set_random_seed(5)
+    sampler = SandwichWidths(0.25)
+    assert sampler.with_known_seed(shared=True).seed == 0
+    assert sampler.with_known_seed().seed != 0
+    assert SandwichWidths(0.25, seed=3).with_known_seed(shared=True).seed == 3
+
+
 @pytest.mark.parametrize("width", [0.25, 0.3, 0.5, 0.7, 1.0])
 def test_fixed_widths_train_exactly_that_network(width):
     model = classification(lenet_3c1l(), widths=FixedWidths([width]))
