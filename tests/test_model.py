@@ -213,7 +213,6 @@ def sliced_gradients(model, x, y, widths):
     return [array / len(widths) for array in total]
 
 
-@pytest.mark.backends
 def test_one_pass_gradients_equal_those_of_slimmed_networks():
     # Independent of the loop above, which shares masks and trunk with the one pass.
     model = small_conv()
