@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.training.private import strategy_of
+from awn_keras.training.private import element_spec, strategy_of
 
 
 def name() -> str:
@@ -371,7 +371,7 @@ def spec_of_a_batch(iterator: Any, batch: Any) -> Any:
     import tensorflow as tf
 
     if iterator is not None:
-        batch = iterator.data_adapter.get_tf_dataset().element_spec
+        batch = element_spec(iterator)
     parts = [part for part in tf.nest.flatten(batch) if part is not None]
     dense = (np.ndarray, tf.Tensor, tf.TensorSpec)
     known = all(

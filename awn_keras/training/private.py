@@ -56,6 +56,19 @@ def loss_of(model: Any, batch: Any, y_pred: Any, *, training: bool) -> Any:
     return model._compute_loss(x, y, y_pred, sample_weight, training=training)
 
 
+def element_spec(iterator: Any) -> Any:
+    """Shapes and dtypes of the batches of TensorFlow's trainer.
+
+    Args:
+        iterator: Its iterator over an epoch. Nothing is taken from it, and no second
+            data set is made, which would draw other random numbers.
+
+    Returns:
+        `tf.TypeSpec`s in the structure of a batch.
+    """
+    return iterator._distributed_dataset.element_spec
+
+
 def sum_of_penalties(model: Any, losses: Iterable[Any]) -> Any:
     """Sums regularization losses as `compute_loss` does.
 

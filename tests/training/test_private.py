@@ -55,3 +55,36 @@ def test_keras_calls_what_the_trainer_overrides():
     assert "self.reset_metrics()" in fit
     train_on_batch = inspect.getsource(keras.Model.train_on_batch)
     assert "self._flatten_metrics_in_order(logs)" in train_on_batch
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="of TensorFlow's trainer"
+)
+def test_the_first_batch_is_known_and_not_taken(monkeypatch):
+    class Counted(keras.utils.PyDataset):
+        seen = ()
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            self.seen += (index,)
+            return np.zeros((3, 4), "float32"), np.zeros(3, "int64")
+
+    specs = []
+
+    def element_spec(iterator):
+        specs.append(private.element_spec(iterator))
+        return specs[-1]
+
+    monkeypatch.setattr("awn_keras.training.backends.element_spec", element_spec)
+    data = Counted()
+    model = classification(small_dense())
+    model.fit(data, verbose=0, shuffle=False)
+    ((x, y),) = specs
+    assert x.shape.as_list()[1:] == [4]
+    assert y.dtype == "int64"
+    plain = Counted()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    classification(model).fit(plain, verbose=0, shuffle=False)
+    assert data.seen == plain.seen
