@@ -210,7 +210,8 @@ def _started(
     if not holds_run_of(recipe, directory):
         raise ValueError(
             f"{directory} holds {_other_run(recipe, directory / 'recipe.json')}. "
-            "Name another directory."
+            "Name another directory. Only a run of the same recipe, epochs included, "
+            "can be resumed; to train a finished model longer, load it and call `fit`."
         )
     if not resume:
         raise ValueError(
