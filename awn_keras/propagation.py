@@ -389,7 +389,8 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
     check_mixes_no_samples(call)
     name = type(call.layer).__name__
     refused = (keras.layers.Lambda, keras.layers.Wrapper, keras.Model)
-    if rule is None and (not is_stock(call.layer) or isinstance(call.layer, refused)):
+    stock = isinstance(call.layer, keras.Layer) and is_stock(call.layer)
+    if rule is None and (not stock or isinstance(call.layer, refused)):
         way_out = (
             "If it computes each sample of a batch by itself, say so with "
             f"`register_width_rule({name}, WidthRule(per_sample))`."
