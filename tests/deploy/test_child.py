@@ -92,7 +92,7 @@ def test_modules_that_the_child_cannot_import_are_named():
 
 @keras.saving.register_keras_serializable(package="tests")
 class Elsewhere(keras.layers.Layer):
-    """Does not run on TensorFlow, or on all but TensorFlow."""
+    """Cannot be built in the child."""
 
     def build(self, shape):
         if keras.backend.backend() == "tensorflow" and "child" in sys.argv[0]:
