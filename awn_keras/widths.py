@@ -21,6 +21,9 @@ from itertools import pairwise
 
 import numpy as np
 
+#: The regular expression of what `width_label` writes.
+LABEL = r"\d{3}(?:_\d{1,6})?"
+
 
 def round_half_up(value: float) -> int:
     """Rounds to the nearest integer, halves up: the code base's only rounding.
@@ -119,10 +122,51 @@ def label_width(label: str) -> float | None:
     Returns:
         The width, or `None` if it is no such label.
     """
-    if not re.fullmatch(r"\d{3}(_\d{1,6})?", label):
+    if not re.fullmatch(LABEL, label):
         return None
     width = float(label.replace("_", ".") + "e-2")
     return width if 0 < width <= 1 and width_label(width) == label else None
+
+
+def find_width(width: float, among: Iterable[float]) -> float | None:
+    """Finds the width that has the same label: a label rounds to a millionth of a %.
+
+    Args:
+        width: A width, exact or read from a label.
+        among: Widths to look at.
+
+    Returns:
+        The first of these with the label of `width`, or `None`.
+    """
+    label = width_label(width)
+    return next((known for known in among if width_label(known) == label), None)
+
+
+def name_at_width(name: str, width: float) -> str:
+    """Names what a model logs at a width, such as `accuracy_w062_5`.
+
+    Args:
+        name: What it is called without a width.
+        width: Width in (0, 1].
+
+    Returns:
+        The name with the label of the width.
+    """
+    return f"{name}_w{width_label(width)}"
+
+
+def split_name_at_width(name: str) -> tuple[str, float] | None:
+    """Reads what `name_at_width` wrote.
+
+    Args:
+        name: A name, such as `accuracy_w062_5`.
+
+    Returns:
+        The name without a width, and the width; `None` if it tells no width.
+    """
+    match = re.fullmatch(f"(.+)_w({LABEL})", name)
+    width = label_width(match[2]) if match else None
+    return None if match is None or width is None else (match[1], width)
 
 
 def channel_grades(

@@ -26,7 +26,7 @@ from awn_keras import export_tflite
 from awn_keras.data import ImageData, load_data
 from awn_keras.deploy import convert_int8, quantize_aware
 from awn_keras.deploy.converter import PRECISIONS
-from awn_keras.deploy.verification import run_tflite
+from awn_keras.deploy.litert import run_tflite
 from awn_keras.environment import environment
 from awn_keras.loading import load_model
 

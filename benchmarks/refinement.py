@@ -32,7 +32,8 @@ from ai_edge_litert.compiled_model import CompiledModel
 from export import CASES
 
 from awn_keras import AnytimeInterpreter, AnyWidthInterpreter, export_tflite
-from awn_keras.deploy.signatures import Refinement, signatures, width_signature
+from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.deploy.signatures import Refinement, width_signature
 from awn_keras.environment import environment
 
 OUTPUT = Path(__file__).parents[1] / "results" / "refinement.json"
@@ -79,14 +80,13 @@ def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
     path, without, pair = files_of(name, folder)
     if not runs:
         return None
-    known = signatures(path.read_bytes(), path.name)
+    known = TFLiteFile(path).signatures
     wide = width_signature(pair.wide)
-    (image, shape, _), *_ = known[wide][0]
-    (_, classes, _), *_ = known[wide][1]
-    kept = [one for one in known[pair.refine][0] if one[0] != image]
-    x = np.random.default_rng(0).random(shape, "float32")
+    (image,), (scores,) = known[wide].inputs, known[wide].outputs
+    kept = [one for one in known[pair.refine].inputs if one.name != image.name]
+    x = np.random.default_rng(0).random(image.shape, "float32")
     anytime, switching = AnytimeInterpreter(path), AnyWidthInterpreter(path)
-    compiled = alone(path, wide, classes)
+    compiled = alone(path, wide, scores.shape)
     calls: dict[str, Callable[[], Any]] = {
         "first": lambda: anytime.run(x),
         "both": lambda: (anytime.run(x), anytime.refine())[1],
@@ -113,7 +113,7 @@ def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
         "bytes": path.stat().st_size,
         "bytes_without": without.stat().st_size,
         "activations_kept": len(kept),
-        "activation_bytes": sum(4 * int(np.prod(shape)) for _, shape, _ in kept),
+        "activation_bytes": sum(4 * int(np.prod(one.shape)) for one in kept),
         "largest_difference": float(np.abs(answers[0] - answers[1]).max()),
     }
 

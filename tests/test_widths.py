@@ -12,8 +12,11 @@ from awn_keras.widths import (
     check_width,
     check_widths,
     check_widths_grid,
+    find_width,
     label_width,
+    name_at_width,
     round_half_up,
+    split_name_at_width,
     width_label,
 )
 
@@ -203,6 +206,43 @@ def test_labels(width, label):
 @pytest.mark.parametrize("label", ["25", "0250", "000", "101", "025_0", "w025", ""])
 def test_what_is_no_label_has_no_width(label):
     assert label_width(label) is None
+
+
+@given(st.floats(1e-7, 1.0))
+def test_a_label_is_read_as_what_it_was_written_for(width):
+    label = width_label(width)
+    known = label_width(label)
+    # A label has 6 decimals of a percent; half of the last one is 5e-9.
+    assert known == pytest.approx(width, abs=5.1e-9)
+    assert width_label(known) == label
+
+
+@given(st.from_regex(r"[0-9]{3}(_[0-9]{1,6})?", fullmatch=True))
+def test_a_width_is_written_as_the_label_it_was_read_from(label):
+    width = label_width(label)
+    assert width is None or width_label(width) == label
+
+
+@given(st.floats(1e-7, 1.0), st.lists(st.floats(1e-7, 1.0), max_size=3))
+def test_a_width_is_found_by_its_label(width, others):
+    rounded = label_width(width_label(width))
+    found = find_width(rounded, [*others, width])
+    assert width_label(found) == width_label(width)
+    assert find_width(0.5, [1 / 3, 0.50001]) is None
+
+
+@given(
+    st.from_regex(r"(val_)?[a-z][a-z0-9_]{0,9}", fullmatch=True), st.floats(1e-7, 1.0)
+)
+def test_what_is_logged_at_a_width_tells_both(name, width):
+    named, known = split_name_at_width(name_at_width(name, width))
+    assert named == name
+    assert width_label(known) == width_label(width)
+
+
+@pytest.mark.parametrize("name", ["loss", "loss_w25", "loss_w000", "_w025", "w025"])
+def test_what_is_logged_without_a_width_tells_none(name):
+    assert split_name_at_width(name) is None
 
 
 @given(channels, divisors, st.floats(0.05, 1.0), st.none() | grids)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.deploy.interpreter import Signature, check_integer, open_interpreter
+from awn_keras.deploy.checks import check_integer
+from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.signatures import Refinement
 
 
@@ -50,23 +51,21 @@ class AnytimeInterpreter:
         )
 
         check_integer(num_threads, "num_threads", 1)
-        opened = open_interpreter(path, 1)
-        names = list(opened.get_signature_list())
-        parsed = map(Refinement.parse, names)
-        pairs = {pair for pair in parsed if pair and pair.is_in(names)}
+        signatures = TFLiteFile(path).signatures
+        parsed = map(Refinement.parse, signatures)
+        pairs = {pair for pair in parsed if pair and pair.is_in(signatures)}
         if len(pairs) != 1:
             raise ValueError(
                 "`path` must have two signatures that belong together, such as "
                 "`keep_025_to_100` and `refine_025_to_100`. Received: a file with the "
-                f"signatures {names}. `export_tflite(..., refine=(0.25, 1.0))` writes "
-                "one."
+                f"signatures {list(signatures)}. `export_tflite(..., refine=(0.25, "
+                "1.0))` writes one."
             )
         (pair,) = pairs
         self._pair = pair
-        self._first, self._rest = (
-            Signature.of(opened.get_signature_runner(name))
-            for name in (pair.keep, pair.refine)
-        )
+        self._first, self._rest = signatures[pair.keep], signatures[pair.refine]
+        self._first.check_takes_samples()
+        self._rest.check_takes_samples()
         options = Options(
             hardware_accelerators=HardwareAccelerator.CPU,
             cpu_options=CpuOptions(num_threads=num_threads),
@@ -77,15 +76,17 @@ class AnytimeInterpreter:
             else CompiledModel.from_file(str(path), options=options)
         )
         self._inputs = {
-            one.name: self._model.create_input_buffer_by_name(pair.keep, one.name)
-            for one in self._first.inputs
+            tensor.name: self._model.create_input_buffer_by_name(pair.keep, tensor.name)
+            for tensor in self._first.inputs
         }
         self._kept, self._refined = (
             {
-                one.name: self._model.create_output_buffer_by_name(name, one.name)
-                for one in signature.outputs
+                tensor.name: self._model.create_output_buffer_by_name(
+                    signature.name, tensor.name
+                )
+                for tensor in signature.outputs
             }
-            for name, signature in ((pair.keep, self._first), (pair.refine, self._rest))
+            for signature in (self._first, self._rest)
         )
         self._has_run = False
 
@@ -137,17 +138,17 @@ class AnytimeInterpreter:
         given = {**self._kept, **self._inputs}
         self._model.run_by_name(
             self._pair.refine,
-            {one.name: given[one.name] for one in self._rest.inputs},
+            {tensor.name: given[tensor.name] for tensor in self._rest.inputs},
             self._refined,
         )
         return self._read(self._refined)
 
     def _read(self, buffers: Mapping[str, Any]) -> Any:
         """The model's outputs, which are those of the last signature."""
-        found = {
-            one.name: buffers[one.name]
-            .read(int(np.prod(one.shape)), one.dtype)
-            .reshape(1, *one.shape)
-            for one in self._rest.outputs
+        outputs = {
+            tensor.name: buffers[tensor.name]
+            .read(int(np.prod(tensor.sample_shape)), tensor.dtype)
+            .reshape(1, *tensor.sample_shape)
+            for tensor in self._rest.outputs
         }
-        return found if len(found) > 1 else next(iter(found.values()))
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))

@@ -1,8 +1,8 @@
-"""Conversion in a child process in which Keras runs on TensorFlow.
+"""Conversion in a child process in which Keras runs on TensorFlow: the parent's side.
 
 TFLite's converter is TensorFlow's, and a process has one Keras backend. So on JAX and
-PyTorch plain models are saved, and `python -m awn_keras.deploy.child FOLDER` loads and
-converts them. Nothing else of an export needs TensorFlow.
+PyTorch plain models are saved, and the program `child_program` loads and converts them.
+Nothing else of an export needs TensorFlow.
 
 The folder holds `job.json`, a `.keras` file for each signature, and
 `representative.npz`; the child adds `result.tflite`, or `failure.txt`.
@@ -26,17 +26,16 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from awn_keras.deploy.converter import ExportError, convert
+from awn_keras.deploy.errors import ExportError
 from awn_keras.graph import functions_of
 
+#: The module that the child runs.
+PROGRAM = "awn_keras.deploy.child_program"
 #: What to do about a class that the child cannot import.
 _WAY_OUT = (
     "Put it at the top level of a module of its own, or export in a process with the "
     "environment variable KERAS_BACKEND=tensorflow: every backend can load the model."
 )
-
-
-# -------------------------------------------------------------------------- the parent
 
 
 def convert_in_child(
@@ -73,8 +72,8 @@ def convert_in_child(
             own = _save(folder, models, precision, representative)
         except OSError as error:
             raise _no_space(error) from error
-        for object_ in own:
-            object_.check_can_be_imported()
+        for own_object in own:
+            own_object.check_can_be_imported()
         code = _run(folder)
         result, failure = folder / "result.tflite", folder / "failure.txt"
         if result.exists():
@@ -107,9 +106,9 @@ def _save(
     models: Mapping[str, keras.Model],
     precision: str,
     representative: Sequence[np.ndarray] | None,
-) -> set[_Own]:
+) -> set[OwnObject]:
     """Writes what the child reads; returns what it must import."""
-    own: set[_Own] = set()
+    own: set[OwnObject] = set()
     for index, model in enumerate(models.values()):
         path = folder / f"{index}.keras"
         model.save(path)
@@ -140,7 +139,7 @@ def _run(folder: Path) -> int:
         "PYTHONUNBUFFERED": "1",
     }
     # With -P the current folder does not come before these.
-    command = [sys.executable, "-P", "-m", __name__, str(folder)]
+    command = [sys.executable, "-P", "-m", PROGRAM, str(folder)]
     with (
         # TensorFlow writes dozens of lines there: they are told if it crashes.
         (folder / "stderr.txt").open("wb") as stderr,
@@ -170,10 +169,7 @@ def _crash(code: int, stderr: Path) -> str:
     return f"The process that converts on TensorFlow ended with {ended}:\n{tail}"
 
 
-# -------------------------------------------------- classes and functions of one's own
-
-
-class _Own(NamedTuple):
+class OwnObject(NamedTuple):
     """A class or function that is not Keras' own.
 
     Args:
@@ -215,12 +211,12 @@ class _Own(NamedTuple):
             ) from error
 
 
-def _own_objects(path: Path, model: keras.Model) -> set[_Own]:
+def _own_objects(path: Path, model: keras.Model) -> set[OwnObject]:
     """What a saved model names that Keras and awn_keras do not bring along."""
     with zipfile.ZipFile(path) as file:
         config = json.loads(file.read("config.json"))
     functions = functions_of(model)
-    named: set[_Own] = set()
+    named: set[OwnObject] = set()
     for part in _dicts(config):
         name = part["class_name"]
         if name == "function":
@@ -230,10 +226,10 @@ def _own_objects(path: Path, model: keras.Model) -> set[_Own]:
             function = function or functions.get(called)
             if function is not None:
                 where = function.__module__, function.__name__
-                named.add(_Own(*where, saved_as=called))
+                named.add(OwnObject(*where, saved_as=called))
         elif part.get("module") or part.get("registered_name"):
             # Keras names no module for what is defined in `__main__`.
-            named.add(_Own(part["module"] or "__main__", name, saved_as=name))
+            named.add(OwnObject(part["module"] or "__main__", name, saved_as=name))
     known = ("builtins", "keras", "awn_keras")
     return {part for part in named if part.module.partition(".")[0] not in known}
 
@@ -247,56 +243,3 @@ def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, list | tuple):
         for part in value:
             yield from _dicts(part)
-
-
-# --------------------------------------------------------------------------- the child
-
-
-def main(argv: Sequence[str]) -> int:
-    """Does in the child what `convert_in_child` asks for.
-
-    Args:
-        argv: The folder.
-
-    Returns:
-        The exit code.
-    """
-    folder = Path(argv[0])
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    representative = None
-    if (folder / "representative.npz").exists():
-        with np.load(folder / "representative.npz") as arrays:
-            representative = [arrays[name] for name in arrays.files]
-    try:
-        objects = [_Own(*names) for names in job["own"]]
-        own = {object_.saved_as: object_.imported() for object_ in objects}
-        models = {
-            signature: _load(folder / f"{index}.keras", own)
-            for index, signature in enumerate(job["signatures"])
-        }
-        content = convert(models, job["precision"], representative)
-    except ExportError as error:
-        (folder / "failure.txt").write_text(str(error), encoding="utf-8")
-        return 1
-    (folder / "result.tflite").write_bytes(content)
-    return 0
-
-
-def _load(path: Path, own: Mapping[str, Any]) -> keras.Model:
-    try:
-        # Not compiled: another backend's optimizer is of no use here. `safe_mode` is
-        # against files of strangers, and these come from the parent.
-        return keras.saving.load_model(
-            path, custom_objects=own, compile=False, safe_mode=False
-        )
-    except Exception as error:  # whatever layers of the user's own raise
-        raise ExportError(
-            "The process that converts on TensorFlow cannot load the model: "
-            f"{type(error).__name__}: {error}\nTFLite's converter is TensorFlow's, so "
-            "that all layers must run there: write them with `keras.ops`, or give "
-            "them what TensorFlow needs."
-        ) from error
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -14,15 +14,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.deploy.child import convert_in_child
+from awn_keras.deploy.errors import ExportError
 from awn_keras.graph import operation_of
 
 #: `"float32"`; `"float16"` constants; `"dynamic_range"`: int8 constants, activations
 #: quantized as they come; `"int8"`: all in int8, on ranges seen in samples.
 PRECISIONS = ("float32", "float16", "dynamic_range", "int8")
-
-
-class ExportError(RuntimeError):
-    """A converted file has foreign operators or does not compute what it should."""
 
 
 def convert(
@@ -52,8 +50,6 @@ def convert(
     """
     check_precision(precision, representative)
     if keras.backend.backend() != "tensorflow":
-        from awn_keras.deploy.child import convert_in_child  # which uses this function
-
         return convert_in_child(models, precision, representative)
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError

@@ -14,8 +14,8 @@ import numpy as np
 
 from awn_keras.deploy.benchmark.costs import costs_of
 from awn_keras.deploy.benchmark.host import accuracies
-from awn_keras.deploy.interpreter import AnyWidthInterpreter, check_integer
-from awn_keras.deploy.signatures import width_signature
+from awn_keras.deploy.checks import check_integer
+from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.style import COLORS, new_figure
 
 _TIMED_RUNS = 50
@@ -70,8 +70,8 @@ def explore_widths(
     check_integer(shown, "shown", 1)
     view = _View.of(path, x, y, class_names, images, shown)
     slider = ipywidgets.SelectionSlider(
-        options=[(f"{width:.3g}", width) for width in view.runner.widths],
-        value=view.runner.widths[-1],
+        options=[(f"{width:.3g}", width) for width in view.widths],
+        value=view.widths[-1],
         description="width",
         continuous_update=False,
     )
@@ -92,13 +92,13 @@ class _View:
 
     def __init__(
         self,
-        runner: AnyWidthInterpreter,
+        file: TFLiteFile,
         accuracy: dict[str, float],
         macs: dict[str, int],
         samples: tuple[np.ndarray, np.ndarray, np.ndarray],
         class_names: Sequence[str],
     ) -> None:
-        self.runner = runner
+        self._file = file
         self.accuracy = accuracy
         self.macs = macs
         self.x, self.y, self.images = samples
@@ -129,18 +129,27 @@ class _View:
                 f"Received: shape {np.shape(x if images is None else images)} for "
                 f"{len(x)} samples"
             )
-        content = Path(path).read_bytes()
+        file = TFLiteFile(path)
         return cls(
-            AnyWidthInterpreter(path),
-            accuracies(path, x, y),
-            {name: one.macs for name, one in costs_of(content, str(path)).items()},
+            file,
+            accuracies(file, x, y),
+            {name: costs.macs for name, costs in costs_of(file).items()},
             (x[:shown], y[:shown], pictures),
             names,
         )
 
+    @property
+    def widths(self) -> list[float]:
+        """The widths of the file, ascending."""
+        return list(self._file.by_width)
+
+    def _scores(self, width: float, x: np.ndarray) -> np.ndarray:
+        (scores,) = self._file.by_width[width].run(x).values()
+        return scores
+
     def numbers(self, width: float) -> str:
         """One line of HTML."""
-        name = width_signature(width)
+        name = self._file.by_width[width].name
         return (
             f"<b>{100 * self.accuracy[name]:.1f} %</b> right &nbsp; "
             f"<b>{self.macs[name] / 1e6:.2f} M</b> multiply-accumulates &nbsp; "
@@ -151,22 +160,22 @@ class _View:
         times = []
         for _ in range(_TIMED_RUNS):
             start = time.perf_counter()
-            self.runner.run(self.x[:1], width=width)
+            self._scores(width, self.x[:1])
             times.append(1e3 * (time.perf_counter() - start))
         return statistics.median(times)
 
     def picture(self, width: float) -> bytes:
         """The samples with what the file takes them for, as PNG."""
-        found = self.runner.run(self.x, width=width).argmax(1)
+        guesses = self._scores(width, self.x).argmax(1)
         columns = min(len(self.x), 8)
         rows = -(-len(self.x) // columns)
         figure, axes = new_figure(
-            *(1.3 * columns, 1.6 * rows), nrows=rows, ncols=columns, squeeze=False
+            1.3 * columns, 1.6 * rows, nrows=rows, ncols=columns, squeeze=False
         )
         for ax in axes.flat:
             ax.set_axis_off()
         for ax, image, guess, label in zip(
-            axes.flat, self.images, found, self.y, strict=False
+            axes.flat, self.images, guesses, self.y, strict=False
         ):
             right = guess == label
             ax.imshow(image, cmap="gray")

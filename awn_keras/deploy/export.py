@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from awn_keras.deploy.converter import (
 )
 from awn_keras.deploy.cutting import Cut, continuation, cut
 from awn_keras.deploy.layouts import candidates, choose_cuts
+from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.signatures import Refinement, width_signature
 from awn_keras.deploy.tuning import measured
 from awn_keras.deploy.verification import (
@@ -144,7 +144,7 @@ def export_tflite(
         >>> from awn_keras import export_tflite, lenet_3c1l
         >>> model = lenet_3c1l()
         >>> exported = export_tflite(model, "lenet.tflite", widths=[0.25, 0.5, 1.0])
-        >>> [one.signature for one in exported]
+        >>> [width.signature for width in exported]
         ['width_025', 'width_050', 'width_100']
     """
     widths = _check_widths(model, widths)
@@ -161,7 +161,7 @@ def export_tflite(
     if tolerance is None:
         tolerance = default_tolerance(model, precision)
 
-    files: dict[Path, tuple[bytes, list[Verified]]] = {}
+    files: dict[Path, tuple[TFLiteFile, list[Verified]]] = {}
     for group in [widths] if single_file else [[width] for width in widths]:
         timed = _milliseconds(model, group, tune and layout == "auto")
         cuts = choose_cuts(model, group, layout, *timed)
@@ -171,30 +171,31 @@ def export_tflite(
         if pair is not None:
             networks.update(_continued(model, slims, pair, cuts))
             named.update({pair.keep: pair.narrow, pair.refine: pair.wide})
-        content = convert(networks, precision, representative)
+        separate = path / f"{model.name}_{next(iter(named))}.tflite"
+        place = path if single_file else separate
+        file = TFLiteFile(convert(networks, precision, representative), place.name)
         verified = [
-            compare(model, width, content, name, inputs, tolerance)
+            compare(model, width, file, name, inputs, tolerance)
             for name, width in named.items()
         ]
-        file = path / f"{model.name}_{next(iter(named))}.tflite"
-        files[path if single_file else file] = (content, verified)
+        files[place] = (file, verified)
     exported = [
-        _record(model, file.name, content, one)
-        for file, (content, verified) in files.items()
-        for one in verified[: len(widths)]
+        _record(model, file, width)
+        for file, verified in files.values()
+        for width in verified[: len(widths)]
     ]
     if pair is not None:
         (refined,) = (v[len(widths) :] for _, v in files.values())
-        described["refinement"] = [asdict(one) for one in refined]
+        described["refinement"] = [asdict(width) for width in refined]
     described["constants"] = {
-        file.name: asdict(constants(content)) for file, (content, _) in files.items()
+        file.name: asdict(constants(file.content)) for file, _ in files.values()
     }
-    described["widths"] = [asdict(one) for one in exported]
+    described["widths"] = [asdict(record) for record in exported]
     manifest.parent.mkdir(parents=True, exist_ok=True)
     # An older manifest must not speak of the new files.
     manifest.unlink(missing_ok=True)
-    for file, (content, _) in files.items():
-        write_whole(file, content)
+    for place, (file, _) in files.items():
+        write_whole(place, file.content)
     write_whole(manifest, json.dumps(described, indent=1) + "\n")
     return exported
 
@@ -265,7 +266,7 @@ def _check_refine(
             "`refine` hands on activations as floats: `precision` must not be 'int8'. "
             f"'dynamic_range' stores int8 constants, too. {received}"
         )
-    if all(one.readout for one in candidates(model).values()):
+    if all(layer.readout for layer in candidates(model).values()):
         raise ValueError(
             f"`refine` needs layers that give the same at both widths; '{model.name}' "
             "has no Tri layer that can be cut (`awn_keras.deploy.layouts.candidates`). "
@@ -281,8 +282,11 @@ def _continued(
     cuts: Mapping[str, Cut],
 ) -> dict[str, keras.Model]:
     """The two networks of a refinement; all that can be kept is cut for them."""
-    found = candidates(model).items()
-    rows = {name: one.cut(list(slims)) for name, one in found if not one.readout}
+    rows = {
+        name: layer.cut(list(slims))
+        for name, layer in candidates(model).items()
+        if not layer.readout
+    }
     both = continuation(slims[pair.narrow], slims[pair.wide], {**rows, **cuts})
     return dict(zip((pair.keep, pair.refine), both, strict=True))
 
@@ -347,17 +351,17 @@ def _milliseconds(model: MultiWidthModel, widths: list[float], tune: bool) -> li
 
 
 def _record(
-    model: MultiWidthModel, file: str, content: bytes, one: Verified
+    model: MultiWidthModel, file: TFLiteFile, verified: Verified
 ) -> ExportedWidth:
     return ExportedWidth(
-        width=one.width,
-        file=file,
-        signature=one.signature,
-        bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        macs=count_macs(model, one.width),
-        parameters=count_parameters(model, one.width),
-        largest_error=one.largest_error,
-        agreement=one.agreement,
-        gpu_error=one.gpu_error,
+        width=verified.width,
+        file=file.name,
+        signature=verified.signature,
+        bytes=len(file.content),
+        sha256=file.sha256,
+        macs=count_macs(model, verified.width),
+        parameters=count_parameters(model, verified.width),
+        largest_error=verified.largest_error,
+        agreement=verified.agreement,
+        gpu_error=verified.gpu_error,
     )

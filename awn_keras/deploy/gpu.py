@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from awn_keras.deploy.engine import EngineError, EngineTimeoutError, Run, run_apart
-from awn_keras.deploy.signatures import signatures
+from awn_keras.deploy.litert import TFLiteFile
 
 #: Seconds that the engine may take: to find a GPU, and to run a file.
 PROBE_TIMEOUT, RUN_TIMEOUT = 60, 900
@@ -66,16 +66,16 @@ def why_no_gpu() -> str | None:
     """Why LiteRT's GPU engine does not work here; `None` if it does."""
     x = np.array([[-1.0, 0.0, 1.0, 2.0]], "float32")
     try:
-        found = _run(_smallest_file(), [x], "probe", True, PROBE_TIMEOUT)
+        run = _run(_smallest_file(), [x], "probe", True, PROBE_TIMEOUT)
     except GPUError as error:
         return str(error)
-    if np.array_equal(found.outputs[0], np.maximum(x, 0)):
+    if np.array_equal(run.outputs[0], np.maximum(x, 0)):
         return None
-    return f"LiteRT's GPU engine computes wrong numbers on {found.device}."
+    return f"LiteRT's GPU engine computes wrong numbers on {run.device}."
 
 
 def run_on_gpu(
-    content: bytes,
+    source: bytes | TFLiteFile,
     inputs: Sequence[np.ndarray],
     signature: str | None = None,
     *,
@@ -84,7 +84,7 @@ def run_on_gpu(
     """Runs a TFLite file with LiteRT on the GPU, sample by sample.
 
     Args:
-        content: The file's content; its batch size is 1.
+        source: The file, open, or its content; its batch size is 1.
         inputs: For each of its inputs an array `(n, ...)` of its dtype, in the order
             of names.
         signature: Name of the signature. `None` for the only one.
@@ -100,14 +100,16 @@ def run_on_gpu(
         GPUError: If there is no GPU, or the engine fails or takes more than 15
             minutes.
     """
-    known = signatures(content, "content")
+    file = TFLiteFile.of(source)
+    known = file.signatures
     if signature is None and len(known) == 1:
         (signature,) = known
-    if signature not in known:
+    if signature is None or signature not in known:
         raise ValueError(
             f"`signature` must be one of {sorted(known)}. Received: {signature!r}"
         )
-    wanted = [(shape[1:], dtype) for _, shape, dtype in known[signature][0]]
+    inputs_of = known[signature].inputs
+    wanted = [(tensor.sample_shape, tensor.dtype) for tensor in inputs_of]
     received = [(x.shape[1:], x.dtype) for x in inputs]
     counts = {x.shape[:1] for x in inputs}
     if received != wanted or len(counts) != 1 or counts & {(), (0,)}:
@@ -115,7 +117,7 @@ def run_on_gpu(
             f"`inputs` must be arrays `(n, ...)`, n > 0, for samples of {wanted}. "
             f"Received: {[(x.shape, x.dtype) for x in inputs]}"
         )
-    return _run(content, inputs, signature, enforce_float32, RUN_TIMEOUT)
+    return _run(file.content, inputs, signature, enforce_float32, RUN_TIMEOUT)
 
 
 def _run(
@@ -127,7 +129,9 @@ def _run(
 ) -> GPURun:
     try:
         run = run_apart(
-            *(content, inputs, signature),
+            content,
+            inputs,
+            signature,
             gpu=True,
             enforce_float32=enforce_float32,
             timeout=timeout,
@@ -164,8 +168,8 @@ def check_gpu_run(run: Run, signature: str) -> str:
 
 
 def _reason(pattern: str, log: str) -> str:
-    found = dict.fromkeys(re.findall(pattern, log, re.MULTILINE))
-    return "; ".join(found) or log.strip().rsplit("\n", 1)[-1]
+    reasons = dict.fromkeys(re.findall(pattern, log, re.MULTILINE))
+    return "; ".join(reasons) or log.strip().rsplit("\n", 1)[-1]
 
 
 def _smallest_file() -> bytes:

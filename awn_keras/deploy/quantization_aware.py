@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from awn_keras.deploy.converter import ExportError, custom_operators, input_name
+from awn_keras.deploy.converter import custom_operators, input_name
+from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.verification import check_samples
 from awn_keras.environment import check_runs_on_tensorflow
 from awn_keras.graph import assign, graph_nodes, replay

@@ -1,17 +1,12 @@
-"""The names of a file's signatures, and what they take and give."""
+"""The names of a file's signatures: which width, or which refinement, they tell."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from awn_keras.widths import label_width, width_label
-
-_LABEL = r"(\d{3}(?:_\d{1,6})?)"
+from awn_keras.widths import LABEL, label_width, width_label
 
 
 def width_signature(width: float) -> str:
@@ -21,7 +16,7 @@ def width_signature(width: float) -> str:
 
 def signature_width(name: str) -> float | None:
     """The width that a signature's name tells, such as `width_050`, or `None`."""
-    match = re.fullmatch(f"width_{_LABEL}", name)
+    match = re.fullmatch(f"width_({LABEL})", name)
     return label_width(match[1]) if match else None
 
 
@@ -54,62 +49,8 @@ class Refinement:
     @classmethod
     def parse(cls, name: str) -> Refinement | None:
         """The refinement that a signature is part of, by its name, or `None`."""
-        match = re.fullmatch(f"(?:keep|refine)_{_LABEL}_to_{_LABEL}", name)
+        match = re.fullmatch(f"(?:keep|refine)_({LABEL})_to_({LABEL})", name)
         if not match:
             return None
         narrow, wide = label_width(match[1]), label_width(match[2])
         return cls(narrow, wide) if narrow and wide and narrow < wide else None
-
-
-def subgraph_of(content: bytes, signature: str) -> int:
-    """Index of the subgraph that a signature of a TFLite file runs.
-
-    Raises:
-        KeyError: If there is no such signature.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(content, 0)
-    defs = [model.SignatureDefs(i) for i in range(model.SignatureDefsLength())]
-    indices = {one.SignatureKey().decode(): one.SubgraphIndex() for one in defs}
-    return int(indices[signature])
-
-
-def signatures(content: bytes, file: str) -> dict[str, Any]:
-    """Inputs and outputs of each signature of a TFLite file.
-
-    Args:
-        content: The file's content.
-        file: What to call it in an error.
-
-    Returns:
-        For each signature `(inputs, outputs)`: tuples `(name, shape, dtype)` in the
-        order of names.
-
-    Raises:
-        ValueError: If it is not a TFLite file, or has no signature.
-    """
-    from ai_edge_litert.interpreter import Interpreter
-
-    if content[4:8] != b"TFL3":
-        raise ValueError(f"'{file}' is not a TFLite file.")
-    try:
-        interpreter = Interpreter(model_content=content)
-        found = {}
-        for name in interpreter.get_signature_list():
-            runner = interpreter.get_signature_runner(name)
-            found[name] = tuple(
-                tuple(
-                    (key, tuple(int(n) for n in one["shape"]), np.dtype(one["dtype"]))
-                    for key, one in sorted(details.items())
-                )
-                for details in (
-                    runner.get_input_details(),
-                    runner.get_output_details(),
-                )
-            )
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"'{file}' is not a TFLite file: {error}") from error
-    if not found:
-        raise ValueError(f"'{file}' has no signatures; `export_tflite` writes them.")
-    return found

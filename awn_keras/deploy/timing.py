@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from awn_keras.deploy.litert import TFLiteFile
+
 
 def time_signatures(
     content: bytes,
@@ -29,23 +31,20 @@ def time_signatures(
     Returns:
         For each name the milliseconds of its runs, on random inputs.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=content, num_threads=num_threads)
+    signatures = TFLiteFile(content, num_threads=num_threads).signatures
     rng = np.random.default_rng(0)
-    calls = []
-    for name in names:
-        runner = interpreter.get_signature_runner(name)
-        inputs = {
-            key: rng.random(one["shape"]).astype(one["dtype"])
-            for key, one in runner.get_input_details().items()
+    samples = {
+        name: {
+            tensor.name: rng.random(tensor.shape).astype(tensor.dtype)
+            for tensor in signatures[name].inputs
         }
-        calls.append((name, runner, inputs))
+        for name in names
+    }
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warm_up + runs):
-        for name, runner, inputs in calls:
+        for name, sample in samples.items():
             start = time.perf_counter()
-            runner(**inputs)
+            signatures[name].invoke(sample)
             if turn >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return times
@@ -53,4 +52,4 @@ def time_signatures(
 
 def medians(times: dict[str, list[float]]) -> dict[str, float]:
     """The median of each name's milliseconds."""
-    return {name: statistics.median(one) for name, one in times.items()}
+    return {name: statistics.median(ms) for name, ms in times.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.deploy.converter import ExportError, custom_operators, input_name
+from awn_keras.deploy.converter import custom_operators, input_name
+from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
-from awn_keras.deploy.signatures import (
-    Refinement,
-    signature_width,
-    signatures,
-)
+from awn_keras.deploy.litert import Signature, TFLiteFile
+from awn_keras.deploy.signatures import Refinement
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.widths import width_label
+from awn_keras.widths import find_width
 
 #: Largest difference allowed at each precision, relative to the largest output: what
 #: rounding can do, not a fault. How many answers change is `Verified.agreement`.
@@ -54,9 +52,9 @@ def precision_of(path: Path) -> str | None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for manifest in (path.with_suffix(".json"), path.with_name("manifest.json")):
         try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-            if digest in [one["sha256"] for one in found["widths"]]:
-                return str(found["precision"])
+            described = json.loads(manifest.read_text(encoding="utf-8"))
+            if digest in [record["sha256"] for record in described["widths"]]:
+                return str(described["precision"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
@@ -122,20 +120,18 @@ def verify_tflite(
             "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`: "
             f"`verify_tflite(path, model)`. Received: {type(model).__name__}"
         )
-    content = Path(path).read_bytes()
-    exact = {width_label(width): width for width in model.distinct_widths}
-    found = []
-    names = signatures(content, str(path))
-    for name in names:
-        width = _width_of(name, names, path)
-        found.append((exact.get(width_label(width), width), name))
-    outside = [width for width, _ in found if not model.min_width <= width <= 1]
+    file = TFLiteFile(path)
+    by_width = sorted(
+        (_width_of(signature, file, model), name)
+        for name, signature in file.signatures.items()
+    )
+    outside = [width for width, _ in by_width if not model.min_width <= width <= 1]
     if outside:
         raise ValueError(
             f"'{path}' has width {outside[0]}, outside the model's [{model.min_width}, "
             "1]: it was made from another model."
         )
-    foreign = custom_operators(content)
+    foreign = custom_operators(file.content)
     if foreign:
         raise ExportError(
             f"'{path}' has operators that stock TFLite does not: {', '.join(foreign)}."
@@ -145,49 +141,24 @@ def verify_tflite(
         precision = precision_of(Path(path)) or "float32"
         tolerance = default_tolerance(model, precision)
     return [
-        compare(model, width, content, name, inputs, tolerance)
-        for width, name in sorted(found)
+        compare(model, width, file, name, inputs, tolerance) for width, name in by_width
     ]
 
 
-def _width_of(signature: str, names: Collection[str], path: Any) -> float:
-    """The width at which a signature answers."""
-    pair = Refinement.parse(signature)
-    if pair is not None and pair.is_in(names):
-        return pair.narrow if signature == pair.keep else pair.wide
-    width = signature_width(signature)
+def _width_of(signature: Signature, file: TFLiteFile, model: MultiWidthModel) -> float:
+    """The width at which a signature answers: the model's own, if it has that one."""
+    pair = Refinement.parse(signature.name)
+    if pair is not None and pair.is_in(file.signatures):
+        width: float | None = pair.narrow if signature.name == pair.keep else pair.wide
+    else:
+        width = signature.width
     if width is None:
         raise ValueError(
-            f"Signatures of '{path}' must be called after widths, as 'width_050', or "
-            "belong together, as 'keep_025_to_100' and 'refine_025_to_100'. Received: "
-            f"'{signature}'"
+            f"Signatures of '{file.name}' must be called after widths, as 'width_050', "
+            "or belong together, as 'keep_025_to_100' and 'refine_025_to_100'. "
+            f"Received: '{signature.name}'"
         )
-    return width
-
-
-def run_tflite(
-    content: bytes, inputs: Sequence[np.ndarray], signature: str | None = None
-) -> list[np.ndarray]:
-    """Runs a TFLite file with LiteRT, sample by sample.
-
-    Args:
-        content: The file's content; its batch size is 1.
-        inputs: For each of its inputs an array `(n, ...)`, in the order of names.
-        signature: Name of the signature. `None` for the only one.
-
-    Returns:
-        For each output an array `(n, ...)`, in the order of names.
-    """
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=content)
-    runner = interpreter.get_signature_runner(signature)
-    names = sorted(runner.get_input_details())
-    rows = [
-        runner(**{name: x[i : i + 1] for name, x in zip(names, inputs, strict=True)})
-        for i in range(len(inputs[0]))
-    ]
-    return [np.concatenate([row[name] for row in rows]) for name in sorted(rows[0])]
+    return find_width(width, model.distinct_widths) or width
 
 
 def check_samples(
@@ -234,7 +205,7 @@ def check_samples(
 def compare(
     model: MultiWidthModel,
     width: float,
-    content: bytes,
+    file: TFLiteFile,
     signature: str,
     inputs: list[np.ndarray],
     tolerance: float,
@@ -244,7 +215,7 @@ def compare(
     Args:
         model: The model; it is left at its width.
         width: The width.
-        content: The file's content.
+        file: The file.
         signature: The signature. One that refines runs after the one that keeps.
         inputs: What to run both on, as `check_samples` returns it.
         tolerance: See `verify_tflite`.
@@ -268,67 +239,71 @@ def compare(
         name: keras.ops.convert_to_numpy(value).astype("float32")
         for name, value in zip(model.output_names, outputs, strict=True)
     }
-    _check_contract(content, signature, by_name, named, model.name)
+    _check_contract(file.signatures[signature], by_name, named, model.name)
     where = f"'{model.name}' at width {width}"
-    got = _run(content, by_name, signature)
+    got = _run(file, by_name, signature)
     largest = _largest_error(got, named, tolerance, where)
     agreement = None
     first = model.output_names[0]
     if named[first].ndim == 2 and named[first].shape[1] > 1:
-        answers, expected = (one[first].argmax(-1) for one in (got, named))
-        agreement = float(np.mean(answers == expected))
+        agreement = float(np.mean(got[first].argmax(-1) == named[first].argmax(-1)))
     gpu_error = None
     if gpu_is_available():
         few, wanted = (
-            {name: value[:4] for name, value in one.items()} for one in (by_name, named)
+            {name: value[:4] for name, value in arrays.items()}
+            for arrays in (by_name, named)
         )
         with contextlib.suppress(GPUError):  # it says that it cannot run the file
-            got = _run(content, few, signature, on_gpu=True)
+            got = _run(file, few, signature, on_gpu=True)
             gpu_error = _largest_error(got, wanted, tolerance, f"{where}, on the GPU,")
     return Verified(width, signature, largest, agreement, gpu_error)
 
 
 def _check_contract(
-    content: bytes,
-    signature: str,
+    signature: Signature,
     inputs: Mapping[str, np.ndarray],
     outputs: Mapping[str, np.ndarray],
     model_name: str,
 ) -> None:
     """A signature takes and gives what the model does; see `compare`."""
-    given, gives = signatures(content, model_name)[signature]
-    told = has = [(name, shape[1:]) for name, shape, _ in (*given, *gives)]
-    must = [(name, inputs[name].shape[1:]) for name in sorted(inputs)]
-    if Refinement.parse(signature) is not None:
+    takes, gives = (
+        [(tensor.name, tensor.sample_shape) for tensor in tensors]
+        for tensors in (signature.inputs, signature.outputs)
+    )
+    must_take = [(name, inputs[name].shape[1:]) for name in sorted(inputs)]
+    must_give = [(name, outputs[name].shape[1:]) for name in sorted(outputs)]
+    received = [*takes, *gives]
+    if Refinement.parse(signature.name) is not None:
         # Activations come besides, and an input may not be needed again.
-        names = {name for name, _ in has}
-        has = [one for one in has if one[0] in {*inputs, *outputs}]
-        must = [one for one in must if one[0] in names]
-    must += [(name, outputs[name].shape[1:]) for name in sorted(outputs)]
-    if has != must:
+        taken = {name for name, _ in takes}
+        must_take = [(name, shape) for name, shape in must_take if name in taken]
+        takes = [(name, shape) for name, shape in takes if name in inputs]
+        gives = [(name, shape) for name, shape in gives if name in outputs]
+    if (takes, gives) != (must_take, must_give):
         raise ValueError(
-            f"Signature '{signature}' must have the inputs and outputs of model "
-            f"'{model_name}', {must}. Received: {told}. Is it of another model?"
+            f"Signature '{signature.name}' must have the inputs and outputs of model "
+            f"'{model_name}', {[*must_take, *must_give]}. Received: {received}. Is it "
+            "of another model?"
         )
 
 
 def _run(
-    content: bytes,
+    file: TFLiteFile,
     inputs: Mapping[str, np.ndarray],
-    signature: str,
+    name: str,
     on_gpu: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Runs a signature by names; before one that refines, the one that keeps."""
-    pair = Refinement.parse(signature)
-    if pair is not None and signature == pair.refine:
-        inputs = {**inputs, **_run(content, inputs, pair.keep, on_gpu)}
-    given, gives = signatures(content, "content")[signature]
-    ordered = [inputs[name] for name, _, _ in given]
-    if on_gpu:
-        values = run_on_gpu(content, ordered, signature).outputs
-    else:
-        values = run_tflite(content, ordered, signature)
-    return dict(zip((name for name, _, _ in gives), values, strict=True))
+    """Runs a signature; before one that refines, the one that keeps."""
+    pair = Refinement.parse(name)
+    if pair is not None and name == pair.refine:
+        inputs = {**inputs, **_run(file, inputs, pair.keep, on_gpu)}
+    signature = file.signatures[name]
+    given = {tensor.name: inputs[tensor.name] for tensor in signature.inputs}
+    if not on_gpu:
+        return signature.run(given)
+    outputs = run_on_gpu(file, list(given.values()), name).outputs
+    names = [tensor.name for tensor in signature.outputs]
+    return dict(zip(names, outputs, strict=True))
 
 
 def _largest_error(

@@ -11,9 +11,9 @@ import pytest
 from awn_keras import TriDense, slim
 from awn_keras.deploy import child
 from awn_keras.deploy.child import convert_in_child
-from awn_keras.deploy.converter import ExportError
 from awn_keras.deploy.cutting import Cut, cut
-from awn_keras.deploy.verification import run_tflite
+from awn_keras.deploy.errors import ExportError
+from awn_keras.deploy.litert import run_tflite
 from tests.conftest import inputs_of, small_dense
 from tests.deploy import functions
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_imported_is_named(module):
 
 
 def test_modules_that_the_child_cannot_import_are_named():
-    own = child._Own("no_such_module", "Layer", "Layer")
+    own = child.OwnObject("no_such_module", "Layer", "Layer")
     with pytest.raises(ExportError, match=r"'Layer' of module 'no_such_.*No module"):
         own.imported()
 
@@ -123,7 +123,7 @@ def test_temporary_files_that_cannot_be_written(monkeypatch, tmp_path):
 
 
 def test_a_crash_tells_what_was_said_last(monkeypatch):
-    monkeypatch.setattr(child, "__name__", "no_such_module")
+    monkeypatch.setattr(child, "PROGRAM", "no_such_module")
     with pytest.raises(ExportError, match=r"exit code 1:\n.*No module named"):
         convert_in_child({"one": plain(Doubled())}, "float32", None)
 

@@ -8,15 +8,15 @@ from awn_keras import lenet_3c1l, slim
 from awn_keras.deploy import converter
 from awn_keras.deploy.converter import (
     PRECISIONS,
-    ExportError,
     compact,
     constants,
     convert,
     custom_operators,
 )
 from awn_keras.deploy.cutting import cut
+from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.layouts import choose_cuts
-from awn_keras.deploy.verification import run_tflite
+from awn_keras.deploy.litert import run_tflite
 from tests.conftest import inputs_of, small_conv
 from tests.test_slimming import randomize
 

@@ -14,14 +14,15 @@ from awn_keras import (
     count_parameters,
     lenet_3c1l,
     slim,
+    verify_tflite,
 )
 from awn_keras.baselines import SNet
 from awn_keras.deploy import export
-from awn_keras.deploy.converter import ExportError, convert, custom_operators
+from awn_keras.deploy.converter import convert, custom_operators
+from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.export import export_tflite
-from awn_keras.deploy.signatures import signatures
-from awn_keras.deploy.verification import run_tflite
-from awn_keras.widths import width_label
+from awn_keras.deploy.litert import TFLiteFile, run_tflite
+from awn_keras.deploy.signatures import width_signature
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize
 
@@ -86,7 +87,7 @@ def test_signatures_have_one_contract_and_builtin_operators(exported):
         content = (directory / record.file).read_bytes()
         assert custom_operators(content) == []
         interpreter = Interpreter(model_content=content)
-        assert record.signature == f"width_{width_label(record.width)}"
+        assert record.signature == width_signature(record.width)
         assert record.signature in interpreter.get_signature_list()
         runner = interpreter.get_signature_runner(record.signature)
         (one,), (out,) = manifest["inputs"], manifest["outputs"]
@@ -134,10 +135,29 @@ def test_a_camera_gives_integers(tmp_path):
         (frame,), (scores,) = manifest["inputs"], manifest["outputs"]
         assert frame == {"name": "frame", "shape": [1, 6, 6, 3], "dtype": "uint8"}
         assert scores == {"name": "scores", "shape": [1, 3], "dtype": "float32"}
-        wanted = [("frame", (1, 6, 6, 3), np.dtype("uint8"))]
-        for given, gives in signatures(path.read_bytes(), "camera").values():
-            assert list(given) == wanted
-            assert gives[0][2] == np.float32
+        for signature in TFLiteFile(path).signatures.values():
+            (takes,), (gives,) = signature.inputs, signature.outputs
+            assert (takes.name, takes.shape) == ("frame", (1, 6, 6, 3))
+            assert (takes.dtype, gives.dtype) == (np.uint8, np.float32)
+
+
+def test_a_file_is_opened_once_however_many_widths_it_has(tmp_path, monkeypatch):
+    opened = []
+
+    class Counted(Interpreter):
+        def __init__(self, *args, **kwargs):
+            opened.append(self)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr("ai_edge_litert.interpreter.Interpreter", Counted)
+    widths, path = [0.25, 0.5, 0.75, 1.0], tmp_path / "a.tflite"
+    model = small_dense()
+    export_tflite(model, path, widths=widths)
+    assert len(opened) == 1
+    verify_tflite(path, model)
+    assert len(opened) == 2
+    export_tflite(model, tmp_path / "each", widths=widths, single_file=False)
+    assert len(opened) == 6
 
 
 def test_widths_in_one_file_share_what_they_have_in_common(tmp_path):
@@ -382,9 +402,9 @@ def test_a_refinement_adds_two_signatures_and_hardly_a_byte(tmp_path):
         (1.0, "refine_025_to_100"),
     ]
     assert all(one["agreement"] == 1.0 for one in manifest["refinement"])
-    names = {f"width_{width_label(width)}" for width in widths}
+    names = {width_signature(width) for width in widths}
     names |= {one["signature"] for one in manifest["refinement"]}
-    assert set(signatures(path.read_bytes(), "anytime")) == names
+    assert set(TFLiteFile(path).signatures) == names
 
 
 @pytest.mark.parametrize(

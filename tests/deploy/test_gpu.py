@@ -12,7 +12,8 @@ from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu, why_no_gpu
 from awn_keras.deploy.layouts import choose_cuts
-from awn_keras.deploy.verification import run_tflite
+from awn_keras.deploy.litert import run_tflite
+from awn_keras.deploy.signatures import width_signature
 from tests.conftest import inputs_of, rich
 from tests.test_slimming import randomize
 
@@ -31,7 +32,7 @@ def several_widths():
     keras.utils.set_random_seed(0)
     model = randomize(lenet_3c1l((16, 16, 1), filters=12))
     cuts = choose_cuts(model, WIDTHS, "triangular")
-    networks = {f"width_{100 * w:03.0f}": cut(slim(model, w), cuts) for w in WIDTHS}
+    networks = {width_signature(w): cut(slim(model, w), cuts) for w in WIDTHS}
     return convert(networks), inputs_of(model)
 
 
@@ -53,7 +54,7 @@ def assert_same(got, wanted, rtol=2e-5):
 def test_every_signature_computes_what_it_does_on_the_cpu(device, several_widths):
     content, x = several_widths
     for width in WIDTHS:
-        signature = f"width_{100 * width:03.0f}"
+        signature = width_signature(width)
         found = run_on_gpu(content, [x], signature)
         assert_same(found.outputs, run_tflite(content, [x], signature))
         assert found.fully_accelerated

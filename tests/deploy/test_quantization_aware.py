@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from awn_keras import AnyWidthModel, TriConv2D, TriDense, lenet_3c1l, mobilenet_v2, slim
 from awn_keras.data import load_data
 from awn_keras.deploy import quantization_aware
-from awn_keras.deploy.converter import ExportError
+from awn_keras.deploy.errors import ExportError
+from awn_keras.deploy.litert import run_tflite
 from awn_keras.deploy.quantization_aware import (
     convert_int8,
     quantize_aware,
     tf_keras_at,
     to_tf_keras,
 )
-from awn_keras.deploy.verification import run_tflite
 from awn_keras.graph import graph_nodes
 from tests.conftest import (
     at_width,

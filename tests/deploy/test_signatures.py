@@ -2,15 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awn_keras.deploy.converter import convert
 from awn_keras.deploy.signatures import (
     Refinement,
     signature_width,
-    signatures,
     width_signature,
 )
 from awn_keras.widths import width_label
-from tests.conftest import small_dense
 
 PERCENTS = st.integers(1, 1000)
 
@@ -44,18 +41,3 @@ def test_a_refinement_is_known_by_each_of_its_names(one, other):
 )
 def test_other_names_are_no_refinement(name):
     assert Refinement.parse(name) is None
-
-
-def test_signatures_of_a_file_in_the_order_of_names():
-    model = small_dense()
-    content = convert({"width_050": model, "keep": model})
-    found = signatures(content, "file")
-    assert set(found) == {"width_050", "keep"}
-    given, gives = found["keep"]
-    assert [one[0] for one in given] == sorted(one[0] for one in given)
-    assert [one[1] for one in gives] == [(1, *x.shape[1:]) for x in model.outputs]
-
-
-def test_what_is_no_file_is_refused():
-    with pytest.raises(ValueError, match="'file' is not a TFLite file"):
-        signatures(b"not a network", "file")

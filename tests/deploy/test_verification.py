@@ -10,9 +10,11 @@ from awn_keras import (
     verify_tflite,
 )
 from awn_keras.deploy import verification
-from awn_keras.deploy.converter import ExportError, convert
+from awn_keras.deploy.converter import convert
+from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.gpu import GPUError, GPURun
-from awn_keras.deploy.verification import compare, run_tflite
+from awn_keras.deploy.litert import TFLiteFile, run_tflite
+from awn_keras.deploy.verification import compare
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize
 
@@ -86,7 +88,7 @@ def test_agreement_counts_equal_classes():
     bias = network.layers[-1].bias
     bias.assign(np.asarray(bias) + np.array([0.0, 2.0, 0.0]))
     content = convert({"width_100": network})
-    found = compare(model, 1.0, content, "width_100", [x], tolerance=1.0)
+    found = compare(model, 1.0, TFLiteFile(content), "width_100", [x], tolerance=1.0)
     wanted = np.asarray(network(x)).argmax(1) == at_width(model, 1.0, x)[0].argmax(1)
     assert 0 < found.agreement < 1
     assert found.agreement == wanted.mean()
@@ -113,7 +115,7 @@ def test_both_answers_of_a_refinement_are_compared(tmp_path):
     readout.assign(readout + 0.5)
     for name, width in (("keep_030_to_100", 0.3), ("refine_030_to_100", 1.0)):
         with pytest.raises(ExportError, match=rf"at width {width} differs"):
-            compare(model, width, path.read_bytes(), name, [x], 1e-4)
+            compare(model, width, TFLiteFile(path), name, [x], 1e-4)
 
 
 def test_the_manifest_tells_what_may_differ(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.deploy.signatures import signatures
+from awn_keras.deploy.litert import TFLiteFile
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Costs:
     operators: int
 
 
-def costs_of(content: bytes, file: str = "content") -> dict[str, Costs]:
+def costs_of(content: bytes | TFLiteFile, file: str = "content") -> dict[str, Costs]:
     """Counts what each signature of a TFLite file costs.
 
     Args:
-        content: The file's content; its shapes are fixed.
+        content: The file's content; its shapes are fixed. Or the file, open.
         file: What to call it in an error.
 
     Returns:
@@ -50,16 +50,18 @@ def costs_of(content: bytes, file: str = "content") -> dict[str, Costs]:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    signatures(content, file)
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    opened = TFLiteFile.of(content, file)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(opened.content, 0))
     names = {
         value: name
         for name, value in vars(schema.BuiltinOperator).items()
         if not name.startswith("_")
     }
     return {
-        one.signatureKey.decode(): _Graph(model, one.subgraphIndex, names).costs()
-        for one in model.signatureDefs
+        definition.signatureKey.decode(): _Graph(
+            model, definition.subgraphIndex, names
+        ).costs()
+        for definition in model.signatureDefs
     }
 
 

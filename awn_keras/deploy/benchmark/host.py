@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,18 +20,13 @@ from awn_keras.deploy.benchmark.report import (
     spread_of,
     statistics_of,
 )
+from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.engine import EngineError, Run, run_apart
 from awn_keras.deploy.gpu import check_gpu_run, why_no_gpu
-from awn_keras.deploy.interpreter import AnyWidthInterpreter, check_integer
-from awn_keras.deploy.signatures import (
-    signature_width,
-    signatures,
-    subgraph_of,
-    width_signature,
-)
+from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.verification import precision_of
 from awn_keras.environment import this_machine
-from awn_keras.widths import check_width, width_label
+from awn_keras.widths import check_widths, find_width
 
 HOST_TARGETS = ("cpu", "gpu")
 
@@ -42,15 +36,15 @@ class Subject:
     """A file to measure.
 
     Args:
-        path: The file.
-        content: What it holds.
+        path: Where it is.
+        file: The file, open.
         widths: The width of each signature to measure; `None` for a signature that is
             not called after one.
         accuracy: Accuracy by signature, as far as it is known.
     """
 
     path: Path
-    content: bytes
+    file: TFLiteFile
     widths: Mapping[str, float | None]
     accuracy: Mapping[str, float]
 
@@ -74,43 +68,34 @@ class Subject:
             OSError: If it cannot be read.
         """
         path = Path(path)
-        content = path.read_bytes()
-        names = list(signatures(content, str(path)))
-        known = {name: signature_width(name) for name in names}
+        file = TFLiteFile(path)
+        known = {name: signature.width for name, signature in file.signatures.items()}
         by_width = {name: width for name, width in known.items() if width is not None}
         chosen: dict[str, float | None] = dict(by_width or known)
         if widths is not None:
-            labels = {width_label(check_width(width)): width for width in widths}
-            chosen = {
-                name: width
-                for name, width in by_width.items()
-                if width_label(width) in labels
-            }
-            missing = set(labels) - {width_label(w) for w in chosen.values() if w}
+            checked = check_widths(widths)
+            missing = [w for w in checked if find_width(w, by_width.values()) is None]
             if missing:
                 raise ValueError(
                     f"`widths` must be widths of '{path}', {sorted(by_width.values())}."
                     " Name some of these, or export the file with the others, too. "
-                    f"Received: {[labels[one] for one in sorted(missing)]}"
+                    f"Received: {sorted(missing)}"
                 )
-        return cls(path, content, chosen, dict(accuracy or {}))
+            chosen = {
+                name: width
+                for name, width in by_width.items()
+                if find_width(width, checked) is not None
+            }
+        return cls(path, file, chosen, dict(accuracy or {}))
 
     # Read once, and not for each repetition: a file may have tens of megabytes.
     @functools.cached_property
     def _costs(self) -> dict[str, Costs]:
-        return costs_of(self.content, self.path.name)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
+        return costs_of(self.file)
 
     @functools.cached_property
     def _precision(self) -> str | None:
         return precision_of(self.path)
-
-    def subgraph(self, signature: str) -> int:
-        """Index of the part of the file that a signature runs."""
-        return subgraph_of(self.content, signature)
 
     def known(self, signature: str) -> dict[str, Any]:
         """Fields of a `Row` that no measurement gives."""
@@ -119,8 +104,8 @@ class Subject:
             "width": self.widths[signature],
             "signature": signature,
             "file": self.path.name,
-            "sha256": self._digest,
-            "file_bytes": len(self.content),
+            "sha256": self.file.sha256,
+            "file_bytes": len(self.file.content),
             "macs": costs.macs,
             "parameters": costs.parameters,
             "activation_bytes": costs.activation_bytes,
@@ -204,8 +189,10 @@ def benchmark_tflite(
 def check_counts(runs: int, warm_up: int, repeats: int, threads: Sequence[int]) -> None:
     """Raises a TypeError or a ValueError if one is no integer, or too small."""
     for name, value, least in (
-        *(("runs", runs, 1), ("warm_up", warm_up, 0), ("repeats", repeats, 1)),
-        *(("threads", one, 1) for one in threads),
+        ("runs", runs, 1),
+        ("warm_up", warm_up, 0),
+        ("repeats", repeats, 1),
+        *(("threads", count, 1) for count in threads),
     ):
         check_integer(value, name, least)
 
@@ -217,7 +204,7 @@ def check_seconds(value: float, name: str) -> None:
 
 
 def accuracies(
-    path: str | Path,
+    path: str | Path | TFLiteFile,
     images: np.ndarray,
     labels: np.ndarray,
     widths: Sequence[float] | None = None,
@@ -225,7 +212,7 @@ def accuracies(
     """Accuracy of each width of a file, by running it.
 
     Args:
-        path: The file; its output is scores, `(1, classes)`.
+        path: The file, or where it is; its output is scores, `(1, classes)`.
         images: Inputs `(n, ...)`, normalized as the model wants them.
         labels: Integer classes, `(n,)`.
         widths: Those of the file's widths to run. `None` for all.
@@ -238,20 +225,22 @@ def accuracies(
             `AnyWidthInterpreter`.
         OSError: If it cannot be read.
     """
-    interpreter = AnyWidthInterpreter(path)
-    found = {}
+    file = TFLiteFile.of(path)
     labels = np.asarray(labels)
-    for width in interpreter.widths if widths is None else widths:
-        scores = interpreter.run(images[:1], width=width)
-        shape = None if isinstance(scores, dict) else scores.shape
-        if shape is None or len(shape) != 2 or shape[1] <= labels.max():
+    known = list(file.by_width) if widths is None else map(file.find_width, widths)
+    accuracy = {}
+    for width in known:
+        signature = file.by_width[width]
+        shapes = [output.shape for output in signature.outputs]
+        if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] <= labels.max():
             raise ValueError(
-                f"'{path}' must have one output of scores, (1, classes), for labels up "
-                f"to {labels.max()}. Received: outputs {shape or sorted(scores)}"
+                f"'{file.name}' must have one output of scores, (1, classes), for "
+                f"labels up to {labels.max()}. Received: outputs "
+                f"{', '.join(map(str, shapes))}"
             )
-        scores = interpreter.run(images, width=width)
-        found[width_signature(width)] = float(np.mean(scores.argmax(1) == labels))
-    return found
+        (scores,) = signature.run(images).values()
+        accuracy[signature.name] = float(np.mean(scores.argmax(1) == labels))
+    return accuracy
 
 
 class _Bench:
@@ -265,18 +254,18 @@ class _Bench:
     ) -> None:
         self.report = Report()
         self._subject, self._how, self._on_progress = subject, how, on_progress
-        self._found: dict[tuple[str, str, int], list[Run]] = {}
+        self._runs: dict[tuple[str, str, int], list[Run]] = {}
         self._failed: set[tuple[str, str, int]] = set()
         self._reference: dict[str, tuple[np.ndarray, ...]] = {}
         rng = np.random.default_rng(0)
         self._inputs = {
             name: [
-                rng.random(shape).astype(dtype)
-                if dtype.kind == "f"
-                else rng.integers(0, 2, shape).astype(dtype)
-                for _, shape, dtype in given
+                rng.random(tensor.shape).astype(tensor.dtype)
+                if tensor.dtype.kind == "f"
+                else rng.integers(0, 2, tensor.shape).astype(tensor.dtype)
+                for tensor in signature.inputs
             ]
-            for name, (given, _) in signatures(subject.content, "content").items()
+            for name, signature in subject.file.signatures.items()
         }
         self._here = _here()
 
@@ -298,13 +287,15 @@ class _Bench:
             self._failed.add(task)
             self._fail(target, signature, threads, str(error))
             return
-        self._found.setdefault(task, []).append(run)
+        self._runs.setdefault(task, []).append(run)
         self.report.put(self._row(*task))
         self._on_progress(self.report)
 
     def _run(self, signature: str, target: str, threads: int) -> Run:
         run = run_apart(
-            *(self._subject.content, self._inputs[signature], signature),
+            self._subject.file.content,
+            self._inputs[signature],
+            signature,
             gpu=target == "gpu",
             num_threads=threads,
             **self._how,
@@ -317,7 +308,7 @@ class _Bench:
         return run
 
     def _row(self, signature: str, target: str, threads: int) -> Row:
-        runs = self._found[signature, target, threads]
+        runs = self._runs[signature, target, threads]
         medians = [float(np.median(run.ms)) for run in runs]
         memory = [run.memory_mb for run in runs if run.memory_mb is not None]
         return Row(
@@ -338,17 +329,19 @@ class _Bench:
         """How far outputs are from the CPU's, if that can run the file."""
         if signature not in self._reference:
             try:
-                found = run_apart(
-                    *(self._subject.content, self._inputs[signature], signature),
+                run_on_cpu = run_apart(
+                    self._subject.file.content,
+                    self._inputs[signature],
+                    signature,
                     timeout=self._how["timeout"],
                 )
             except EngineError:
                 return None
-            self._reference[signature] = found.outputs
+            self._reference[signature] = run_on_cpu.outputs
         reference = self._reference[signature]
         errors = [
-            float(np.abs(one - other).max())
-            for one, other in zip(run.outputs, reference, strict=False)
+            float(np.abs(output - expected).max())
+            for output, expected in zip(run.outputs, reference, strict=False)
         ]
         return max(errors, default=None)
 

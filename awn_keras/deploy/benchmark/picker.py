@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from awn_keras.deploy.benchmark.report import Report, Row
+from awn_keras.environment import this_machine
 
 #: Latencies that a budget may be for.
 QUANTILES = ("median", "p90", "p95")
@@ -171,6 +172,45 @@ def pick_width(
         _widest(widths, smooth, index, budget_ms) if budget_kb is None else None,
         dominated,
     )
+
+
+def pick_for_file(
+    report: Report | str | Path, sha256: str, *, budget_ms: float, threads: int
+) -> tuple[float, dict[float, float]]:
+    """Picks the width at which a file that chooses by itself is to begin.
+
+    Args:
+        report: See `pick_width`.
+        sha256: The file's hash.
+        budget_ms: Longest latency, in ms.
+        threads: For how many threads of a CPU: this machine's, if it has such rows.
+
+    Returns:
+        The width, whatever its accuracy, and the latency of each that was measured, in
+        ms by width.
+
+    Raises:
+        ValueError: If it has no such row of this file.
+        OSError: If the report cannot be read.
+    """
+    report = report if isinstance(report, Report) else Report.load(report)
+    rows = [
+        # What it runs from then on, it chooses by width and latency alone.
+        replace(row, accuracy=None)
+        for row in report.rows
+        if (row.sha256, row.threads) == (sha256, threads) and row.target.endswith("cpu")
+    ]
+    if not rows:
+        raise ValueError(
+            f"`report` must have rows of this file on a CPU with {threads} "
+            f"threads. Received: {len(report.rows)} rows of other files, targets or "
+            "threads. Measure it: `awn benchmark`."
+        )
+    host = [row for row in rows if row.target == "cpu"]
+    rows = [row for row in host if row.device == this_machine()] or host or rows
+    picked = pick_width(Report(rows), budget_ms=budget_ms).width
+    latencies = {row.width: latency(row, "p90") for row in rows}
+    return picked, {w: ms for w, ms in latencies.items() if w and ms is not None}
 
 
 def _check(budgets: Mapping[str, float | None], quantile: str) -> None:

@@ -105,7 +105,9 @@ def benchmark_device(
                 for signature, unit, count in tasks:
                     time.sleep(cooldown)
                     words = command(
-                        *(there, f"{folder}/model.tflite", signature),
+                        there,
+                        f"{folder}/model.tflite",
+                        signature,
                         gpu=unit == "gpu",
                         threads=count,
                         runs=runs,
@@ -127,7 +129,7 @@ class _Bench:
         self.report = Report()
         self._subject, self._device = subject, device
         self._on_progress = on_progress
-        self._found: dict[tuple[str, str, int], list[Printed]] = {}
+        self._printed: dict[tuple[str, str, int], list[Printed]] = {}
         self._failed: set[tuple[str, str, int]] = set()
         self._about: dict[str, Any] = {}
 
@@ -155,7 +157,7 @@ class _Bench:
                 answer.text,
                 gpu=unit == "gpu",
                 signature=signature,
-                subgraph=self._subject.subgraph(signature),
+                subgraph=self._subject.file.subgraph_of(signature),
             )
         except DeviceTimeoutError as error:
             self._device.stop(words[0])
@@ -166,14 +168,14 @@ class _Bench:
             self._failed.add(task)
             self.fail(unit, signature, threads, str(error))
             return
-        self._found.setdefault(task, []).append(printed)
+        self._printed.setdefault(task, []).append(printed)
         self.report.put(
             Row(
                 target=f"{self._device.kind}-{unit}",
                 threads=threads,
                 thermal=state,
                 **self._subject.known(signature),
-                **fields_of(self._found[task]),
+                **fields_of(self._printed[task]),
                 **self._about,
             )
         )

@@ -15,7 +15,7 @@ from awn_keras.deploy.benchmark.devices import (
     find_program,
 )
 from awn_keras.deploy.benchmark.remote import benchmark_device
-from awn_keras.deploy.signatures import subgraph_of
+from awn_keras.deploy.litert import TFLiteFile
 from tests.deploy.benchmark.conftest import script
 from tests.deploy.benchmark.fake_adb import fake_program
 
@@ -53,7 +53,7 @@ def test_every_width_is_measured_and_the_phone_left_as_it_was(
     assert found["android-gpu", 1, 1.0].median_ms == pytest.approx(10 / 3, rel=1e-3)
     one = found["android-cpu", 1, 0.5]
     assert (one.runs, one.warm_up) == (40, 2)
-    assert one.nodes_delegated == 7 + subgraph_of(exported.read_bytes(), "width_050")
+    assert one.nodes_delegated == 7 + TFLiteFile(exported).subgraph_of("width_050")
     assert one.nodes > 7
     assert one.device == "Maker Phone 7 (R5CT1)"
     assert one.soc == "SM8750"

@@ -1,0 +1,23 @@
+"""Checks of arguments that several modules take."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def check_integer(value: int, name: str, least: int) -> None:
+    """Checks an argument that must be an integer.
+
+    Args:
+        value: What was given.
+        name: What to call the argument in the message.
+        least: The smallest value allowed.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value}")

@@ -1,0 +1,66 @@
+"""The program that converts in a child process; `child` says why, and starts it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.deploy.child import OwnObject
+from awn_keras.deploy.converter import convert
+from awn_keras.deploy.errors import ExportError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does in the child what `convert_in_child` asks for.
+
+    Args:
+        argv: The folder.
+
+    Returns:
+        The exit code.
+    """
+    folder = Path(argv[0])
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    representative = None
+    if (folder / "representative.npz").exists():
+        with np.load(folder / "representative.npz") as arrays:
+            representative = [arrays[name] for name in arrays.files]
+    try:
+        objects = [OwnObject(*names) for names in job["own"]]
+        own = {object_.saved_as: object_.imported() for object_ in objects}
+        models = {
+            signature: _load(folder / f"{index}.keras", own)
+            for index, signature in enumerate(job["signatures"])
+        }
+        content = convert(models, job["precision"], representative)
+    except ExportError as error:
+        (folder / "failure.txt").write_text(str(error), encoding="utf-8")
+        return 1
+    (folder / "result.tflite").write_bytes(content)
+    return 0
+
+
+def _load(path: Path, own: Mapping[str, Any]) -> keras.Model:
+    try:
+        # Not compiled: another backend's optimizer is of no use here. `safe_mode` is
+        # against files of strangers, and these come from the parent.
+        return keras.saving.load_model(
+            path, custom_objects=own, compile=False, safe_mode=False
+        )
+    except Exception as error:  # whatever layers of the user's own raise
+        raise ExportError(
+            "The process that converts on TensorFlow cannot load the model: "
+            f"{type(error).__name__}: {error}\nTFLite's converter is TensorFlow's, so "
+            "that all layers must run there: write them with `keras.ops`, or give "
+            "them what TensorFlow needs."
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

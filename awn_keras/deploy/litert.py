@@ -1,0 +1,391 @@
+"""TFLite files in LiteRT: what a file holds, and running it sample by sample."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from awn_keras.deploy.checks import check_integer
+from awn_keras.deploy.signatures import signature_width
+from awn_keras.widths import check_width, find_width
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
+
+#: Arrays by name of the input or output, each `(1, ...)`.
+Sample = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a signature.
+
+    Args:
+        name: Its name in the signature.
+        shape: Its shape with the batch axis; a size that is not fixed counts as 1.
+        declared_shape: Its shape as the file declares it: -1 for what is not fixed.
+        dtype: Its dtype.
+        scale: What a step of quantized integers is worth; 0 if it is not quantized.
+        zero_point: The quantized integer that means 0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    declared_shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: float
+    zero_point: int
+
+    @classmethod
+    def of(cls, name: str, details: Mapping[str, Any]) -> Tensor:
+        """From what LiteRT tells of it."""
+        scale, zero_point = details["quantization"]
+        return cls(
+            name,
+            tuple(details["shape"].tolist()),
+            tuple(details["shape_signature"].tolist()),
+            np.dtype(details["dtype"]),
+            float(scale),
+            int(zero_point),
+        )
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape without the batch axis."""
+        return self.shape[1:]
+
+    def check_takes_samples(self) -> None:
+        """Checks that samples can be run one by one.
+
+        Raises:
+            ValueError: If the batch size is not 1, or the rest of the shape not fixed.
+        """
+        batch, rest = self.declared_shape[:1], self.declared_shape[1:]
+        if batch not in ((1,), (-1,)) or -1 in rest:
+            raise ValueError(
+                "`path` must have signatures of batch size 1 and fixed shapes. "
+                f"Received: '{self.name}' of shape {self.declared_shape}"
+            )
+
+    def encode(self, x: Any) -> np.ndarray:
+        """Checks samples `(n, ...)`, and casts or quantizes them.
+
+        Raises:
+            TypeError: If their dtype does not fit.
+            ValueError: If their shape does not fit, or there is NaN to quantize.
+        """
+        x = np.asarray(x)
+        if x.ndim == 0 or x.shape[1:] != self.sample_shape:
+            is_sample = x.shape == self.sample_shape
+            hint = " Add the batch axis: `x[None]`." if is_sample else ""
+            wanted = ", ".join(map(str, ("n", *self.sample_shape)))
+            raise ValueError(
+                f"`x` must have the shape ({wanted}) for input '{self.name}'. "
+                f"Received: an array of shape {x.shape}.{hint}"
+            )
+        if self.scale and x.dtype.kind == "f":
+            if np.isnan(x).any():
+                raise ValueError(
+                    f"`x` must not have NaN for the quantized input '{self.name}'."
+                )
+            limits = np.iinfo(self.dtype)
+            steps = np.rint(x / self.scale) + self.zero_point
+            return np.clip(steps, limits.min, limits.max).astype(self.dtype)
+        fits = x.dtype == self.dtype if self.scale else _can_cast(x, self.dtype)
+        if not fits:
+            raise TypeError(
+                f"`x` must be {self.dtype}{' or floats' * bool(self.scale)} for "
+                f"input '{self.name}', or fit into it. Received: an array of "
+                f"{x.dtype}"
+            )
+        return x.astype(self.dtype)
+
+    def decode(self, y: np.ndarray) -> np.ndarray:
+        """Turns quantized integers `(n, ...)` into float32, and keeps the rest."""
+        if not self.scale:
+            return y
+        return (y.astype("float32") - self.zero_point) * np.float32(self.scale)
+
+
+def _can_cast(x: np.ndarray, dtype: np.dtype) -> bool:
+    if dtype.kind in "iu" and x.dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return not x.size or (limits.min <= x.min() and x.max() <= limits.max)
+    return np.can_cast(x.dtype, dtype, "same_kind")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature of an open file: what it takes and gives, and what runs it.
+
+    Args:
+        name: Its name.
+        inputs: Its inputs, in the order of names.
+        outputs: Its outputs, likewise.
+        runner: LiteRT's runner. It is for one thread at a time, with those of all
+            signatures of the file.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    runner: Callable[..., Sample]
+
+    @classmethod
+    def of(cls, name: str, runner: Any) -> Signature:
+        """From LiteRT's runner."""
+        inputs, outputs = (
+            tuple(Tensor.of(*item) for item in sorted(details.items()))
+            for details in (runner.get_input_details(), runner.get_output_details())
+        )
+        return cls(name, inputs, outputs, runner)
+
+    @property
+    def width(self) -> float | None:
+        """The width that its name tells, or `None`."""
+        return signature_width(self.name)
+
+    def check_takes_samples(self) -> None:
+        """Checks that samples can be run one by one; see `Tensor`."""
+        for tensor in (*self.inputs, *self.outputs):
+            tensor.check_takes_samples()
+
+    def encode(self, x: Any) -> dict[str, np.ndarray]:
+        """Checks and casts samples.
+
+        Args:
+            x: See `run`.
+
+        Returns:
+            An array `(n, ...)` for each input, of its dtype.
+
+        Raises:
+            TypeError: If a dtype does not fit.
+            ValueError: If names or shapes do not fit, or there is NaN to quantize.
+        """
+        names = [tensor.name for tensor in self.inputs]
+        if not isinstance(x, Mapping) and len(names) == 1:
+            x = {names[0]: x}
+        if not isinstance(x, Mapping) or set(x) != set(names):
+            received = sorted(x) if isinstance(x, Mapping) else type(x).__name__
+            raise ValueError(
+                f"`x` must be a dict with an array for each of the inputs {names}. "
+                f"Received: {received}"
+            )
+        arrays = {tensor.name: tensor.encode(x[tensor.name]) for tensor in self.inputs}
+        counts = {name: len(array) for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                "`x` must have the same number of samples for each input. Received: "
+                f"{counts}"
+            )
+        return arrays
+
+    def invoke(self, sample: Sample) -> Sample:
+        """Computes the outputs of one sample, all in the dtypes of the file."""
+        return self.runner(**sample)
+
+    def run(
+        self, x: Any, invoke: Callable[[Sample], Sample] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Computes the outputs of samples, one by one.
+
+        Args:
+            x: Samples `(n, ...)`; if there are several inputs, a dict of such arrays.
+            invoke: What computes one sample. `None` for the signature's own.
+
+        Returns:
+            An array `(n, ...)` for each output, float32 in place of quantized integers.
+
+        Raises:
+            TypeError: See `encode`.
+            ValueError: See `encode`.
+            RuntimeError: If LiteRT fails.
+        """
+        arrays = self.encode(x)
+        count = len(next(iter(arrays.values())))
+        results = {
+            tensor.name: np.empty((count, *tensor.sample_shape), tensor.dtype)
+            for tensor in self.outputs
+        }
+        invoke = invoke or self.invoke
+        for i in range(count):
+            sample = {name: array[i : i + 1] for name, array in arrays.items()}
+            row = invoke(sample)
+            for name, result in results.items():
+                result[i] = row[name][0]
+        return {
+            tensor.name: tensor.decode(results[tensor.name]) for tensor in self.outputs
+        }
+
+
+class TFLiteFile:
+    """A TFLite file, opened and read once.
+
+    Args:
+        source: The file's path, or its content. A file is mapped into memory: it must
+            not be written into while it is in use; replacing it is safe.
+        name: What to call it in an error. `None` for its path.
+        num_threads: Threads that LiteRT's CPU kernels use, at least 1.
+
+    Attributes:
+        name: See above.
+        signatures: Its signatures by name, at least one.
+
+    Raises:
+        TypeError: If `source` is no path or bytes, or `num_threads` not an integer.
+        ValueError: If it is not a whole TFLite file, has no signature, or `num_threads`
+            is below 1.
+        OSError: If the file cannot be read.
+    """
+
+    def __init__(
+        self, source: str | Path | bytes, name: str | None = None, num_threads: int = 1
+    ) -> None:
+        check_integer(num_threads, "num_threads", 1)
+        self._source = source
+        self.name = name or ("content" if isinstance(source, bytes) else str(source))
+        interpreter = _open(source, self.name, num_threads)
+        self.signatures = {
+            key: Signature.of(key, interpreter.get_signature_runner(key))
+            for key in interpreter.get_signature_list()
+        }
+        if not self.signatures:
+            raise ValueError(
+                f"'{self.name}' has no signatures; `export_tflite` writes them."
+            )
+
+    @classmethod
+    def of(
+        cls, source: str | Path | bytes | TFLiteFile, name: str | None = None
+    ) -> TFLiteFile:
+        """Opens a file, unless it is open."""
+        return source if isinstance(source, TFLiteFile) else cls(source, name)
+
+    @functools.cached_property
+    def content(self) -> bytes:
+        """The bytes of the file."""
+        if isinstance(self._source, bytes):
+            return self._source
+        return Path(self._source).read_bytes()
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The hash of the content, hexadecimal."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @functools.cached_property
+    def by_width(self) -> dict[float, Signature]:
+        """The signatures that are called after widths, ascending.
+
+        Raises:
+            ValueError: If there is none, or one of them cannot be run sample by sample.
+        """
+        widths = {
+            signature.width: signature
+            for signature in self.signatures.values()
+            if signature.width is not None
+        }
+        if not widths:
+            raise ValueError(
+                "`path` must have a signature for each width, named as "
+                f"`width_050`. Received: a file with the signatures "
+                f"{list(self.signatures)}. `awn_keras.deploy` exports such files."
+            )
+        for signature in widths.values():
+            signature.check_takes_samples()
+        return dict(sorted(widths.items()))
+
+    def find_width(self, width: float) -> float:
+        """Finds one of the file's widths, up to the rounding in its name.
+
+        Args:
+            width: A width.
+
+        Returns:
+            The key of it in `by_width`.
+
+        Raises:
+            TypeError: If `width` is not a number.
+            ValueError: If the file has no such width; see `by_width`.
+        """
+        known = find_width(check_width(width), self.by_width)
+        if known is None:
+            raise ValueError(
+                f"`width` must be one of the file's widths, {list(self.by_width)}. "
+                f"Run one of these, or export the file with this one, too: "
+                f"`export_tflite(model, path, widths=[..., {width}])`. Received: "
+                f"width={width}"
+            )
+        return known
+
+    def subgraph_of(self, signature: str) -> int:
+        """Index of the subgraph that a signature runs.
+
+        Raises:
+            KeyError: If there is no such signature.
+        """
+        from ai_edge_litert import schema_py_generated as schema
+
+        model = schema.Model.GetRootAs(self.content, 0)
+        definitions = map(model.SignatureDefs, range(model.SignatureDefsLength()))
+        indices = {
+            definition.SignatureKey().decode(): definition.SubgraphIndex()
+            for definition in definitions
+        }
+        return int(indices[signature])
+
+
+def _open(source: str | Path | bytes, name: str, num_threads: int) -> Interpreter:
+    from ai_edge_litert.interpreter import Interpreter
+
+    if isinstance(source, bytes):
+        where: dict[str, Any] = {"model_content": source}
+    elif isinstance(source, str | Path):
+        # LiteRT reports what cannot be read as if it were another kind of file.
+        Path(source).open("rb").close()
+        where = {"model_path": str(source)}
+    else:
+        raise TypeError(
+            "`path` must be the path of a TFLite file, or its content as bytes. "
+            f"Received: path={source!r}"
+        )
+    try:
+        return Interpreter(**where, num_threads=num_threads)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"'{name}' is not a TFLite file, or not a whole one. LiteRT says: {error}"
+        ) from error
+
+
+def run_tflite(
+    source: bytes | TFLiteFile,
+    inputs: Sequence[np.ndarray],
+    signature: str | None = None,
+) -> list[np.ndarray]:
+    """Runs a TFLite file with LiteRT on the CPU, sample by sample.
+
+    Args:
+        source: The file, open, or its content; its batch size is 1.
+        inputs: For each of its inputs an array `(n, ...)`, in the order of names.
+        signature: Name of the signature. `None` for the only one.
+
+    Returns:
+        For each output an array `(n, ...)`, in the order of names.
+
+    Raises:
+        ValueError: If it is no TFLite file, has no such signature, or the inputs are
+            not those of the signature.
+    """
+    known = TFLiteFile.of(source).signatures
+    if signature is None:
+        (signature,) = known
+    names = [tensor.name for tensor in known[signature].inputs]
+    outputs = known[signature].run(dict(zip(names, inputs, strict=True)))
+    return [outputs[name] for name in sorted(outputs)]
