@@ -27,7 +27,7 @@ from awn_keras.layers import (
     TriSeparableConv2D,
 )
 from awn_keras.model import AnyWidthModel
-from awn_keras.plotting import plot_curves, plot_history, plot_kernel
+from awn_keras.pictures import plot_curves, plot_history, plot_kernel
 from awn_keras.rules import WidthRule, per_channel, per_sample, register_width_rule
 from awn_keras.slimming import slim
 from awn_keras.summary import ModelSummary, NetworkList, list_networks, summarize

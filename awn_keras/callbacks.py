@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ import keras
 import numpy as np
 
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.style import COLORS, new_figure
-
-#: What `MultiWidthModel` puts behind the names of logs at a report width.
-_AT_WIDTH = re.compile(r"(.+)_(w\d{3}(?:_\d+)?)")
+from awn_keras.pictures import COLORS, new_figure
+from awn_keras.widths import name_at_width, split_name_at_width
 
 
 class WidthTensorBoard(keras.callbacks.TensorBoard):
@@ -69,10 +66,11 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
         logs = logs or {}
         super().on_epoch_end(epoch, _without_widths(logs))
         for name in logs:
-            if found := _AT_WIDTH.fullmatch(name):
-                validation = name.startswith("val_")
-                run = f"{'validation' if validation else 'train'}_{found[2]}"
-                tag = f"epoch_{found[1].removeprefix('val_')}"
+            if found := split_name_at_width(name):
+                metric, width = found
+                part = "validation" if name.startswith("val_") else "train"
+                run = name_at_width(part, width)
+                tag = f"epoch_{metric.removeprefix('val_')}"
                 with self._writer(run).as_default():
                     self.summary.scalar(tag, logs[name], step=epoch)
         if any(name.startswith("val_") for name in logs):
@@ -150,5 +148,5 @@ class WidthProgbar(keras.callbacks.ProgbarLogger):
 
 
 def _without_widths(logs: Any) -> dict[str, Any]:
-    kept = {k: v for k, v in (logs or {}).items() if not _AT_WIDTH.fullmatch(k)}
+    kept = {k: v for k, v in (logs or {}).items() if not split_name_at_width(k)}
     return dict(sorted(kept.items(), key=lambda item: item[0].endswith("auc")))

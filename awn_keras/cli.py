@@ -513,7 +513,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from awn_keras.data import load_data
     from awn_keras.evaluation import trade_off_curve
     from awn_keras.loading import load_model
-    from awn_keras.style import new_figure
+    from awn_keras.pictures import new_figure
 
     model = load_model(args.model)
     output = args.output and _writable(args.output)

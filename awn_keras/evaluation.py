@@ -17,9 +17,9 @@ import numpy as np
 from awn_keras.files import write_whole
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
+from awn_keras.pictures import COLORS, MARKERS, axes_or_new
 from awn_keras.propagation import Flow, active_slices, channel_axis, graph_flows
 from awn_keras.rules import WidthRule, rule_of
-from awn_keras.style import COLORS, MARKERS, axes_or_new
 from awn_keras.training.metrics import area_under_curve
 from awn_keras.widths import check_width, check_widths
 

@@ -50,6 +50,7 @@ from awn_keras.baselines import SNet
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.layouts import choose_cuts
+from awn_keras.deploy.signatures import width_signature
 from awn_keras.deploy.timing import time_signatures
 from awn_keras.environment import environment
 from awn_keras.evaluation import count_active_parameters
@@ -130,7 +131,7 @@ def widths_of(model: AnyWidthModel, count: int) -> list[float]:
 
 def names_of(widths: list[float]) -> dict[float, str]:
     """The signature of each width."""
-    return {width: f"w{round(1e4 * width):05}" for width in widths}
+    return {width: width_signature(width) for width in widths}
 
 
 def one_file(

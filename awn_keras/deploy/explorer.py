@@ -16,7 +16,7 @@ from awn_keras.deploy.benchmark.costs import costs_of
 from awn_keras.deploy.benchmark.host import accuracies
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.litert import TFLiteFile
-from awn_keras.style import COLORS, new_figure
+from awn_keras.pictures import COLORS, new_figure
 
 _TIMED_RUNS = 50
 

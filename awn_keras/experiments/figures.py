@@ -12,7 +12,7 @@ import numpy as np
 from awn_keras.experiments.paper import FIGURE_4_WIDTHS, NAMES, individual_sizes
 from awn_keras.experiments.tables import Finished, curve_of
 from awn_keras.files import write_whole
-from awn_keras.style import COLORS, new_figure, ordered_colors
+from awn_keras.pictures import COLORS, new_figure, ordered_colors
 
 #: Colours of the systems.
 SYSTEM_COLORS = {

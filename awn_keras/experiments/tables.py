@@ -21,7 +21,7 @@ from awn_keras.experiments.paper import (
     recommended_arm,
 )
 from awn_keras.experiments.recipes import Recipe
-from awn_keras.widths import width_label
+from awn_keras.widths import name_at_width
 
 #: Widths of a mean that does not depend on how many a network has.
 _STAIRCASE = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
@@ -173,7 +173,7 @@ def table_1(finished: Sequence[Finished]) -> Table:
         rows.append([f"{NAMES[label]}, here", str(len(results)), *ours])
         if known := [result for result in results if result["best_epoch"]]:
             best = [_logs_of_best_epoch(result) for result in known]
-            names = [f"val_accuracy_w{width_label(width)}" for width in TABLE_1_WIDTHS]
+            names = [name_at_width("val_accuracy", width) for width in TABLE_1_WIDTHS]
             ours = [
                 percent([log[name] for log in best if name in log]) for name in names
             ]

@@ -29,7 +29,7 @@ from awn_keras.files import write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.style import new_figure
+from awn_keras.pictures import new_figure
 
 
 class _Checkpoint(keras.callbacks.Callback):

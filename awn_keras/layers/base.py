@@ -197,6 +197,23 @@ class TriangularKernel(keras.Layer):
         kernel = keras.ops.convert_to_tensor(kernel)
         return keras.ops.where(self._mask, kernel, keras.ops.zeros_like(kernel))
 
+    def masked_kernel(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the kernel with forbidden entries at zero, and which are allowed.
+
+        Returns:
+            An array `(..., in, out)` of any class of layer, and a boolean one,
+            `(in, out)`.
+
+        Raises:
+            AttributeError: If the layer is not built.
+        """
+        variable = self.triangular_variable
+        kernel = keras.ops.convert_to_numpy(self.masked(variable))
+        mask = np.broadcast_to(self._triangle.mask(variable.shape), kernel.shape[-2:])
+        if self._triangle.transposed:
+            return np.swapaxes(kernel, -1, -2), mask.T
+        return kernel, mask
+
     def set_grades(self, in_grades: np.ndarray, out_grades: np.ndarray) -> None:
         """Gives the layer its place in an any-width model, once.
 

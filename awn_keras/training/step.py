@@ -13,7 +13,7 @@ from awn_keras.training.freezing import keep_frozen
 from awn_keras.training.losses import loss_over_widths
 from awn_keras.training.metrics import results_at, update_each
 from awn_keras.training.samplers import draw_levels, expected_levels, loss_factors
-from awn_keras.widths import width_label
+from awn_keras.widths import name_at_width
 
 
 def train_step(model: Any, data: Any) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def report(model: Any, states: Any, values: Any) -> dict[str, Any]:
     for width in model.plan.report_widths:
         results = results_at(model, states, values, model.networks.level_of(width))
         for name, value in results.items():
-            logs[f"{name}_w{width_label(width)}"] = value
+            logs[name_at_width(name, width)] = value
     return logs
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from awn_keras.deploy.benchmark.report import Report, Row
 from awn_keras.files import write_whole
-from awn_keras.style import COLORS, MARKERS, axes_or_new, new_figure
+from awn_keras.pictures import COLORS, MARKERS, axes_or_new, new_figure
 
 
 def plot_report(report: Report, ax: Any = None) -> Any:

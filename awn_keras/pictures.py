@@ -1,31 +1,104 @@
-"""Pictures of curves, of training and of kernels. All return Matplotlib axes."""
+"""Pictures of curves, of training and of kernels, and what all pictures share."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from awn_keras.evaluation import TradeOffCurve
-from awn_keras.layers.base import TriangularKernel
-from awn_keras.style import COLORS, MARKERS, axes_or_new, ordered_colors
-from awn_keras.widths import label_width
+from awn_keras.widths import split_name_at_width
 
+#: Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+#: Marks, so that curves differ without colour, too.
+MARKERS = "osD^vP"
+#: For what is ordered, such as widths: from dark to bright at any kind of sight.
+ORDERED = "viridis"
 _COSTS = {"width": "width", "macs": "MACs (millions)", "parameters": "parameters (k)"}
 _UNITS = {"width": 1.0, "macs": 1e6, "parameters": 1e3}
 
 
-def plot_curves(
-    curves: Mapping[str, TradeOffCurve], x: str = "width", ax: Any = None
-) -> Any:
+def axes_or_new(ax: Any, width: float = 6.0, height: float = 4.0) -> Any:
+    """Gives Matplotlib axes to draw on.
+
+    Args:
+        ax: What the user gave: axes, or `None` for new ones, which a notebook shows.
+        width: Of the new figure, in inches.
+        height: Of the new figure, in inches.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: If `ax` is a path.
+    """
+    if isinstance(ax, str | Path):
+        raise TypeError(
+            "`ax` must be Matplotlib axes. To write a picture, leave it out and call "
+            f"`.figure.savefig({str(ax)!r})` on what is returned. Received: ax={ax!r}"
+        )
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def new_figure(width: float = 6.0, height: float = 4.0, **kwargs: Any) -> Any:
+    """Makes a figure that no window and no notebook shows, for files.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        **kwargs: As in Matplotlib's `Figure.subplots`.
+
+    Returns:
+        The figure, and its axes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(**kwargs)
+
+
+def ordered_colors(count: int) -> list[Any]:
+    """Colours for things in an order, such as widths.
+
+    Args:
+        count: How many.
+
+    Returns:
+        RGBA colours, the first one dark.
+    """
+    import matplotlib as mpl
+
+    # The brightest tenth is hardly seen on white.
+    last = max(count - 1, 1)
+    return [mpl.colormaps[ORDERED](0.9 * i / last) for i in range(count)]
+
+
+class Curve(Protocol):
+    """What `plot_curves` draws; see `TradeOffCurve`, which is one."""
+
+    widths: Sequence[float]
+    accuracy: Sequence[float] | None
+    macs: Sequence[int]
+    parameters: Sequence[int]
+
+    @property
+    def auc(self) -> float:
+        """The mean accuracy over widths; an error if there is no accuracy."""
+
+
+def plot_curves(curves: Mapping[str, Curve], x: str = "width", ax: Any = None) -> Any:
     """Draws the accuracy of several models over width, MACs or parameters.
 
     Args:
-        curves: Curves by the names that the legend shows; one of a single width is
-            drawn as a point.
+        curves: Each a `TradeOffCurve`, by the names that the legend shows; one of a
+            single width is drawn as a point.
         x: `"width"`, `"macs"` or `"parameters"`. MACs make networks of different
             kinds comparable.
         ax: Matplotlib axes to draw on. `None` for new ones.
@@ -55,7 +128,8 @@ def plot_curves(
         costs = np.asarray(getattr(curves[name], "widths" if x == "width" else x))
         points = len(costs) == 1
         ax.plot(
-            *(costs / _UNITS[x], accuracy),
+            costs / _UNITS[x],
+            accuracy,
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i % len(MARKERS)],
             markersize=6 if points else 3,
@@ -93,10 +167,9 @@ def plot_history(history: Any, metric: str = "accuracy", ax: Any = None) -> Any:
     lines: dict[float, list[float]] = {}
     prefix = "val_" if any(name.startswith("val_") for name in logs) else ""
     for name, values in logs.items():
-        match = re.fullmatch(re.escape(prefix + metric) + r"_w(\d{3}(?:_\d+)?)", name)
-        width = label_width(match[1]) if match else None
-        if width is not None:
-            lines[width] = values
+        found = split_name_at_width(name)
+        if found is not None and found[0] == prefix + metric:
+            lines[found[1]] = values
     if not lines:
         raise ValueError(
             f"`history` has no '{prefix}{metric}' at any width: compile with "
@@ -144,7 +217,7 @@ def plot_kernel(layer: keras.Layer, ax: Any = None) -> Any:
         Vu et al., Any-Width Networks (2020), figure 3.
     """
     if not isinstance(layer, keras.Layer) or not (
-        isinstance(layer, TriangularKernel) or hasattr(layer, "kernel")
+        hasattr(layer, "masked_kernel") or hasattr(layer, "kernel")
     ):
         raise TypeError(
             "`layer` must be a layer with a kernel, such as "
@@ -156,7 +229,7 @@ def plot_kernel(layer: keras.Layer, ax: Any = None) -> Any:
             f"Layer '{layer.name}' is not built: it has no kernel yet. Call it on a "
             "tensor, or take it from a model."
         )
-    weights, allowed = _kernel(layer)
+    weights, allowed = _sizes(layer)
     image = np.ma.masked_array(weights, ~allowed)
     ax = axes_or_new(ax, 5.0, 4.2)
     picture = ax.imshow(image.T, cmap="viridis", aspect="auto", interpolation="none")
@@ -165,17 +238,13 @@ def plot_kernel(layer: keras.Layer, ax: Any = None) -> Any:
     return ax
 
 
-def _kernel(layer: keras.Layer) -> tuple[np.ndarray, np.ndarray]:
+def _sizes(layer: keras.Layer) -> tuple[np.ndarray, np.ndarray]:
     """Sizes of the weights, and whether they may act: two arrays `(in, out)`."""
-    if not isinstance(layer, TriangularKernel):
-        kernel = keras.ops.convert_to_numpy(layer.kernel)
-        size = _over_window(kernel)
+    if not hasattr(layer, "masked_kernel"):
+        size = _over_window(keras.ops.convert_to_numpy(layer.kernel))
         return size, np.ones(size.shape, bool)
-    variable = layer.triangular_variable
-    size = _over_window(keras.ops.convert_to_numpy(layer.masked(variable)))
-    triangle = variable.constraint
-    mask = np.broadcast_to(triangle.mask(variable.shape), size.shape)
-    return (size.T, mask.T) if triangle.transposed else (size, mask)
+    kernel, mask = layer.masked_kernel()
+    return _over_window(kernel), mask
 
 
 def _over_window(kernel: np.ndarray) -> np.ndarray:

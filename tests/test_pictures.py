@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from awn_keras import TradeOffCurve, TriDense, plot_curves, plot_history, plot_kernel
-from awn_keras.style import COLORS
+from awn_keras.pictures import COLORS
 from tests.conftest import classification, labelled, small_conv, small_dense
 
 
