@@ -70,18 +70,22 @@ def convert(
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if precision == "int8":
+        if precision == "int8" and representative is not None:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.representative_dataset = lambda: _feed(models, representative)
+            converter.representative_dataset = functools.partial(
+                _feed, models, representative
+            )
         try:
             with warnings.catch_warnings():
                 # The converter's own use of it, to find int8 ranges.
                 warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
                 content = converter.convert()
         except (ConverterError, RuntimeError) as error:
-            found = re.findall(r"^(?:Custom|Flex) ops: (.*)$", str(error), re.MULTILINE)
-            if found:
-                raise ExportError(_not_builtin(models, found)) from error
+            operators = re.findall(
+                r"^(?:Custom|Flex) ops: (.*)$", str(error), re.MULTILINE
+            )
+            if operators:
+                raise ExportError(_not_builtin(models, operators)) from error
             raise ExportError(f"TFLite's converter failed: {error}") from error
     foreign = custom_operators(content)
     if foreign:
@@ -139,7 +143,9 @@ def _pack_aligned(buffer: Any, builder: Any) -> int:
     return schema.BufferEnd(builder)
 
 
-def check_precision(precision: str, representative: Any) -> None:
+def check_precision(
+    precision: str, representative: Sequence[np.ndarray] | None
+) -> None:
     """Raises a ValueError if there is no such precision, or its samples are missing."""
     if precision not in PRECISIONS:
         raise ValueError(
@@ -153,8 +159,8 @@ def check_precision(precision: str, representative: Any) -> None:
         )
 
 
-def _serving(model: keras.Model) -> Callable[..., dict[str, Any]]:
-    def serve(*inputs: Any) -> dict[str, Any]:
+def _serving(model: keras.Model) -> Callable[..., dict[str, keras.KerasTensor]]:
+    def serve(*inputs: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
         structure = keras.tree.pack_sequence_as(model.input, list(inputs))
         outputs = keras.tree.flatten(model(structure, training=False))
         return dict(zip(model.output_names, outputs, strict=True))
@@ -170,7 +176,7 @@ def _specs(model: keras.Model) -> list[keras.InputSpec]:
 
 
 def _feed(
-    models: Mapping[str, keras.Model], representative: Any
+    models: Mapping[str, keras.Model], representative: Sequence[np.ndarray]
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """The same samples for each signature, so that shared activations share ranges."""
     for signature, model in models.items():
@@ -180,7 +186,7 @@ def _feed(
             yield signature, dict(zip(names, arrays, strict=True))
 
 
-def input_name(x: Any) -> str:
+def input_name(x: keras.KerasTensor) -> str:
     """Name of an input: that of the layer it comes from."""
     return operation_of(x).name
 
@@ -252,5 +258,5 @@ def constants(content: bytes) -> Constants:
         held = {graph.Tensors(i).Buffer() for i in range(graph.TensorsLength())}
         used += sum(len(data[buffer]) for buffer in held)
     counts = Counter(data)
-    repeated = sum(len(one) * (times - 1) for one, times in counts.items())
+    repeated = sum(len(constant) * (times - 1) for constant, times in counts.items())
     return Constants(sum(map(len, data)), used, repeated)

@@ -117,15 +117,15 @@ def run_apart(
             raise EngineTimeoutError(
                 f"LiteRT was not done with signature '{signature}' within {timeout} s."
             ) from error
-        if done.returncode or not (folder / "found.json").exists():
+        if done.returncode or not (folder / "result.json").exists():
             return Run(done.returncode, done.stderr)
-        with np.load(folder / "outputs.npz") as found:
-            outputs = tuple(found.values())
+        with np.load(folder / "outputs.npz") as arrays:
+            outputs = tuple(arrays.values())
         return Run(
             done.returncode,
             done.stderr,
             outputs,
-            **json.loads((folder / "found.json").read_text()),
+            **json.loads((folder / "result.json").read_text()),
         )
 
 
@@ -174,10 +174,10 @@ class _Clock:
         return None if self._memory is None else _largest_memory() - self._memory
 
 
-def _work(folder: Path, options: dict[str, Any]) -> None:
+def _run_signature(folder: Path, options: dict[str, Any]) -> None:
     """What the process does: runs model.tflite on inputs.npz."""
-    with np.load(folder / "inputs.npz") as found:
-        inputs = list(found.values())
+    with np.load(folder / "inputs.npz") as arrays:
+        inputs = list(arrays.values())
     signature = options["signature"]
     clock = _Clock()
     model, fully = _compile(folder, options, clock)
@@ -225,7 +225,7 @@ def _work(folder: Path, options: dict[str, Any]) -> None:
         "ms": ms,
         "memory_mb": clock.memory(),
     }
-    (folder / "found.json").write_text(json.dumps(left))
+    (folder / "result.json").write_text(json.dumps(left))
 
 
 def _memory_now() -> float | None:
@@ -248,4 +248,4 @@ def _megabytes(status: str, name: str) -> float:
 
 
 if __name__ == "__main__":
-    _work(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    _run_signature(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -163,7 +163,7 @@ def export_tflite(
 
     files: dict[Path, tuple[TFLiteFile, list[Verified]]] = {}
     for group in [widths] if single_file else [[width] for width in widths]:
-        timed = _milliseconds(model, group, tune and layout == "auto")
+        timed = [measured(model, group)] if tune and layout == "auto" else []
         cuts = choose_cuts(model, group, layout, *timed)
         slims = {width: slim(model, width, dtype="float32") for width in group}
         named = {width_signature(width): width for width in group}
@@ -333,7 +333,7 @@ def _describe(
     return described
 
 
-def _signature_has(name: str, x: Any, dtype: str) -> dict[str, Any]:
+def _signature_has(name: str, x: keras.KerasTensor, dtype: str) -> dict[str, Any]:
     """How a signature has an input or output: with batch size 1."""
     return {"name": name, "shape": [1, *x.shape[1:]], "dtype": dtype}
 
@@ -344,10 +344,6 @@ def _samples(
     if samples is None and representative is not None:
         return [array[:16] for array in representative]
     return check_samples(model, samples, "samples")
-
-
-def _milliseconds(model: MultiWidthModel, widths: list[float], tune: bool) -> list[Any]:
-    return [measured(model, widths)] if tune else []
 
 
 def _record(

@@ -266,7 +266,7 @@ def _float_operators(content: bytes) -> list[str]:
         if not name.startswith("_")
     }
     model = schema.ModelT.InitFromPackedBuf(content, 0)
-    found = set()
+    computing = set()
     for graph in model.subgraphs:
         floats = {
             index
@@ -276,8 +276,8 @@ def _float_operators(content: bytes) -> list[str]:
         for operator in graph.operators:
             name = names[model.operatorCodes[operator.opcodeIndex].builtinCode]
             if floats.intersection((*operator.inputs, *operator.outputs)):
-                found.add(name)
-    return sorted(found - {"QUANTIZE", "DEQUANTIZE"})
+                computing.add(name)
+    return sorted(computing - {"QUANTIZE", "DEQUANTIZE"})
 
 
 def _check_backend(function: str) -> None:
@@ -358,7 +358,9 @@ def _leave_names_to(model: tf_keras.Model) -> None:
         (layers.Conv2D, "conv2d"),
         (layers.DepthwiseConv2D, "depthwise_conv2d"),
     ):
-        matches = [re.fullmatch(rf"{base}_?(\d*)", one.name) for one in model.layers]
+        matches = [
+            re.fullmatch(rf"{base}_?(\d*)", layer.name) for layer in model.layers
+        ]
         taken = [int(match[1] or 0) for match in matches if match]
         given = -1
         while taken and given < max(taken):
@@ -374,9 +376,9 @@ def _check_equal(model: keras.Model, rebuilt: tf_keras.Model) -> None:
     )
     wanted = keras.tree.flatten(model(inputs, training=False))
     got = keras.tree.flatten(rebuilt(inputs, training=False))
-    for name, one, other in zip(model.output_names, wanted, got, strict=True):
-        expected = keras.ops.convert_to_numpy(one)
-        error = float(np.abs(expected - other.numpy()).max())
+    for name, output, copy in zip(model.output_names, wanted, got, strict=True):
+        expected = keras.ops.convert_to_numpy(output)
+        error = float(np.abs(expected - copy.numpy()).max())
         # Written so that NaN fails too.
         if not error <= 1e-4 * float(np.abs(expected).max()):
             raise ExportError(

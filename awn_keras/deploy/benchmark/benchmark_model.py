@@ -128,7 +128,7 @@ def parse(text: str, *, gpu: bool, signature: str | None, subgraph: int = 0) -> 
     ends = [i for i, line in enumerate(lines) if _END.match(line)]
     if not ends or "Benchmarking failed." in lines:
         raise BenchmarkModelError(reason(text))
-    phases = [one for one in map(_numbers, lines[: ends[0]]) if one]
+    phases = [phase for phase in map(_numbers, lines[: ends[0]]) if phase]
     timed = {**_results(whole), **(phases[-1] if phases else {})}
     if "count" not in timed:
         raise BenchmarkModelError(reason(text))
@@ -169,7 +169,7 @@ def _check_signature(text: str, signature: str | None) -> None:
         text,
         re.MULTILINE,
     )
-    others = [one.strip() for one in told if one.strip() != signature]
+    others = [name.strip() for name in told if name.strip() != signature]
     if signature and others:
         raise BenchmarkModelError(f"it ran signature '{others[0]}', not '{signature}'")
 
@@ -209,7 +209,7 @@ def _delegated(text: str, gpu: bool, subgraph: int) -> tuple[int | None, bool | 
 
 def _results(text: str) -> dict[str, float]:
     """LiteRT's block of results, in microseconds; it has two decimals of a ms only."""
-    found = {}
+    results = {}
     for label, name in (
         ("Model initialization", "init"),
         (r"Inference \(avg\)", "avg"),
@@ -219,11 +219,11 @@ def _results(text: str) -> dict[str, float]:
     ):
         match = re.search(rf"^{label}: +([\d.]+)", text, re.MULTILINE)
         if match:
-            found[name] = 1e3 * float(match[1])
+            results[name] = 1e3 * float(match[1])
     runs = re.search(r"^Inference \(avg\): .*\((\d+) runs\)", text, re.MULTILINE)
     if runs:
-        found["count"] = float(runs[1])
-    return found
+        results["count"] = float(runs[1])
+    return results
 
 
 def _memory(text: str) -> float | None:
@@ -247,10 +247,10 @@ def reason(text: str) -> str:
         r"fault\b|aborted|killed|could not|unable|invalid|incorrect|not be executed)",
         re.IGNORECASE,
     )
-    found = [line for line in lines if telling.search(line)]
-    found = [line for line in found if line != "Benchmarking failed."] or found
-    if found:
-        return " ".join(dict.fromkeys([found[0], found[-1]]))
+    reasons = [line for line in lines if telling.search(line)]
+    reasons = [line for line in reasons if line != "Benchmarking failed."] or reasons
+    if reasons:
+        return " ".join(dict.fromkeys([reasons[0], reasons[-1]]))
     written = [line for line in lines if line] or ["nothing"]
     return f"no timings in its output, which ends with: {written[-1]}"
 
@@ -259,8 +259,8 @@ def fields_of(printed: Sequence[Printed]) -> dict[str, Any]:
     """Fields of a `Row` from what repetitions printed."""
 
     def each(name: str) -> list[Any]:
-        found = [getattr(one, name) for one in printed]
-        return [] if None in found else found
+        values = [getattr(repetition, name) for repetition in printed]
+        return [] if None in values else values
 
     def middle(name: str) -> float | None:
         return float(statistics.median(each(name))) if each(name) else None
@@ -270,7 +270,7 @@ def fields_of(printed: Sequence[Printed]) -> dict[str, Any]:
         "mean_ms": statistics.fmean(each("mean_ms")),
         "min_ms": min(each("min_ms")),
         "max_ms": max(each("max_ms")),
-        "std_ms": statistics.fmean(one**2 for one in each("std_ms")) ** 0.5,
+        "std_ms": statistics.fmean(std**2 for std in each("std_ms")) ** 0.5,
         "p95_ms": middle("p95_ms"),
         "runs": sum(each("runs")),
         "warm_up": printed[-1].warm_up,
@@ -286,8 +286,8 @@ def _numbers(line: str) -> dict[str, float]:
     """`count=50 first=1.2e+06 ...` as a dict; empty for other lines."""
     if not line.startswith("count="):
         return {}
-    found = re.findall(r"(\w+)=([\d.]+(?:e[+-]?\d+)?)", line)
-    return {name: float(value) for name, value in found}
+    pairs = re.findall(r"(\w+)=([\d.]+(?:e[+-]?\d+)?)", line)
+    return {name: float(value) for name, value in pairs}
 
 
 def _milliseconds(microseconds: float | None) -> float | None:

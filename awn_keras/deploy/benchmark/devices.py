@@ -272,8 +272,8 @@ class SshDevice(Device):
 
     def state(self) -> str | None:
         """Temperature of the first thermal zone, in thousandths of a degree."""
-        found = self._first(["cat", "/sys/class/thermal/thermal_zone0/temp"])
-        return found and f"0.001 C {found}"
+        value = self._first(["cat", "/sys/class/thermal/thermal_zone0/temp"])
+        return value and f"0.001 C {value}"
 
 
 def adb_devices(adb: str = "adb", serials: Sequence[str] = ()) -> list[AdbDevice]:

@@ -97,7 +97,7 @@ class Subject:
     def _precision(self) -> str | None:
         return precision_of(self.path)
 
-    def known(self, signature: str) -> dict[str, Any]:
+    def fields_of(self, signature: str) -> dict[str, Any]:
         """Fields of a `Row` that no measurement gives."""
         costs = self._costs[signature]
         return {
@@ -321,7 +321,7 @@ class _Bench:
             memory_mb=max(memory, default=None),
             fully_accelerated=runs[0].fully_accelerated,
             largest_error=self._error(signature, runs[0]) if target == "gpu" else None,
-            **self._subject.known(signature),
+            **self._subject.fields_of(signature),
             **self._here,
         )
 

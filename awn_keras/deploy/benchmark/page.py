@@ -88,7 +88,7 @@ def write_html(report: Report, path: str | Path) -> None:
         _picture(report),
         _table(report.sorted()),
         _list("Noise", report.warnings()),
-        _list("Not measured", [str(one) for one in report.failures]),
+        _list("Not measured", [str(failure) for failure in report.failures]),
         "</body></html>\n",
     ]
     write_whole(Path(path), "\n".join(part for part in parts if part))
@@ -130,7 +130,7 @@ def _table(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     first = ("target", "threads", "width", "accuracy")
-    names = [one.name for one in fields(Row) if one.name not in (*first, "sha256")]
+    names = [x.name for x in fields(Row) if x.name not in (*first, "sha256")]
     shown = [
         name
         for name in (*first, *names)
@@ -142,11 +142,11 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _line(tag: str, cells: Sequence[str]) -> str:
-    found = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-    return f"<tr>{found}</tr>"
+    line = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{line}</tr>"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

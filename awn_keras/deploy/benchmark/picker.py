@@ -81,8 +81,8 @@ def latency(row: Row, quantile: str) -> float | None:
 
 def _latencies(row: Row, quantile: str) -> dict[str, float]:
     order = (*QUANTILES[QUANTILES.index(quantile) :], "max")
-    found = {name: getattr(row, f"{name}_ms") for name in order}
-    return {name: ms for name, ms in found.items() if ms is not None}
+    known = {name: getattr(row, f"{name}_ms") for name in order}
+    return {name: ms for name, ms in known.items() if ms is not None}
 
 
 def _known(row: Row, quantile: str) -> str:
@@ -228,32 +228,32 @@ def _check(budgets: Mapping[str, float | None], quantile: str) -> None:
 def _choose(
     rows: Sequence[Row], wanted: Mapping[str, object], several_files: bool
 ) -> list[Row]:
-    found = [
+    chosen = [
         row
         for row in rows
         if row.width is not None
         and all(v is None or getattr(row, name) == v for name, v in wanted.items())
     ]
-    if not found:
+    if not chosen:
         asked = {name: value for name, value in wanted.items() if value is not None}
         kinds = sorted({f"{row.target}, {row.threads} threads" for row in rows})
         raise ValueError(
             f"The report has no row of a width with {asked}. It has {kinds or 'none'}."
         )
-    known = [(row.file, row.width, *row.key[:2], row.threads) for row in found]
+    known = [(row.file, row.width, *row.key[:2], row.threads) for row in chosen]
     if len(set(known)) < len(known):
         raise ValueError(
-            f"The report has rows of several files called '{found[0].file}'. Measure "
+            f"The report has rows of several files called '{chosen[0].file}'. Measure "
             "the one that counts into a new report: `awn benchmark --output`."
         )
     for name in wanted:
-        values = sorted({str(getattr(row, name)) for row in found})
+        values = sorted({str(getattr(row, name)) for row in chosen})
         if len(values) > 1 and not (name == "file" and several_files):
             raise ValueError(
                 f"The report has rows of several values of `{name}`: "
                 f"{', '.join(values)}. Say which one."
             )
-    return found
+    return chosen
 
 
 def _monotone(widths: np.ndarray, ms: np.ndarray) -> np.ndarray:

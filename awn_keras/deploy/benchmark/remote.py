@@ -174,7 +174,7 @@ class _Bench:
                 target=f"{self._device.kind}-{unit}",
                 threads=threads,
                 thermal=state,
-                **self._subject.known(signature),
+                **self._subject.fields_of(signature),
                 **fields_of(self._printed[task]),
                 **self._about,
             )

@@ -210,8 +210,8 @@ class Report:
                     f"'{path}' is a report of schema {schema}; this version reads "
                     f"{SCHEMA}. Read it with the version that wrote it."
                 )
-            rows = [_known(Row, one) for one in content["rows"]]
-            failures = [_known(Failure, one) for one in content["failures"]]
+            rows = [_known(Row, values) for values in content["rows"]]
+            failures = [_known(Failure, values) for values in content["failures"]]
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise _no_report(path, error) from error
         except json.JSONDecodeError as error:
@@ -230,7 +230,7 @@ class Report:
         content = {
             "schema": SCHEMA,
             "rows": [asdict(row) for row in self.rows],
-            "failures": [asdict(one) for one in self.failures],
+            "failures": [asdict(failure) for failure in self.failures],
         }
         write_whole(Path(path), json.dumps(content, indent=1) + "\n")
 
@@ -248,7 +248,7 @@ class Report:
 
     def put(self, row: Row) -> None:
         """Adds a row, in place of one that measured the same."""
-        self.rows = [one for one in self.rows if one.key != row.key] + [row]
+        self.rows = [old for old in self.rows if old.key != row.key] + [row]
 
     def to_csv(self, path: str | Path) -> None:
         """Writes the rows with a column for each field.
@@ -260,7 +260,7 @@ class Report:
             OSError: If it cannot be written.
         """
         text = io.StringIO()
-        writer = csv.DictWriter(text, [one.name for one in fields(Row)])
+        writer = csv.DictWriter(text, [column.name for column in fields(Row)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in self.rows)
         write_whole(Path(path), text.getvalue())
@@ -275,17 +275,18 @@ class Report:
             All rows; of those that measure the same (target, device, file, signature
             and threads), the latest. What failed, if no row has it since.
         """
-        found: dict[tuple[Any, ...], Row] = {}
+        latest: dict[tuple[Any, ...], Row] = {}
         failures: list[Failure] = []
         for report in (self, *others):
-            failures += [one for one in report.failures if one not in failures]
+            failures += [new for new in report.failures if new not in failures]
             for row in report.rows:
-                old = found.get(row.key)
+                old = latest.get(row.key)
                 if old is None or old.time <= row.time:
-                    found[row.key] = row
-        rows = list(found.values())
+                    latest[row.key] = row
+        rows = list(latest.values())
         return Report(
-            rows, [one for one in failures if not any(map(one.is_mended_by, rows))]
+            rows,
+            [old for old in failures if not any(map(old.is_mended_by, rows))],
         )
 
     def sorted(self) -> list[Row]:
@@ -293,29 +294,36 @@ class Report:
         return sorted(
             self.rows,
             key=lambda r: (
-                *(r.target, r.device or "", r.file, r.threads, r.width or 0.0),
+                r.target,
+                r.device or "",
+                r.file,
+                r.threads,
+                r.width or 0.0,
                 r.signature,
             ),
         )
 
     def warnings(self) -> list[str]:
         """Where noise is too large to tell which of two widths is faster."""
-        found = []
-        for one, other in zip(self.sorted(), self.sorted()[1:], strict=False):
-            same = (*one.key[:3], one.threads) == (*other.key[:3], other.threads)
-            medians = one.median_ms, other.median_ms
-            noise = max(one.spread or 0.0, other.spread or 0.0)
+        warnings = []
+        for row, following in zip(self.sorted(), self.sorted()[1:], strict=False):
+            same = (*row.key[:3], row.threads) == (
+                *following.key[:3],
+                following.threads,
+            )
+            medians = row.median_ms, following.median_ms
+            noise = max(row.spread or 0.0, following.spread or 0.0)
             if not same or None in medians or not noise:
                 continue
             gap = abs(medians[1] / medians[0] - 1)  # type: ignore[operator]
             if gap < noise:
-                found.append(
-                    f"{one.target}, {one.threads} threads: {one.signature} and "
-                    f"{other.signature} differ by {gap:.0%}, repetitions of one by "
+                warnings.append(
+                    f"{row.target}, {row.threads} threads: {row.signature} and "
+                    f"{following.signature} differ by {gap:.0%}, repetitions of one by "
                     f"{noise:.0%}. Measure more (`--runs`, `--repeats`), on a quiet "
                     "machine."
                 )
-        return found
+        return warnings
 
     def table(self) -> str:
         """The rows as text, for a terminal."""
@@ -343,7 +351,7 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def _no_report(path: Any, error: Exception) -> ValueError:
+def _no_report(path: str | Path, error: Exception) -> ValueError:
     return ValueError(
         f"'{path}' is no report of `awn benchmark`, which is JSON, as in "
         "FILE.benchmark.json; its CSV, its HTML or an export's manifest cannot be read "
@@ -352,5 +360,5 @@ def _no_report(path: Any, error: Exception) -> ValueError:
 
 
 def _known(kind: Any, content: dict[str, Any]) -> Any:
-    names = {one.name for one in fields(kind)}
+    names = {known.name for known in fields(kind)}
     return kind(**{name: value for name, value in content.items() if name in names})
