@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -17,6 +17,9 @@ import numpy as np
 from awn_keras.deploy.child import convert_in_child
 from awn_keras.deploy.errors import ExportError
 from awn_keras.graph import operation_of
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 #: `"float32"`; `"float16"` constants; `"dynamic_range"`: int8 constants, activations
 #: quantized as they come; `"int8"`: all in int8, on ranges seen in samples.
@@ -54,14 +57,10 @@ def convert(
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
 
-    # By way of a SavedModel: the converter folds BatchNormalization into the kernels
-    # only when it finds the weights there.
-    archive = keras.export.ExportArchive()
-    for signature, model in models.items():
-        archive.track(model)
-        archive.add_endpoint(signature, _serving(model), _specs(model))
     with tempfile.TemporaryDirectory() as folder:
-        archive.write_out(folder, verbose=False)
+        # By way of a SavedModel: the converter folds BatchNormalization into the
+        # kernels only when it finds the weights there.
+        _save(models, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=list(models)
         )
@@ -159,6 +158,26 @@ def check_precision(
         )
 
 
+def _save(models: Mapping[str, keras.Model], folder: str) -> None:
+    """Writes a SavedModel with a signature for each model.
+
+    `keras.export.ExportArchive` does so in twice the time: it traces a second time, and
+    reads back what it wrote.
+    """
+    import tensorflow as tf
+
+    functions = {
+        signature: tf.function(
+            _serving(model), input_signature=_specs(model), autograph=False
+        ).get_concrete_function()
+        for signature, model in models.items()
+    }
+    module = tf.Module()
+    # Not the models themselves: saving these would trace each of their layers.
+    module.weights = [function.variables for function in functions.values()]
+    tf.saved_model.save(module, folder, signatures=functions)
+
+
 def _serving(model: keras.Model) -> Callable[..., dict[str, keras.KerasTensor]]:
     def serve(*inputs: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
         structure = keras.tree.pack_sequence_as(model.input, list(inputs))
@@ -168,10 +187,11 @@ def _serving(model: keras.Model) -> Callable[..., dict[str, keras.KerasTensor]]:
     return serve
 
 
-def _specs(model: keras.Model) -> list[keras.InputSpec]:
+def _specs(model: keras.Model) -> list[tf.TensorSpec]:
+    import tensorflow as tf
+
     return [
-        keras.InputSpec(shape=(1, *x.shape[1:]), dtype=x.dtype, name=input_name(x))
-        for x in model.inputs
+        tf.TensorSpec((1, *x.shape[1:]), x.dtype, input_name(x)) for x in model.inputs
     ]
 
 
