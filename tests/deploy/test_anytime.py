@@ -1,25 +1,45 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
 
-from awn_keras import AnytimeInterpreter, AnyWidthInterpreter, export_tflite, lenet_3c1l
-from tests.conftest import at_width, inputs_of, rich, small_conv
+from awn_keras import (
+    AnytimeInterpreter,
+    AnyWidthInterpreter,
+    export_tflite,
+    lenet_3c1l,
+    slim,
+)
+from awn_keras.deploy.converter import convert
+from tests.conftest import at_width, inputs_of, rich, small_dense
 from tests.test_slimming import randomize
 
 PAIR = (0.25, 1.0)
 
 
-@pytest.fixture(scope="module", params=["float32", "float16", "dynamic_range"])
-def exported(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def model():
     keras.utils.set_random_seed(0)
-    model = lenet_3c1l((16, 16, 1), filters=16, width_multiplier=1.0)
-    path = tmp_path_factory.mktemp("anytime") / "net.tflite"
-    export_tflite(model, path, widths=PAIR, refine=PAIR, precision=request.param)
-    return model, path, request.param
+    return lenet_3c1l((16, 16, 1), filters=16, width_multiplier=1.0)
 
 
-def test_it_answers_twice_as_the_two_widths_do(exported):
-    model, path, precision = exported
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory):
+    """The path of the model's file of a precision."""
+
+    @functools.cache
+    def path(precision="float32"):
+        path = tmp_path_factory.mktemp("anytime") / "net.tflite"
+        export_tflite(model, path, widths=PAIR, refine=PAIR, precision=precision)
+        return path
+
+    return path
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic_range"])
+def test_it_answers_twice_as_the_two_widths_do(model, file, precision):
+    path = file(precision)
     anytime, switching = AnytimeInterpreter(path), AnyWidthInterpreter(path)
     assert anytime.widths == PAIR
     for x in inputs_of(model, 5):
@@ -35,10 +55,9 @@ def test_it_answers_twice_as_the_two_widths_do(exported):
             np.testing.assert_allclose(got, wanted, atol=atol)
 
 
-def test_a_refined_answer_belongs_to_the_last_sample(exported):
-    model, path, _ = exported
+def test_a_refined_answer_belongs_to_the_last_sample(model, file):
     one, other = inputs_of(model, 2)
-    interpreter = AnytimeInterpreter(path.read_bytes(), num_threads=2)
+    interpreter = AnytimeInterpreter(file().read_bytes(), num_threads=2)
     interpreter.run(one[None])
     wanted = interpreter.refine()
     interpreter.run(other[None])
@@ -68,8 +87,8 @@ def test_several_inputs_and_outputs(tmp_path):
             np.testing.assert_allclose(got[name], value, atol=1e-4 * scale)
 
 
-def test_misuse_says_what_to_do(exported, tmp_path):
-    model, path, _ = exported
+def test_misuse_says_what_to_do(model, file, tmp_path):
+    path = file()
     interpreter = AnytimeInterpreter(path)
     with pytest.raises(RuntimeError, match=r"`refine\(\)` goes on from `run\(x\)`"):
         interpreter.refine()
@@ -81,7 +100,7 @@ def test_misuse_says_what_to_do(exported, tmp_path):
     with pytest.raises(ValueError, match="`num_threads` must be at least 1"):
         AnytimeInterpreter(path, num_threads=0)
     usual = tmp_path / "usual.tflite"
-    export_tflite(small_conv(), usual, widths=[0.5, 1.0])
+    usual.write_bytes(convert({"width_050": slim(small_dense(), 0.5)}))
     with pytest.raises(ValueError, match=r"refine=\(0.25, 1.0\)\)` writes one"):
         AnytimeInterpreter(usual)
     usual.write_bytes(b"not a network")
@@ -89,9 +108,8 @@ def test_misuse_says_what_to_do(exported, tmp_path):
         AnytimeInterpreter(usual)
 
 
-def test_a_run_that_fails_leaves_nothing_to_refine(exported):
-    model, path, _ = exported
-    interpreter = AnytimeInterpreter(path)
+def test_a_run_that_fails_leaves_nothing_to_refine(model, file):
+    interpreter = AnytimeInterpreter(file())
     x = inputs_of(model, 1)
     interpreter.run(x)
 

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -16,11 +18,16 @@ from awn_keras.deploy.converter import (
 from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.layouts import choose_cuts
-from awn_keras.deploy.litert import run_tflite
+from awn_keras.deploy.litert import TFLiteFile, run_tflite
 from tests.conftest import inputs_of, small_conv
 from tests.test_slimming import randomize
 
 WIDTHS = {"width_025": 0.25, "width_050": 0.5, "width_100": 1.0}
+
+
+def networks(model, layout="triangular"):
+    cuts = choose_cuts(model, list(WIDTHS.values()), layout)
+    return {name: cut(slim(model, width), cuts) for name, width in WIDTHS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +36,39 @@ def model():
     return lenet_3c1l((16, 16, 1))
 
 
-def networks(model, layout="triangular"):
-    cuts = choose_cuts(model, list(WIDTHS.values()), layout)
-    return {name: cut(slim(model, width), cuts) for name, width in WIDTHS.items()}
+@pytest.fixture(scope="module")
+def several(model):
+    return networks(model)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).random((8, 16, 16, 1)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def file(several, x):
+    """A file of a precision of all widths, as TFLite's converter writes it."""
+
+    @functools.cache
+    def content(precision):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(converter, "compact", lambda content: content)
+            return convert(several, precision, [x] if precision == "int8" else None)
+
+    return content
+
+
+@pytest.fixture(scope="module")
+def alone(several, x):
+    """A file of a precision of the widest network."""
+
+    @functools.cache
+    def content(precision):
+        representative = [x] if precision == "int8" else None
+        return convert({"a": several["width_100"]}, precision, representative)
+
+    return content
 
 
 def test_each_signature_computes_its_model():
@@ -48,15 +85,11 @@ def test_each_signature_computes_its_model():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_widths_share_their_constants_at_any_precision(model, precision):
-    x = np.random.default_rng(0).random((4, 16, 16, 1)).astype("float32")
-    representative = [x] if precision == "int8" else None
-    several = networks(model)
-    content = convert(several, precision, representative)
-    alone = convert({"width_100": several["width_100"]}, precision, representative)
+def test_widths_share_their_constants_at_any_precision(file, alone, precision):
+    content = compact(file(precision))
     held = constants(content)
     # The stem and int8's biases, whose scale depends on the width, are not shared.
-    assert held.stored < 1.1 * constants(alone).stored
+    assert held.stored < 1.1 * constants(alone(precision)).stored
     # A width of 0.25, 0.5 and 1 uses about 1/16, 1/4 and all of it.
     assert held.used > 1.25 * held.stored
     assert held.repeated == 0
@@ -64,67 +97,62 @@ def test_widths_share_their_constants_at_any_precision(model, precision):
 
 
 def test_dense_kernels_are_not_shared(model):
-    held = constants(convert(networks(model, "dense")))
+    dense = networks(model, "dense")
+    held = constants(convert(dense))
     # Kernels have sides of a quarter, a half and all of the channels.
-    assert held.stored > 1.25 * constants(convert({"a": slim(model, 1.0)})).stored
+    weights = dense["width_100"].count_params()
+    assert held.stored > 1.25 * 4 * weights
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_inputs_and_outputs_are_float32_and_the_file_is_small(model, precision):
-    x = np.random.default_rng(0).random((8, 16, 16, 1)).astype("float32")
-    content = convert(
-        {"a": slim(model, 1.0)}, precision, [x] if precision == "int8" else None
-    )
-    interpreter = Interpreter(model_content=content)
-    runner = interpreter.get_signature_runner("a")
-    for details in (runner.get_input_details(), runner.get_output_details()):
-        assert [one["dtype"] for one in details.values()] == [np.float32]
-    weights = slim(model, 1.0).count_params()
+def test_inputs_and_outputs_are_float32_and_the_file_is_small(
+    several, x, alone, precision
+):
+    network, content = several["width_100"], alone(precision)
+    (signature,) = TFLiteFile(content).signatures.values()
+    for tensor in (*signature.inputs, *signature.outputs):
+        assert tensor.dtype == np.float32
     each = {"float32": 4, "float16": 2}.get(precision, 1)
     # Biases and scales stay wider than the weights.
-    assert constants(content).stored < 1.15 * each * weights
+    assert constants(content).stored < 1.15 * each * network.count_params()
     (got,) = run_tflite(content, [x], "a")
-    wanted = np.asarray(slim(model, 1.0)(x))
+    wanted = np.asarray(network(x))
     relative = {"float32": 1e-5, "float16": 2e-3}.get(precision, 0.1)
     # A rounding of each weight, in int8 of each activation: 1/254 of its range.
     np.testing.assert_allclose(got, wanted, atol=relative * np.abs(wanted).max())
 
 
-def test_int8_has_integer_kernels_and_activations(model):
-    x = np.random.default_rng(0).random((4, 16, 16, 1)).astype("float32")
-    content = convert({"a": slim(model, 0.5)}, "int8", [x])
-    interpreter = Interpreter(model_content=content)
+def test_int8_has_integer_kernels_and_activations(alone):
+    interpreter = Interpreter(model_content=alone("int8"))
     kinds = [
-        one["dtype"]
-        for one in interpreter.get_tensor_details()
-        if len(one["shape"]) == 4
+        tensor["dtype"]
+        for tensor in interpreter.get_tensor_details()
+        if len(tensor["shape"]) == 4
     ]
     assert kinds.count(np.float32) == 1  # the image
     assert len(kinds) > 5
 
 
-def test_constants_are_aligned_and_inner_tensors_have_no_names(model):
-    content = convert(networks(model))
-    file = schema.Model.GetRootAs(content, 0)
+def test_constants_are_aligned_and_inner_tensors_have_no_names(file):
+    content = compact(file("float32"))
+    model = schema.Model.GetRootAs(content, 0)
     start = np.frombuffer(content, np.uint8).ctypes.data
-    held = [file.Buffers(i) for i in range(file.BuffersLength())]
+    held = [model.Buffers(i) for i in range(model.BuffersLength())]
     # The schema's `force_align`: some kernels load 16 bytes at a time.
     offsets = [
         one.DataAsNumpy().ctypes.data - start for one in held if one.DataLength()
     ]
     assert len(offsets) > 10
     assert all(offset % 16 == 0 for offset in offsets)
-    for index in range(file.SubgraphsLength()):
-        graph = file.Subgraphs(index)
+    for index in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(index)
         named = {i for i in range(graph.TensorsLength()) if graph.Tensors(i).Name()}
         assert named == {*graph.InputsAsNumpy(), *graph.OutputsAsNumpy()}
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_compact_file_computes_the_same(model, precision, monkeypatch):
-    x = np.random.default_rng(0).random((4, 16, 16, 1)).astype("float32")
-    monkeypatch.setattr(converter, "compact", lambda content: content)
-    content = convert(networks(model), precision, [x])
+def test_a_compact_file_computes_the_same(file, x, precision):
+    content = file(precision)
     smaller = compact(content)
     assert len(smaller) < len(content)
     assert constants(smaller) == constants(content)

@@ -71,7 +71,8 @@ class Phones:
 
 def script(path, words):
     """A program that runs Python with some words before its own arguments."""
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+    # Without what is installed, which takes most of the time to find.
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {words} "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 

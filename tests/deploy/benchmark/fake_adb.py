@@ -79,7 +79,7 @@ def push(device, local, remote):
         kind = int.from_bytes(content[18:20], "little")
         fits = kind == MACHINES[device["abi"]]
         run = (
-            [sys.executable, __file__, "--program", str(there) + ".json"]
+            [sys.executable, "-I", "-S", __file__, "--program", f"{there}.json"]
             if fits
             else [
                 "sh",

@@ -2,7 +2,7 @@
 
 import csv
 import re
-import subprocess
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -124,15 +124,13 @@ def test_dry_counts_without_running(exported, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_the_script_is_the_command(exported):
+def test_the_script_is_the_command(exported, monkeypatch, capsys):
     script = Path(__file__).parents[3] / "tflite" / "benchmark.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(exported), "--dry"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.rstrip().endswith("width_100")
+    monkeypatch.setattr(sys, "argv", [str(script), str(exported), "--dry"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(script), run_name="__main__")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.rstrip().endswith("width_100")
 
 
 def test_pick_tells_what_it_knows(tmp_path, capsys):
