@@ -13,6 +13,7 @@ import numpy as np
 
 from awn_keras.graph import (
     assign,
+    copy_layer,
     graph_nodes,
     has_own_call,
     inline,
@@ -414,22 +415,29 @@ class _Copies:
         elif id(layer) in self.copies:
             copy = self.copies[id(layer)][1]
         else:
-            copy = self._copy(layer, flow)
+            copy = self._copy(layer, flow, *args)
             self.copies[id(layer)] = (layer, copy, flow)
         return copy(*args, **kwargs)
 
-    def _copy(self, layer: keras.Layer, flow: Flow) -> keras.Layer:
+    def _copy(self, layer: keras.Layer, flow: Flow, *args: Any) -> keras.Layer:
         layer_class = type(layer)
-        config = layer.get_config()
+        changes: dict[str, Any] = {}
         rule = rule_of(layer)
         mixes = mixes_channels(layer) and isinstance(flow.output, Graded)
         if mixes and rule is not None and rule.channels is not None:
-            config[rule.channels] = self.sizes.get(id(layer), config[rule.channels])
+            old = getattr(layer, rule.channels)
+            changes[rule.channels] = self.sizes.get(id(layer), old)
         if mixes and self.tri and isinstance(flow.inputs[0], Graded):
             layer_class = TRI_CLASSES.get(layer_class, layer_class)
         if issubclass(layer_class, TriangularKernel):
-            config.update(in_grades=None, out_grades=None)  # it gets a new place
-        return layer_class.from_config(config)
+            changes.update(in_grades=None, out_grades=None)  # it gets a new place
+        channels = flow.output_shape[-1]
+        inputs = [tuple(x.shape) for x in keras.tree.flatten(args)]
+        resized = (
+            self.sizes.get(id(layer), channels) != channels
+            or inputs != flow.input_shapes
+        )
+        return copy_layer(layer, layer_class, drawn=True, resized=resized, **changes)
 
     def _reshape(
         self, layer: keras.layers.Reshape, flow: Flow, x: Any

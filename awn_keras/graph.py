@@ -156,6 +156,73 @@ def _output(model: keras.Model) -> Any:
     return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
 
 
+# -------------------------------------------------------------------------- copies
+
+
+def copy_layer(
+    layer: keras.Layer,
+    layer_class: type[keras.Layer] | None = None,
+    *,
+    drawn: bool = False,
+    resized: bool = False,
+    without: Sequence[str] = (),
+    **changes: Any,
+) -> keras.Layer:
+    """Makes a layer like another one; its weights come later, by `fill`.
+
+    Args:
+        layer: The layer; it is left as it is.
+        layer_class: Class of the copy. `None` for the layer's own.
+        drawn: Whether the weights that the copy draws may be kept. Else they are
+            zeros, as drawing takes long: JAX compiles it anew for each shape.
+        resized: Whether drawn weights have other shapes than the layer's, so that an
+            initializer that holds an array cannot give them. The class' own default
+            draws in its place.
+        without: Arguments of the layer's that the copy's class does not have.
+        **changes: Other arguments of the copy's constructor, as `get_config` gives
+            them.
+
+    Returns:
+        The copy, not built.
+    """
+    config = {**layer.get_config(), **changes}
+    for name in without:
+        config.pop(name, None)
+    for name, value in _initializers(config).items():
+        if not drawn and name in vars(layer):
+            config[name] = "zeros"
+        elif _holds_array(value) and (resized or not drawn):
+            del config[name]
+    return (layer_class or type(layer)).from_config(config)
+
+
+def fill(copy: keras.Layer, layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
+    """Gives a copy its weights, and lets clones of it draw theirs as the layer's.
+
+    Args:
+        copy: What `copy_layer` made of the layer, built.
+        layer: The layer.
+        values: An array for each of `copy.weights`.
+    """
+    assign(copy, values)
+    for name, value in _initializers(layer.get_config()).items():
+        if name in vars(layer) and hasattr(copy, name) and not _holds_array(value):
+            setattr(copy, name, keras.initializers.get(value))
+
+
+def _initializers(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in config.items()
+        if name.endswith("_initializer") and value is not None
+    }
+
+
+def _holds_array(initializer: Any) -> bool:
+    """Whether a serialized initializer gives the entries of an array."""
+    return np.ndim(getattr(keras.initializers.get(initializer), "value", 0)) > 0
+
+
 def assign(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
     """Sets a layer's weights, and what it derives from them.
 
@@ -236,13 +303,11 @@ def inline(model: keras.Model) -> keras.Model:
 
     def copy_of(layer: keras.Layer, prefix: str) -> keras.Layer:
         if id(layer) not in copies:
-            config = layer.get_config()
             name = layer.name
             while prefix and name in names:
                 name = f"{prefix}_{name}"
             names.add(name)
-            copy = type(layer).from_config({**config, "name": name})
-            copies[id(layer)] = (layer, copy)
+            copies[id(layer)] = (layer, copy_layer(layer, name=name))
         return copies[id(layer)][1]
 
     def call(node: Any, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
@@ -260,5 +325,5 @@ def inline(model: keras.Model) -> keras.Model:
 
     inlined = keras.Model(*rebuild(model, call), name=model.name)
     for layer, copy in copies.values():
-        assign(copy, layer.get_weights())
+        fill(copy, layer, layer.get_weights())
     return inlined

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.graph import assign, rebuild
+from awn_keras.graph import copy_layer, fill, rebuild
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.propagation import Flow, active, active_slices
@@ -74,7 +74,6 @@ def _slim(model: MultiWidthModel, width: float, dtype: str | None) -> keras.Mode
     slimmed = keras.Model(*rebuild(model, call), name=model.name)
     for layer, copy, flow in made:
         _copy_weights(layer, copy, flow, width, model.weight_values(layer, width))
-        _restore_initializers(layer, copy)
     return slimmed
 
 
@@ -97,48 +96,28 @@ def _copy_weights(
                 f"the layer has {tuple(weight.shape)}. Name the weight in `in_axes` or "
                 "`out_axes` of its `WidthRule`."
             )
-    assign(copy, values)
+    fill(copy, layer, values)
 
 
 def _slim_layer(
     layer: keras.Layer, flow: Flow, width: float, dtype: str | None, *, first: bool
 ) -> keras.Layer:
     """Makes a stock layer for the active channels; its weights come later."""
-    config = layer.get_config()
+    changes: dict[str, Any] = {}
     if not first:
-        config["name"] = f"{layer.name}_at_{keras.backend.get_uid(layer.name)}"
-    # What they give is replaced, and drawing it may take long: JAX compiles it anew
-    # for each shape.
-    config.update(dict.fromkeys(_initializers(layer, config), "zeros"))
+        changes["name"] = f"{layer.name}_at_{keras.backend.get_uid(layer.name)}"
     if dtype is not None:
-        config["dtype"] = dtype
-    layer_class = type(layer)
-    if isinstance(layer, TriangularKernel):
-        layer_class = layer.stock_class
-        del config["in_grades"], config["out_grades"]
+        changes["dtype"] = dtype
     rule = rule_of(layer)
     if rule is not None and rule.channels is not None:
         channels = active(flow.output, flow.output_shape, width)
-        config[rule.channels] = int(channels.sum())
+        changes[rule.channels] = int(channels.sum())
     if isinstance(layer, keras.layers.Reshape) and isinstance(flow.output, Graded):
-        config["target_shape"] = _slim_target(flow, width)
-    return layer_class.from_config(config)
-
-
-def _initializers(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that say how a layer draws weights, if they can be set later."""
-    return {
-        name: value
-        for name, value in config.items()
-        if name.endswith("_initializer") and value is not None and name in vars(layer)
-    }
-
-
-def _restore_initializers(layer: keras.Layer, copy: keras.Layer) -> None:
-    """Lets a clone of the slim model draw its weights as the layer's were drawn."""
-    for name, value in _initializers(layer, layer.get_config()).items():
-        if "Constant" not in str(value):  # an array has the whole layer's shape
-            setattr(copy, name, keras.initializers.get(value))
+        changes["target_shape"] = _slim_target(flow, width)
+    if isinstance(layer, TriangularKernel):
+        grades = ("in_grades", "out_grades")
+        return copy_layer(layer, layer.stock_class, without=grades, **changes)
+    return copy_layer(layer, **changes)
 
 
 def _slim_target(flow: Flow, width: float) -> tuple[int, ...]:

@@ -418,6 +418,21 @@ def test_an_untrained_model_gets_weights_drawn_for_the_triangle():
     np.testing.assert_allclose(narrow, 1.0, rtol=0.3)
 
 
+@pytest.mark.parametrize("width_multiplier", [1.0, 1.5])
+def test_initializers_that_hold_an_array(width_multiplier):
+    inputs = keras.Input((4,))
+    array = keras.initializers.Constant(np.arange(8.0))
+    x = L.Dense(8, bias_initializer=array, activation="relu")(inputs)
+    x = L.BatchNormalization(beta_initializer=array)(x)
+    x = L.Dense(8, bias_initializer=array, name="tri")(x)
+    plain = keras.Model(inputs, L.Dense(3)(x))
+    model = to_any_width(plain, width_multiplier=width_multiplier, divisor=4)
+    bias = keras.ops.convert_to_numpy(model.get_layer("tri").bias)
+    # Twelve numbers cannot be those eight: they are drawn as by default.
+    wanted = np.arange(8.0) if width_multiplier == 1 else np.zeros(12)
+    np.testing.assert_array_equal(bias, wanted)
+
+
 @pytest.mark.parametrize("change", ["bias", "beta", "gamma", "moving_mean"])
 def test_any_changed_bias_or_statistic_makes_a_model_a_trained_one(change):
     plain = conv_net()

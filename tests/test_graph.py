@@ -4,6 +4,8 @@ import pytest
 
 from awn_keras.graph import (
     assign,
+    copy_layer,
+    fill,
     functions_of,
     graph_nodes,
     inline,
@@ -114,6 +116,31 @@ def test_inlining_dissolves_nested_models():
     # The same operations on the same numbers.
     np.testing.assert_array_equal(flat(value), model(value))
     assert not any(a is b for a in flat.weights for b in model.weights)
+
+
+def test_a_copy_has_the_layers_weights_and_draws_as_it_does():
+    inputs = keras.Input((4,))
+    array = keras.initializers.Constant([1.0, 2.0, 3.0])
+    layer = keras.layers.Dense(
+        3, kernel_initializer="he_normal", bias_initializer=array
+    )
+    layer(inputs)
+    copy = copy_layer(layer, name="copy")
+    copy(inputs)
+    assert not any(weight.numpy().any() for weight in copy.weights)  # nothing drawn
+    fill(copy, layer, layer.get_weights())
+    for weight, other in zip(copy.weights, layer.weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
+    assert isinstance(copy.kernel_initializer, keras.initializers.HeNormal)
+    assert isinstance(layer.bias_initializer, keras.initializers.Constant)
+    # An array has the layer's own shape; copies of other sizes draw by default.
+    wide = copy_layer(layer, drawn=True, resized=True, units=5)
+    wide(inputs)
+    assert np.abs(wide.kernel).max() > 0
+    np.testing.assert_array_equal(wide.bias, np.zeros(5))
+    same = copy_layer(layer, drawn=True)
+    same(inputs)
+    np.testing.assert_array_equal(same.bias, [1.0, 2.0, 3.0])
 
 
 def test_an_assigned_normalization_computes_with_its_new_weights():

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.graph import assign, graph_nodes, operation_of, rebuild
+from awn_keras.graph import copy_layer, fill, graph_nodes, operation_of, rebuild
 from awn_keras.propagation import chosen_slices
 from awn_keras.rules import (
     WidthRule,
@@ -410,12 +410,9 @@ class _Cutter:
             return block(x)
         rule = rule_of(layer) or WidthRule()
         name = self._name(f"{layer.name}_part{index}")
-        config = {**layer.get_config(), **changes, "name": name}
         if rule.channels is not None:
-            config[rule.channels] = len(indices[1])
-        # Initializers may hold arrays of the whole layer's shape.
-        config.update((k, "zeros") for k in config if k.endswith("_initializer"))
-        block = self._blocks[key] = type(layer).from_config(config)
+            changes[rule.channels] = len(indices[1])
+        block = self._blocks[key] = copy_layer(layer, name=name, **changes)
         outputs = block(x)
         slices = chosen_slices(layer, size, *(one.tolist() for one in indices))
         values = [
@@ -423,7 +420,7 @@ class _Cutter:
             for value, chosen in zip(layer.get_weights(), slices, strict=True)
         ]
         # Without its bias a readout has the kernel only.
-        assign(block, values[: len(block.weights)])
+        fill(block, layer, values[: len(block.weights)])
         return outputs
 
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from awn_keras.deploy.cutting import Cut
+from awn_keras.graph import mask_of
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Flow
@@ -100,9 +101,7 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
         a separable convolution, whose blocks would filter the same inputs again.
     """
     if not isinstance(model, AnyWidthModel) or any(
-        getattr(x, "_keras_mask", None) is not None
-        for node in model.propagation.nodes
-        for x in node.outputs
+        mask_of(x) is not None for node in model.propagation.nodes for x in node.outputs
     ):
         return {}  # masks do not go through blocks
     found: dict[str, Candidate] = {}
