@@ -6,18 +6,14 @@ from awn_keras.architectures import lenet_3c1l, mobilenet_v2
 from awn_keras.callbacks import WidthProgbar, WidthTensorBoard
 from awn_keras.constraints import LowerTriangular, triangular_mask
 from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
+from awn_keras.counting import count_macs, count_parameters
+from awn_keras.curves import TradeOffCurve, trade_off_curve
 from awn_keras.deploy import (
     AnytimeInterpreter,
     AnyWidthInterpreter,
     explore_widths,
     export_tflite,
     verify_tflite,
-)
-from awn_keras.evaluation import (
-    TradeOffCurve,
-    count_macs,
-    count_parameters,
-    trade_off_curve,
 )
 from awn_keras.layers import (
     TriConv1D,

@@ -348,9 +348,9 @@ def _widths(text: str) -> tuple[float, ...]:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    from awn_keras.curves import trade_off_curve
     from awn_keras.data import load_data
     from awn_keras.deploy import export_tflite
-    from awn_keras.evaluation import trade_off_curve
     from awn_keras.experiments.recipes import Recipe
     from awn_keras.experiments.training import holds_run_of, run
     from awn_keras.files import write_whole
@@ -510,8 +510,8 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from awn_keras.curves import trade_off_curve
     from awn_keras.data import load_data
-    from awn_keras.evaluation import trade_off_curve
     from awn_keras.loading import load_model
     from awn_keras.pictures import new_figure
 

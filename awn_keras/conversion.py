@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,16 +23,21 @@ from awn_keras.graph import (
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
 from awn_keras.propagation import (
-    Flow,
     Trace,
     check_outputs,
-    chosen_slices,
     inner_mixers,
     last_mixers,
-    mixes_channels,
     trace,
 )
-from awn_keras.rules import TRI_CLASSES, Graded, rule_of
+from awn_keras.rules import (
+    Flow,
+    Labelled,
+    WidthRule,
+    comes_and_goes,
+    mixes_channels,
+    rule_of,
+)
+from awn_keras.slices import chosen_slices, weights_of
 from awn_keras.widths import round_half_up
 
 ORDERS = ("keep", "importance")
@@ -192,9 +197,7 @@ def _warn_of_frozen(model: AnyWidthModel) -> None:
         for layer in model.layers
         if isinstance(layer, TriangularKernel)
         and not layer.trainable
-        and not layer.triangular_variable.constraint.mask(
-            layer.triangular_variable.shape
-        ).all()
+        and not all(mask.all() for mask in layer.masks.values())
     ]
     if names:
         warnings.warn(
@@ -409,9 +412,10 @@ class _Copies:
         layer, flow = node.operation, self.flows[id(node)]
         if not isinstance(layer, keras.Layer):
             return layer(*args, **kwargs)
-        if isinstance(layer, keras.layers.Reshape) and isinstance(flow.output, Graded):
-            # A shared one may have a shape of its own at each of its calls.
-            copy = self._reshape(layer, flow, args[0])
+        rule = rule_of(layer) or WidthRule()
+        if rule.resize is not None and comes_and_goes(flow.output):
+            # A shared Reshape, say, may have a shape of its own at each of its calls.
+            copy = self._resized(rule.resize, layer, flow, args[0])
         elif id(layer) in self.copies:
             copy = self.copies[id(layer)][1]
         else:
@@ -422,13 +426,13 @@ class _Copies:
     def _copy(self, layer: keras.Layer, flow: Flow, *args: Any) -> keras.Layer:
         layer_class = type(layer)
         changes: dict[str, Any] = {}
-        rule = rule_of(layer)
-        mixes = mixes_channels(layer) and isinstance(flow.output, Graded)
-        if mixes and rule is not None and rule.channels is not None:
+        rule = rule_of(layer) or WidthRule()
+        mixes = rule.stem and comes_and_goes(flow.output)
+        if mixes and rule.channels is not None:
             old = getattr(layer, rule.channels)
             changes[rule.channels] = self.sizes.get(id(layer), old)
-        if mixes and self.tri and isinstance(flow.inputs[0], Graded):
-            layer_class = TRI_CLASSES.get(layer_class, layer_class)
+        if mixes and self.tri and comes_and_goes(flow.inputs[0]):
+            layer_class = rule.triangular or layer_class
         if issubclass(layer_class, TriangularKernel):
             changes.update(in_grades=None, out_grades=None)  # it gets a new place
         channels = flow.output_shape[-1]
@@ -439,17 +443,18 @@ class _Copies:
         )
         return copy_layer(layer, layer_class, drawn=True, resized=resized, **changes)
 
-    def _reshape(
-        self, layer: keras.layers.Reshape, flow: Flow, x: Any
-    ) -> keras.layers.Reshape:
-        """A Reshape that does to the new channels what the old one did to its own."""
-        old = flow.output_shape[1:]
-        target = (-1,)  # it flattens
-        if old[-1] == flow.input_shapes[0][-1]:
-            target = (*(-1 if n is None else n for n in old[:-1]), x.shape[-1])
-        first = id(layer) not in self.copies
-        name = layer.name if first else f"{layer.name}_{keras.backend.get_uid('again')}"
-        copy = keras.layers.Reshape(target, name=name, dtype=layer.dtype_policy)
+    def _resized(
+        self,
+        resize: Callable[[Any, Flow, int], dict[str, Any]],
+        layer: keras.Layer,
+        flow: Flow,
+        x: Any,
+    ) -> keras.Layer:
+        """A layer that does to the new channels what the old one did to its own."""
+        changes = resize(layer, flow, x.shape[-1])
+        if id(layer) in self.copies:
+            changes["name"] = f"{layer.name}_{keras.backend.get_uid('again')}"
+        copy = copy_layer(layer, **changes)
         self.copies.setdefault(id(layer), (layer, copy, flow))
         return copy
 
@@ -477,8 +482,7 @@ class _Copies:
                 ]
             assign(copy, values)
             if isinstance(copy, TriangularKernel):
-                kernel = copy.triangular_variable
-                kernel.assign(copy.masked(kernel))
+                copy.apply_masks()
 
 
 # ----------------------------------------------------------------------- reordering
@@ -514,30 +518,32 @@ def _importance(model: keras.Model, traced: Trace) -> np.ndarray:
     roots = traced.channels.resolve()
     norms, factors, counts = np.zeros((3, len(roots)))
     for layer, labels in makers:
-        rule = rule_of(layer)
+        rule = rule_of(layer) or WidthRule()
         for weight in layer.weights:
-            axis = (rule.out_axes if rule is not None else {}).get(weight.name)
-            if axis is not None and "kernel" in weight.name:
+            if weight.name in rule.kernels:
                 size = np.abs(keras.ops.convert_to_numpy(weight))
-                axes = set(range(size.ndim)) - {axis % size.ndim}
+                axis = rule.out_axes[weight.name] % size.ndim
+                axes = set(range(size.ndim)) - {axis}
                 np.add.at(norms, labels, size.sum(axis=tuple(axes)))
     for node in graph_nodes(model):
         layer, flow = node.operation, traced.propagation.flows[id(node)]
-        scales = isinstance(layer, keras.layers.BatchNormalization) and layer.scale
-        if scales and isinstance(flow.output, Graded):
-            gamma = np.abs(keras.ops.convert_to_numpy(layer.gamma))
-            np.add.at(factors, flow.output.grades, gamma)
-            np.add.at(counts, flow.output.grades, 1)
+        rule = rule_of(layer) or WidthRule()
+        if isinstance(flow.output, Labelled):
+            for weight in weights_of(layer):
+                if weight.name == rule.importance:
+                    factor = np.abs(keras.ops.convert_to_numpy(weight))
+                    np.add.at(factors, flow.output.labels, factor)
+                    np.add.at(counts, flow.output.labels, 1)
     return np.where(counts > 0, factors / np.maximum(counts, 1), norms)
 
 
 def _sources(kind: Any, shape: tuple[Any, ...], moves: np.ndarray) -> list[int]:
     """For each place in a tensor, the place whose channel comes there."""
-    if not isinstance(kind, Graded):
+    if not isinstance(kind, Labelled):
         return list(range(shape[-1] or 1))
     # A label may be here several times (after Flatten, say); then its first place is
     # filled from the first of the other label, and so on.
-    wanted = np.argsort(moves[kind.grades], kind="stable")
+    wanted = np.argsort(moves[kind.labels], kind="stable")
     sources = np.empty(len(wanted), int)
-    sources[wanted] = np.argsort(kind.grades, kind="stable")
+    sources[wanted] = np.argsort(kind.labels, kind="stable")
     return sources.tolist()

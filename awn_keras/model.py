@@ -211,9 +211,6 @@ class AnyWidthModel(MultiWidthModel):
         Returns:
             An array for each of `layer.weights`; they are the same at every width.
         """
-        values = {id(weight): weight for weight in layer.weights}
-        if isinstance(layer, TriangularKernel):
-            # The kernel may hold forbidden entries since it was last assigned.
-            kernel = layer.triangular_variable
-            values[id(kernel)] = layer.masked(kernel)
-        return [keras.ops.convert_to_numpy(value) for value in values.values()]
+        tri = isinstance(layer, TriangularKernel)
+        values = layer.masked_weights() if tri else layer.weights
+        return [keras.ops.convert_to_numpy(value) for value in values]

@@ -6,13 +6,12 @@ and what follows is the *tail*. All before is the *trunk*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import ArrayLike
 
 from awn_keras.graph import (
     data_tensors,
@@ -22,45 +21,25 @@ from awn_keras.graph import (
     replay,
 )
 from awn_keras.rules import (
-    MIXES_CHANNELS,
-    TRI_CLASSES,
     Channels,
     Fixed,
+    Flow,
     Graded,
     Kind,
+    Labelled,
     LayerCall,
     PerWidth,
     WidthRule,
     check_mixes_no_samples,
-    grades_of,
+    comes_and_goes,
+    mixes_channels,
+    refusal_of,
     rule_of,
+    traits_of,
 )
+from awn_keras.slices import weights_of
 
 # ----------------------------------------------------------------------- the walk
-
-
-@dataclass(frozen=True)
-class Flow:
-    """What comes in and goes out of a layer: the same at each of its calls.
-
-    Args:
-        inputs: Kinds of the inputs.
-        output: Kind of the outputs.
-        input_shapes: Shapes of the inputs, batch first.
-        output_shape: Shape of the first output, batch first.
-    """
-
-    inputs: tuple[Kind, ...]
-    output: Kind
-    input_shapes: list[tuple[Any, ...]]
-    output_shape: tuple[Any, ...]
-
-    def grades(self) -> tuple[np.ndarray, np.ndarray]:
-        """Grades of the first input's and the output's channels, 0 where Fixed."""
-        return (
-            grades_of(self.inputs[0], self.input_shapes[0]),
-            grades_of(self.output, self.output_shape),
-        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +62,7 @@ class Trace:
     """Which channels of a functional model's tensors are one, without grades yet.
 
     Args:
-        propagation: Kinds of all tensors; in place of grades, `Graded` holds labels.
+        propagation: Kinds of all tensors, `Labelled` in the place of `Graded`.
         channels: All labels.
     """
 
@@ -141,7 +120,10 @@ def trace(
         flows[id(node)] = flow
         kinds.update((id(x), output) for x in node.outputs)
     roots = channels.resolve()
-    return Trace(_relabelled(Propagation(nodes, kinds, flows), roots), channels)
+    traced = _each_kind(
+        Propagation(nodes, kinds, flows), lambda kind: Labelled(roots[kind.labels])
+    )
+    return Trace(traced, channels)
 
 
 def propagate(
@@ -169,7 +151,9 @@ def propagate(
     traced = trace(model, as_tri)
     check_outputs(model, traced.propagation)
     grades = traced.channels.grades(new_grades)
-    propagation = _relabelled(traced.propagation, grades)
+    propagation = _each_kind(
+        traced.propagation, lambda kind: Graded(grades[kind.labels])
+    )
     for node in propagation.nodes:
         output = propagation.flows[id(node)].output
         if isinstance(output, Graded) and output.grades.min() > 0:
@@ -181,11 +165,13 @@ def propagate(
     return propagation
 
 
-def _relabelled(propagation: Propagation, table: np.ndarray) -> Propagation:
-    """Looks up each label of a propagation in a table."""
+def _each_kind(
+    propagation: Propagation, relabelled: Callable[[Labelled], Kind]
+) -> Propagation:
+    """Replaces each `Labelled` of a propagation."""
 
     def new(kind: Kind) -> Kind:
-        return Graded(table[kind.grades]) if isinstance(kind, Graded) else kind
+        return relabelled(kind) if isinstance(kind, Labelled) else kind
 
     return Propagation(
         propagation.nodes,
@@ -197,12 +183,6 @@ def _relabelled(propagation: Propagation, table: np.ndarray) -> Propagation:
             for key, flow in propagation.flows.items()
         },
     )
-
-
-def mixes_channels(operation: Any) -> bool:
-    """Whether an operation can be a stem, a Tri layer or a readout."""
-    rule = rule_of(operation)
-    return rule is not None and rule.stem
 
 
 def last_mixers(model: keras.Model, nodes: list[Any]) -> set[int]:
@@ -248,14 +228,14 @@ def inner_mixers(model: keras.Model) -> set[int]:
 
 def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:
     """A shared layer's weights follow the same channels at each of its calls."""
-    if not _weights(call.layer) or first is flow:
+    if not weights_of(call.layer) or first is flow:
         return
-    for one, other in zip(
+    for before, now in zip(
         (*first.inputs, first.output), (*flow.inputs, flow.output), strict=True
     ):
-        if isinstance(one, Graded) and isinstance(other, Graded):
-            call.channels.join(one.grades, other.grades)
-        elif one != other:
+        if isinstance(before, Labelled) and isinstance(now, Labelled):
+            call.channels.join(before.labels, now.labels)
+        elif before != now:
             raise call.error(
                 "is shared between places of which only some have channels that come "
                 "and go with the width, and its weights can have one place only. Use "
@@ -266,14 +246,14 @@ def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:
 def _likely_kind(call: LayerCall) -> Kind:
     """What to go on with after a refusal, so that it brings no further ones."""
     tail = [kind for kind in call.kinds if isinstance(kind, PerWidth)]
-    graded = [kind for kind in call.kinds if isinstance(kind, Graded)]
-    if tail and not graded:
+    labelled = [kind for kind in call.kinds if isinstance(kind, Labelled)]
+    if tail and not labelled:
         return tail[0]
     channels = call.output_shape[-1]
-    for kind in graded:
-        if len(kind.grades) == channels:
+    for kind in labelled:
+        if len(kind.labels) == channels:
             return kind
-    return call.new_channels(channels or 1) if graded else Fixed()
+    return call.new_channels(channels or 1) if labelled else Fixed()
 
 
 def _output_kind(call: LayerCall) -> Kind:
@@ -286,8 +266,8 @@ def _output_kind(call: LayerCall) -> Kind:
     if isinstance(layer, keras.Model):
         raise _nested(call)
     if rule is not None:
-        return rule.kind(call)
-    reason = MIXES_CHANNELS.get(type(layer))
+        return rule.output(call)
+    reason = refusal_of(layer)
     if reason is not None:
         raise call.error(f"cannot stand before the readout: {reason}.")
     raise _no_rule(call)
@@ -297,7 +277,7 @@ def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind:
     """Whatever a layer computes from what is always there, it computes always."""
     layer = call.layer
     if rule is not None and rule.stem and not call.last:
-        return rule.kind(call)
+        return rule.output(call)
     if rule is None and getattr(layer, "trainable_weights", None):
         # A backbone inside of it would never become narrower: say so.
         if isinstance(layer, keras.Model):
@@ -323,18 +303,24 @@ def _no_rule(call: LayerCall) -> NotImplementedError:
 def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
     """A rule speaks of weights and channels that the layer must really have."""
     rule = rule_of(call.layer)
-    if rule is None or not isinstance(flow.output, Graded):
-        return
-    into, out = flow.grades()
-    if len(out) != call.output_shape[-1]:
+    if isinstance(flow.output, Graded):
         raise call.error(
-            f"its width rule gives {len(out)} grades for {call.output_shape[-1]} "
-            "channels."
+            "its width rule must return `Labelled(labels)`, of labels that it got from "
+            "`call.labels()`. Received: Graded"
         )
-    weights = {weight.name: weight.shape for weight in _weights(call.layer)}
-    for argument, axes, grades in (
-        ("in_axes", rule.in_axes, into),
-        ("out_axes", rule.out_axes, out),
+    if rule is None or not isinstance(flow.output, Labelled):
+        return
+    if len(flow.output.labels) != call.output_shape[-1]:
+        raise call.error(
+            f"its width rule gives {len(flow.output.labels)} labels for "
+            f"{call.output_shape[-1]} channels."
+        )
+    weights = {weight.name: weight.shape for weight in weights_of(call.layer)}
+    for argument, axes, channels in zip(
+        ("in_axes", "out_axes"),
+        (rule.in_axes, rule.out_axes),
+        flow.channels(),
+        strict=True,
     ):
         if weights and axes and not set(weights) & {*rule.in_axes, *rule.out_axes}:
             raise call.error(
@@ -344,10 +330,10 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
         for name in set(axes) & set(weights):
             shape, axis = weights[name], axes[name]
             fits = -len(shape) <= axis < len(shape)
-            if not fits or (shape[axis] != 1 and shape[axis] % len(grades)):
+            if not fits or (shape[axis] != 1 and shape[axis] % channels):
                 raise call.error(
                     f"axis {axis} of weight '{name}' of shape {tuple(shape)} does not "
-                    f"follow {len(grades)} channels. Received: {argument}={dict(axes)}"
+                    f"follow {channels} channels. Received: {argument}={dict(axes)}"
                 )
 
 
@@ -362,7 +348,7 @@ def _nested(call: LayerCall) -> NotImplementedError:
 def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
     """Below a readout all channels are there, but their values depend on the width."""
     readout = next(k.readout for k in call.kinds if isinstance(k, PerWidth))
-    if any(isinstance(kind, Graded) for kind in call.kinds):
+    if any(isinstance(kind, Labelled) for kind in call.kinds):
         raise call.error(
             f"joins graded channels with what the readout '{readout}' gave. Put a "
             "readout (Dense, Conv) on the graded channels first."
@@ -379,12 +365,11 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
             "model that ends in features (`include_top=False`) needs a readout of its "
             "own first, such as a Dense after pooling"
         )
-    if isinstance(call.layer, tuple(TRI_CLASSES.values())):
-        raise call.error(f"cannot stand after a readout. {hint}.")
-    if isinstance(call.layer, keras.layers.BatchNormalization):
+    reason = traits_of(call.layer).tail
+    if reason is not None:
         raise call.error(
-            "cannot stand after a readout, because one set of batch statistics cannot "
-            f"serve all widths. {hint}; else leave the normalization out."
+            f"cannot stand after a readout, because {reason}. {hint}; else leave the "
+            "layer out."
         )
     check_mixes_no_samples(call)
     name = type(call.layer).__name__
@@ -419,7 +404,7 @@ def check_outputs(model: keras.Model, propagation: Propagation) -> None:
     graded = [
         operation_of(output).name
         for output in model.outputs
-        if isinstance(kinds[id(output)], Graded)
+        if comes_and_goes(kinds[id(output)])
     ]
     if graded:
         raise ValueError(
@@ -512,93 +497,3 @@ def split(model: keras.Model, propagation: Propagation) -> Split:
         keras.Model(inputs, outputs, name=f"{model.name}_tail"),
         [getattr(kinds[id(x)], "grades", None) for x in entries],
     )
-
-
-# ------------------------------------------------------------- channels at a width
-
-
-def _weights(operation: Any) -> list[Any]:
-    return getattr(operation, "weights", [])  # an operation of `keras.ops` has none
-
-
-def active(kind: Kind, shape: tuple[Any, ...], width: float) -> np.ndarray:
-    """Says which channels of a tensor are there at a width.
-
-    Args:
-        kind: The tensor's kind.
-        shape: Its shape, channels last.
-        width: Width in (0, 1].
-
-    Returns:
-        bool array `(channels,)`.
-    """
-    return grades_of(kind, shape) <= width
-
-
-def active_slices(layer: Any, flow: Flow, width: float) -> list[tuple[np.ndarray, ...]]:
-    """For each weight of a layer, the part that acts at a width.
-
-    Args:
-        layer: A layer with a width rule, or one whose weights do not follow the
-            width.
-        flow: What comes in and goes out.
-        width: Width in (0, 1].
-
-    Returns:
-        For each of `layer.weights` (an operation of `keras.ops` has none) an index
-        array per axis, as `np.ix_` takes them.
-    """
-    into = active(flow.inputs[0], flow.input_shapes[0], width)
-    out = active(flow.output, flow.output_shape, width)
-    size = (len(into), len(out))
-    return chosen_slices(layer, size, np.flatnonzero(into), np.flatnonzero(out))
-
-
-def chosen_slices(
-    layer: Any, size: tuple[int, int], into: ArrayLike, out: ArrayLike
-) -> list[tuple[np.ndarray, ...]]:
-    """For each weight of a layer, the part that belongs to some of its channels.
-
-    Args:
-        layer: See `active_slices`.
-        size: How many input and output channels it has.
-        into: Indices of input channels, in any order.
-        out: Indices of output channels, in any order.
-
-    Returns:
-        See `active_slices`.
-    """
-    rule = rule_of(layer) or WidthRule()
-    sides = (
-        (rule.in_axes, np.asarray(into, int), size[0]),
-        (rule.out_axes, np.asarray(out, int), size[1]),
-    )
-    slices = []
-    for weight in _weights(layer):
-        index = [np.arange(size) for size in weight.shape]
-        for axes, chosen, channels in sides:
-            axis, each = channel_axis(weight, axes, channels)
-            if axis is not None:
-                index[axis] = (chosen[:, None] * each + np.arange(each)).ravel()
-        slices.append(tuple(index))
-    return slices
-
-
-def channel_axis(
-    weight: Any, axes: Mapping[str, int], channels: int
-) -> tuple[int | None, int]:
-    """Says which axis of a weight follows the channels.
-
-    Args:
-        weight: A variable of a layer.
-        axes: `in_axes` or `out_axes` of the layer's `WidthRule`.
-        channels: Number of these channels at full width.
-
-    Returns:
-        The axis, and the number of entries for each channel. The axis is `None` if the
-        weight does not follow them, or all channels share it (PReLU's shared axes).
-    """
-    axis = axes.get(weight.name)
-    if axis is None or weight.shape[axis] % channels:
-        return None, 0
-    return axis, weight.shape[axis] // channels

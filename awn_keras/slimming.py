@@ -10,8 +10,8 @@ import numpy as np
 from awn_keras.graph import copy_layer, fill, rebuild
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
-from awn_keras.propagation import Flow, active, active_slices
-from awn_keras.rules import Graded, rule_of
+from awn_keras.rules import Flow, WidthRule, comes_and_goes, rule_of
+from awn_keras.slices import active, active_slices
 from awn_keras.widths import check_width
 
 
@@ -64,8 +64,9 @@ def _slim(model: MultiWidthModel, width: float, dtype: str | None) -> keras.Mode
         if not isinstance(layer, keras.Layer):
             return layer(*args, **kwargs)
         copy = copies.get(id(layer))
-        if copy is None or isinstance(layer, keras.layers.Reshape):
-            # A shared Reshape may have a shape of its own at each of its calls.
+        rule = rule_of(layer)
+        if copy is None or (rule is not None and rule.resize is not None):
+            # A shared Reshape, say, may have a shape of its own at each of its calls.
             copy = _slim_layer(layer, flow, width, dtype, first=copy is None)
             copies.setdefault(id(layer), copy)
             made.append((layer, copy, flow))
@@ -108,19 +109,14 @@ def _slim_layer(
         changes["name"] = f"{layer.name}_at_{keras.backend.get_uid(layer.name)}"
     if dtype is not None:
         changes["dtype"] = dtype
-    rule = rule_of(layer)
-    if rule is not None and rule.channels is not None:
+    rule = rule_of(layer) or WidthRule()
+    if rule.channels is not None:
         channels = active(flow.output, flow.output_shape, width)
         changes[rule.channels] = int(channels.sum())
-    if isinstance(layer, keras.layers.Reshape) and isinstance(flow.output, Graded):
-        changes["target_shape"] = _slim_target(flow, width)
+    if rule.resize is not None and comes_and_goes(flow.output):
+        inputs = active(flow.inputs[0], flow.input_shapes[0], width)
+        changes.update(rule.resize(layer, flow, int(inputs.sum())))
     if isinstance(layer, TriangularKernel):
         grades = ("in_grades", "out_grades")
         return copy_layer(layer, layer.stock_class, without=grades, **changes)
     return copy_layer(layer, **changes)
-
-
-def _slim_target(flow: Flow, width: float) -> tuple[int, ...]:
-    channels = int(active(flow.output, flow.output_shape, width).sum())
-    sizes = [-1 if size is None else size for size in flow.output_shape[1:-1]]
-    return (*sizes, channels)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import keras
 
-from awn_keras.evaluation import (
-    KERNEL_LAYERS,
+from awn_keras.counting import (
     LayerUse,
     layer_uses,
     macs_at,
@@ -16,8 +16,7 @@ from awn_keras.evaluation import (
 )
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
-from awn_keras.propagation import mixes_channels
-from awn_keras.rules import Fixed, Graded, PerWidth
+from awn_keras.rules import Fixed, Graded, PerWidth, mixes_channels, traits_of
 from awn_keras.widths import check_widths
 
 # ------------------------------------------------------------------------ networks
@@ -106,7 +105,7 @@ def list_networks(
         channels={
             use.layer.name: use.channels(chosen).tolist()
             for use in layer_uses(model)
-            if isinstance(use.layer, KERNEL_LAYERS)
+            if traits_of(use.layer).macs is not None
         },
         full_macs=full_macs,
         full_parameters=full_parameters,
@@ -310,5 +309,9 @@ def _kind(use: LayerUse) -> str:
 def _masked_share(layer: keras.Layer) -> float | None:
     if not isinstance(layer, TriangularKernel):
         return None
-    kernel = layer.triangular_variable
-    return float(1 - kernel.constraint.mask(kernel.shape).mean())
+    sizes = {
+        name: math.prod(kernel.shape)
+        for name, kernel in layer.triangular_variables.items()
+    }
+    allowed = sum(layer.masks[name].mean() * size for name, size in sizes.items())
+    return float(1 - allowed / sum(sizes.values()))

@@ -23,7 +23,7 @@ from scipy.optimize import nnls
 
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import Cut, cut
-from awn_keras.deploy.layouts import Candidate, Work, work
+from awn_keras.deploy.layouts import Candidate, Work, work_of
 from awn_keras.deploy.timing import medians, time_signatures
 from awn_keras.environment import environment
 
@@ -78,7 +78,7 @@ def main() -> None:
                     "outputs": outputs,
                     "blocks": blocks,
                     "signature": name,
-                    "work": work(candidate, 1.0, option),
+                    "work": work_of(candidate, 1.0, option),
                 }
             )
     content = convert(networks)

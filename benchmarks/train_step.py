@@ -44,7 +44,7 @@ from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, lenet_3c1l, sl
 from awn_keras.environment import environment
 from awn_keras.experiments.recipes import PRECISIONS
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.propagation import active_slices
+from awn_keras.slices import active_slices
 
 SHAPE, CLASSES = (32, 32, 3), 10
 WIDTHS = (0.25, 0.5, 0.75, 1.0)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from awn_keras import lenet_3c1l
+from awn_keras.counting import count_active_parameters
 from awn_keras.data import DATASETS
-from awn_keras.evaluation import count_active_parameters
 from awn_keras.experiments import tables
 from awn_keras.experiments.paper import TABLE_2, recommended_arm, runs_of
 from awn_keras.experiments.reproduce import finished_runs, write_report

@@ -19,7 +19,7 @@ from awn_keras import (
     slim,
     trade_off_curve,
 )
-from awn_keras.evaluation import (
+from awn_keras.counting import (
     count_active_parameters,
     layer_uses,
     macs_at,

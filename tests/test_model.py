@@ -18,7 +18,7 @@ from awn_keras import (
     lenet_3c1l,
     slim,
 )
-from awn_keras.propagation import active_slices
+from awn_keras.slices import active_slices
 from awn_keras.training import backends
 from awn_keras.training.metrics import area_under_curve
 from benchmarks.loop import train_by_the_loop
@@ -221,7 +221,7 @@ def test_one_pass_gradients_equal_those_of_slimmed_networks():
     got = gradients_of_a_step(model, x, y, loss=LOSS, widths=FixedWidths(widths))
     wanted = sliced_gradients(model, x, y, widths)
     masks = {
-        id(node.operation.weights[0]): node.operation._mask
+        id(node.operation.weights[0]): node.operation.masks["kernel"]
         for node in model.propagation.nodes
         if isinstance(node.operation, TriConv2D)
     }

@@ -12,7 +12,7 @@ from awn_keras import (
 )
 from awn_keras.graph import graph_nodes
 from awn_keras.propagation import propagate, split, trace
-from awn_keras.rules import Fixed, Graded, PerWidth
+from awn_keras.rules import Fixed, Graded, Labelled, PerWidth
 from awn_keras.widths import channel_grades
 from tests.conftest import at_width, inputs_of, rich, small_conv
 from tests.test_rules import GRADES, build_model, output_kind, tail_of
@@ -59,7 +59,7 @@ def test_a_layer_that_would_be_empty_is_refused():
 
     register_width_rule(
         UpperHalf,
-        WidthRule(lambda call: Graded(call.grades()[len(call.grades()) // 2 :])),
+        WidthRule(lambda call: Labelled(call.labels()[len(call.labels()) // 2 :])),
     )
     inputs = keras.Input((4,))
     x = L.Dense(4)(inputs)

@@ -18,14 +18,9 @@ import numpy as np
 from awn_keras.environment import check_runs_on_tensorflow
 from awn_keras.graph import replay
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.propagation import (
-    Flow,
-    Propagation,
-    channel_axis,
-    inner_mixers,
-    propagate,
-)
-from awn_keras.rules import Graded, WidthRule, rule_of
+from awn_keras.propagation import Propagation, inner_mixers, propagate
+from awn_keras.rules import Flow, Graded, WidthRule, rule_of
+from awn_keras.slices import channel_axis
 
 if keras.backend.backend() == "tensorflow":  # elsewhere `SlicedModel` refuses
     import tensorflow as tf

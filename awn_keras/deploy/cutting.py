@@ -18,13 +18,13 @@ import keras
 import numpy as np
 
 from awn_keras.graph import copy_layer, fill, graph_nodes, operation_of, rebuild
-from awn_keras.propagation import chosen_slices
 from awn_keras.rules import (
     WidthRule,
     keeps_channels_apart,
     merges_channels,
     rule_of,
 )
+from awn_keras.slices import chosen_slices, weights_of
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def continuation(
             f"No activation of '{wide.name}' is the same at both widths: none of its "
             f"layers is cut. Received: cuts of {sorted(cuts)}"
         )
-    tensors = [one.narrow for one in cutter.kept]
+    tensors = [kept.narrow for kept in cutter.kept]
     outputs = keras.tree.flatten(narrow.output)
     first = cut(keras.Model(narrow.input, [*outputs, *tensors], name=wide.name), cuts)
     named = [
         # Under its own name: a tensor that is joined from blocks has another one.
-        keras.layers.Identity(name=one.name, dtype=tensor.dtype)(tensor)
-        for one, tensor in zip(cutter.kept, first.outputs[len(outputs) :], strict=True)
+        keras.layers.Identity(name=kept.name, dtype=tensor.dtype)(tensor)
+        for kept, tensor in zip(cutter.kept, first.outputs[len(outputs) :], strict=True)
     ]
     outputs = [*first.outputs[: len(outputs)], *named]
     return keras.Model(first.input, outputs, name=wide.name), rest
@@ -240,7 +240,7 @@ class _Cutter:
             others = graph_nodes(narrow)
             # Not by names: copies of a shared layer have other ones in each network.
             kinds, other_kinds = (
-                [type(one.operation) for one in graph] for graph in (nodes, others)
+                [type(node.operation) for node in graph] for graph in (nodes, others)
             )
             if kinds != other_kinds:
                 raise ValueError(
@@ -248,30 +248,30 @@ class _Cutter:
                     "model. They have other layers."
                 )
             self._narrow = {
-                id(one): other.outputs[0]
-                for one, other in zip(nodes, others, strict=True)
+                id(node): other.outputs[0]
+                for node, other in zip(nodes, others, strict=True)
             }
 
     def apply(self) -> keras.Model:
         inputs, outputs = rebuild(self._model, self._call)
         outputs = keras.tree.map_structure(_whole, outputs)
         if self.kept:
-            inputs = keras.tree.flatten(inputs) + [one.input for one in self.kept]
+            inputs = keras.tree.flatten(inputs) + [kept.input for kept in self.kept]
         return keras.Model(inputs, outputs, name=self._model.name)
 
     def _call(self, node: Any, *args: Any, **kwargs: Any) -> Any:
         layer = node.operation
-        found = self._cuts.get(layer.name)
+        found_cut = self._cuts.get(layer.name)
         if len(args) == 1 and not any(x is not None for x in kwargs.values()):
             (x,) = args
-            if found is not None and found.readout:
-                return self._readout(layer, x, found)
-            if found is not None:
-                return self._rows(layer, x, found, self._kept_of(node))
+            if found_cut is not None and found_cut.readout:
+                return self._readout(layer, x, found_cut)
+            if found_cut is not None:
+                return self._rows(layer, x, found_cut, self._kept_of(node))
             if isinstance(x, _Blocks) and keeps_channels_apart(layer):
-                return self._apart(layer, x, self._kept_of(node))
+                return self._apart(node, x, self._kept_of(node))
             if isinstance(x, list) and merges_channels(layer) and _same_ends(x):
-                parts = zip(*(one.parts for one in x), strict=True)
+                parts = zip(*(blocks.parts for blocks in x), strict=True)
                 kept = self._kept_of(node)
                 return _Blocks(
                     [
@@ -282,9 +282,10 @@ class _Cutter:
                 )
         whole = keras.tree.map_structure(_whole, (args, kwargs))
         outputs = layer(*whole[0], **whole[1])
-        if isinstance(layer, keras.layers.Flatten) and args:
+        rule = rule_of(layer) or WidthRule()
+        if rule.flattens and args:
             self._flattened[id(outputs)] = (layer, args[0])
-        elif isinstance(layer, keras.layers.Dropout) and args:
+        elif rule.inert and args:
             before = self._flattened.get(id(args[0]))
             if before is not None:
                 self._flattened[id(outputs)] = before
@@ -315,17 +316,17 @@ class _Cutter:
         return _Channels(start, end, name=self._name("channels"), dtype=x.dtype)(x)
 
     def _rows(
-        self, layer: keras.Layer, x: Any, found: Cut, kept: _Kept | None
+        self, layer: keras.Layer, x: Any, row_cut: Cut, kept: _Kept | None
     ) -> _Blocks:
         """One layer for each block of outputs that are not kept."""
         size = (_channels(x), _outputs(layer))
         parts: list[Any] = []
         start = 0
-        ends = found.until(*size).ends
+        ends = row_cut.until(*size).ends
         if kept is not None:
             start = kept.shape[-1]
             parts.append(kept)
-            ends = ends[len(found.until(size[0], start).ends) :]
+            ends = ends[len(row_cut.until(size[0], start).ends) :]
         for inputs, end in ends:
             indices = (np.arange(inputs), np.arange(start, end))
             part = self._between(x, 0, inputs)
@@ -333,7 +334,7 @@ class _Cutter:
             start = end
         return _Blocks(parts, self._name)
 
-    def _readout(self, layer: Any, x: Any, found: Cut) -> Any:
+    def _readout(self, layer: Any, x: Any, input_cut: Cut) -> Any:
         """The sum of a layer for each block of inputs; the first one has the bias."""
         flatten, x = self._flattened.get(id(x), (None, x))
         channels, outputs = _channels(x), _outputs(layer)
@@ -342,13 +343,16 @@ class _Cutter:
         positions = np.arange(0, features, channels)[:, None]
         terms: list[Any] = []
         start = 0
-        for end, _ in found.until(channels, outputs).ends:
+        for end, _ in input_cut.until(channels, outputs).ends:
             inputs = (positions + np.arange(start, end)).ravel()
             part = self._between(x, start, end)
             terms.append(
                 self._block(
-                    *(layer, len(terms), part if flatten is None else flatten(part)),
-                    *((features, outputs), (inputs, np.arange(outputs))),
+                    layer,
+                    len(terms),
+                    part if flatten is None else flatten(part),
+                    (features, outputs),
+                    (inputs, np.arange(outputs)),
                     activation=None,
                     use_bias=layer.use_bias and not terms,
                 )
@@ -367,11 +371,12 @@ class _Cutter:
         )
         return last(total)
 
-    def _apart(self, layer: Any, x: _Blocks, kept: _Kept | None) -> _Blocks:
+    def _apart(self, node: Any, x: _Blocks, kept: _Kept | None) -> _Blocks:
         """A layer that treats each channel by itself, on each block."""
-        has_weights = bool(getattr(layer, "weights", []))
-        each = getattr(layer, "depth_multiplier", 1)
-        size = (_channels(x), _channels(x) * each)
+        layer = node.operation
+        has_weights = bool(weights_of(layer))
+        size = (_channels(x), node.outputs[0].shape[-1])
+        each = size[1] // size[0]  # a depthwise convolution may make several
         parts: list[Any] = []
         start = 0
         for part, end in zip(x.parts, x.ends, strict=True):
@@ -404,7 +409,7 @@ class _Cutter:
             indices: Those that the block has.
             **changes: Changes of its configuration.
         """
-        key = (id(layer), *(int(one[end]) for one in indices for end in (0, -1)))
+        key = (id(layer), *(int(side[end]) for side in indices for end in (0, -1)))
         block = self._blocks.get(key)
         if block is not None:
             return block(x)
@@ -414,7 +419,7 @@ class _Cutter:
             changes[rule.channels] = len(indices[1])
         block = self._blocks[key] = copy_layer(layer, name=name, **changes)
         outputs = block(x)
-        slices = chosen_slices(layer, size, *(one.tolist() for one in indices))
+        slices = chosen_slices(layer, size, *(side.tolist() for side in indices))
         values = [
             value[np.ix_(*chosen)]
             for value, chosen in zip(layer.get_weights(), slices, strict=True)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.counting import count_macs, count_parameters
 from awn_keras.deploy.converter import (
     check_precision,
     constants,
@@ -29,7 +30,6 @@ from awn_keras.deploy.verification import (
     default_tolerance,
 )
 from awn_keras.environment import environment
-from awn_keras.evaluation import count_macs, count_parameters
 from awn_keras.files import check_can_write, write_whole
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.slimming import slim

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 
 from awn_keras.deploy.cutting import Cut
 from awn_keras.graph import mask_of
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.propagation import Flow
-from awn_keras.rules import TRI_CLASSES, Graded, PerWidth, rule_of
+from awn_keras.rules import CallSize, Flow, Graded, PerWidth, WidthRule, rule_of
 
 LAYOUTS = ("auto", "dense", "triangular")
 
@@ -42,11 +41,31 @@ class Candidate:
     readout: bool
 
     @property
+    def flattened(self) -> bool:
+        """Whether the layer reads all positions as one, after a Flatten."""
+        return self.readout and len(self.in_shape) > len(self.out_shape)
+
+    @property
     def area(self) -> int:
         """Number of positions that an output reads."""
-        if self.readout and len(self.in_shape) > len(self.out_shape):
-            return math.prod(self.in_shape)  # flattened
+        if self.flattened:
+            return math.prod(self.in_shape)
         return math.prod(getattr(self.layer, "kernel_size", (1,)))
+
+    @property
+    def unit_macs(self) -> int:
+        """Multiply-accumulates for one input channel and one output channel."""
+        macs = (rule_of(self.layer) or WidthRule()).macs
+        if self.flattened or macs is None:
+            return self.area
+        size = CallSize(
+            self.layer.name,
+            input_shape=(None, *self.in_shape, 1),
+            output_shape=(None, *self.out_shape, 1),
+            inputs=1,
+            outputs=1,
+        )
+        return macs(self.layer, size)
 
     def channels(self, width: float) -> tuple[int, int]:
         """Active input and output channels at a width."""
@@ -69,13 +88,13 @@ class Candidate:
         if self.readout:
             return Cut(tuple(sorted(ends)), readout=True)
         needed = {out for _, out in ends}
-        found: list[tuple[int, int]] = []
+        blocks: list[tuple[int, int]] = []  # from the last to the first
         for out in sorted(needed.union(more), reverse=True):
             if 0 < out <= max(needed):
                 reads = int((self.in_grades <= self.out_grades[out - 1]).sum())
-                if out in needed or reads < found[-1][0]:
-                    found.append((reads, out))
-        return Cut(tuple(found[::-1]))
+                if out in needed or reads < blocks[-1][0]:
+                    blocks.append((reads, out))
+        return Cut(tuple(blocks[::-1]))
 
     def options(self, widths: Sequence[float]) -> list[Cut]:
         """Cuts worth a look: at the widths alone, and with more ends between them."""
@@ -85,7 +104,7 @@ class Candidate:
             # XNNPACK computes 16 outputs at a time.
             more = [16 * round(last * k / blocks / 16) for k in range(1, blocks)]
             options.append(self.cut(widths, more))
-        return [one for one in dict.fromkeys(options) if len(one.ends) > 1]
+        return [option for option in dict.fromkeys(options) if len(option.ends) > 1]
 
 
 def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
@@ -104,37 +123,34 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
         mask_of(x) is not None for node in model.propagation.nodes for x in node.outputs
     ):
         return {}  # masks do not go through blocks
-    found: dict[str, Candidate] = {}
+    by_name: dict[str, Candidate] = {}
     refused = set()
     flattened: dict[int, Flow] = {}
     for node in model.propagation.nodes:
         layer, flow = node.operation, model.propagation.flows[id(node)]
         before = flattened.get(id(node.input_tensors[0]))
-        if isinstance(layer, keras.layers.Flatten):
+        rule = rule_of(layer) or WidthRule()
+        if rule.flattens:
             before = flow
-        if isinstance(layer, keras.layers.Flatten | keras.layers.Dropout) and before:
+        if (rule.flattens or rule.inert) and before:
             flattened[id(node.outputs[0])] = before
-        if (
-            type(layer) not in (*TRI_CLASSES, *TRI_CLASSES.values())
-            or not isinstance(flow.inputs[0], Graded)
-            or "pointwise_kernel" in rule_of(layer).in_axes  # type: ignore[union-attr]
-        ):
+        if not rule.cuts or not isinstance(flow.inputs[0], Graded):
             continue
         readout = isinstance(flow.output, PerWidth)
         source = before if readout and before else flow
         grades = (source.grades()[0], flow.grades()[1])
-        if all(np.all(np.diff(one) >= 0) for one in grades):
+        if all(np.all(np.diff(side) >= 0) for side in grades):
             shapes = (source.input_shapes[0][1:-1], flow.output_shape[1:-1])
-            one = Candidate(layer, *grades, *shapes, readout)
-            if not _alike(one, found.setdefault(layer.name, one)):
+            candidate = Candidate(layer, *grades, *shapes, readout)
+            if not _alike(candidate, by_name.setdefault(layer.name, candidate)):
                 refused.add(layer.name)
-    return {name: one for name, one in found.items() if name not in refused}
+    return {name: each for name, each in by_name.items() if name not in refused}
 
 
-def _alike(one: Candidate, other: Candidate) -> bool:
+def _alike(candidate: Candidate, other: Candidate) -> bool:
     """Whether two calls of a layer may be cut in the same way."""
-    return np.array_equal(one.in_grades, other.in_grades) and (
-        one.in_shape == other.in_shape
+    return np.array_equal(candidate.in_grades, other.in_grades) and (
+        candidate.in_shape == other.in_shape
     )
 
 
@@ -164,23 +180,21 @@ class Work(NamedTuple):
 COSTS = Work(1.72, 2.15e-05, 0.00045, 0.000122, 0.00297, 0.000188)
 
 
-def work(candidate: Candidate, width: float, found: Cut | None) -> Work:
+def work_of(candidate: Candidate, width: float, option: Cut | None) -> Work:
     """Counts what a layer does at a width, cut or whole.
 
     Args:
         candidate: The layer.
         width: The width.
-        found: Its cut, for this width or a wider one. `None` if whole.
+        option: Its cut, for this width or a wider one. `None` if whole.
     """
     inputs, outputs = candidate.channels(width)
     whole = Cut(((inputs, outputs),), candidate.readout)
-    ends = (found or whole).until(inputs, outputs).ends
+    ends = (option or whole).until(inputs, outputs).ends
     positions = math.prod(candidate.out_shape)
     sources = math.prod(candidate.in_shape)
     area = candidate.area
-    # A transposed convolution sends each input to `area` outputs.
-    transposed = "Transpose" in type(candidate.layer).__name__
-    spots = sources if transposed else positions
+    unit_macs = candidate.unit_macs
     total = np.zeros(len(Work._fields))
     last = (0, 0)
     for into, out in ends:
@@ -189,7 +203,7 @@ def work(candidate: Candidate, width: float, found: Cut | None) -> Work:
         else:
             reads, gives = into, out - last[1]
         padded = 16 * math.ceil(gives / 16)
-        total += (1, spots * area * reads * padded, positions * padded, 0, 0, 0)
+        total += (1, unit_macs * reads * padded, positions * padded, 0, 0, 0)
         total += (0, 0, 0, area * reads * gives, 0, 0)
         if reads < inputs:
             total += (1, 0, 0, 0, sources, sources * reads)
@@ -204,9 +218,9 @@ def work(candidate: Candidate, width: float, found: Cut | None) -> Work:
 Milliseconds = Callable[[Candidate, float, "Cut | None"], float]
 
 
-def estimate(candidate: Candidate, width: float, found: Cut | None) -> float:
-    """Milliseconds that a layer takes by the cost model; see `work`."""
-    return float(np.dot(work(candidate, width, found), COSTS)) / 1e3
+def estimate(candidate: Candidate, width: float, option: Cut | None) -> float:
+    """Milliseconds that a layer takes by the cost model; see `work_of`."""
+    return float(np.dot(work_of(candidate, width, option), COSTS)) / 1e3
 
 
 #: By how much longer a file may take to be shorter: 7 % for 10 %. In whole networks
@@ -239,30 +253,32 @@ def choose_cuts(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
-    found = candidates(model)
+    layers = candidates(model)
     if layout == "dense":
         return {}
     if layout == "triangular":
-        return {name: one.cut(widths) for name, one in found.items()}
+        return {name: layer.cut(widths) for name, layer in layers.items()}
     times = [
-        sum(estimate(one, width, None) for one in found.values()) for width in widths
+        sum(estimate(layer, width, None) for layer in layers.values())
+        for width in widths
     ]
-    weights = sum(work(one, max(widths), None).weights for one in found.values())
+    widest = max(widths)
+    weights = sum(work_of(layer, widest, None).weights for layer in layers.values())
 
-    def cost(one: Candidate, option: Cut | None) -> float:
+    def cost(layer: Candidate, option: Cut | None) -> float:
         relative = [
-            milliseconds(one, width, option) / time
+            milliseconds(layer, width, option) / time
             for width, time in zip(widths, times, strict=True)
         ]
         if option is None:  # a copy for each width
-            held = sum(work(one, width, None).weights for width in widths)
+            held = sum(work_of(layer, width, None).weights for width in widths)
         else:
-            held = work(one, max(widths), option).weights
+            held = work_of(layer, widest, option).weights
         return float(np.mean(relative)) + _TIME_PER_BYTES * held / weights
 
     chosen = {}
-    for name, one in found.items():
-        best = min([None, *one.options(widths)], key=lambda option: cost(one, option))
+    for name, layer in layers.items():
+        best = min([None, *layer.options(widths)], key=partial(cost, layer))
         if best is not None:
             chosen[name] = best
     return chosen

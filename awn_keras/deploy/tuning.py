@@ -19,6 +19,7 @@ from awn_keras.deploy.timing import medians, time_signatures
 from awn_keras.environment import environment
 from awn_keras.files import write_whole
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.rules import rule_of
 
 #: Layers in one file; a larger one is converted no faster.
 _AT_ONCE = 40
@@ -115,10 +116,11 @@ def _network(one: Candidate, width: float, option: Cut | None) -> keras.Model:
     layer_class = getattr(one.layer, "stock_class", type(one.layer))
     config = _stock_config(one.layer)
     del config["class"]
-    size = {"units" if layer_class is keras.layers.Dense else "filters": outputs}
+    rule = rule_of(one.layer)
+    size = {} if rule is None or rule.channels is None else {rule.channels: outputs}
     layer = layer_class(**{**config, **size, "use_bias": True}, name="layer")
     start = x = keras.Input((*one.in_shape, inputs))
-    if one.readout and len(one.in_shape) > len(one.out_shape):
+    if one.flattened:
         x = keras.layers.Flatten()(x)
     x = layer(x)
     network = keras.Model(start, x if one.readout else keras.layers.ReLU()(x))

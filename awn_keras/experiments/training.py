@@ -13,14 +13,10 @@ import keras
 
 from awn_keras.baselines import USNet
 from awn_keras.callbacks import WidthProgbar
+from awn_keras.counting import count_macs, count_parameters
+from awn_keras.curves import TradeOffCurve, trade_off_curve
 from awn_keras.data import ImageData, load_data
 from awn_keras.environment import environment
-from awn_keras.evaluation import (
-    TradeOffCurve,
-    count_macs,
-    count_parameters,
-    trade_off_curve,
-)
 from awn_keras.experiments import figures
 from awn_keras.experiments.devices import Devices
 from awn_keras.experiments.recipes import Recipe, build

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
 from awn_keras.constraints import LowerTriangular, pack_grades
+
+
+@dataclass(frozen=True)
+class KernelAxes:
+    """Where a kernel that mixes channels has them: the one description of it.
+
+    Args:
+        inputs: Axis of the input channels, -1 or -2.
+        outputs: Axis of the output channels, the other one.
+        depth_multiplier: Name of the layer's attribute that says how many neighbouring
+            entries of the input axis each input channel has. `None` for one.
+        constraint: Name of the layer's attribute that holds the user's constraint.
+    """
+
+    inputs: int = -2
+    outputs: int = -1
+    depth_multiplier: str | None = None
+    constraint: str = "kernel_constraint"
+
+
+#: Kernels of stock layers, by the name of the weight.
+PLAIN = {"kernel": KernelAxes()}
+TRANSPOSED = {"kernel": KernelAxes(inputs=-1, outputs=-2)}
+SEPARABLE = {
+    "pointwise_kernel": KernelAxes(
+        depth_multiplier="depth_multiplier", constraint="pointwise_constraint"
+    )
+}
 
 
 class TriangularInitializer(keras.initializers.Initializer):
@@ -75,17 +104,22 @@ class TriangularRegularizer(keras.regularizers.Regularizer):
     Args:
         inner: The regularizer that the user chose.
         layer: The layer whose kernel it is.
+        name: Name of the kernel.
     """
 
     def __init__(
-        self, inner: keras.regularizers.Regularizer, layer: TriangularKernel
+        self,
+        inner: keras.regularizers.Regularizer,
+        layer: TriangularKernel,
+        name: str,
     ) -> None:
         self.inner = inner
         self.layer = layer
+        self.name = name
 
     def __call__(self, x: Any) -> Any:
         """Returns the penalty of the masked kernel, a scalar."""
-        return self.inner(self.layer.masked(x))
+        return self.inner(self.layer.masked(x, self.name))
 
 
 def checksum(kernel: Any) -> int:
@@ -95,19 +129,19 @@ def checksum(kernel: Any) -> int:
 
 
 class TriangularKernel(keras.Layer):
-    """Mixin for a Keras layer with a kernel that mixes channels; comes before it.
+    """Mixin for a Keras layer with kernels that mix channels; comes before it.
 
     Subclasses take `in_grades` and `out_grades` as last, keyword-only arguments, hand
-    them to `_init_triangle` after the parent's constructor, and apply `masked` to the
+    them to `_init_triangle` after the parent's constructor, and apply `masked` to each
     kernel in their forward pass. One whose kernel is not `kernel`, `(..., in, out)`,
-    also says its `triangular_name` and how `_make_triangle` reads the grades.
+    or that has several, also says its `kernels`.
     """
 
     #: The stock layer that a slimmed model has in place of this one.
     stock_class: type[keras.layers.Layer]
 
-    #: The weight under the mask: its name, and the attribute that holds it.
-    triangular_name = "kernel"
+    #: The weights under a mask, by name; each is an attribute of the layer, too.
+    kernels: Mapping[str, KernelAxes] = PLAIN
 
     def _init_triangle(
         self,
@@ -137,16 +171,27 @@ class TriangularKernel(keras.Layer):
         )
         if quantized or getattr(self, "quantization_config", None) is not None:
             raise self._no_quantization()
-        self._triangle = self._make_triangle(in_grades, out_grades)
-        self._mask = np.ones((1, 1), bool)  # until the kernel is there
+        self._triangles = self._make_triangles(in_grades, out_grades)
+        #: The mask of each kernel that is there, bool, which broadcasts against it.
+        self.masks: dict[str, np.ndarray] = {}
+        self._drawn: dict[str, TriangularInitializer] = {}
 
-    def _make_triangle(
+    def _make_triangles(
         self,
         in_grades: Sequence[Any] | np.ndarray | None,
         out_grades: Sequence[Any] | np.ndarray | None,
-    ) -> LowerTriangular:
-        """Makes the constraint of the kernel, the user's own inside it."""
-        return LowerTriangular(in_grades, out_grades, self.kernel_constraint)
+    ) -> dict[str, LowerTriangular]:
+        """Makes the constraint of each kernel, the user's own inside it."""
+        return {
+            name: LowerTriangular(
+                in_grades,
+                out_grades,
+                getattr(self, axes.constraint),
+                transposed=axes.inputs > axes.outputs,
+                depth_multiplier=getattr(self, axes.depth_multiplier or "", 1),
+            )
+            for name, axes in self.kernels.items()
+        }
 
     def _title(self) -> str:
         return f"{type(self).__name__} '{self.name}'"
@@ -154,51 +199,85 @@ class TriangularKernel(keras.Layer):
     @property
     def in_grades(self) -> np.ndarray | None:
         """Grades of the input channels, float64; `None` for the standard ones."""
-        return self._triangle.in_grades
+        return next(iter(self._triangles.values())).in_grades
 
     @property
     def out_grades(self) -> np.ndarray | None:
         """Grades of the output channels, float64; `None` for the standard ones."""
-        return self._triangle.out_grades
+        return next(iter(self._triangles.values())).out_grades
 
     @property
-    def triangular_variable(self) -> keras.Variable:
-        """The variable under the mask.
+    def triangular_variables(self) -> dict[str, keras.Variable]:
+        """The variables under a mask, by name.
 
         Raises:
             AttributeError: If the layer is not built.
         """
         if not self.built:
+            names = " and ".join(f"`{name}`" for name in self.kernels)
             raise AttributeError(
-                f"{self._title()} is not built: it has no `{self.triangular_name}` "
-                "yet. Call it on a tensor, or `layer.build(input_shape)`, first."
+                f"{self._title()} is not built: it has no {names} yet. Call it on a "
+                "tensor, or `layer.build(input_shape)`, first."
             )
-        return getattr(self, self.triangular_name)
+        return {name: getattr(self, name) for name in self.kernels}
+
+    @property
+    def triangular_variable(self) -> keras.Variable:
+        """The first of `triangular_variables`; most layers have one only."""
+        return next(iter(self.triangular_variables.values()))
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Keras; the kernel gets the triangle in initializer and constraint."""
-        if kwargs.get("name") != self.triangular_name:
+        """As in Keras; a kernel gets the triangle in initializer and constraint."""
+        name = kwargs.get("name")
+        if name is None or name not in self.kernels:
             return super().add_weight(*args, **kwargs)
-        self._mask = self._triangle.mask(kwargs["shape"])
-        self._initializer = TriangularInitializer(kwargs["initializer"], self._triangle)
-        kwargs.update(initializer=self._initializer, constraint=self._triangle)
+        triangle = self._triangles[name]
+        self.masks[name] = triangle.mask(kwargs["shape"])
+        self._drawn[name] = TriangularInitializer(kwargs["initializer"], triangle)
+        kwargs.update(initializer=self._drawn[name], constraint=triangle)
         if kwargs.get("regularizer") is not None:
-            kwargs["regularizer"] = TriangularRegularizer(kwargs["regularizer"], self)
+            kwargs["regularizer"] = TriangularRegularizer(
+                kwargs["regularizer"], self, name
+            )
         return super().add_weight(*args, **kwargs)
 
-    def masked(self, kernel: Any) -> Any:
-        """Returns the kernel with its forbidden entries at zero.
+    def masked(self, kernel: Any, name: str | None = None) -> Any:
+        """Returns a kernel with its forbidden entries at zero.
 
         The optimizer applies a constraint only after an update: an initial, an
         assigned or an averaged kernel has not been through it.
+
+        Args:
+            kernel: The kernel, or a tensor of its shape.
+            name: Its name in `kernels`. `None` for the first.
         """
-        if self._mask.all():
+        mask = self.masks.get(name or next(iter(self.kernels)))
+        if mask is None or mask.all():  # `None` until the kernel is there
             return kernel
         kernel = keras.ops.convert_to_tensor(kernel)
-        return keras.ops.where(self._mask, kernel, keras.ops.zeros_like(kernel))
+        return keras.ops.where(mask, kernel, keras.ops.zeros_like(kernel))
+
+    def apply_masks(self) -> None:
+        """Sets the forbidden entries of the kernels to zero, for good."""
+        for name, kernel in self.triangular_variables.items():
+            kernel.assign(self.masked(kernel, name))
+
+    def masked_weights(self) -> list[Any]:
+        """The layer's `weights`, kernels without what was left in forbidden entries.
+
+        Returns:
+            A variable or tensor for each of `weights`.
+        """
+        if not self.built:
+            return self.weights
+        masked = {
+            id(kernel): self.masked(kernel, name)
+            for name, kernel in self.triangular_variables.items()
+        }
+        return [masked.get(id(weight), weight) for weight in self.weights]
 
     def masked_kernel(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the kernel with forbidden entries at zero, and which are allowed.
+        """Returns the first kernel, masked, and which of its entries are allowed.
 
         Returns:
             An array `(..., in, out)` of any class of layer, and a boolean one,
@@ -207,10 +286,10 @@ class TriangularKernel(keras.Layer):
         Raises:
             AttributeError: If the layer is not built.
         """
-        variable = self.triangular_variable
-        kernel = keras.ops.convert_to_numpy(self.masked(variable))
-        mask = np.broadcast_to(self._triangle.mask(variable.shape), kernel.shape[-2:])
-        if self._triangle.transposed:
+        name, variable = next(iter(self.triangular_variables.items()))
+        kernel = keras.ops.convert_to_numpy(self.masked(variable, name))
+        mask = np.broadcast_to(self.masks[name], kernel.shape[-2:])
+        if self.kernels[name].inputs > self.kernels[name].outputs:
             return np.swapaxes(kernel, -1, -2), mask.T
         return kernel, mask
 
@@ -238,28 +317,27 @@ class TriangularKernel(keras.Layer):
                 "different grades. Build a fresh layer; to copy a model, "
                 "`AnyWidthModel.from_config(model.get_config())`."
             )
-        self._triangle = self._make_triangle(*grades)
+        self._triangles = self._make_triangles(*grades)
         if not self.built:
             return
-        kernel = self.triangular_variable
-        untouched = checksum(kernel) == self._initializer.checksum
-        self._mask = self._triangle.mask(kernel.shape)
-        kernel.constraint = self._triangle
-        self._initializer = TriangularInitializer(
-            self._initializer.inner, self._triangle
-        )
-        if untouched:
-            kernel.assign(self._initializer(kernel.shape, self.dtype))
-        else:
-            kernel.assign(self.masked(kernel))
+        for name, kernel in self.triangular_variables.items():
+            drawn, triangle = self._drawn[name], self._triangles[name]
+            untouched = checksum(kernel) == drawn.checksum
+            self.masks[name] = triangle.mask(kernel.shape)
+            kernel.constraint = triangle
+            self._drawn[name] = TriangularInitializer(drawn.inner, triangle)
+            if untouched:
+                kernel.assign(self._drawn[name](kernel.shape, self.dtype))
+            else:
+                kernel.assign(self.masked(kernel, name))
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves what acts: the kernel under its mask."""
+        """Saves what acts: the kernels under their masks."""
         values: dict[str, Any] = {}
         super().save_own_variables(values)
-        kernel = self.triangular_variable if self.built else None
+        masked = dict(zip(map(id, self.weights), self.masked_weights(), strict=True))
         for key, value in values.items():
-            store[key] = self.masked(kernel) if value is kernel else value
+            store[key] = masked.get(id(value), value)
 
     def _with_bias_and_activation(self, outputs: Any) -> Any:
         """Ends a forward pass as the parent does."""

@@ -8,8 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.constraints import LowerTriangular
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import SEPARABLE, TriangularKernel
 
 
 @keras.saving.register_keras_serializable(package="awn_keras")
@@ -74,7 +73,7 @@ class TriSeparableConv2D(TriangularKernel, keras.layers.SeparableConv2D):
     """
 
     stock_class = keras.layers.SeparableConv2D
-    triangular_name = "pointwise_kernel"
+    kernels = SEPARABLE
 
     def __init__(
         self,
@@ -125,18 +124,6 @@ class TriSeparableConv2D(TriangularKernel, keras.layers.SeparableConv2D):
             **kwargs,
         )
         self._init_triangle(in_grades, out_grades)
-
-    def _make_triangle(
-        self,
-        in_grades: Sequence[Any] | np.ndarray | None,
-        out_grades: Sequence[Any] | np.ndarray | None,
-    ) -> LowerTriangular:
-        return LowerTriangular(
-            in_grades,
-            out_grades,
-            self.pointwise_constraint,
-            depth_multiplier=self.depth_multiplier,
-        )
 
     def call(self, inputs: Any) -> Any:
         """Returns the outputs `(batch, new_rows, new_cols, filters)`."""

@@ -8,8 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.constraints import LowerTriangular
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TRANSPOSED, TriangularKernel
 
 
 @keras.saving.register_keras_serializable(package="awn_keras")
@@ -71,6 +70,7 @@ class TriConv2DTranspose(TriangularKernel, keras.layers.Conv2DTranspose):
     """
 
     stock_class = keras.layers.Conv2DTranspose
+    kernels = TRANSPOSED
 
     def __init__(
         self,
@@ -115,15 +115,6 @@ class TriConv2DTranspose(TriangularKernel, keras.layers.Conv2DTranspose):
             **kwargs,
         )
         self._init_triangle(in_grades, out_grades)
-
-    def _make_triangle(
-        self,
-        in_grades: Sequence[Any] | np.ndarray | None,
-        out_grades: Sequence[Any] | np.ndarray | None,
-    ) -> LowerTriangular:
-        return LowerTriangular(
-            in_grades, out_grades, self.kernel_constraint, transposed=True
-        )
 
     def call(self, inputs: Any) -> Any:
         """Returns the outputs `(batch, new_rows, new_cols, filters)`."""

@@ -13,8 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.propagation import Propagation, channel_axis
+from awn_keras.propagation import Propagation
 from awn_keras.rules import WidthRule, rule_of
+from awn_keras.slices import channel_axis
 from awn_keras.training import backends
 from awn_keras.training.schedules import (
     Schedule,

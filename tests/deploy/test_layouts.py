@@ -14,7 +14,7 @@ from awn_keras import (
 )
 from awn_keras.baselines import SharedBN
 from awn_keras.deploy.cutting import Cut, cut
-from awn_keras.deploy.layouts import COSTS, candidates, choose_cuts, estimate, work
+from awn_keras.deploy.layouts import COSTS, candidates, choose_cuts, estimate, work_of
 from tests.conftest import small_dense
 from tests.deploy.test_cutting import (
     WIDTHS,
@@ -67,9 +67,9 @@ def test_work_counts_by_hand():
     model = lenet_3c1l((16, 16, 1), filters=64, width_multiplier=1.0)
     one = candidates(model)["conv2"]
     rows_in, rows_out = (model.get_layer(n).output.shape[1] for n in ("conv1", "conv2"))
-    whole = work(one, 1.0, None)
+    whole = work_of(one, 1.0, None)
     assert whole == (1, rows_out**2 * 9 * 64 * 64, rows_out**2 * 64, 9 * 64 * 64, 0, 0)
-    halves = work(one, 1.0, Cut(((32, 32), (64, 64))))
+    halves = work_of(one, 1.0, Cut(((32, 32), (64, 64))))
     assert halves.macs == 0.75 * whole.macs
     assert halves.weights == 0.75 * whole.weights
     assert halves.outputs == whole.outputs

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from awn_keras import count_macs, count_parameters, lenet_3c1l
-from awn_keras.evaluation import count_active_parameters
+from awn_keras.counting import count_active_parameters
 from awn_keras.experiments.paper import (
     EXPERIMENTS,
     TABLE_2,

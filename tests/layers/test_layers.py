@@ -99,7 +99,7 @@ def data(shape):
 
 def argument(layer_class, suffix):
     """The constructor's name for what the masked kernel has: `kernel_regularizer`."""
-    return layer_class.triangular_name.removesuffix("_kernel") + suffix
+    return next(iter(layer_class.kernels)).removesuffix("_kernel") + suffix
 
 
 def outputs_of(arguments):

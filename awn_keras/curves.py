@@ -1,0 +1,197 @@
+"""The width-accuracy trade-off curve."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awn_keras.counting import macs_at, parameters_at
+from awn_keras.files import write_whole
+from awn_keras.multi_width import MultiWidthModel, check_any_width_model
+from awn_keras.pictures import COLORS, MARKERS, axes_or_new
+from awn_keras.training.metrics import area_under_curve
+from awn_keras.widths import check_widths
+
+
+@dataclass(frozen=True)
+class TradeOffCurve:
+    """What each width achieves and costs. Lists have one entry for each width.
+
+    Args:
+        widths: Widths in (0, 1], ascending.
+        accuracy: Accuracy in [0, 1]; empty if the model has no accuracy metric.
+        loss: The compiled loss, regularization included.
+        macs: Multiply-accumulate operations for one sample; see `count_macs`.
+        parameters: Number of weights; see `count_parameters`.
+        metrics: All compiled metrics by name.
+    """
+
+    widths: list[float]
+    accuracy: list[float]
+    loss: list[float]
+    macs: list[int]
+    parameters: list[int]
+    metrics: dict[str, list[float]]
+
+    @property
+    def auc(self) -> float:
+        """Area under the accuracy curve over the length of its range, in [0, 1].
+
+        Raises:
+            ValueError: If there is no accuracy.
+
+        Reference:
+            Vu et al., Any-Width Networks (2020), section 5.1.
+        """
+        self._need_accuracy()
+        return area_under_curve(self.widths, self.accuracy)
+
+    def _need_accuracy(self) -> None:
+        if not self.accuracy:
+            raise ValueError(
+                "The curve has no accuracy. Compile the model with "
+                "`metrics=['accuracy']`. Received: "
+                f"metrics={sorted(self.metrics)}"
+            )
+
+    def __str__(self) -> str:
+        """The curve as a table."""
+        lines = [
+            f"{'width':>8} {'accuracy':>9} {'loss':>8} {'MACs':>13} {'parameters':>11}"
+        ]
+        accuracy = self.accuracy or [float("nan")] * len(self.widths)
+        rows = zip(
+            *(self.widths, accuracy, self.loss, self.macs, self.parameters), strict=True
+        )
+        for width, right, loss, macs, parameters in rows:
+            lines.append(
+                f"{width:8.4f} {100 * right:7.2f} % {loss:8.4f} {macs:13,} "
+                f"{parameters:11,}"
+            )
+        return "\n".join(lines)
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes the curve, and its AUC where there is one, as JSON.
+
+        Args:
+            path: File to write.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        content = asdict(self)
+        if self.accuracy:
+            content["auc"] = self.auc
+        write_whole(Path(path), json.dumps(content, indent=1) + "\n")
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes a row for each width.
+
+        Args:
+            path: File to write; its columns are `width`, `accuracy` (if there is
+                one), `loss`, `macs`, `parameters` and the metrics.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        columns: dict[str, Sequence[float]] = {"width": self.widths}
+        if self.accuracy:
+            columns["accuracy"] = self.accuracy
+        columns.update(loss=self.loss, macs=self.macs, parameters=self.parameters)
+        columns.update({k: v for k, v in self.metrics.items() if k not in columns})
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        write_whole(Path(path), text.getvalue())
+
+    def plot(self, ax: Any = None, label: str | None = None) -> Any:
+        """Draws accuracy over width.
+
+        Args:
+            ax: Matplotlib axes to draw on. `None` for new ones.
+            label: Name of the curve in the legend. `None` for its AUC.
+
+        Returns:
+            The axes; `.figure.savefig(path)` writes a picture.
+
+        Raises:
+            TypeError: If `ax` is a path.
+            ValueError: If there is no accuracy.
+        """
+        self._need_accuracy()
+        ax = axes_or_new(ax)
+        label = f"AUC {100 * self.auc:.2f} %" if label is None else label
+        percent = 100 * np.asarray(self.accuracy)
+        index = len(ax.get_lines())
+        ax.plot(
+            *(self.widths, percent),
+            color=COLORS[index % len(COLORS)],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=3,
+            label=label,
+        )
+        ax.set(xlabel="width", ylabel="accuracy (%)")
+        ax.grid(alpha=0.3)
+        ax.legend(loc="lower right")
+        return ax
+
+
+def trade_off_curve(
+    model: MultiWidthModel,
+    *args: Any,
+    widths: Sequence[float] | None = None,
+    **kwargs: Any,
+) -> TradeOffCurve:
+    """Evaluates a model at many widths, by one pass over the data.
+
+    Args:
+        model: A compiled model.
+        *args: Data, as in `model.evaluate`: a data set, or `x` and `y`.
+        widths: Widths in [min_width, 1], in any order. `None` for all that differ.
+        **kwargs: As in `model.evaluate`; `verbose` is 0 if not given.
+
+    Returns:
+        The curve.
+
+    Raises:
+        TypeError: If `model` has one width only.
+        ValueError: If the model is not compiled, a width is out of range, or `x` and
+            `y` are given as one tuple.
+
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import lenet_3c1l, trade_off_curve
+        >>> model = lenet_3c1l((8, 8, 1), padding="same", widths_grid=[0.5, 1.0])
+        >>> loss = "sparse_categorical_crossentropy"
+        >>> model.compile("sgd", loss, metrics=["accuracy"])
+        >>> curve = trade_off_curve(model, np.zeros((4, 8, 8, 1)), np.zeros(4))
+        >>> curve.widths, curve.macs
+        ([0.5, 1.0], [530472, 2004120])
+    """
+    check_any_width_model(model)
+    if len(args) == 1 and isinstance(args[0], tuple) and "y" not in kwargs:
+        raise ValueError(
+            "Data must be given as for `evaluate`: `trade_off_curve(model, x, y)`, or "
+            f"one data set. Received: a tuple of {len(args[0])} entries"
+        )
+    chosen = model.distinct_widths if widths is None else widths
+    widths = sorted(set(check_widths(chosen, model.min_width)))
+    results = model.evaluate_widths(*args, widths=widths, **{"verbose": 0, **kwargs})
+    loss = results.pop("loss").tolist()
+    metrics = {name: values.tolist() for name, values in results.items()}
+    return TradeOffCurve(
+        widths=widths,
+        accuracy=metrics.get(model.accuracy_name or "", []),
+        loss=loss,
+        macs=macs_at(model, widths).tolist(),
+        parameters=parameters_at(model, widths).tolist(),
+        metrics=metrics,
+    )

@@ -1,0 +1,74 @@
+"""What each layer class does to width: one place for each class.
+
+A layer class is known by its `WidthRule` alone, which one of the files here registers:
+`mixing`, `single`, `normalization`, `merging`, `shapes`, `operations`, `refused`. All
+else in the package asks the rule.
+"""
+
+from awn_keras.rules import (  # each registers its rules
+    merging,
+    mixing,
+    normalization,
+    operations,
+    refused,
+    shapes,
+    single,
+)
+from awn_keras.rules.kinds import (
+    CallSize,
+    Channels,
+    Fixed,
+    Flow,
+    Graded,
+    Kind,
+    Labelled,
+    PerWidth,
+    comes_and_goes,
+    grades_of,
+)
+from awn_keras.rules.registry import (
+    LayerCall,
+    WidthRule,
+    check_mixes_no_samples,
+    keeps_channels_apart,
+    merges_channels,
+    mixes_channels,
+    per_channel,
+    per_sample,
+    refusal_of,
+    register_width_rule,
+    rule_of,
+    traits_of,
+)
+
+__all__ = [
+    "CallSize",
+    "Channels",
+    "Fixed",
+    "Flow",
+    "Graded",
+    "Kind",
+    "Labelled",
+    "LayerCall",
+    "PerWidth",
+    "WidthRule",
+    "check_mixes_no_samples",
+    "comes_and_goes",
+    "grades_of",
+    "keeps_channels_apart",
+    "merges_channels",
+    "merging",
+    "mixes_channels",
+    "mixing",
+    "normalization",
+    "operations",
+    "per_channel",
+    "per_sample",
+    "refusal_of",
+    "refused",
+    "register_width_rule",
+    "rule_of",
+    "shapes",
+    "single",
+    "traits_of",
+]

@@ -1,0 +1,228 @@
+"""What a tensor of a graph can be, and what comes in and goes out of a layer.
+
+Walking a functional graph, each tensor is one of three kinds:
+
+- `Fixed`: the same at every width (the inputs, and what is computed from them);
+- `Graded`: channels come and go with width, but one that is there has the same value
+  at every width;
+- `PerWidth`: its values depend on the width (the class scores).
+
+While rules are asked, there are no grades yet: `Labelled` stands in the place of
+`Graded`, with a label of each channel. Labels that must come and go together (at an
+Add, or before weights that two places share) are joined; only then grades are given, so
+that both sides of an Add have the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A tensor that is the same at every width."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A tensor whose channels come and go, while it is not known yet at which widths.
+
+    Args:
+        labels: int array `(channels,)`: the label of each channel.
+    """
+
+    labels: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Labelled) and np.array_equal(self.labels, other.labels)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class Graded:
+    """A tensor whose channels come and go, each with the same value at every width.
+
+    Args:
+        grades: float64 array `(channels,)`: the smallest width of each channel.
+    """
+
+    grades: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graded) and np.array_equal(self.grades, other.grades)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class PerWidth:
+    """A tensor whose values depend on the width; all its channels are there.
+
+    Args:
+        readout: Name of the layer that first mixed all active channels.
+    """
+
+    readout: str = field(compare=False)
+
+
+Kind = Fixed | Labelled | Graded | PerWidth
+
+
+def comes_and_goes(kind: Kind) -> bool:
+    """Whether the channels of a tensor come and go with the width."""
+    return isinstance(kind, Labelled | Graded)
+
+
+def grades_of(kind: Kind, shape: tuple[Any, ...]) -> np.ndarray:
+    """Grades of a tensor's channels, float64 `(channels,)`; 0 where always there."""
+    return kind.grades if isinstance(kind, Graded) else np.zeros(shape[-1] or 1)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What comes in and goes out of a layer: the same at each of its calls.
+
+    Args:
+        inputs: Kinds of the inputs.
+        output: Kind of the outputs.
+        input_shapes: Shapes of the inputs, batch first.
+        output_shape: Shape of the first output, batch first.
+    """
+
+    inputs: tuple[Kind, ...]
+    output: Kind
+    input_shapes: list[tuple[Any, ...]]
+    output_shape: tuple[Any, ...]
+
+    def grades(self) -> tuple[np.ndarray, np.ndarray]:
+        """Grades of the first input's and the output's channels, 0 where Fixed."""
+        return (
+            grades_of(self.inputs[0], self.input_shapes[0]),
+            grades_of(self.output, self.output_shape),
+        )
+
+    def channels(self) -> tuple[int, int]:
+        """Numbers of the first input's and the output's channels at full width."""
+        return self.input_shapes[0][-1] or 1, self.output_shape[-1] or 1
+
+
+@dataclass(frozen=True)
+class CallSize:
+    """How large one call of a layer is, at one width or at several.
+
+    Args:
+        name: Name of the layer.
+        input_shape: Shape of the first input, batch first.
+        output_shape: Shape of the first output, batch first.
+        inputs: Active input channels: a number, or an int array `(widths,)`.
+        outputs: Active output channels, likewise.
+    """
+
+    name: str
+    input_shape: tuple[Any, ...]
+    output_shape: tuple[Any, ...]
+    inputs: Any
+    outputs: Any
+
+    @property
+    def input_positions(self) -> int:
+        """Positions (rows times cols) of the input.
+
+        Raises:
+            ValueError: If they are not known.
+        """
+        return self._positions(self.input_shape)
+
+    @property
+    def output_positions(self) -> int:
+        """Positions (rows times cols) of the output.
+
+        Raises:
+            ValueError: If they are not known.
+        """
+        return self._positions(self.output_shape)
+
+    def _positions(self, shape: tuple[Any, ...]) -> int:
+        if None in shape[1:]:
+            raise ValueError(
+                f"MACs need a known shape. Received: layer '{self.name}' with shape "
+                f"{shape}. Give the `Input` a full shape."
+            )
+        return math.prod(shape[1:-1])
+
+
+class Channels:
+    """The labels of all channels of a graph, and which of them are one."""
+
+    def __init__(self) -> None:
+        self._parents: list[int] = []
+        self._fixed: list[int] = []
+        #: Labels of the channels that each layer makes, by `id` of the layer.
+        self.made: dict[int, np.ndarray] = {}
+
+    def of(self, layer: Any, count: int) -> np.ndarray:
+        """Labels of the channels that a layer makes, the same at each of its calls."""
+        labels = self.made.get(id(layer))
+        if labels is None or len(labels) != count:
+            start = len(self._parents)
+            self._parents.extend(range(start, start + count))
+            labels = self.made[id(layer)] = np.arange(start, start + count)
+        return labels
+
+    def always_on(self, count: int) -> np.ndarray:
+        """Labels of channels that are there at every width, such as the inputs'."""
+        labels = np.arange(len(self._parents), len(self._parents) + count)
+        self._parents.extend(labels.tolist())
+        self._fixed.extend(labels.tolist())
+        return labels
+
+    def join(self, labels: np.ndarray, others: np.ndarray) -> None:
+        """States that two tensors have the same channels, in the same order."""
+        if labels is others:
+            return
+        for left, right in zip(labels.tolist(), others.tolist(), strict=True):
+            first, second = sorted((self._root(left), self._root(right)))
+            self._parents[second] = first
+
+    def _root(self, label: int) -> int:
+        parents = self._parents
+        while parents[label] != label:
+            parents[label] = label = parents[parents[label]]
+        return label
+
+    def resolve(self) -> np.ndarray:
+        """For each label that of the first channel joined with it, `(labels,)`."""
+        return np.array([self._root(i) for i in range(len(self._parents))], int)
+
+    def fixed(self) -> np.ndarray:
+        """Labels, resolved, of the channels that are there at every width."""
+        return np.unique(self.resolve()[np.asarray(self._fixed, int)])
+
+    def grades(self, new_grades: Callable[[int], np.ndarray]) -> np.ndarray:
+        """Gives each label its grade.
+
+        Joined layers of different size follow the smallest: where a layer of 32
+        channels is added to a concatenation of two of 16, each half of it rises as its
+        layer of 16 does, so that none of the three is ever empty.
+
+        Args:
+            new_grades: Grades of a layer with so many channels, `int -> (channels,)`.
+
+        Returns:
+            float64 array `(labels,)`.
+        """
+        roots = self.resolve()
+        grades = np.full(len(roots), np.nan)
+        grades[self.fixed()] = 0.0
+        for labels in sorted(self.made.values(), key=len):
+            own = roots[labels]
+            free = np.isnan(grades[own])
+            # Backwards: if a channel is here twice, its first place counts.
+            grades[own[free][::-1]] = new_grades(len(own))[free][::-1]
+        return grades[roots]

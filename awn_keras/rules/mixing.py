@@ -1,0 +1,157 @@
+"""Layers whose output channels read many input channels, and depthwise ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.layers import TRI_CLASSES
+from awn_keras.layers.base import PLAIN, SEPARABLE, TRANSPOSED, KernelAxes
+from awn_keras.rules.kinds import CallSize, Kind, Labelled, PerWidth
+from awn_keras.rules.registry import (
+    LayerCall,
+    WidthRule,
+    check_activation,
+    check_channels_last,
+    check_mixes_no_samples,
+    layers_with_a_tri_layer,
+    register_width_rule,
+    rule_of,
+)
+
+
+def mixing(call: LayerCall) -> Kind:
+    """Rule of a plain layer that mixes channels, such as Conv and Dense.
+
+    On a Fixed tensor the layer is a stem; on channels that come and go a readout, or a
+    Tri layer to be.
+
+    Args:
+        call: A call with one input tensor.
+
+    Returns:
+        The kind of the layer's new channels, or `PerWidth` of a readout.
+
+    Raises:
+        ValueError: If the layer is to become a Tri layer and there is none, or its
+            activation mixes channels.
+    """
+    if isinstance(call.kinds[0], Labelled) and not call.as_tri:
+        check_mixes_no_samples(call)
+        return PerWidth(call.layer.name)
+    check_activation(call)
+    rule = rule_of(call.layer)
+    if isinstance(call.kinds[0], Labelled) and (rule is None or not rule.triangular):
+        raise call.error(
+            "there is no Tri layer for it, and between the stem and the readout only "
+            f"these can mix channels: {', '.join(layers_with_a_tri_layer())}."
+        )
+    return call.new_channels(call.output_shape[-1])
+
+
+def depthwise(call: LayerCall) -> Kind:
+    """Rule of a layer that makes `depth_multiplier` channels of each channel."""
+    check_activation(call)
+    # Output channel t * depth_multiplier + m reads input channel t only.
+    return Labelled(np.repeat(call.labels(), call.layer.depth_multiplier))
+
+
+def _check(call: LayerCall) -> None:
+    check_channels_last(call)
+    if getattr(call.layer, "groups", 1) != 1:
+        raise call.error("`groups` must be 1; use DepthwiseConv2D for one a channel.")
+
+
+# ------------------------------------------------------------ multiply-accumulates
+
+
+def _window(layer: Any) -> int:
+    return math.prod(getattr(layer, "kernel_size", (1,)))
+
+
+def convolution_macs(layer: Any, size: CallSize) -> Any:
+    """MACs of a layer that computes each output position from a window of inputs.
+
+    A Dense has a window of one.
+    """
+    inputs = size.inputs // getattr(layer, "groups", 1)
+    return size.output_positions * _window(layer) * inputs * size.outputs
+
+
+def _transposed_macs(layer: Any, size: CallSize) -> Any:
+    # It sends each input position to a window of outputs.
+    return size.input_positions * _window(layer) * size.inputs * size.outputs
+
+
+def _depthwise_macs(layer: Any, size: CallSize) -> Any:
+    return size.output_positions * _window(layer) * size.outputs
+
+
+def _separable_macs(layer: Any, size: CallSize) -> Any:
+    between = size.inputs * layer.depth_multiplier
+    return size.output_positions * (_window(layer) * between + between * size.outputs)
+
+
+# ------------------------------------------------------------------------- classes
+
+
+def _register(
+    layer_class: type[keras.Layer],
+    kernels: Mapping[str, KernelAxes],
+    macs: Callable[[Any, CallSize], Any],
+    *,
+    channels: str = "filters",
+    cuts: bool = True,
+    filters: Mapping[str, int] | None = None,
+) -> None:
+    triangular = TRI_CLASSES.get(layer_class)
+    rule = WidthRule(
+        mixing,
+        in_axes={
+            **(filters or {}),
+            **{name: axes.inputs for name, axes in kernels.items()},
+        },
+        out_axes={
+            **{name: axes.outputs for name, axes in kernels.items()},
+            "bias": 0,
+        },
+        channels=channels,
+        stem=True,
+        check=_check,
+        triangular=triangular,
+        macs=macs,
+        cuts=cuts and triangular is not None,
+    )
+    register_width_rule(layer_class, rule)
+
+
+_L = keras.layers
+for _layer_class in (_L.Conv1D, _L.Conv2D, _L.Conv3D):
+    _register(_layer_class, PLAIN, convolution_macs)
+for _layer_class in (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose):
+    _register(_layer_class, TRANSPOSED, _transposed_macs)
+for _layer_class in (_L.SeparableConv1D, _L.SeparableConv2D):
+    _register(
+        _layer_class,
+        SEPARABLE,
+        _separable_macs,
+        cuts=False,  # each block would filter the same inputs again
+        filters={"depthwise_kernel": -2},
+    )
+_register(_L.Dense, PLAIN, convolution_macs, channels="units")
+for _layer_class in (_L.DepthwiseConv1D, _L.DepthwiseConv2D):
+    register_width_rule(
+        _layer_class,
+        WidthRule(
+            depthwise,
+            in_axes={"kernel": -2},
+            out_axes={"bias": 0},
+            check=check_channels_last,
+            macs=_depthwise_macs,
+            apart=True,
+        ),
+    )

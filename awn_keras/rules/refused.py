@@ -1,0 +1,38 @@
+"""Stock layers that cannot stand before the readout, each with its reason."""
+
+from __future__ import annotations
+
+import keras
+
+from awn_keras.rules.registry import refuse
+
+_NORMALIZES = (
+    "it normalizes over the channels, and these come and go with the width. Use "
+    "BatchNormalization, which an any-width network keeps exact"
+)
+_ATTENDS = (
+    "attention mixes all channels of a position. It can only stand after the readout, "
+    "the last Dense or Conv"
+)
+_RECURS = (
+    "its state mixes all channels of a step. It can only stand after the readout, the "
+    "last Dense or Conv, or on the inputs"
+)
+_REASONS = {
+    "Softmax": "it divides by a sum over the channels, and these come and go with the "
+    "width. Put it after the readout, the last layer that mixes channels: a plain "
+    "Dense or Conv, no Tri layer",
+    "Masking": "it looks at all channels of a step at once",
+    "Lambda": "what its function does to the channels cannot be seen. Use a layer of "
+    "your own with `register_width_rule`",
+    "TimeDistributed": "what its inner layer does to the channels cannot be seen. Use "
+    "the inner layer itself where it treats each step alone, as Dense does",
+    "LayerNormalization GroupNormalization RMSNormalization UnitNormalization": (
+        _NORMALIZES
+    ),
+    "AdditiveAttention Attention GroupQueryAttention MultiHeadAttention": _ATTENDS,
+    "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU LSTM RNN SimpleRNN": _RECURS,
+}
+for _names, _reason in _REASONS.items():
+    for _name in _names.split():
+        refuse(getattr(keras.layers, _name), _reason)

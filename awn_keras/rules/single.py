@@ -1,0 +1,53 @@
+"""Layers that treat each channel by itself: activations, dropout, pooling, padding."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from awn_keras.rules.registry import LayerCall, WidthRule, register_width_rule
+
+_L = keras.layers
+
+
+def _check_dropout(call: LayerCall) -> None:
+    shape = call.layer.noise_shape
+    if shape is not None and shape[-1] not in (None, 1):
+        raise call.error(
+            "the last of `noise_shape` must be None or 1 on graded channels. "
+            f"Received: noise_shape={shape}"
+        )
+
+
+def _check_rescaling(call: LayerCall) -> None:
+    if np.ndim(call.layer.scale) or np.ndim(call.layer.offset):
+        raise call.error("`scale` and `offset` must be numbers on graded channels.")
+
+
+def _check_permute(call: LayerCall) -> None:
+    if call.layer.dims[-1] != len(call.layer.dims):
+        raise call.error(
+            f"must keep the channels last. Received: dims={call.layer.dims}"
+        )
+
+
+_LAYERS = "Activation ELU LeakyReLU ReLU RepeatVector Resizing"
+_LAYERS_OF_DIMENSIONS = (
+    "AveragePooling Cropping GlobalAveragePooling GlobalMaxPooling MaxPooling "
+    "UpSampling ZeroPadding"
+)
+_IN_TRAINING_ONLY = (
+    "ActivityRegularization AlphaDropout GaussianDropout GaussianNoise Identity "
+    "SpatialDropout1D SpatialDropout2D SpatialDropout3D"
+)
+for _name in _LAYERS.split():
+    register_width_rule(getattr(_L, _name))
+for _name in _LAYERS_OF_DIMENSIONS.split():
+    for _dimensions in ("1D", "2D", "3D"):
+        register_width_rule(getattr(_L, _name + _dimensions))
+for _name in _IN_TRAINING_ONLY.split():
+    register_width_rule(getattr(_L, _name), WidthRule(inert=True))
+register_width_rule(_L.Dropout, WidthRule(check=_check_dropout, inert=True))
+register_width_rule(_L.Rescaling, WidthRule(check=_check_rescaling))
+register_width_rule(_L.Permute, WidthRule(check=_check_permute))
+register_width_rule(_L.PReLU, WidthRule(in_axes={"alpha": -1}))
