@@ -351,9 +351,9 @@ def _demo(args: argparse.Namespace) -> None:
     from awn_keras.curves import trade_off_curve
     from awn_keras.data import load_data
     from awn_keras.deploy import export_tflite
-    from awn_keras.experiments.recipes import Recipe
-    from awn_keras.experiments.training import holds_run_of, run
     from awn_keras.files import write_whole
+    from awn_keras.runs.recipe import Recipe
+    from awn_keras.runs.run import holds_run_of, run
 
     directory = _writable(args.output)
     # So narrow that the digits, which are easy, show what width is worth.
@@ -408,9 +408,9 @@ def _summary(
 
 
 def _train(args: argparse.Namespace) -> None:
-    from awn_keras.experiments.devices import choose_devices
-    from awn_keras.experiments.recipes import Recipe
-    from awn_keras.experiments.training import run
+    from awn_keras.runs.devices import choose_devices
+    from awn_keras.runs.recipe import Recipe
+    from awn_keras.runs.run import run
 
     devices = choose_devices(args.strategy, args.devices)
     network = (args.dataset, args.architecture or Recipe.architecture)

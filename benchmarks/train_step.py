@@ -42,8 +42,8 @@ from loop import train_by_the_loop
 
 from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, lenet_3c1l, slim
 from awn_keras.environment import environment
-from awn_keras.experiments.recipes import PRECISIONS
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.runs.recipe import PRECISIONS
 from awn_keras.slices import active_slices
 
 SHAPE, CLASSES = (32, 32, 3), 10

@@ -15,8 +15,8 @@ import awn_keras
 from awn_keras import TriConv2D, lenet_3c1l, slim, summarize
 from awn_keras.cli import main
 from awn_keras.data import load_data
-from awn_keras.experiments.training import Recipe
 from awn_keras.loading import load_keras_model
+from awn_keras.runs.run import Recipe
 from tests.conftest import classification, small_conv
 
 
@@ -229,7 +229,7 @@ def test_train_starts_from_the_recommended_or_the_papers_recipe(
         received.append(args)
         raise ValueError("stop here")
 
-    monkeypatch.setattr("awn_keras.experiments.training.run", stop)
+    monkeypatch.setattr("awn_keras.runs.run.run", stop)
     assert main(["train", "--dataset", *options.split()]) == 2
     assert received == [(recipe, Path("runs", directory))]
 

@@ -10,7 +10,7 @@ from typing import Any
 from awn_keras.architectures import lenet_3c1l
 from awn_keras.counting import count_active_parameters, count_parameters
 from awn_keras.data import DATASETS
-from awn_keras.experiments.recipes import Recipe
+from awn_keras.runs.recipe import Recipe
 from awn_keras.slimming import slim
 
 #: Names of the systems as the paper has them.

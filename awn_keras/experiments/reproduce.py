@@ -11,10 +11,10 @@ from typing import Any
 from awn_keras.data import DATASETS
 from awn_keras.experiments import figures, tables
 from awn_keras.experiments.paper import EXPERIMENTS, Run, recommended_arm, runs_of
-from awn_keras.experiments.recipes import ARCHITECTURES, PRECISIONS, Recipe
 from awn_keras.experiments.tables import Finished, Table
-from awn_keras.experiments.training import as_json, run
 from awn_keras.files import write_whole
+from awn_keras.runs.recipe import ARCHITECTURES, PRECISIONS, Recipe
+from awn_keras.runs.run import as_json, run
 
 #: How each experiment is shown: its table, and its figure if it has one.
 VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {

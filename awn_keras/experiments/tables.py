@@ -20,7 +20,7 @@ from awn_keras.experiments.paper import (
     individual_sizes,
     recommended_arm,
 )
-from awn_keras.experiments.recipes import Recipe
+from awn_keras.runs.recipe import Recipe
 from awn_keras.widths import name_at_width
 
 #: Widths of a mean that does not depend on how many a network has.

@@ -11,7 +11,7 @@ from awn_keras.experiments.paper import (
     recommended_arm,
     runs_of,
 )
-from awn_keras.experiments.recipes import Recipe
+from awn_keras.runs.recipe import Recipe
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -13,7 +13,6 @@ from awn_keras import active_channels, lenet_3c1l
 from awn_keras.cli import main
 from awn_keras.experiments import reproduce, tables
 from awn_keras.experiments.paper import Run, runs_of
-from awn_keras.experiments.recipes import Recipe
 from awn_keras.experiments.reproduce import (
     finished_runs,
     load_result,
@@ -30,6 +29,7 @@ from awn_keras.experiments.tables import (
     table_1,
     table_2,
 )
+from awn_keras.runs.recipe import Recipe
 
 QUICK = Recipe("digits", filters=2, epochs=1)
 RUNS = [Run("awn_rs", QUICK), Run("plain", replace(QUICK, system="plain"))]

@@ -8,9 +8,9 @@ import pytest
 
 from awn_keras import count_macs, slim, trade_off_curve
 from awn_keras.data import load_data
-from awn_keras.experiments.recipes import Recipe
-from awn_keras.experiments.training import holds_run_of, run
 from awn_keras.loading import load_model
+from awn_keras.runs.recipe import Recipe
+from awn_keras.runs.run import holds_run_of, run
 
 QUICK = Recipe("digits", filters=4, epochs=3, num_widths=3)
 
@@ -232,7 +232,7 @@ def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr("awn_keras.experiments.training.time", clock)
+    monkeypatch.setattr("awn_keras.runs.run.time", clock)
     recipe = replace(QUICK, epochs=2)
     result = run(recipe, tmp_path, verbose=0, callbacks=[clock])
     steps = len(load_data(recipe.dataset).train(recipe.batch_size))

@@ -8,7 +8,7 @@ from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, UniformWidths
 from awn_keras.baselines import SharedBN, SNet, USNet
 from awn_keras.data import DATASETS, load_data
 from awn_keras.experiments.paper import recommended_arm, runs_of
-from awn_keras.experiments.recipes import Recipe, build
+from awn_keras.runs.recipe import Recipe, build
 
 QUICK = Recipe("digits", filters=4, epochs=3, num_widths=3)
 

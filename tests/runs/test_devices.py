@@ -16,10 +16,10 @@ import tensorflow as tf
 
 from awn_keras.cli import main
 from awn_keras.data import load_data
-from awn_keras.experiments.devices import Devices, choose_devices
-from awn_keras.experiments.recipes import Recipe
-from awn_keras.experiments.training import run
 from awn_keras.loading import load_model
+from awn_keras.runs.devices import Devices, choose_devices
+from awn_keras.runs.recipe import Recipe
+from awn_keras.runs.run import run
 from tests.training.test_devices import free_ports
 
 ROOT = Path(__file__).parents[2]

@@ -18,14 +18,14 @@ from awn_keras.curves import TradeOffCurve, trade_off_curve
 from awn_keras.data import ImageData, load_data
 from awn_keras.environment import environment
 from awn_keras.experiments import figures
-from awn_keras.experiments.devices import Devices
-from awn_keras.experiments.recipes import Recipe, build
 from awn_keras.experiments.statistics import StatisticsTrace
 from awn_keras.files import write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.pictures import new_figure
+from awn_keras.runs.devices import Devices
+from awn_keras.runs.recipe import Recipe, build
 
 
 class _Checkpoint(keras.callbacks.Callback):
