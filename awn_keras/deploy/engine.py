@@ -29,7 +29,7 @@ class EngineTimeoutError(EngineError):
 
 
 @dataclass(frozen=True)
-class Run:
+class EngineResult:
     """What the process left.
 
     Args:
@@ -68,7 +68,7 @@ def run_apart(
     runs: int = 0,
     min_seconds: float = 0.0,
     timeout: float = 900,
-) -> Run:
+) -> EngineResult:
     """Runs a signature on each sample, and times it on the first one.
 
     Args:
@@ -118,10 +118,10 @@ def run_apart(
                 f"LiteRT was not done with signature '{signature}' within {timeout} s."
             ) from error
         if done.returncode or not (folder / "result.json").exists():
-            return Run(done.returncode, done.stderr)
+            return EngineResult(done.returncode, done.stderr)
         with np.load(folder / "outputs.npz") as arrays:
             outputs = tuple(arrays.values())
-        return Run(
+        return EngineResult(
             done.returncode,
             done.stderr,
             outputs,

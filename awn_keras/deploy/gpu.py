@@ -14,7 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from awn_keras.deploy.engine import EngineError, EngineTimeoutError, Run, run_apart
+from awn_keras.deploy.engine import (
+    EngineError,
+    EngineResult,
+    EngineTimeoutError,
+    run_apart,
+)
 from awn_keras.deploy.litert import TFLiteFile
 
 #: Seconds that the engine may take: to find a GPU, and to run a file.
@@ -142,7 +147,7 @@ def _run(
     return GPURun(list(run.outputs), run.fully_accelerated, device)
 
 
-def check_gpu_run(run: Run, signature: str) -> str:
+def check_gpu_run(run: EngineResult, signature: str) -> str:
     """Reads from a run whether the GPU's engine failed, which it need not say.
 
     Args:

@@ -21,7 +21,7 @@ from awn_keras.deploy.benchmark.report import (
     statistics_of,
 )
 from awn_keras.deploy.checks import check_integer
-from awn_keras.deploy.engine import EngineError, Run, run_apart
+from awn_keras.deploy.engine import EngineError, EngineResult, run_apart
 from awn_keras.deploy.gpu import check_gpu_run, why_no_gpu
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.verification import precision_of
@@ -254,7 +254,7 @@ class _Bench:
     ) -> None:
         self.report = Report()
         self._subject, self._how, self._on_progress = subject, how, on_progress
-        self._runs: dict[tuple[str, str, int], list[Run]] = {}
+        self._runs: dict[tuple[str, str, int], list[EngineResult]] = {}
         self._failed: set[tuple[str, str, int]] = set()
         self._reference: dict[str, tuple[np.ndarray, ...]] = {}
         rng = np.random.default_rng(0)
@@ -291,7 +291,7 @@ class _Bench:
         self.report.put(self._row(*task))
         self._on_progress(self.report)
 
-    def _run(self, signature: str, target: str, threads: int) -> Run:
+    def _run(self, signature: str, target: str, threads: int) -> EngineResult:
         run = run_apart(
             self._subject.file.content,
             self._inputs[signature],
@@ -325,7 +325,7 @@ class _Bench:
             **self._here,
         )
 
-    def _error(self, signature: str, run: Run) -> float | None:
+    def _error(self, signature: str, run: EngineResult) -> float | None:
         """How far outputs are from the CPU's, if that can run the file."""
         if signature not in self._reference:
             try:

@@ -5,7 +5,7 @@ from awn_keras import lenet_3c1l, slim
 from awn_keras.deploy.benchmark import host
 from awn_keras.deploy.benchmark.host import accuracies, benchmark_tflite
 from awn_keras.deploy.converter import convert
-from awn_keras.deploy.engine import EngineTimeoutError, Run
+from awn_keras.deploy.engine import EngineResult, EngineTimeoutError
 from awn_keras.deploy.gpu import gpu_is_available
 from awn_keras.deploy.interpreter import AnyWidthInterpreter
 
@@ -62,9 +62,9 @@ def test_files_of_others_are_measured_by_signature(tmp_path):
 def test_a_width_that_fails_costs_a_row(exported, monkeypatch):
     def run(content, inputs, signature, **options):
         if signature == "width_025":
-            return Run(0, "left nothing")
+            return EngineResult(0, "left nothing")
         if signature == "width_050":
-            return Run(-11, "INFO: loading\nWARNING: last words\n")
+            return EngineResult(-11, "INFO: loading\nWARNING: last words\n")
         if signature == "width_100":
             raise EngineTimeoutError("LiteRT was not done with signature 'width_100'.")
         raise AssertionError(signature)
@@ -102,7 +102,9 @@ def test_the_gpu_is_measured_and_compared_with_the_cpu(exported):
 def test_a_gpu_that_refuses_a_file_is_a_failure(exported, monkeypatch):
     monkeypatch.setattr(host, "why_no_gpu", lambda: None)
     refused = "Selected adapter: A\nE0000 1 a.cc:1] Validation error: vec4\n"
-    monkeypatch.setattr(host, "run_apart", lambda *args, **kwargs: Run(0, refused))
+    monkeypatch.setattr(
+        host, "run_apart", lambda *args, **kwargs: EngineResult(0, refused)
+    )
     report = benchmark_tflite(exported, targets=["gpu"], **FAST)
     assert report.rows == []
     assert len(report.failures) == 3
@@ -114,7 +116,7 @@ def test_a_cpu_that_cannot_run_the_file_is_no_reference(exported, monkeypatch):
         if not gpu:
             raise EngineTimeoutError("too slow")
         log = "Selected adapter: A\n"
-        return Run(0, log, (np.zeros((1, 10)),), True, 3.0, (1.0, 2.0), 5.0)
+        return EngineResult(0, log, (np.zeros((1, 10)),), True, 3.0, (1.0, 2.0), 5.0)
 
     monkeypatch.setattr(host, "why_no_gpu", lambda: None)
     monkeypatch.setattr(host, "run_apart", run)
