@@ -352,12 +352,13 @@ def _demo(args: argparse.Namespace) -> None:
     from awn_keras.data import load_data
     from awn_keras.deploy import export_tflite
     from awn_keras.files import write_whole
-    from awn_keras.runs.recipe import Recipe
-    from awn_keras.runs.run import holds_run_of, run
+    from awn_keras.runs.presets import recommended_recipe
+    from awn_keras.runs.result import holds_run_of
+    from awn_keras.runs.run import run
 
     directory = _writable(args.output)
     # So narrow that the digits, which are easy, show what width is worth.
-    recipe = replace(Recipe.recommended("digits"), epochs=15, min_width=0.05)
+    recipe = replace(recommended_recipe("digits"), epochs=15, min_width=0.05)
     if holds_run_of(recipe, directory):  # an earlier demo
         (directory / "model.keras").unlink()
     start = time.perf_counter()
@@ -409,15 +410,16 @@ def _summary(
 
 def _train(args: argparse.Namespace) -> None:
     from awn_keras.runs.devices import choose_devices
+    from awn_keras.runs.presets import paper_recipe, recommended_recipe
     from awn_keras.runs.recipe import Recipe
     from awn_keras.runs.run import run
 
     devices = choose_devices(args.strategy, args.devices)
     network = (args.dataset, args.architecture or Recipe.architecture)
     if args.paper_system is None:
-        recipe = Recipe.recommended(*network)
+        recipe = recommended_recipe(*network)
     else:
-        recipe = Recipe.paper(*network, args.paper_system)
+        recipe = paper_recipe(*network, args.paper_system)
     given = {
         field.name: getattr(args, field.name)
         for field in fields(Recipe)

@@ -19,6 +19,8 @@ DATASETS = {
     "cifar10": (32, 32, 3),
     "cifar100": (32, 32, 3),
 }
+#: Those whose training images the paper shifts and flips.
+AUGMENTED = ("cifar10", "cifar100")
 
 
 class DatasetUnavailableError(RuntimeError):
@@ -169,7 +171,7 @@ class ImageData:
     def train(
         self, batch_size: int = 128, *, seed: int = 0, first_epoch: int = 0
     ) -> Batches:
-        """Training batches: shuffled, and for CIFAR augmented, as in the paper.
+        """Training batches: shuffled, and those of `AUGMENTED` augmented.
 
         Args:
             batch_size: Samples in a batch.
@@ -186,7 +188,7 @@ class ImageData:
             self.std,
             batch_size,
             shuffle=True,
-            augment=self.name.startswith("cifar"),
+            augment=self.name in AUGMENTED,
             seed=seed,
             first_epoch=first_epoch,
         )

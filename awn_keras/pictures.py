@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from awn_keras.files import write_whole
 from awn_keras.widths import split_name_at_width
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -62,6 +64,22 @@ def new_figure(width: float = 6.0, height: float = 4.0, **kwargs: Any) -> Any:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(**kwargs)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all.
+
+    Args:
+        figure: A Matplotlib figure.
+        path: File to write.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    content = io.BytesIO()
+    # No date in it: the same runs give the same file.
+    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
+    write_whole(path, content.getvalue())
 
 
 def ordered_colors(count: int) -> list[Any]:

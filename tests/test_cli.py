@@ -16,7 +16,7 @@ from awn_keras import TriConv2D, lenet_3c1l, slim, summarize
 from awn_keras.cli import main
 from awn_keras.data import load_data
 from awn_keras.loading import load_keras_model
-from awn_keras.runs.run import Recipe
+from awn_keras.runs.presets import paper_recipe, recommended_recipe
 from tests.conftest import classification, small_conv
 
 
@@ -190,32 +190,32 @@ def test_summary_of_networks(trained, capsys):
 @pytest.mark.parametrize(
     ("options", "recipe", "directory"),
     [
-        ("mnist", Recipe.recommended("mnist"), "mnist_lenet_3c1l"),
+        ("mnist", recommended_recipe("mnist"), "mnist_lenet_3c1l"),
         (
             "mnist --seed 3",
-            replace(Recipe.recommended("mnist"), seed=3),
+            replace(recommended_recipe("mnist"), seed=3),
             "mnist_lenet_3c1l",
         ),
         (
             "mnist --schedule steps",
-            replace(Recipe.recommended("mnist"), schedule="steps"),
+            replace(recommended_recipe("mnist"), schedule="steps"),
             "mnist_lenet_3c1l",
         ),
-        ("cifar10", Recipe.recommended("cifar10"), "cifar10_lenet_3c1l"),
+        ("cifar10", recommended_recipe("cifar10"), "cifar10_lenet_3c1l"),
         (
             "mnist --model mobilenet_v2",
-            Recipe.recommended("mnist", "mobilenet_v2"),
+            recommended_recipe("mnist", "mobilenet_v2"),
             "mnist_mobilenet_v2",
         ),
-        ("mnist --system awn_rs", Recipe.paper("mnist"), "mnist_lenet_3c1l_awn_rs"),
+        ("mnist --system awn_rs", paper_recipe("mnist"), "mnist_lenet_3c1l_awn_rs"),
         (
             "mnist --system us_net",
-            Recipe.paper("mnist", system="us_net"),
+            paper_recipe("mnist", system="us_net"),
             "mnist_lenet_3c1l_us_net",
         ),
         (
             "cifar10 --system awn_rs --model mobilenet_v2 --min-width 0.5 --epochs 7",
-            replace(Recipe.paper("cifar10", "mobilenet_v2"), min_width=0.5, epochs=7),
+            replace(paper_recipe("cifar10", "mobilenet_v2"), min_width=0.5, epochs=7),
             "cifar10_mobilenet_v2_awn_rs",
         ),
     ],

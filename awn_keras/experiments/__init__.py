@@ -1,1 +1,1 @@
-"""Runnable, resumable recipes."""
+"""The paper's tables and figures."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from awn_keras.experiments.paper import FIGURE_4_WIDTHS, NAMES, individual_sizes
 from awn_keras.experiments.tables import Finished, curve_of
-from awn_keras.files import write_whole
 from awn_keras.pictures import COLORS, new_figure, ordered_colors
 
 #: Colours of the systems.
@@ -24,22 +21,6 @@ SYSTEM_COLORS = {
     "awn_full": COLORS[0],
     "shared_bn_full": COLORS[3],
 }
-
-
-def save(figure: Any, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all.
-
-    Args:
-        figure: A Matplotlib figure.
-        path: File to write.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    content = io.BytesIO()
-    # No date in it: the same runs give the same file.
-    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
-    write_whole(path, content.getvalue())
 
 
 def figure_5(finished: Sequence[Finished], individual: Sequence[Finished] = ()) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from awn_keras.architectures import lenet_3c1l
 from awn_keras.counting import count_active_parameters, count_parameters
 from awn_keras.data import DATASETS
+from awn_keras.runs.presets import paper_recipe, recommended_recipe
 from awn_keras.runs.recipe import Recipe
 from awn_keras.slimming import slim
 
@@ -69,13 +70,13 @@ TRACE_EVERY = 47
 
 
 @dataclass(frozen=True)
-class Run:
+class PaperRun:
     """A training run that a table or figure needs.
 
     Args:
         label: What sets it apart from others on the same data set.
         recipe: Its recipe.
-        trace_every: See `run`.
+        trace_every: Steps between two looks of a `StatisticsTrace`. `None` for none.
     """
 
     label: str
@@ -105,20 +106,22 @@ class Experiment:
 
     title: str
     datasets: tuple[str, ...]
-    runs: Callable[[str, str], list[Run]]
+    runs: Callable[[str, str], list[PaperRun]]
 
 
-def _of_systems(*systems: str, trace: bool = False) -> Callable[[str, str], list[Run]]:
-    def runs(dataset: str, architecture: str) -> list[Run]:
+def _of_systems(
+    *systems: str, trace: bool = False
+) -> Callable[[str, str], list[PaperRun]]:
+    def runs(dataset: str, architecture: str) -> list[PaperRun]:
         if trace and architecture != "lenet_3c1l":
             raise ValueError(
                 "The paper has this for LeNet-3C1L only: take 'lenet_3c1l'. Received: "
                 f"architecture={architecture!r}"
             )
         return [
-            Run(
+            PaperRun(
                 system,
-                Recipe.paper(dataset, architecture, system),
+                paper_recipe(dataset, architecture, system),
                 TRACE_EVERY if trace else None,
             )
             for system in systems
@@ -132,8 +135,8 @@ def _all_widths(paper: Recipe) -> dict[str, Any]:
     return {"sampler": "all", **paper.as_mean}
 
 
-def _figure_4(dataset: str, architecture: str) -> list[Run]:
-    paper = Recipe.paper(dataset, architecture)
+def _figure_4(dataset: str, architecture: str) -> list[PaperRun]:
+    paper = paper_recipe(dataset, architecture)
     runs = []
     for count in FIGURE_4_WIDTHS:
         if count is None:
@@ -145,15 +148,15 @@ def _figure_4(dataset: str, architecture: str) -> list[Run]:
         recipe = replace(paper, **changes)
         # The paper's own number of widths is its table's AWN+RS.
         label = f"awn_rs_{count or 'all'}" if recipe != paper else "awn_rs"
-        runs.append(Run(label, recipe))
+        runs.append(PaperRun(label, recipe))
     return runs
 
 
-def _figure_6(dataset: str, architecture: str) -> list[Run]:
+def _figure_6(dataset: str, architecture: str) -> list[PaperRun]:
     runs = []
     for label, system in (("awn_full", "awn"), ("shared_bn_full", "shared_bn")):
-        recipe = Recipe.paper(dataset, architecture, system)
-        runs.append(Run(label, replace(recipe, sampler="fixed", widths=(1.0,))))
+        recipe = paper_recipe(dataset, architecture, system)
+        runs.append(PaperRun(label, replace(recipe, sampler="fixed", widths=(1.0,))))
     return runs
 
 
@@ -184,20 +187,23 @@ def individual_sizes(dataset: str) -> dict[tuple[str, float], int]:
     return sizes
 
 
+#: Arms of `improvements` that are recommended for a data set instead of the default.
+_RECOMMENDED_ARMS = {"cifar10": "expected_cosine", "cifar100": "expected_cosine"}
+
+
 def recommended_arm(dataset: str) -> str:
-    """Names the arm of `improvements` that is `Recipe.recommended` for LeNet-3C1L.
+    """Names the arm of `improvements` that is `recommended_recipe` for LeNet-3C1L.
 
     Args:
-        dataset: One of `awn_keras.data.DATASETS`.
+        dataset: Name of a data set.
 
     Returns:
         Its label.
     """
-    cifar = dataset.startswith("cifar")
-    return "expected_cosine" if cifar else "cosine_fast_decay"
+    return _RECOMMENDED_ARMS.get(dataset, "cosine_fast_decay")
 
 
-def _individual(dataset: str, architecture: str) -> list[Run]:
+def _individual(dataset: str, architecture: str) -> list[PaperRun]:
     """Plain networks as large as the AWN is at four widths, each size once.
 
     By the paper's recipe and by that of `awn train`; with the AWNs of both.
@@ -207,13 +213,13 @@ def _individual(dataset: str, architecture: str) -> list[Run]:
             "Individual networks are sized by `filters`, which architecture="
             f"'{architecture}' has not: take 'lenet_3c1l'."
         )
-    plain = Recipe.paper(dataset, architecture, "plain")
+    plain = paper_recipe(dataset, architecture, "plain")
     # The mean of the losses is as large as one loss: its rate and decay are meant.
-    mean = Recipe.recommended(dataset, architecture)
+    mean = recommended_recipe(dataset, architecture)
     names = ("learning_rate", "schedule", "weight_decay")
     better = replace(plain, **{name: getattr(mean, name) for name in names})
     runs = [
-        Run(f"plain_{filters}{suffix}", replace(recipe, filters=filters))
+        PaperRun(f"plain_{filters}{suffix}", replace(recipe, filters=filters))
         for filters in sorted(set(individual_sizes(dataset).values()))
         for suffix, recipe in (("", plain), ("_recommended", better))
     ]
@@ -223,9 +229,9 @@ def _individual(dataset: str, architecture: str) -> list[Run]:
 
 
 @cache  # sizing the arms builds networks
-def _improvements(dataset: str, architecture: str) -> list[Run]:
+def _improvements(dataset: str, architecture: str) -> list[PaperRun]:
     """What may improve on the paper's recipe, one change at a time, and together."""
-    paper = Recipe.paper(dataset, architecture)
+    paper = paper_recipe(dataset, architecture)
     every = _all_widths(paper)
     decay = 2 * paper.weight_decay or 5e-4
     mean = {"sampler": "all", "width_reduction": "mean"}
@@ -266,7 +272,9 @@ def _improvements(dataset: str, architecture: str) -> list[Run]:
             ("grid4", {"widths_grid": TABLE_1_WIDTHS[::-1]}),
         ):
             arms[label] = {**changes, **_as_many_weights(dataset, changes)}
-    return [Run(label, replace(paper, **changes)) for label, changes in arms.items()]
+    return [
+        PaperRun(label, replace(paper, **changes)) for label, changes in arms.items()
+    ]
 
 
 def _as_many_weights(dataset: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -336,7 +344,7 @@ def runs_of(
     scale: float = 1.0,
     precision: str = "float32",
     systems: Sequence[str] | None = None,
-) -> list[Run]:
+) -> list[PaperRun]:
     """Lists the runs of a table or figure.
 
     Args:

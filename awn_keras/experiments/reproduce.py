@@ -10,11 +10,14 @@ from typing import Any
 
 from awn_keras.data import DATASETS
 from awn_keras.experiments import figures, tables
-from awn_keras.experiments.paper import EXPERIMENTS, Run, recommended_arm, runs_of
+from awn_keras.experiments.paper import EXPERIMENTS, PaperRun, recommended_arm, runs_of
+from awn_keras.experiments.statistics import trace_of
 from awn_keras.experiments.tables import Finished, Table
 from awn_keras.files import write_whole
-from awn_keras.runs.recipe import ARCHITECTURES, PRECISIONS, Recipe
-from awn_keras.runs.run import as_json, run
+from awn_keras.pictures import save_figure
+from awn_keras.runs.networks import NETWORKS
+from awn_keras.runs.recipe import PRECISIONS, Recipe
+from awn_keras.runs.run import run
 
 #: How each experiment is shown: its table, and its figure if it has one.
 VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
@@ -39,7 +42,7 @@ _ALONE = {
 SEEDS = 10
 
 
-def load_result(run_: Run, results: Path) -> dict[str, Any] | None:
+def load_result(run_: PaperRun, results: Path) -> dict[str, Any] | None:
     """Reads a finished run.
 
     Args:
@@ -57,13 +60,13 @@ def load_result(run_: Run, results: Path) -> dict[str, Any] | None:
         return None
     try:
         result = json.loads(path.read_text())
-        kept = {**as_json(Recipe()), **result["recipe"]}
+        kept = {**Recipe().as_json(), **result["recipe"]}
         _check_complete(result)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not the result of a run. Remove it to run again."
         ) from error
-    if kept != as_json(run_.recipe):
+    if kept != run_.recipe.as_json():
         raise ValueError(
             f"{path} is the result of another recipe. Remove it to run again, or name "
             "another directory of results."
@@ -83,7 +86,7 @@ def _check_complete(result: dict[str, Any]) -> None:
 
 
 def run_missing(
-    runs: Sequence[Run],
+    runs: Sequence[PaperRun],
     results: Path,
     work: Path,
     *,
@@ -108,7 +111,7 @@ def run_missing(
     """
     results.mkdir(parents=True, exist_ok=True)
     left = [one for one in runs if load_result(one, results) is None]
-    busy: list[Run] = []
+    busy: list[PaperRun] = []
     for one in left:
         with _claimed(work / one.name) as claimed:
             if not claimed:
@@ -120,7 +123,7 @@ def run_missing(
 
 
 def _run(
-    one: Run,
+    one: PaperRun,
     results: Path,
     directory: Path,
     report: Callable[[str], None],
@@ -128,7 +131,9 @@ def _run(
 ) -> None:
     epochs = one.recipe.epochs_run
     report(f"{one.name}: {epochs} epochs, in {directory}")
-    run(one.recipe, directory, resume=True, trace_every=one.trace_every, **kwargs)
+    every = one.trace_every
+    trace = None if every is None else trace_of(one.recipe, every)
+    run(one.recipe, directory, resume=True, trace=trace, **kwargs)
     content = (directory / "result.json").read_text()
     write_whole(results / f"{one.name}.json", content)
 
@@ -154,7 +159,7 @@ def _claimed(directory: Path) -> Iterator[bool]:
 # --------------------------------------------------------------------------- showing
 
 
-def finished_runs(runs: Sequence[Run], results: Path) -> list[Finished]:
+def finished_runs(runs: Sequence[PaperRun], results: Path) -> list[Finished]:
     """Reads the runs that are finished.
 
     Args:
@@ -196,7 +201,7 @@ def show(experiment: str, finished: Sequence[Finished], results: Path) -> Table:
     if experiment == "figure5" and "filters" not in _unused(recipe):
         others = _plain_networks(recipe, results)
     figure = draw(finished, others) if others else draw(finished)
-    figures.save(figure, results / f"{name}.png")
+    save_figure(figure, results / f"{name}.png")
     return Table(table.head, table.rows, [*table.notes, f"![{name}]({name}.png)"])
 
 
@@ -219,7 +224,7 @@ def _plain_networks(recipe: Recipe, results: Path) -> list[Finished]:
 
 
 def _unused(recipe: Recipe) -> tuple[str, ...]:
-    return ARCHITECTURES[recipe.architecture].unused
+    return NETWORKS[recipe.architecture].unused
 
 
 def write_report(results: Path) -> None:
@@ -237,7 +242,7 @@ def write_report(results: Path) -> None:
     sections = []
     for experiment, about in EXPERIMENTS.items():
         for dataset in (*about.datasets, "digits"):
-            for architecture in ARCHITECTURES:
+            for architecture in NETWORKS:
                 prefix = f"{dataset}_{architecture}_"
                 here = {name for name in names if name.startswith(prefix)}
                 for scale, precision in kinds if here else []:
@@ -299,7 +304,7 @@ Titles say how: `mixed_bfloat16` is `--precision mixed_bfloat16`, `scale0.1` is
 
 def _runs_of(
     experiment: str, dataset: str, architecture: str, scale: float, precision: str
-) -> list[Run]:
+) -> list[PaperRun]:
     """All runs that a section of the report may have; none if it cannot be."""
     try:
         return runs_of(
@@ -313,7 +318,7 @@ def _runs_of(
 
 
 def _section(
-    experiment: str, runs: Sequence[Run], names: set[str], results: Path
+    experiment: str, runs: Sequence[PaperRun], names: set[str], results: Path
 ) -> str | None:
     """A section of the report, if any of its runs is finished."""
     finished = finished_runs([run for run in runs if run.name in names], results)

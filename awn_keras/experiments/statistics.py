@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from awn_keras.data import ImageData
 from awn_keras.files import write_whole
+from awn_keras.runs.recipe import Recipe
+from awn_keras.runs.run import Trace
 from awn_keras.slimming import slim
 from awn_keras.training import backends
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
 
-class StatisticsTrace(keras.callbacks.Callback):
+class StatisticsTrace(Trace):
     """Compares a channel's batch statistics at several widths with the tracked ones.
 
     Every so many steps the model is slimmed to each width, and a batch of images,
@@ -57,8 +60,6 @@ class StatisticsTrace(keras.callbacks.Callback):
         self.channel = channel
         self.widths = tuple(widths)
         self.rows: list[dict[str, Any]] = []
-        #: What looking has taken so far.
-        self.seconds = 0.0
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -108,3 +109,21 @@ class StatisticsTrace(keras.callbacks.Callback):
                 tracked = keras.ops.convert_to_numpy(getattr(normalization, name))
                 seen[name].append(float(tracked[self.channel]))
         return seen
+
+
+def trace_of(recipe: Recipe, every: int) -> Callable[[ImageData, Path], Trace]:
+    """Makes what `run` takes as `trace`: a look at the first training batch.
+
+    Args:
+        recipe: The recipe of the run.
+        every: Steps between two looks.
+
+    Returns:
+        A function of the data and the folder that gives a `StatisticsTrace`.
+    """
+
+    def make(data: ImageData, folder: Path) -> StatisticsTrace:
+        images = data.train(recipe.batch_size, seed=recipe.seed)[0][0]
+        return StatisticsTrace(images, folder / "statistics.json", every=every)
+
+    return make

@@ -16,10 +16,11 @@ from awn_keras.experiments.paper import (
     TABLE_1,
     TABLE_1_WIDTHS,
     TABLE_2,
-    Run,
+    PaperRun,
     individual_sizes,
     recommended_arm,
 )
+from awn_keras.runs.presets import paper_recipe
 from awn_keras.runs.recipe import Recipe
 from awn_keras.widths import name_at_width
 
@@ -30,7 +31,7 @@ _BUDGETS = tuple(0.25 + 0.125 * i for i in range(7))
 #: Fields of a recipe that a user chooses for a whole table.
 _ANY_RUN = ("scale", "precision", "seed")
 #: A finished run with its result.
-Finished = tuple[Run, dict[str, Any]]
+Finished = tuple[PaperRun, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -382,7 +383,7 @@ def improvements(finished: Sequence[Finished]) -> Table:
 
 def _changes(recipe: Recipe) -> str:
     """What sets a recipe apart from the paper's AWN+RS."""
-    paper = Recipe.paper(recipe.dataset, recipe.architecture)
+    paper = paper_recipe(recipe.dataset, recipe.architecture)
     paper = replace(paper, **{name: getattr(recipe, name) for name in _ANY_RUN})
     values = asdict(recipe)
     changed = {name for name in values if values[name] != getattr(paper, name)}

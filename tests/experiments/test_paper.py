@@ -1,9 +1,15 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from awn_keras import count_macs, count_parameters, lenet_3c1l
+from awn_keras import (
+    count_macs,
+    count_parameters,
+    lenet_3c1l,
+)
 from awn_keras.counting import count_active_parameters
+from awn_keras.data import DATASETS, load_data
 from awn_keras.experiments.paper import (
     EXPERIMENTS,
     TABLE_2,
@@ -11,7 +17,8 @@ from awn_keras.experiments.paper import (
     recommended_arm,
     runs_of,
 )
-from awn_keras.runs.recipe import Recipe
+from awn_keras.runs.build import build
+from awn_keras.runs.presets import paper_recipe, recommended_recipe
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -34,7 +41,7 @@ def test_the_papers_table_2():
     runs = {run.label: run.recipe for run in runs_of("table2", "cifar10")}
     assert set(runs) == {"s_net", "awn", "awn_rs", "us_net"}
     for system, recipe in runs.items():
-        assert recipe == Recipe.paper("cifar10", system=system)
+        assert recipe == paper_recipe("cifar10", system=system)
     assert all(len(row) == 6 for row in TABLE_2.values())
 
 
@@ -79,9 +86,9 @@ def test_individual_networks_are_trained_by_two_recipes(dataset):
     improvements = {run.label: run.recipe for run in runs_of("improvements", dataset)}
     for label in ("awn_rs", recommended_arm(dataset)):
         assert runs.pop(label) == improvements[label]
-    better = Recipe.recommended(dataset)
+    better = recommended_recipe(dataset)
     for label, recipe in runs.items():
-        paper = Recipe.paper(dataset, system="plain")
+        paper = paper_recipe(dataset, system="plain")
         paper = replace(paper, filters=int(label.split("_")[1]))
         if label.endswith("_recommended"):
             paper = replace(
@@ -95,7 +102,7 @@ def test_individual_networks_are_trained_by_two_recipes(dataset):
 
 def test_improvements_change_the_papers_recipe():
     runs = {run.label: run.recipe for run in runs_of("improvements", "cifar10")}
-    paper = Recipe.paper("cifar10")
+    paper = paper_recipe("cifar10")
     assert runs.pop("awn_rs") == paper
     recipes = [paper, *runs.values()]
     assert all(one not in recipes[:index] for index, one in enumerate(recipes))
@@ -150,3 +157,33 @@ def test_systems_can_be_chosen():
 def test_bad_requests_are_refused(args, kwargs, match):
     with pytest.raises(ValueError, match=match):
         runs_of(*args, **kwargs)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_recommended_recipe_is_an_arm_of_the_improvements(dataset):
+    """Of four losses the arm takes the sum, and the recommended recipe the mean."""
+    recipe = recommended_recipe(dataset)
+    arms = {run.label: run.recipe for run in runs_of("improvements", dataset)}
+    assert recipe.width_reduction == "mean"
+    assert arms[recommended_arm(dataset)] == replace(
+        recipe,
+        width_reduction="sum",
+        learning_rate=recipe.learning_rate / 4,
+        weight_decay=4 * recipe.weight_decay,
+    )
+
+
+@pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10"])
+def test_the_recommended_recipe_trains_what_its_arm_trains(dataset):
+    """The mean at four times the rate and a quarter of the decay is the same update."""
+    data = load_data("digits")
+    runs = runs_of("improvements", dataset, systems=[recommended_arm(dataset)])
+    weights = []
+    for recipe in (recommended_recipe(dataset), runs[0].recipe):
+        recipe = replace(recipe, dataset="digits", filters=4, epochs=1)
+        model = build(recipe, data)
+        model.fit(data.train(recipe.batch_size, seed=0), epochs=1, verbose=0)
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        # Twelve steps at a rate of 0.04 or 0.12 magnify float32's 1e-7.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

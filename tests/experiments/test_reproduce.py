@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from awn_keras import active_channels, lenet_3c1l
 from awn_keras.cli import main
+from awn_keras.data import load_data
 from awn_keras.experiments import reproduce, tables
-from awn_keras.experiments.paper import Run, runs_of
+from awn_keras.experiments.paper import PaperRun, runs_of
 from awn_keras.experiments.reproduce import (
     finished_runs,
     load_result,
@@ -29,10 +30,11 @@ from awn_keras.experiments.tables import (
     table_1,
     table_2,
 )
+from awn_keras.runs.presets import paper_recipe
 from awn_keras.runs.recipe import Recipe
 
 QUICK = Recipe("digits", filters=2, epochs=1)
-RUNS = [Run("awn_rs", QUICK), Run("plain", replace(QUICK, system="plain"))]
+RUNS = [PaperRun("awn_rs", QUICK), PaperRun("plain", replace(QUICK, system="plain"))]
 
 
 def invented(
@@ -53,7 +55,7 @@ def invented(
         for count in calibrated
     ]
     content = {
-        "recipe": reproduce.as_json(run.recipe),
+        "recipe": run.recipe.as_json(),
         "reduced": run.recipe.scale < 1,
         "auc": curves[-1]["auc"],
         "best_epoch": best and {"epoch": 0, "auc": best},
@@ -110,9 +112,12 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch):
         (directory / "result.json").write_text("{}")
 
     monkeypatch.setattr(reproduce, "run", stand_in)
-    run = Run("awn", QUICK, trace_every=7)
+    run = PaperRun("awn", QUICK, trace_every=7)
     run_missing([run], tmp_path / "r", tmp_path / "w", report=str, verbose=0)
-    assert asked == {"recipe": QUICK, "resume": True, "trace_every": 7, "verbose": 0}
+    trace = asked.pop("trace")(load_data("digits"), tmp_path)
+    assert trace.every == 7
+    assert len(trace.images) == QUICK.batch_size
+    assert asked == {"recipe": QUICK, "resume": True, "verbose": 0}
 
 
 def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
@@ -147,7 +152,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
 @pytest.mark.slow
 def test_a_process_that_is_killed_loses_an_epoch_at_most(tmp_path):
     """By SIGKILL, as if its machine were gone; the next call ends with its result."""
-    run = replace(RUNS[0], recipe=replace(Recipe.paper("digits"), scale=0.2))
+    run = replace(RUNS[0], recipe=replace(paper_recipe("digits"), scale=0.2))
     results = {}
     for killed in (True, False):
         work, folder = (tmp_path / f"{killed}_{name}" for name in ("work", "results"))
@@ -185,14 +190,14 @@ def test_a_process_that_is_killed_loses_an_epoch_at_most(tmp_path):
 
 
 def test_results_of_another_recipe_are_refused(tmp_path):
-    invented(Run("awn_rs", replace(QUICK, epochs=2)), tmp_path)
+    invented(PaperRun("awn_rs", replace(QUICK, epochs=2)), tmp_path)
     with pytest.raises(ValueError, match=r"result of another recipe. Remove it"):
         load_result(RUNS[0], tmp_path)
 
 
 def test_results_that_were_made_before_a_field_are_read(tmp_path):
     run = RUNS[0]
-    recipe = reproduce.as_json(run.recipe)
+    recipe = run.recipe.as_json()
     del recipe["schedule"]
     invented(run, tmp_path, recipe=recipe)
     assert load_result(run, tmp_path)["auc"] == 0.9

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -5,9 +8,12 @@ import pytest
 from awn_keras import slim
 from awn_keras.baselines import SharedBN, SNet
 from awn_keras.experiments.figures import plot_statistics
-from awn_keras.experiments.statistics import StatisticsTrace
+from awn_keras.experiments.statistics import StatisticsTrace, trace_of
+from awn_keras.runs.run import run
 from tests.baselines.networks import conv_net, images, labels, numpy, randomize
 from tests.conftest import classification
+from tests.runs.conftest import QUICK
+from tests.runs.killing import KillAfter, KilledError
 
 KEYS = {"step", "mean", "variance", "moving_mean", "moving_variance"}
 
@@ -77,3 +83,19 @@ def test_looking_changes_nothing(tmp_path):
         results.append(model.get_weights())
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_a_statistics_trace_is_resumed(tmp_path):
+    recipe = replace(QUICK, epochs=2)
+    options = {"verbose": 0, "trace": trace_of(recipe, every=5)}
+    whole = run(recipe, tmp_path / "whole", **options)
+    with pytest.raises(KilledError):
+        run(recipe, tmp_path / "killed", callbacks=[KillAfter(1)], **options)
+    resumed = run(recipe, tmp_path / "killed", resume=True, **options)
+    rows = whole.statistics["rows"]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    for one, other in zip(rows, resumed.statistics["rows"], strict=True):
+        # The same operations; threads may add in another order.
+        np.testing.assert_allclose(one["mean"], other["mean"], rtol=1e-3, atol=1e-4)
+    content = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert content["statistics"]["rows"] == rows

@@ -18,6 +18,7 @@ from awn_keras.cli import main
 from awn_keras.data import load_data
 from awn_keras.loading import load_model
 from awn_keras.runs.devices import Devices, choose_devices
+from awn_keras.runs.presets import paper_recipe
 from awn_keras.runs.recipe import Recipe
 from awn_keras.runs.run import run
 from tests.training.test_devices import free_ports
@@ -67,7 +68,7 @@ def test_a_batch_must_have_equal_parts(tmp_path):
 
 
 def test_systems_of_the_paper_train_on_one_device(tmp_path):
-    recipe = Recipe.paper("digits", system="shared_bn")
+    recipe = paper_recipe("digits", system="shared_bn")
     with pytest.raises(ValueError, match="trains on one device"):
         run(recipe, tmp_path, devices=Devices("mirrored", 2))
 

@@ -1,4 +1,3 @@
-import csv
 import json
 from dataclasses import replace
 
@@ -6,29 +5,13 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import count_macs, slim, trade_off_curve
+from awn_keras import count_macs, slim
 from awn_keras.data import load_data
 from awn_keras.loading import load_model
-from awn_keras.runs.recipe import Recipe
-from awn_keras.runs.run import holds_run_of, run
-
-QUICK = Recipe("digits", filters=4, epochs=3, num_widths=3)
-
-
-class KilledError(Exception):
-    pass
-
-
-class KillAfter(keras.callbacks.Callback):
-    """Raises in the middle of an epoch."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.at = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch == 4 and self.model.optimizer.iterations > 12 * self.at:
-            raise KilledError
+from awn_keras.runs.presets import paper_recipe
+from awn_keras.runs.run import run
+from tests.runs.conftest import QUICK
+from tests.runs.killing import KillAfter, KilledError
 
 
 class Epochs(keras.callbacks.Callback):
@@ -40,50 +23,6 @@ class Epochs(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epochs.append(epoch)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("run")
-    return run(QUICK, directory, verbose=0), directory
-
-
-def test_older_recipes_are_still_read(tmp_path):
-    """What was written before there was a second architecture."""
-    old = """{
-        "dataset": "digits", "architecture": "lenet_3c1l", "filters": 4,
-        "width_multiplier": 1.4142135623730951, "epochs": 3, "batch_size": 128,
-        "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 0.0,
-        "min_width": 0.25, "divisor": 1, "widths_grid": null,
-        "sampler": "sandwich", "num_widths": 3, "width_reduction": "sum", "seed": 0
-    }"""
-    (tmp_path / "recipe.json").write_text(old)
-    (tmp_path / "model.keras").touch()
-    assert holds_run_of(QUICK, tmp_path)
-
-
-def test_a_run_writes_what_it_says(finished):
-    result, directory = finished
-    assert sorted(path.name for path in directory.iterdir()) == [
-        *("curve.csv", "curve.png", "history.json"),
-        *("model.keras", "recipe.json", "result.json"),
-    ]
-    content = json.loads((directory / "result.json").read_text())
-    assert content["auc"] == result.curve.auc
-    assert content["reduced"] is False
-    assert [curve["calibrated"] for curve in content["curves"]] == [0]
-    assert content["curves"][0]["accuracy"] == result.curve.accuracy
-    assert content["recipe"]["dataset"] == "digits"
-    assert len(content["history"]) == 3
-    best = max(logs["val_auc"] for logs in content["history"])
-    assert content["best_epoch"]["auc"] == best
-    # The curve is that of the last epoch. Both are float32 sums.
-    assert content["history"][-1]["val_auc"] == pytest.approx(content["auc"], abs=1e-6)
-    assert content["seconds"] > 0
-    with (directory / "curve.csv").open() as file:
-        assert len(list(csv.reader(file))) == 1 + len(result.curve.widths)
-    # It learns: chance is 10 %.
-    assert result.curve.auc > 0.3
 
 
 def test_a_killed_and_resumed_run_is_an_uninterrupted_one(finished, tmp_path):
@@ -192,30 +131,6 @@ def test_what_begins_late_goes_on_after_a_kill(tmp_path):
     assert max(differences) > 1e-3
 
 
-def test_a_trained_us_net_is_kept_with_its_last_calibration(tmp_path):
-    result = run(replace(SYSTEMS["us_net"], epochs=1), tmp_path, verbose=0)
-    kept = load_model(tmp_path / "model.keras")
-    assert kept.calibrated_widths == (0.25, 0.5, 0.75, 1.0)
-    curve = trade_off_curve(kept, load_data("digits").test())
-    assert curve.accuracy == result.curve.accuracy
-    # As if it had been killed before its result was written.
-    (tmp_path / "result.json").unlink()
-    again = run(replace(SYSTEMS["us_net"], epochs=1), tmp_path, resume=True, verbose=0)
-    assert (tmp_path / "result.json").exists()
-    for count, curve in again.curves.items():
-        assert curve.accuracy == result.curves[count].accuracy
-
-
-def test_a_curve_says_where_its_networks_begin(finished):
-    result, directory = finished
-    content = json.loads((directory / "result.json").read_text())
-    starts = content["curves"][0]["starts"]
-    assert starts[0] == 0.25
-    for start, width in zip(starts, content["curves"][0]["widths"], strict=True):
-        assert result.model.start_of(width) == start <= width
-    assert starts == sorted(set(starts))
-
-
 def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
     class Clock(keras.callbacks.Callback):
         """A second passes in each training step, a thousand in validation."""
@@ -239,24 +154,13 @@ def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
     assert [logs["seconds"] for logs in result.history] == [steps, steps]
 
 
-def test_a_curve_of_a_calibrated_network_is_that_of_its_slim_networks(tmp_path):
-    result = run(replace(SYSTEMS["us_net"], epochs=1), tmp_path, verbose=0)
-    test = load_data("digits").test(360)
-    x, y = test[0]
-    assert result.model.calibrated_widths == (0.25, 0.5, 0.75, 1.0)
-    for width in (0.25, 1.0):
-        scores = slim(result.model, width).predict(x, verbose=0)
-        accuracy = result.curves[4].accuracy[0 if width < 1 else -1]
-        assert accuracy == pytest.approx((scores.argmax(-1) == y).mean())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["awn_rs", "s_net", "us_net"])
 def test_the_papers_mobilenet_is_trained_by_its_recipe(system, tmp_path, monkeypatch):
     """Reduced: an epoch, a thirtieth of the channels, three blocks, two widths."""
     stages = ((1, 16, 1, 1), (6, 24, 2, 1))
     monkeypatch.setattr("awn_keras.architectures._MOBILENET_V2", stages)
-    recipe = Recipe.paper("digits", "mobilenet_v2", system)
+    recipe = paper_recipe("digits", "mobilenet_v2", system)
     recipe = replace(recipe, width_multiplier=0.03, scale=0.002)
     if system == "s_net":
         recipe = replace(recipe, widths=(0.35, 1.0))
@@ -278,30 +182,6 @@ def test_the_papers_mobilenet_is_trained_by_its_recipe(system, tmp_path, monkeyp
         assert curve.accuracy[index] == pytest.approx(right, abs=1.5 / len(y))
 
 
-def test_scaled_runs_are_shorter_and_marked(tmp_path):
-    recipe = replace(QUICK, epochs=10, scale=0.1)
-    run(recipe, tmp_path, verbose=0)
-    content = json.loads((tmp_path / "result.json").read_text())
-    assert content["reduced"] is True
-    assert len(content["history"]) == recipe.epochs_run == 1
-
-
-def test_a_statistics_trace_is_resumed(tmp_path):
-    recipe = replace(QUICK, epochs=2)
-    options = {"verbose": 0, "trace_every": 5}
-    whole = run(recipe, tmp_path / "whole", **options)
-    with pytest.raises(KilledError):
-        run(recipe, tmp_path / "killed", callbacks=[KillAfter(1)], **options)
-    resumed = run(recipe, tmp_path / "killed", resume=True, **options)
-    rows = whole.statistics["rows"]
-    assert [row["step"] for row in rows] == [5, 10, 15, 20]
-    for one, other in zip(rows, resumed.statistics["rows"], strict=True):
-        # The same operations; threads may add in another order.
-        np.testing.assert_allclose(one["mean"], other["mean"], rtol=1e-3, atol=1e-4)
-    content = json.loads((tmp_path / "whole" / "result.json").read_text())
-    assert content["statistics"]["rows"] == rows
-
-
 def test_mixed_precision_is_resumed_and_reported_in_float32(tmp_path):
     recipe = replace(QUICK, precision="mixed_bfloat16")
     whole = run(recipe, tmp_path / "whole", verbose=0)
@@ -321,7 +201,7 @@ def test_mixed_precision_is_resumed_and_reported_in_float32(tmp_path):
 
 def test_a_finished_run_in_mixed_precision_is_not_trained_again(tmp_path):
     """A US-Net is kept once more at the end, with its calibration, in float32."""
-    recipe = replace(Recipe.paper("digits", system="us_net"), filters=4, epochs=1)
+    recipe = replace(paper_recipe("digits", system="us_net"), filters=4, epochs=1)
     recipe = replace(recipe, precision="mixed_bfloat16", calibrations=(2,))
     first = run(recipe, tmp_path, verbose=0)
     seen = Epochs()

@@ -1,0 +1,117 @@
+"""The compiled model of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from awn_keras.baselines import SharedBN, SNet, USNet
+from awn_keras.data import ImageData
+from awn_keras.multi_width import MultiWidthModel
+from awn_keras.runs.networks import NETWORKS
+from awn_keras.runs.recipe import Recipe
+from awn_keras.training.samplers import (
+    FixedWidths,
+    SandwichWidths,
+    UniformWidths,
+    WidthSampler,
+)
+
+
+def build(recipe: Recipe, data: ImageData) -> keras.Model:
+    """Builds and compiles a recipe's model.
+
+    Args:
+        recipe: The recipe. Keras' global random state is seeded from it.
+        data: Its data set.
+
+    Returns:
+        The model, untrained: a `MultiWidthModel`, or a `keras.Model` if the system is
+        `plain`.
+
+    Raises:
+        ValueError: If the recipe's arguments do not fit.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.precision)
+    try:
+        network = NETWORKS[recipe.architecture].build(recipe, data)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    model = _of_system(recipe, network)
+    steps = recipe.epochs_run * len(data.train(recipe.batch_size))
+    arguments: dict[str, Any] = {}
+    if isinstance(model, MultiWidthModel):
+        arguments = {
+            "widths": _sampler(recipe, model),
+            "width_reduction": recipe.width_reduction,
+            "width_power": recipe.width_power,
+            "distillation": _late(recipe, recipe.distillation, steps),
+            "frozen_up_to": _late(recipe, recipe.frozen_up_to, steps),
+            "curve_widths": recipe.curve_widths(model),
+        }
+    model.compile(
+        keras.optimizers.SGD(_schedule(recipe, steps), momentum=recipe.momentum),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **arguments,
+    )
+    return model
+
+
+def _of_system(recipe: Recipe, network: keras.Model) -> keras.Model:
+    graph = (network.input, network.output, network.name)
+    if recipe.system == "s_net":
+        return SNet(*graph, widths=recipe.widths, divisor=recipe.divisor)
+    sliced = {"shared_bn": SharedBN, "us_net": USNet}.get(recipe.system)
+    if sliced is None:
+        return network
+    return sliced(*graph, min_width=recipe.min_width, divisor=recipe.divisor)
+
+
+def _schedule(recipe: Recipe, steps: int) -> Any:
+    schedules = keras.optimizers.schedules
+    joint = _last_early_step(recipe, steps) if recipe.frozen_up_to else 0
+    joint = joint or steps  # Refining from the first step on is a run like any other.
+    if recipe.schedule == "cosine":
+        first = joint + 1  # That is when `_late` begins.
+        if first >= steps:
+            return schedules.CosineDecay(recipe.learning_rate, steps)
+        return schedules.CosineDecayRestarts(
+            recipe.learning_rate, first, t_mul=(steps - first) / first
+        )
+    rates = [recipe.learning_rate / 10**i for i in range(3)]
+    boundaries = [round(0.5 * joint), round(0.75 * joint)]
+    if joint < steps:
+        boundaries += [joint + round(part * (steps - joint)) for part in (0, 0.5, 0.75)]
+        rates *= 2
+    return schedules.PiecewiseConstantDecay(boundaries, rates)
+
+
+def _last_early_step(recipe: Recipe, steps: int) -> int:
+    """The last step before `late`."""
+    return round(recipe.late * steps)
+
+
+def _late(recipe: Recipe, value: float, steps: int) -> Any:
+    """A value that holds from `late` on, and 0 before."""
+    if not value or not recipe.late:
+        return value
+    return keras.optimizers.schedules.PiecewiseConstantDecay(
+        [_last_early_step(recipe, steps)], [0.0, value]
+    )
+
+
+def _sampler(recipe: Recipe, model: MultiWidthModel) -> WidthSampler:
+    if recipe.sampler == "all":
+        return FixedWidths(recipe.curve_widths(model))
+    if recipe.sampler == "fixed":
+        return FixedWidths(recipe.widths)
+    sampler = UniformWidths if recipe.sampler == "uniform" else SandwichWidths
+    lowest = recipe.lowest_width or recipe.min_width
+    return sampler(
+        *(lowest, 1.0, recipe.num_widths, recipe.seed),
+        expected=recipe.sampler == "expected_sandwich",
+    )

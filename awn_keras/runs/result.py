@@ -1,0 +1,208 @@
+"""What a run leaves: models, curves, and a result that says how it came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from awn_keras.baselines import USNet
+from awn_keras.counting import count_macs, count_parameters
+from awn_keras.curves import TradeOffCurve, trade_off_curve
+from awn_keras.data import ImageData
+from awn_keras.environment import environment
+from awn_keras.files import write_whole
+from awn_keras.multi_width import MultiWidthModel
+from awn_keras.pictures import new_figure, save_figure
+from awn_keras.runs.build import build
+from awn_keras.runs.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Args:
+        model: The trained model, in float32.
+        curves: Its curves on the test set, after the last epoch, by the number of
+            widths at which BatchNormalization was calibrated; 0 for none.
+        history: Logs of each epoch, with its `seconds`.
+        statistics: What a `StatisticsTrace` saw, if there was one.
+    """
+
+    model: keras.Model
+    curves: dict[int, TradeOffCurve]
+    history: list[dict[str, Any]]
+    statistics: dict[str, Any] | None = None
+
+    @property
+    def curve(self) -> TradeOffCurve:
+        """The curve; of several the one of most calibrated widths."""
+        return self.curves[max(self.curves)]
+
+
+# ------------------------------------------------------------------------- writing
+
+
+def save_model(model: keras.Model, directory: Path) -> None:
+    """Writes a model whole or not at all."""
+    temporary = directory / "model.partial.keras"
+    model.save(temporary)
+    temporary.replace(directory / "model.keras")
+
+
+def finish(
+    recipe: Recipe,
+    directory: Path,
+    model: keras.Model,
+    data: ImageData,
+    history: list[dict[str, Any]],
+    statistics: dict[str, Any] | None = None,
+) -> Result:
+    """Measures a trained model, and writes what came of the run."""
+    if recipe.precision != "float32":
+        model = _in_float32(recipe, model, data)
+    curves = _curves(recipe, model, data)
+    if isinstance(model, USNet):
+        save_model(model, directory)  # with its last calibration
+    result = Result(model, curves, history, statistics)
+    result.curve.to_csv(directory / "curve.csv")
+    figure, axes = new_figure()
+    for count, curve in curves.items():
+        label = f"{count} widths calibrated, AUC {100 * curve.auc:.2f} %"
+        curve.plot(axes, label if count else None)
+    save_figure(figure, directory / "curve.png")
+    write_whole(
+        directory / "result.json",
+        json.dumps(describe(recipe, result), indent=1) + "\n",
+    )
+    return result
+
+
+def _in_float32(recipe: Recipe, model: keras.Model, data: ImageData) -> keras.Model:
+    """A model's twin whose layers compute in float32, with its optimizer's state."""
+    twin = build(replace(recipe, precision="float32"), data)
+    twin.set_weights(model.get_weights())
+    twin.optimizer.build(twin.trainable_variables)
+    for ours, other in zip(
+        twin.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        ours.assign(other)
+    return twin
+
+
+def _curves(
+    recipe: Recipe, model: keras.Model, data: ImageData
+) -> dict[int, TradeOffCurve]:
+    test = data.test()
+    if isinstance(model, USNet):
+        curves = {}
+        for count in recipe.calibrations:
+            train = data.train(recipe.batch_size, seed=recipe.seed)
+            model.calibrate(train, count, batches=recipe.calibration_batches)
+            curves[count] = trade_off_curve(model, test)
+        return curves
+    if isinstance(model, MultiWidthModel):
+        return {0: trade_off_curve(model, test, widths=recipe.curve_widths(model))}
+    metrics = model.evaluate(test, return_dict=True, verbose=0)
+    return {
+        0: TradeOffCurve(
+            widths=[1.0],
+            accuracy=[metrics["accuracy"]],
+            loss=[metrics["loss"]],
+            macs=[count_macs(model)],
+            parameters=[count_parameters(model)],
+            metrics={name: [value] for name, value in metrics.items()},
+        )
+    }
+
+
+def _starts(model: keras.Model, widths: Sequence[float]) -> list[float]:
+    """For each width the smallest one at which the same network runs."""
+    if not isinstance(model, MultiWidthModel):
+        return list(widths)
+    starts = [model.start_of(width) for width in widths]
+    return [max(start, widths[0]) for start in starts]
+
+
+def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
+    """Puts a run into JSON's types: recipe, machine, versions, times and numbers.
+
+    Args:
+        recipe: The recipe.
+        result: What came of it.
+
+    Returns:
+        A dict. Accuracies and AUC are fractions; a network of a curve runs from its
+        `starts` on; `best_epoch` is chosen on the test set, as the paper's authors do,
+        and `None` for systems that are not evaluated while training; `seconds` are
+        those of training steps alone.
+    """
+    best = None
+    if "val_auc" in result.history[-1]:
+        logs = max(result.history, key=lambda logs: logs["val_auc"])
+        best = {"epoch": logs["epoch"], "auc": logs["val_auc"]}
+    return {
+        "recipe": asdict(recipe),
+        "reduced": recipe.epochs_run < recipe.epochs,
+        "auc": result.curve.auc,
+        "best_epoch": best,
+        "curves": [
+            {
+                "calibrated": count,
+                "auc": curve.auc,
+                "starts": _starts(result.model, curve.widths),
+                **asdict(curve),
+            }
+            for count, curve in result.curves.items()
+        ],
+        "seconds": sum(logs["seconds"] for logs in result.history),
+        "history": result.history,
+        "statistics": result.statistics,
+        "environment": environment(),
+    }
+
+
+# ------------------------------------------------------------------------- reading
+
+
+def _kept_recipe(path: Path) -> dict[str, Any]:
+    """A recipe as JSON has it; fields that it does not know yet are the defaults."""
+    return {**Recipe().as_json(), **json.loads(path.read_text())}
+
+
+def holds_run_of(recipe: Recipe, directory: Path) -> bool:
+    """Says whether a directory holds a run of this recipe, finished or not.
+
+    Args:
+        recipe: The recipe.
+        directory: The directory.
+
+    Returns:
+        Whether `model.keras` is there, and `recipe.json` says the same recipe.
+    """
+    path = directory / "recipe.json"
+    if not path.exists() or not (directory / "model.keras").exists():
+        return False
+    try:
+        return _kept_recipe(path) == recipe.as_json()
+    except (TypeError, ValueError):
+        return False
+
+
+def other_run(recipe: Recipe, path: Path) -> str:
+    """Says of which recipe a directory's run is, and which settings differ."""
+    try:
+        old = _kept_recipe(path)
+    except (OSError, TypeError, ValueError):
+        return "a model.keras, and no recipe.json that could be read"
+    new = recipe.as_json()
+    return "a run of another recipe" + "".join(
+        f"; {name} is {old.get(name)!r} there, {new.get(name)!r} here"
+        for name in {**new, **old}
+        if old.get(name) != new.get(name)
+    )
