@@ -7,28 +7,33 @@ import uuid
 from pathlib import Path
 
 
-def check_can_write(path: Path, name: str = "path") -> None:
+def check_can_write(path: Path, name: str = "path", *, folder: bool = False) -> None:
     """Checks that a file can be written, before what it will hold takes its time.
 
     Args:
         path: The file; folders above it may be missing.
         name: What the caller's user calls it.
+        folder: Whether it is to be a folder of files instead.
 
     Raises:
-        OSError: If it is a directory, lies in a file, or in a folder that this user
-            may not write to.
+        OSError: If it is the other of the two, lies in a file, or in a folder that
+            this user may not write to.
     """
     received = f"Received: {name}={str(path)!r}"
-    if path.is_dir():
+    if path.is_dir() and not folder:
         raise IsADirectoryError(f"`{name}` must be a file, not a directory. {received}")
-    folder = next(above for above in path.absolute().parents if above.exists())
-    if not folder.is_dir():
+    if path.is_file() and folder:
+        raise NotADirectoryError(f"`{name}` must be a folder, not a file. {received}")
+    absolute = path.absolute()
+    above = [absolute, *absolute.parents] if folder else absolute.parents
+    nearest = next(place for place in above if place.exists())
+    if not nearest.is_dir():
         raise NotADirectoryError(
-            f"`{name}` must lie in a folder, and '{folder}' is a file. {received}"
+            f"`{name}` must lie in a folder, and '{nearest}' is a file. {received}"
         )
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(
-            f"`{name}` must lie in a folder that can be written to, and '{folder}' "
+            f"`{name}` must lie in a folder that can be written to, and '{nearest}' "
             f"cannot. {received}"
         )
 

@@ -50,6 +50,10 @@ def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
         check_can_write(tmp_path, "output")
     with pytest.raises(NotADirectoryError, match=r"'.*file' is a file. Received: path"):
         check_can_write(tmp_path / "file" / "a" / "b")
+    check_can_write(tmp_path / "new", folder=True)
+    check_can_write(tmp_path, folder=True)
+    with pytest.raises(NotADirectoryError, match="`work` must be a folder, not a file"):
+        check_can_write(tmp_path / "file", "work", folder=True)
     # Root may write everywhere.
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(PermissionError, match="in a folder that can be written to"):

@@ -180,7 +180,7 @@ def test_public_names_are_documented():
     ],
 )
 def test_its_commands_are_parsed(command):
-    from awn_keras.cli import _parser
+    from awn_keras.cli import build_parser
 
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     pages.append(ROOT / "tflite" / "README.md")
@@ -188,4 +188,4 @@ def test_its_commands_are_parsed(command):
     lines = re.findall(rf"^awn ({command} [^#\n\[]*)", text, re.MULTILINE)
     assert lines
     for line in lines:
-        assert _parser().parse_args(line.split()).command == command
+        assert build_parser().parse_args(line.split()).command == command

@@ -1,0 +1,166 @@
+"""What several commands read from their arguments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
+INPUTS_HELP = "inputs are (pixels - mean) / std of the training set"
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers bad arguments by one line, and knows which option an argument is.
+
+    Attributes:
+        renamed: The library's arguments whose option is called otherwise, each with
+            the name under which the parser keeps that option.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.renamed: dict[str, str] = {}
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with one line, without the usage."""
+        self.exit(2, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
+
+    def option(self, argument: str, value: str | None = None) -> str | None:
+        """Names the option by which a user gives an argument of the library.
+
+        Args:
+            argument: Name of the argument, such as "single_file".
+            value: Its value in Python, such as "'int8'" or "False". `None` if it does
+                not matter.
+
+        Returns:
+            What is typed, such as "--precision int8" or "--separate". `None` if there
+            is no such option.
+        """
+        name = self.renamed.get(argument, argument)
+        for action in self._actions:
+            if action.dest != name or not action.option_strings:
+                continue
+            typed = action.option_strings[0]
+            if value is None:
+                return typed
+            if action.nargs != 0:
+                return typed + " " + value.strip("'")
+            if value == str(action.const):  # a flag, on or off
+                return typed
+        return None
+
+
+def add_data_arguments(parser: Parser) -> None:
+    """Adds where a data set is read from.
+
+    Args:
+        parser: The command's; it has `--dataset`.
+    """
+    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
+    parser.add_argument(
+        "--download", action="store_true", help="let TFDS fetch a missing set"
+    )
+    parser.renamed["name"] = "dataset"  # `load_data(name)`
+
+
+def add_widths_argument(parser: Parser, option: str = "--widths") -> None:
+    """Adds an option that takes widths.
+
+    Args:
+        parser: The command's.
+        option: What it is called.
+    """
+    parser.add_argument(option, type=parse_widths, metavar="W,W,...", help=WIDTHS_HELP)
+
+
+# ------------------------------------------------------------------------- parsing
+
+
+def parse_widths(text: str) -> tuple[float, ...]:
+    """Reads widths in (0, 1], separated by commas."""
+    from awn_keras.widths import check_width
+
+    try:
+        return tuple(check_width(float(part)) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{WIDTHS_HELP}. Received: {text!r}"
+        ) from error
+
+
+def parse_integers(text: str) -> tuple[int, ...]:
+    """Reads integers, separated by commas."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"integers, separated by commas. Received: {text!r}"
+        ) from error
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """Reads words, separated by commas."""
+    return tuple(text.split(","))
+
+
+# --------------------------------------------------------------------- data sets
+
+
+def load_dataset(args: argparse.Namespace, model: Any = None) -> Any:
+    """Loads the data set of `--dataset`.
+
+    Args:
+        args: The command's arguments.
+        model: A Keras model that it must fit. `None` for any data set.
+
+    Returns:
+        The `ImageData`, or `None` if `--dataset` is not given.
+
+    Raises:
+        ValueError: If there is no such data set, or it does not fit the model.
+        DatasetUnavailableError: If it is missing on this machine.
+    """
+    from awn_keras.data import load_data
+
+    if not args.dataset:
+        return None
+    data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
+    if model is not None:
+        _check_data_fits(model, data)
+    return data
+
+
+def _check_data_fits(model: Any, data: Any) -> None:
+    inputs = [tuple(x.shape[1:]) for x in model.inputs]
+    if inputs != [data.input_shape]:
+        raise ValueError(
+            f"`--dataset` must have images of shape {inputs}. Received: {data.name}, "
+            f"of {data.input_shape}"
+        )
+    outputs = [tuple(x.shape[1:]) for x in model.outputs]
+    if outputs != [(data.classes,)]:
+        raise ValueError(
+            f"`--dataset` must have classes for outputs of shape {outputs}. Received: "
+            f"{data.name}, of {data.classes} classes"
+        )
+
+
+def metadata_of(data: Any) -> dict[str, Any]:
+    """What those who run a file must know of its inputs and outputs.
+
+    Args:
+        data: The `ImageData` that the model was trained on.
+
+    Returns:
+        A dict of JSON's types, for `export_tflite`.
+    """
+    return {
+        "class_names": list(data.class_names),
+        "normalization": {
+            "formula": "(pixels - mean) / std",
+            "mean": data.mean.tolist(),
+            "std": data.std.tolist(),
+        },
+    }

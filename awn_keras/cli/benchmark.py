@@ -1,0 +1,192 @@
+"""`awn benchmark`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from awn_keras.cli.arguments import (
+    INPUTS_HELP,
+    Parser,
+    add_data_arguments,
+    add_widths_argument,
+    load_dataset,
+    parse_integers,
+    parse_words,
+)
+from awn_keras.cli.output import write_line
+from awn_keras.files import check_can_write
+
+HELP = "Measure each width of TFLite files, here or elsewhere."
+_PROGRAM_HELP = "LiteRT's benchmark_model for that device; see tflite/README.md"
+
+
+def add(parser: Parser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("files", type=Path, nargs="+", help=".tflite files")
+    add = parser.add_argument
+    add("--dry", action="store_true", help="only count what each width costs")
+    add("--targets", type=parse_words, metavar="T,T", help="here: cpu (default), gpu")
+    add("--android", action="store_true", help="on an Android device, by adb")
+    add("--serial", action="append", default=[], help="which one; may be repeated")
+    add("--adb", default="adb", help="the program (default: adb)")
+    add("--ssh", action="append", default=[], metavar="USER@BOARD", help="on a board")
+    add("--cpu", action="store_true", help="there: on the CPU (default)")
+    add("--gpu", action="store_true", help="there: on the GPU")
+    add("--benchmark-model", type=Path, metavar="PROGRAM", help=_PROGRAM_HELP)
+    add("--cooldown", type=float, default=0.0, help="seconds between runs there")
+    add(
+        "--threads", type=parse_integers, default=(1,), metavar="N,N", help="default: 1"
+    )
+    add_widths_argument(parser)
+    add("--runs", type=int, default=50, help="timed runs in a repetition (default: 50)")
+    add("--warm-up", type=int, default=5, help="runs before them (default: 5)")
+    add("--min-seconds", type=float, default=0.3, help="of one (default: 0.3)")
+    add("--repeats", type=int, default=5, help="repetitions (default: 5)")
+    add("--timeout", type=float, default=600, help="seconds for one (default: 600)")
+    add("--output", type=Path, help="report (default: FILE.benchmark.json)")
+    add("--merge", action="append", type=Path, default=[], help="add rows of a report")
+    add("--csv", type=Path, help="write the rows as CSV, too")
+    add("--html", type=Path, help="write an HTML page with a picture, too")
+    add(
+        "--dataset",
+        help=f"measure accuracy, too, on this set's test images; {INPUTS_HELP}",
+    )
+    add_data_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    from awn_keras.deploy.benchmark import write_html
+
+    if args.dry:
+        _count(args)
+        return
+    output = args.output or Path(f"{args.files[0].with_suffix('')}.benchmark.json")
+    written = {"--output": output, "--csv": args.csv, "--html": args.html}
+    for option, path in written.items():
+        if path is not None:
+            check_can_write(path, option)
+            path.parent.mkdir(parents=True, exist_ok=True)
+    report, new = _measure(args, output)
+    if args.csv:
+        report.to_csv(args.csv)
+    if args.html:
+        write_html(report, args.html)
+    shown = report if args.merge else new
+    if shown.rows:
+        write_line(shown.table())
+    for warning in shown.warnings():
+        write_line(f"warning: {warning}")
+    write_line(f"{len(new.rows)} rows measured, {len(report.rows)} in {output}")
+    if new.failures:
+        raise IncompleteError("; ".join(map(str, new.failures)))
+
+
+def _count(args: argparse.Namespace) -> None:
+    """What `--dry` tells."""
+    from awn_keras.deploy.benchmark import costs_of
+    from awn_keras.deploy.benchmark.host import Subject
+
+    if args.csv or args.html or args.output:
+        raise ValueError("`--dry` writes no file: leave `--output`, `--csv`, `--html`.")
+    for path in args.files:
+        costs = costs_of(path.read_bytes(), str(path))
+        if args.widths:
+            chosen = Subject.of(path, args.widths).widths
+            costs = {name: costs[name] for name in chosen}
+        write_line(f"{path}\n{_table(costs)}")
+
+
+class IncompleteError(RuntimeError):
+    """Something could not be measured; the rest is on disk."""
+
+
+def _measure(args: argparse.Namespace, output: Path) -> tuple[Any, Any]:
+    """The report, which is on disk after each row, and what is new in it."""
+    from awn_keras.deploy.benchmark import Report
+    from awn_keras.deploy.benchmark.host import Subject
+
+    # What was measured before stays, unless of an earlier export, and nothing else is
+    # overwritten.
+    before = Report.load(output) if output.exists() else Report()
+    for path in args.files:  # all of them, before the first one is measured
+        Subject.of(path, args.widths)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        before = before.without_older(path.name, digest)
+    old = before.merged(map(Report.load, args.merge))
+    new: list[Any] = []
+
+    def save(now: Report) -> None:
+        old.merged([*new, now]).save(output)
+
+    for path in args.files:
+        for measure in _places(args, path):
+            new.append(measure(on_progress=save))
+    return old.merged(new), Report().merged(new)
+
+
+def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
+    """What is to be called to measure a file, here and on devices."""
+    from awn_keras.deploy.benchmark import (
+        SshDevice,
+        adb_devices,
+        benchmark_device,
+        benchmark_tflite,
+    )
+
+    common = {
+        "threads": args.threads,
+        "widths": args.widths,
+        "runs": args.runs,
+        "warm_up": args.warm_up,
+        "min_seconds": args.min_seconds,
+        "repeats": args.repeats,
+        "timeout": args.timeout,
+        "accuracy": _accuracies(args, path),
+    }
+    places: list[Callable[..., Any]] = []
+    elsewhere = args.android or args.serial or args.ssh
+    if not elsewhere and (
+        args.cpu or args.gpu or args.benchmark_model or args.cooldown
+    ):
+        raise ValueError(
+            "`--cpu`, `--gpu`, `--benchmark-model` and `--cooldown` are for a device: "
+            "add `--android` or `--ssh`. Here it is `--targets cpu,gpu`."
+        )
+    if args.targets or not elsewhere:
+        targets = args.targets or ("cpu",)
+        places.append(partial(benchmark_tflite, path, targets=targets, **common))
+    devices: list[Any] = [SshDevice(host) for host in args.ssh]
+    if args.android or args.serial:
+        devices += adb_devices(args.adb, args.serial)
+    units = [name for name in ("cpu", "gpu") if getattr(args, name)] or ["cpu"]
+    for device in devices:
+        options = {**common, "units": units, "cooldown": args.cooldown}
+        program = args.benchmark_model
+        places.append(partial(benchmark_device, path, device, program, **options))
+    return places
+
+
+def _accuracies(args: argparse.Namespace, path: Path) -> dict[str, float] | None:
+    from awn_keras.deploy.benchmark import accuracies
+
+    data = load_dataset(args)
+    if data is None:
+        return None
+    images, labels = data.test(len(data.y_test))[0]
+    return accuracies(path, images, labels, args.widths)
+
+
+def _table(costs_of_widths: Any) -> str:
+    heads = ("MACs", "parameters", "constants", "activations")
+    lines = [" ".join(f"{head:>15}" for head in heads) + "  signature"]
+    for name, costs in sorted(costs_of_widths.items(), key=lambda item: item[1].macs):
+        sizes = (costs.constant_bytes, costs.activation_bytes)
+        kilobytes = " ".join(f"{size / 1e3:12,.0f} kB" for size in sizes)
+        lines.append(f"{costs.macs:15,} {costs.parameters:15,} {kilobytes}  {name}")
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""`awn export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from awn_keras.cli.arguments import (
+    INPUTS_HELP,
+    WIDTHS_HELP,
+    Parser,
+    add_data_arguments,
+    load_dataset,
+    metadata_of,
+    parse_widths,
+)
+from awn_keras.cli.output import AGREEMENT_HEAD, agreement, write_line
+from awn_keras.files import check_can_write
+
+HELP = "Write a TFLite file that runs at some widths."
+_PRECISION_HELP = "float32 (default), float16, dynamic_range, int8"
+
+
+def add(parser: Parser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("model", type=Path, help="a .keras file")
+    add = parser.add_argument
+    add("--output", type=Path, help="file (default: MODEL.tflite), or directory")
+    add(
+        "--widths",
+        type=parse_widths,
+        metavar="W,W,...",
+        help=f"{WIDTHS_HELP} (default: 4, evenly spaced)",
+    )
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument(
+        "--single-file",
+        action="store_true",
+        default=True,
+        help="one file with a signature for each width (default)",
+    )
+    files.add_argument(
+        "--separate",
+        action="store_false",
+        dest="single_file",
+        help="a file for each width, in a directory (default: MODEL_tflite)",
+    )
+    add(
+        "--layout", default="auto", help="of kernels: auto (default), triangular, dense"
+    )
+    add("--tune", action="store_true", help="measure layers here, to choose the layout")
+    add("--precision", default="float32", help=_PRECISION_HELP)
+    add(
+        "--refine",
+        type=parse_widths,
+        metavar="W,W",
+        help="answer at one of the widths, then refine to another (AnytimeInterpreter)",
+    )
+    add(
+        "--representative",
+        type=Path,
+        metavar="FILE.npy",
+        help="training inputs (n, ...) for int8 (default: 200 of --dataset's)",
+    )
+    add(
+        "--dataset",
+        help=f"compare on this set's first 100 test images; {INPUTS_HELP}",
+    )
+    add_data_arguments(parser)
+    parser.renamed["path"] = "output"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    from awn_keras.deploy import export_tflite
+    from awn_keras.deploy.export import check_path
+    from awn_keras.loading import load_model
+
+    model = load_model(args.model)
+    default = args.model.with_name(
+        f"{args.model.stem}.tflite" if args.single_file else f"{args.model.stem}_tflite"
+    )
+    output = check_path(args.output or default, args.single_file)
+    data = load_dataset(args, model)
+    samples = representative = metadata = None
+    if args.representative:
+        representative = _load_array(args.representative)
+    if data is not None:
+        samples = data.test()[0][0][:100]
+        if representative is None:
+            representative = data.train(200)[0][0]
+        metadata = metadata_of(data)
+    check_can_write(output, "--output", folder=not args.single_file)
+    exported = export_tflite(
+        *(model, output),
+        widths=args.widths,
+        single_file=args.single_file,
+        layout=args.layout,
+        tune=args.tune,
+        precision=args.precision,
+        representative=representative if args.precision == "int8" else None,
+        samples=samples,
+        metadata=metadata,
+        refine=args.refine,
+    )
+    write_line(
+        f"{'width':>8} {'MACs':>13} {'file kB':>9} {AGREEMENT_HEAD}  signature, file"
+    )
+    for network in exported:
+        write_line(
+            f"{network.width:8.4g} {network.macs:13,} {network.bytes / 1e3:9.1f} "
+            f"{agreement(network)}  {network.signature}, {network.file}"
+        )
+    if args.refine:
+        narrow, wide = args.refine
+        write_line(f"AnytimeInterpreter: answers at {narrow:g}, refines to {wide:g}")
+
+
+def _load_array(path: Path) -> Any:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not an .npy file of numbers: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{path} is not an .npy file of numbers: it is an archive.")
+    return array

@@ -1,0 +1,30 @@
+"""What several commands write to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def write_line(text: str) -> None:
+    """Writes text and the end of a line to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+#: Heads the columns of `agreement`.
+AGREEMENT_HEAD = f"{'largest error':>14} {'on GPU':>8} {'same class':>11}"
+
+
+def agreement(compared: Any) -> str:
+    """How well a file agrees with its model, as columns of a table.
+
+    Args:
+        compared: A `Verified` or an `ExportedWidth`.
+
+    Returns:
+        Largest error on the CPU and on the GPU, and the share of samples for which
+        both give the same class.
+    """
+    same = "-" if compared.agreement is None else f"{100 * compared.agreement:.1f} %"
+    gpu = "-" if compared.gpu_error is None else f"{compared.gpu_error:.1e}"
+    return f"{compared.largest_error:14.1e} {gpu:>8} {same:>11}"

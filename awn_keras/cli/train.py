@@ -1,0 +1,136 @@
+"""`awn train`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+
+from awn_keras.cli.arguments import Parser, add_data_arguments, add_widths_argument
+from awn_keras.cli.output import write_line
+from awn_keras.files import check_can_write
+
+HELP = "Train a network of the paper; see its curve."
+_SYSTEM_HELP = (
+    "by the paper's recipe: awn_rs, awn, s_net, us_net, shared_bn, plain (default: an "
+    "any-width network by the recipe of docs/training.md)"
+)
+
+
+def add(parser: Parser) -> None:
+    """Adds the command's arguments."""
+    add = parser.add_argument
+    add("--dataset", required=True, help="digits, mnist, fashion_mnist, cifar10, ...")
+    add("--model", dest="architecture", help="lenet_3c1l (default), mobilenet_v2")
+    add("--system", dest="paper_system", help=_SYSTEM_HELP)
+    add("--output", type=Path, help="default: runs/DATASET_MODEL[_SYSTEM]")
+    add("--resume", action="store_true", help="go on from the last finished epoch")
+    add(
+        "--devices",
+        type=int,
+        help="train on so many GPUs, or, where there are none, processor devices "
+        "(default: 1)",
+    )
+    add(
+        "--strategy",
+        help="mirrored (default with TensorFlow), data_parallel (default with JAX), "
+        "multiworker (machines of TF_CONFIG); see docs/distributed.md",
+    )
+    add(
+        "--epochs",
+        type=int,
+        help="default: 20, for CIFAR 100; mobilenet_v2: 350, other systems than AWNs "
+        "100",
+    )
+    add("--batch-size", type=int, help="default: 128")
+    add(
+        "--learning-rate",
+        type=float,
+        help="of SGD, at first (default: 0.12; 0.04 for CIFAR and mobilenet_v2; with "
+        "--system 0.01)",
+    )
+    add(
+        "--schedule",
+        help="of the rate: cosine (default), or steps (default for mobilenet_v2 and "
+        "with --system): a tenth after 50 %% and 75 %%",
+    )
+    add("--momentum", type=float, help="default: 0.9")
+    add(
+        "--weight-decay",
+        type=float,
+        help="default: 5e-4, for CIFAR 1.25e-4; mobilenet_v2: 0, for CIFAR 1.25e-4; "
+        "with --system 0, for CIFAR 5e-4",
+    )
+    add("--filters", type=int, help="lenet_3c1l's, before --width-multiplier")
+    add("--width-multiplier", type=float, help="default: sqrt(2)")
+    add(
+        "--min-width",
+        type=float,
+        help="smallest width (default: 0.25; 0.35 for mobilenet_v2)",
+    )
+    add(
+        "--divisor",
+        type=int,
+        help="channels come in blocks of this size (default: 1; 8 for mobilenet_v2)",
+    )
+    add_widths_argument(parser, "--widths-grid")
+    add(
+        "--sampler",
+        help="widths of a step: sandwich (default), expected_sandwich (default of "
+        "lenet_3c1l for CIFAR without --system: all widths, each weighed by how often "
+        "the sandwich runs it), uniform, fixed (default of --system awn, s_net and "
+        "shared_bn), all",
+    )
+    add(
+        "--num-widths",
+        type=int,
+        help="widths in a step (default: 4); expected_sandwich runs all, and their "
+        "weights sum to it",
+    )
+    add(
+        "--width-reduction",
+        help="of the losses: mean (default), or sum (default with --system); a sum of "
+        "four takes a quarter of the rate and four times the decay",
+    )
+    add("--seed", type=int, help="of everything drawn (default: 0)")
+    add_data_arguments(parser)
+    parser.renamed["system"] = "paper_system"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    from awn_keras.runs.devices import choose_devices
+    from awn_keras.runs.presets import paper_recipe, recommended_recipe
+    from awn_keras.runs.recipe import Recipe
+    from awn_keras.runs.run import run as start_run
+
+    devices = choose_devices(args.strategy, args.devices)
+    network = (args.dataset, args.architecture or Recipe.architecture)
+    if args.paper_system is None:
+        recipe = recommended_recipe(*network)
+    else:
+        recipe = paper_recipe(*network, args.paper_system)
+    given = {
+        field.name: getattr(args, field.name)
+        for field in fields(Recipe)
+        if getattr(args, field.name, None) is not None
+    }
+    recipe = replace(recipe, **given)
+    name = f"{recipe.dataset}_{recipe.architecture}"
+    if args.paper_system is not None:
+        name += f"_{args.paper_system}"
+    output = args.output or Path("runs") / name
+    check_can_write(output, "--output", folder=True)
+    result = start_run(
+        recipe,
+        output,
+        resume=args.resume,
+        data_dir=args.data_dir,
+        download=args.download,
+        devices=devices,
+    )
+    if not devices.chief:
+        return
+    for count, curve in result.curves.items():
+        write_line((f"{count} widths calibrated:\n" if count else "") + str(curve))
+        write_line(f"AUC {100 * curve.auc:.2f} %, in {output}")

@@ -1,0 +1,55 @@
+"""`awn verify`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from awn_keras.cli.arguments import (
+    INPUTS_HELP,
+    Parser,
+    add_data_arguments,
+    load_dataset,
+)
+from awn_keras.cli.output import AGREEMENT_HEAD, agreement, write_line
+
+HELP = "Compare a TFLite file with the model."
+
+
+def add(parser: Parser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("file", type=Path, help="a .tflite file")
+    parser.add_argument("--against", type=Path, required=True, help="a .keras file")
+    parser.add_argument(
+        "--precision",
+        help="the file's: decides what may differ (default: as its manifest says)",
+    )
+    parser.add_argument(
+        "--dataset",
+        help=f"compare on this set's first 500 test images; {INPUTS_HELP}",
+    )
+    add_data_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    from awn_keras.deploy import verify_tflite
+    from awn_keras.deploy.verification import TOLERANCES, default_tolerance
+    from awn_keras.loading import load_model
+
+    precision = args.precision
+    if precision is not None and precision not in TOLERANCES:
+        raise ValueError(
+            f"`--precision` must be one of {', '.join(TOLERANCES)}. Received: "
+            f"{precision}"
+        )
+    model = load_model(args.against)
+    data = load_dataset(args, model)
+    verified = verify_tflite(
+        *(args.file, model),
+        samples=None if data is None else data.test()[0][0],
+        tolerance=None if precision is None else default_tolerance(model, precision),
+    )
+    write_line(f"{'width':>8} {AGREEMENT_HEAD}  signature")
+    for network in verified:
+        write_line(f"{network.width:8.4g} {agreement(network)}  {network.signature}")

@@ -1,0 +1,40 @@
+import argparse
+
+import pytest
+
+from awn_keras.cli import build_parser
+from awn_keras.cli.arguments import parse_integers, parse_widths, parse_words
+
+
+@pytest.mark.parametrize(
+    ("command", "argument", "value", "typed"),
+    [
+        ("export", "precision", None, "--precision"),
+        ("export", "precision", "'int8'", "--precision int8"),
+        ("export", "single_file", "True", "--single-file"),
+        ("export", "single_file", "False", "--separate"),
+        ("export", "path", None, "--output"),
+        ("export", "name", None, "--dataset"),
+        ("export", "Identity", None, None),
+        ("verify", "path", None, None),
+        ("verify", "file", None, None),  # it is no option
+        ("pick", "file", None, "--file"),
+        ("train", "system", "us_net", "--system us_net"),
+        ("train", "architecture", None, "--model"),
+        ("reproduce", "system", None, None),
+    ],
+)
+def test_a_parser_knows_what_is_typed_for_an_argument(command, argument, value, typed):
+    needed = {"export": "m", "verify": "f --against m", "pick": "r", "reproduce": "x"}
+    arguments = needed.get(command, "--dataset digits").split()
+    parser = build_parser().parse_args([command, *arguments]).parser
+    assert parser.option(argument, value) == typed
+
+
+def test_lists_are_separated_by_commas():
+    assert parse_widths("0.25,1") == (0.25, 1.0)
+    assert parse_integers("1,2") == (1, 2)
+    assert parse_words("cpu,gpu") == ("cpu", "gpu")
+    for parse, text in ((parse_widths, "0.5,2"), (parse_integers, "1,x")):
+        with pytest.raises(argparse.ArgumentTypeError, match="separated by commas"):
+            parse(text)

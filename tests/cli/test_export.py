@@ -1,0 +1,85 @@
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from awn_keras.cli import main
+from awn_keras.data import load_data
+
+
+def test_export_and_verify(trained, tmp_path, capsys):
+    output = tmp_path / "digits.tflite"
+    code = main(
+        f"export {trained}/model.keras --widths 0.25,1 --dataset digits "
+        f"--refine 0.25,1 --output {output}".split()
+    )
+    assert code == 0
+    *rows, told = capsys.readouterr().out.splitlines()
+    assert len(rows) == 3
+    assert rows[-1].endswith("100.0 %  width_100, digits.tflite")
+    assert told == "AnytimeInterpreter: answers at 0.25, refines to 1"
+    manifest = json.loads((tmp_path / "digits.json").read_text())
+    assert manifest["metadata"]["class_names"] == list("0123456789")
+    assert len(manifest["metadata"]["normalization"]["mean"]) == 1
+    arguments = f"verify {output} --against {trained}/model.keras --dataset digits"
+    assert main(arguments.split()) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[-1] for row in rows[1:]] == [
+        "keep_025_to_100",
+        "width_025",
+        "refine_025_to_100",
+        "width_100",
+    ]
+    assert rows[-1].endswith("100.0 %  width_100")
+
+
+def test_export_into_separate_files(trained, tmp_path, capsys):
+    code = main(
+        f"export {trained}/model.keras --widths 0.25,1 --separate --layout dense "
+        f"--output {tmp_path}".split()
+    )
+    assert code == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[-1].endswith("width_100, lenet_3c1l_width_100.tflite")
+    assert (tmp_path / "lenet_3c1l_width_025.tflite").stat().st_size > 1000
+    assert (tmp_path / "manifest.json").exists()
+
+
+def test_export_int8_from_a_data_set_or_a_file(trained, tmp_path, capsys):
+    export = f"export {trained}/model.keras --widths 1 --precision int8"
+    one, other = tmp_path / "one.tflite", tmp_path / "other.tflite"
+    assert main(f"{export} --dataset digits --output {one}".split()) == 0
+    images = load_data("digits").train(50)[0][0]
+    np.save(tmp_path / "x.npy", images / 10)
+    code = main(f"{export} --representative {tmp_path}/x.npy --output {other}".split())
+    assert code == 0
+    assert one.stat().st_size < 0.5 * (trained / "model.keras").stat().st_size
+    verify = f"verify {one} --against {trained}/model.keras"
+    assert main(f"{verify} --precision float32".split()) == 2
+    assert "more than tolerance=0.0001" in capsys.readouterr().err
+    # The manifest tells the precision; random inputs reach farther than faint images.
+    assert main(verify.replace(str(one), str(other)).split()) == 2
+    assert "tolerance=0.3 allows. Compare on real inputs" in capsys.readouterr().err
+    assert main(f"{verify} --dataset digits".split()) == 0
+
+
+def test_the_script_is_the_command(trained, tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[2] / "tflite" / "export.py"
+    output = tmp_path / "a.tflite"
+    arguments = [script, trained / "model.keras", "--output", output]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(script), run_name="__main__")
+    assert stop.value.code == 0
+    assert output.exists()
+    assert "width_100, a.tflite" in capsys.readouterr().out
+
+
+def test_a_broken_archive_is_one_line_too(bad_files, capsys, tmp_path):
+    content = (bad_files / "any.keras").read_bytes()
+    (tmp_path / "broken.keras").write_bytes(content[: len(content) // 2])
+    assert main(["export", str(tmp_path / "broken.keras")]) == 2
+    assert "is not a saved Keras model" in capsys.readouterr().err
