@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError
 from awn_keras.graph import (
     assign,
     copy_layer,
@@ -44,13 +45,15 @@ ORDERS = ("keep", "importance")
 _NAMED = 2  # layers that a message names one by one, beside the first
 
 
-class ConversionError(ValueError):
+class ConversionError(ArgumentError):
     """A model cannot become any-width.
 
     Args:
         name: Name of the model.
         findings: Every reason, each with the layers that it holds for.
     """
+
+    has_lines = True
 
     def __init__(self, name: str, findings: Sequence[str]) -> None:
         self.findings = list(findings)

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import AwnError
+
 #: The data sets of the paper and the embedded one, with the shape of their images.
 DATASETS = {
     "digits": (8, 8, 1),
@@ -23,7 +25,7 @@ DATASETS = {
 AUGMENTED = ("cifar10", "cifar100")
 
 
-class DatasetUnavailableError(RuntimeError):
+class DatasetUnavailableError(AwnError, RuntimeError):
     """A data set is not on this machine and could not be fetched."""
 
 
@@ -224,8 +226,8 @@ def load_data(
 
     Raises:
         ValueError: If there is no data set of this name.
-        DatasetUnavailableError: If it is not on this machine; the message says what
-            to do.
+        DatasetUnavailableError: If it is not on this machine, or damaged; the message
+            says what to do.
     """
     if name not in DATASETS:
         raise ValueError(
@@ -252,7 +254,10 @@ def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageD
     import tensorflow_datasets as tfds
 
     directory = None if data_dir is None else str(Path(data_dir).expanduser())
-    builder = tfds.builder(name, data_dir=directory)
+    try:
+        builder = tfds.builder(name, data_dir=directory)
+    except Exception as error:  # whatever its readers of damaged files raise
+        raise _damaged(name, directory or "TFDS's folder", error) from error
     if not builder.is_prepared():
         if not download:
             raise DatasetUnavailableError(_how_to_get(name, builder.data_path))
@@ -268,8 +273,19 @@ def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageD
         data: Any = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
         return data["image"], data["label"].astype("int64")
 
-    names = tuple(builder.info.features["label"].names)
-    return ImageData(name, *arrays("train"), *arrays("test"), names)
+    try:
+        names = tuple(builder.info.features["label"].names)
+        return ImageData(name, *arrays("train"), *arrays("test"), names)
+    except Exception as error:  # as above
+        raise _damaged(name, builder.data_path, error) from error
+
+
+def _damaged(name: str, path: Any, error: Exception) -> DatasetUnavailableError:
+    return DatasetUnavailableError(
+        f"Data set '{name}' cannot be read from {path}. Prepare it again, or name "
+        "another folder of prepared TFDS data sets with `--data-dir` or TFDS_DATA_DIR. "
+        f"TFDS says: {error}"
+    )
 
 
 def _how_to_get(name: str, path: Any) -> str:

@@ -15,6 +15,9 @@ class AwnError(Exception):
 
     #: Whether the message has a line for each thing that is wrong.
     has_lines = False
+    # By this TensorFlow knows, when an error leaves a traced function, that another
+    # one of the same class can be made of a message.
+    __init__ = Exception.__init__
 
     def message(self, typed: Callable[[str, str | None], str | None]) -> str:
         """Gives the message in the words of a command.

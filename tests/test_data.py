@@ -179,3 +179,14 @@ def test_a_prepared_set_is_read_through_tfds(tmp_path, monkeypatch):
     assert data.y_test.shape == (10,)
     again = load_data("mnist", data_dir=tmp_path / "tfds")
     np.testing.assert_array_equal(again.x_train, data.x_train)
+
+
+def test_a_damaged_set_is_not_read(tmp_path):
+    version = tfds.builder_cls("mnist").VERSION
+    folder = tmp_path / "mnist" / str(version)
+    folder.mkdir(parents=True)
+    for name in ("dataset_info.json", "features.json"):
+        (folder / name).write_text("{")
+    match = "'mnist' cannot be read from .*--data-dir.*TFDS says: "
+    with pytest.raises(DatasetUnavailableError, match=match):
+        load_data("mnist", data_dir=tmp_path)

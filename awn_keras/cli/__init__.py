@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from awn_keras.cli import (
     benchmark,
@@ -18,6 +20,8 @@ from awn_keras.cli import (
     verify,
 )
 from awn_keras.cli.arguments import Parser
+from awn_keras.cli.faults import describe_fault
+from awn_keras.errors import AwnError
 
 #: Modules of the commands, in the order of `awn --help`; each has `HELP`, `add` (its
 #: arguments) and `run`.
@@ -35,46 +39,44 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, log: Path | None = None) -> int:
     """Runs the command.
 
     Args:
         argv: Arguments. `None` for the process's own.
+        log: File for the traceback of a fault of awn_keras. `None` for a new one.
 
     Returns:
-        The exit code: 0, or 2 after bad input, which one line on stderr explains (of
-        a model that cannot be converted, one line for each reason).
+        The exit code. 0; 2 after what the user can mend, which one line on stderr
+        explains (of a model that cannot be converted, one line for each reason); 1
+        after a fault of awn_keras, of which the line says so; 130 after Ctrl-C.
     """
     args = build_parser().parse_args(argv)
-    from awn_keras.conversion import ConversionError
-    from awn_keras.data import DatasetUnavailableError
-    from awn_keras.deploy.benchmark import DeviceError
-    from awn_keras.deploy.converter import ExportError
-    from awn_keras.deploy.engine import EngineError
-    from awn_keras.errors import AwnError
-
     try:
         args.run(args)
-    except (
-        DatasetUnavailableError,
-        DeviceError,
-        EngineError,
-        ExportError,
-        benchmark.IncompleteError,
-        NotImplementedError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as error:
-        message = AwnError(str(error)).message(args.parser.option)
-        if not isinstance(error, ConversionError):  # which has a line for each finding
-            message = " ".join(message.split())
-        sys.stderr.write(f"awn {args.command}: error: {message}\n")
-        return 2
+    except (AwnError, OSError) as error:
+        return _tell(args, f"error: {_explain(error, args.parser)}", 2)
     except KeyboardInterrupt:
-        sys.stderr.write(f"awn {args.command}: interrupted\n")
-        return 130
+        return _tell(args, "interrupted", 130)
+    except Exception as error:  # noqa: BLE001 -- told as what it is, and kept
+        return _tell(args, describe_fault(error, log), 1)
     return 0
+
+
+def _tell(args: argparse.Namespace, text: str, code: int) -> int:
+    sys.stderr.write(f"awn {args.command}: {text}\n")
+    return code
+
+
+def _explain(error: AwnError | OSError, parser: Parser) -> str:
+    """The message of an error, with the command's options in place of arguments."""
+    if isinstance(error, AwnError):
+        message = error.message(parser.option)
+        if error.has_lines:
+            return message
+    else:
+        message = str(error)
+    return " ".join(message.split())
 
 
 def build_parser() -> Parser:

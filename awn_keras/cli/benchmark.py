@@ -19,6 +19,7 @@ from awn_keras.cli.arguments import (
     parse_words,
 )
 from awn_keras.cli.output import write_line
+from awn_keras.errors import AwnError
 from awn_keras.files import check_can_write
 
 HELP = "Measure each width of TFLite files, here or elsewhere."
@@ -102,7 +103,7 @@ def _count(args: argparse.Namespace) -> None:
         write_line(f"{path}\n{_table(costs)}")
 
 
-class IncompleteError(RuntimeError):
+class IncompleteError(AwnError, RuntimeError):
     """Something could not be measured; the rest is on disk."""
 
 

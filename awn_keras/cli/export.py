@@ -128,4 +128,8 @@ def _load_array(path: Path) -> Any:
         raise ValueError(f"{path} is not an .npy file of numbers: {error}") from error
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{path} is not an .npy file of numbers: it is an archive.")
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{path} is not an .npy file of real numbers. Received: dtype {array.dtype}"
+        )
     return array

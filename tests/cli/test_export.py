@@ -1,4 +1,5 @@
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -83,3 +84,21 @@ def test_a_broken_archive_is_one_line_too(bad_files, capsys, tmp_path):
     (tmp_path / "broken.keras").write_bytes(content[: len(content) // 2])
     assert main(["export", str(tmp_path / "broken.keras")]) == 2
     assert "is not a saved Keras model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("array", "match"),
+    [
+        (np.full((4, 6, 6, 2), "a"), r"real numbers\. Received: dtype <U1"),
+        (np.zeros((4, 6, 6, 2), complex), r"real numbers\. Received: dtype complex128"),
+        (np.zeros((4, 6)), "`--representative` must be at least one sample"),
+    ],
+)
+def test_a_file_that_is_no_representative_set(
+    array, match, bad_files, tmp_path, capsys
+):
+    path = tmp_path / "x.npy"
+    np.save(path, array)
+    arguments = f"export {bad_files}/any.keras --precision int8 --representative {path}"
+    assert main(arguments.split()) == 2
+    assert re.search(match, capsys.readouterr().err)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from awn_keras.cli import main
+from awn_keras.errors import AwnError
 from awn_keras.runs.presets import paper_recipe, recommended_recipe
 
 
@@ -76,7 +77,7 @@ def test_train_starts_from_the_recommended_or_the_papers_recipe(
 
     def stop(*args, **kwargs):
         received.append(args)
-        raise ValueError("stop here")
+        raise AwnError("stop here")
 
     monkeypatch.setattr("awn_keras.runs.run.run", stop)
     assert main(["train", "--dataset", *options.split()]) == 2
