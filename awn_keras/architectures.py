@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from awn_keras.errors import ArgumentError
 from awn_keras.layers import TriConv2D
 from awn_keras.model import AnyWidthModel
 from awn_keras.widths import round_half_up
@@ -78,7 +79,7 @@ def lenet_3c1l(
     _check_image_shape(input_shape)
     rows, cols, _ = input_shape
     if padding == "valid" and min(rows, cols) < 16:
-        raise ValueError(
+        raise ArgumentError(
             "With `padding='valid'` images must have at least 16 rows and cols; use "
             f"`padding='same'`. Received: input_shape={input_shape}"
         )
@@ -293,7 +294,7 @@ class _Layers:
 
 def _check_image_shape(input_shape: tuple[int, ...]) -> None:
     if len(input_shape) != 3:
-        raise ValueError(
+        raise ArgumentError(
             "`input_shape` must be (rows, cols, channels). Received: "
             f"input_shape={input_shape}"
         )

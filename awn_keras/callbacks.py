@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentTypeError
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.pictures import COLORS, new_figure
 from awn_keras.widths import name_at_width, split_name_at_width
@@ -53,7 +54,7 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
     def set_model(self, model: keras.Model) -> None:
         """Takes the model whose training is logged."""
         if not isinstance(model, MultiWidthModel):
-            raise TypeError(
+            raise ArgumentTypeError(
                 "`WidthTensorBoard` is for an `AnyWidthModel`, or one of "
                 "`awn_keras.baselines`; take `keras.callbacks.TensorBoard`. Received: "
                 f"{type(model).__name__} '{model.name}'"

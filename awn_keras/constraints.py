@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError
 from awn_keras.widths import channel_grades
 
 
@@ -105,12 +106,12 @@ class LowerTriangular(keras.constraints.Constraint):
         self.out_grades = unpack_grades(out_grades)
         for grades in (self.in_grades, self.out_grades):
             if grades is not None and not ((grades >= 0) & (grades <= 1)).all():
-                raise ValueError(
+                raise ArgumentError(
                     "`in_grades` and `out_grades` must be in [0, 1]. Received: "
                     f"{grades.tolist()}"
                 )
         if depth_multiplier < 1:
-            raise ValueError(
+            raise ArgumentError(
                 "`depth_multiplier` must be at least 1. Received: "
                 f"depth_multiplier={depth_multiplier}"
             )
@@ -139,7 +140,7 @@ class LowerTriangular(keras.constraints.Constraint):
             out_grades = channel_grades(outputs)
         mask = triangular_mask(np.repeat(in_grades, self.depth_multiplier), out_grades)
         if mask.shape != (inputs, outputs):
-            raise ValueError(
+            raise ArgumentError(
                 f"`in_grades` and `out_grades` are for {len(in_grades)} and "
                 f"{len(out_grades)} channels, and must be as many as the kernel has. "
                 f"Received: a kernel of shape {tuple(shape)}, {self._layout()}"

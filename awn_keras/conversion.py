@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.errors import ArgumentError
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.graph import (
     assign,
     copy_layer,
@@ -125,9 +125,11 @@ def to_any_width(
         Vu et al., Any-Width Networks (2020), sections 3.2 and 5.1.
     """
     if order not in ORDERS:
-        raise ValueError(f"`order` must be one of {ORDERS}. Received: order={order!r}")
+        raise ArgumentError(
+            f"`order` must be one of {ORDERS}. Received: order={order!r}"
+        )
     if not 0 < width_multiplier < math.inf:
-        raise ValueError(
+        raise ArgumentError(
             "`width_multiplier` must be above 0. Received: "
             f"width_multiplier={width_multiplier}"
         )
@@ -135,7 +137,7 @@ def to_any_width(
     traced = _trace(source)
     trained = _is_trained(source)
     if trained and width_multiplier != 1:
-        raise ValueError(
+        raise ArgumentError(
             f"Model '{model.name}' is trained, and its weights do not fit layers of "
             "another size. Leave `width_multiplier` at 1, or convert an untrained "
             "model (`weights=None`, or `keras.models.clone_model(model)`). Received: "
@@ -218,18 +220,18 @@ def _warn_of_frozen(model: AnyWidthModel) -> None:
 def _dissolved(model: keras.Model) -> keras.Model:
     """The model without nested ones."""
     if not isinstance(model, keras.Model):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`model` must be a Keras model; `keras.saving.load_model(path)` reads one "
             f"from a file. Received: {type(model)}"
         )
     if isinstance(model, AnyWidthModel):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"Model '{model.name}' is any-width already. For other widths convert the "
             "plain model that it was made of."
         )
     nodes = graph_nodes(model)
     if has_own_call(model):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"Model '{model.name}' ({type(model).__name__}) has a `call` of its own, "
             "which its graph does not show. Convert a plain functional model."
         )
@@ -250,7 +252,7 @@ def _trace(model: keras.Model) -> Trace:
     refusals: list[tuple[Any, Exception]] = []
     for node in mixers:
         if id(node) in last and id(node.operation) in as_tri:
-            error = ValueError(
+            error = ArgumentError(
                 f"Layer '{node.operation.name}' ({type(node.operation).__name__}): is "
                 "called inside of the trunk and as a readout, and cannot be both. Use "
                 "one layer for each."
@@ -325,13 +327,13 @@ def _is_trained(model: keras.Model) -> bool:
 
 def _check_can_be_ordered(model: keras.Model, trained: bool) -> None:
     if not trained:
-        raise ValueError(
+        raise ArgumentError(
             f"Model '{model.name}' is untrained: its channels have no importance yet. "
             "Use `order='keep'`, or load trained weights first."
         )
     tri = [layer.name for layer in model.layers if isinstance(layer, TriangularKernel)]
     if tri:
-        raise ValueError(
+        raise ArgumentError(
             f"Model '{model.name}' has Tri layers, such as '{tri[0]}', whose channels "
             "have their order. Use `order='keep'`."
         )
@@ -377,7 +379,7 @@ def _new_sizes(
         size = counts.pop(None, 0)
         for owner, count in counts.items():
             if owner is None or count % owned[owner]:
-                raise ValueError(
+                raise ArgumentError(
                     f"`width_multiplier` cannot widen layer '{layer.name}': it is "
                     "added to parts of other layers. Use `width_multiplier=1`."
                 )

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError, UnsupportedError
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.propagation import graph_flows
@@ -91,7 +92,7 @@ def _one_width(model: keras.Model, width: float | None) -> list[float]:
     if isinstance(model, MultiWidthModel):
         return [check_width(1.0 if width is None else width, model.min_width)]
     if width not in (None, 1.0):
-        raise ValueError(
+        raise ArgumentError(
             f"Model '{model.name}' has one width only. Received: width={width}"
         )
     return [1.0]
@@ -222,7 +223,7 @@ def _macs(layer: Any, flow: Flow, widths: Sequence[float]) -> int | np.ndarray:
         return 0
     macs = traits_of(layer).macs
     if macs is None:
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"Cannot count the MACs of layer '{layer.name}' ({type(layer).__name__}). "
             "Say how in the `macs` of its `WidthRule`."
         )

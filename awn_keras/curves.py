@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from awn_keras.counting import macs_at, parameters_at
+from awn_keras.errors import ArgumentError
 from awn_keras.files import write_whole
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.pictures import COLORS, MARKERS, axes_or_new
@@ -55,7 +56,7 @@ class TradeOffCurve:
 
     def _need_accuracy(self) -> None:
         if not self.accuracy:
-            raise ValueError(
+            raise ArgumentError(
                 "The curve has no accuracy. Compile the model with "
                 "`metrics=['accuracy']`. Received: "
                 f"metrics={sorted(self.metrics)}"
@@ -178,7 +179,7 @@ def trade_off_curve(
     """
     check_any_width_model(model)
     if len(args) == 1 and isinstance(args[0], tuple) and "y" not in kwargs:
-        raise ValueError(
+        raise ArgumentError(
             "Data must be given as for `evaluate`: `trade_off_curve(model, x, y)`, or "
             f"one data set. Received: a tuple of {len(args[0])} entries"
         )

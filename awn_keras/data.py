@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.errors import AwnError
+from awn_keras.errors import ArgumentError, AwnError
 
 #: The data sets of the paper and the embedded one, with the shape of their images.
 DATASETS = {
@@ -230,7 +230,7 @@ def load_data(
             says what to do.
     """
     if name not in DATASETS:
-        raise ValueError(
+        raise ArgumentError(
             f"`name` must be one of {sorted(DATASETS)}. Received: name={name!r}"
         )
     return _digits() if name == "digits" else _from_tfds(name, data_dir, download)

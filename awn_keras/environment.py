@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 
+from awn_keras.errors import UnsupportedError
+
 
 def environment() -> dict[str, Any]:
     """Says where a number was measured, for JSON.
@@ -59,7 +61,7 @@ def check_runs_on_tensorflow(what: str, reason: str, way_out: str = "") -> None:
     """
     backend = keras.backend.backend()
     if backend != "tensorflow":
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"`{what}` needs Keras on TensorFlow: {reason}. Received: backend "
             f"'{backend}'. Set the environment variable KERAS_BACKEND=tensorflow "
             f"before Keras is imported. {way_out}".rstrip()

@@ -51,3 +51,7 @@ class UnsupportedError(AwnError, NotImplementedError):
 
 class StateError(AwnError, RuntimeError):
     """A call comes at a moment, or in a place, where it cannot be done."""
+
+
+class ExportError(AwnError, RuntimeError):
+    """A converted file has foreign operators or does not compute what it should."""

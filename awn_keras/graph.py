@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras.src.backend.common import masking
 
+from awn_keras.errors import ArgumentError, ArgumentTypeError
+
 
 def graph_nodes(model: keras.Model) -> list[Any]:
     """Lists the calls that make up a functional model, inputs left out.
@@ -39,7 +41,7 @@ def graph_nodes(model: keras.Model) -> list[Any]:
                 "Begin it with `keras.Input(shape)`, or call `model.build((None, "
                 "*shape))` first."
             )
-        raise TypeError(
+        raise ArgumentTypeError(
             "`model` must be a functional model, or a Sequential one that is built. "
             f"{way_out} Received: '{getattr(model, 'name', model)}' "
             f"({type(model).__name__})"
@@ -273,7 +275,7 @@ def _given(model: keras.Model, *args: Any, **kwargs: Any) -> dict[int, Any]:
     given = {}
     for old, new in zip(model.inputs, keras.tree.flatten(structure), strict=True):
         if len(old.shape) != len(new.shape):
-            raise ValueError(
+            raise ArgumentError(
                 f"Nested model '{model.name}' is called on a tensor of shape "
                 f"{tuple(new.shape)} for its input of shape {tuple(old.shape)}. "
                 "Reshape the tensor first."

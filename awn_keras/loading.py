@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from awn_keras.baselines import SharedBN, SNet, USNet
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
 
@@ -36,7 +37,7 @@ def load_model(path: str | Path) -> MultiWidthModel:
     path = Path(path)
     model = load_keras_model(path)
     if not isinstance(model, _CLASSES):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"{path} holds a {type(model).__name__}, which has one width only; an "
             "AnyWidthModel is needed. `awn convert` makes one of it."
         )
@@ -62,7 +63,7 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
         raise FileNotFoundError(f"There is no file {path}.")
     wanted = f"{path} is not a saved Keras model (a .keras file of `model.save`)"
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        raise ValueError(f"{wanted}.")
+        raise ArgumentError(f"{wanted}.")
     try:
         return keras.saving.load_model(path, compile=compiled)
     except (
@@ -70,9 +71,9 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
         zipfile.BadZipFile,
     ) as error:
         if "Could not locate" in str(error):
-            raise ValueError(
+            raise ArgumentError(
                 f"{path} has layers or functions of its own: load it in Python, where "
                 "their classes are imported. Keras says: "
                 f"{str(error).partition('Make sure')[0].strip()}"
             ) from error
-        raise ValueError(f"{wanted}, or is damaged: {error}") from error
+        raise ArgumentError(f"{wanted}, or is damaged: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from awn_keras.propagation import Propagation
 from awn_keras.rules import Graded
 from awn_keras.training import backends
@@ -86,7 +87,7 @@ class MultiWidthModel(WidthTrainer):
             if min_width is None:
                 min_width = widths_grid[0]
             if min_width != widths_grid[0]:
-                raise ValueError(
+                raise ArgumentError(
                     "`min_width` must be the first of `widths_grid`. Received: "
                     f"min_width={min_width}, widths_grid={list(widths_grid)}"
                 )
@@ -108,7 +109,7 @@ class MultiWidthModel(WidthTrainer):
             widths_grid,
         )
         if self.min_width < 1 and not len(networks.thresholds):
-            raise ValueError(
+            raise ArgumentError(
                 "There is one network only: no layer has channels that are off at "
                 f"min_width={self.min_width}. Use more channels, or a smaller "
                 f"`divisor`. Received: divisor={divisor}"
@@ -279,7 +280,7 @@ class MultiWidthModel(WidthTrainer):
         predictors = self._runtime.predictors
         if not hasattr(predictors, "own"):
             if type(self).predict_step is not keras.Model.predict_step:
-                raise NotImplementedError(
+                raise UnsupportedError(
                     f"{type(self).__name__} '{self.name}' has a `predict_step` of its "
                     "own, which runs it at its own width: set `model.width` instead."
                 )
@@ -321,7 +322,7 @@ class MultiWidthModel(WidthTrainer):
         Raises:
             NotImplementedError: Always.
         """
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"{type(self).__name__} '{self.name}' cannot be exported as a whole. Use "
             '`awn_keras.export_tflite(model, "model.tflite", widths=[...])`, or '
             "`awn_keras.slim(model, width).export(path)`."
@@ -333,7 +334,7 @@ class MultiWidthModel(WidthTrainer):
         Raises:
             NotImplementedError: Always.
         """
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"{type(self).__name__} '{self.name}' cannot be quantized in place. "
             "Quantize `awn_keras.slim(model, width)`."
         )
@@ -349,7 +350,7 @@ def check_any_width_model(model: Any) -> None:
         TypeError: If it has one width only, or is no model.
     """
     if not isinstance(model, MultiWidthModel):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`; a "
             "plain model has one width only. Make one of it with "
             f"`to_any_width(model)`. Received: '{getattr(model, 'name', model)}' "
@@ -406,7 +407,7 @@ class WidthView:
 
     def _check_no_width(self, arguments: dict[str, Any]) -> None:
         if "width" in arguments:
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"A view has its width, here {self.width}: leave `width` out, or ask "
                 f"the model itself. Received: width={arguments['width']!r}"
             )

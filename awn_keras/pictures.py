@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import write_whole
 from awn_keras.widths import split_name_at_width
 
@@ -38,7 +39,7 @@ def axes_or_new(ax: Any, width: float = 6.0, height: float = 4.0) -> Any:
         TypeError: If `ax` is a path.
     """
     if isinstance(ax, str | Path):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`ax` must be Matplotlib axes. To write a picture, leave it out and call "
             f"`.figure.savefig({str(ax)!r})` on what is returned. Received: ax={ax!r}"
         )
@@ -129,14 +130,14 @@ def plot_curves(curves: Mapping[str, Curve], x: str = "width", ax: Any = None) -
         ValueError: If `x` is unknown, there is no curve, or one has no accuracy.
     """
     if x not in _COSTS:
-        raise ValueError(f"`x` must be one of {sorted(_COSTS)}. Received: x={x!r}")
+        raise ArgumentError(f"`x` must be one of {sorted(_COSTS)}. Received: x={x!r}")
     if not isinstance(curves, Mapping):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`curves` must be a dict of curves by name, such as `{'mine': curve}`. "
             f"Received: {type(curves).__name__}"
         )
     if not curves:
-        raise ValueError("`curves` must hold at least one curve. Received: {}")
+        raise ArgumentError("`curves` must hold at least one curve. Received: {}")
     heights = {
         name: (curve.auc, 100 * np.asarray(curve.accuracy))  # `auc` needs accuracy
         for name, curve in curves.items()
@@ -178,7 +179,7 @@ def plot_history(history: Any, metric: str = "accuracy", ax: Any = None) -> Any:
     """
     logs = getattr(history, "history", history)
     if not isinstance(logs, Mapping):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`history` must be what `fit` returned, or its `history`. Received: "
             f"{type(history).__name__}"
         )
@@ -189,7 +190,7 @@ def plot_history(history: Any, metric: str = "accuracy", ax: Any = None) -> Any:
         if found is not None and found[0] == prefix + metric:
             lines[found[1]] = values
     if not lines:
-        raise ValueError(
+        raise ArgumentError(
             f"`history` has no '{prefix}{metric}' at any width: compile with "
             "`metrics=['accuracy']` and do not set `report_widths=[]`. Received: "
             f"{sorted(logs)}"
@@ -237,13 +238,13 @@ def plot_kernel(layer: keras.Layer, ax: Any = None) -> Any:
     if not isinstance(layer, keras.Layer) or not (
         hasattr(layer, "masked_kernel") or hasattr(layer, "kernel")
     ):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`layer` must be a layer with a kernel, such as "
             "`model.get_layer('tri_conv2d')`. Received: "
             f"{getattr(layer, 'name', layer)!r} of {type(layer).__name__}"
         )
     if not layer.built:
-        raise ValueError(
+        raise ArgumentError(
             f"Layer '{layer.name}' is not built: it has no kernel yet. Call it on a "
             "tensor, or take it from a model."
         )

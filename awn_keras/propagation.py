@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError, UnsupportedError
 from awn_keras.graph import (
     data_tensors,
     graph_nodes,
@@ -157,7 +158,7 @@ def propagate(
     for node in propagation.nodes:
         output = propagation.flows[id(node)].output
         if isinstance(output, Graded) and output.grades.min() > 0:
-            raise ValueError(
+            raise ArgumentError(
                 f"Layer '{node.operation.name}' ({type(node.operation).__name__}) "
                 "would have no channel at the smallest width: all of them come late, "
                 "as those that they are joined with (by Add, or by a shared layer) do."
@@ -287,7 +288,7 @@ def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind:
     return Fixed()
 
 
-def _no_rule(call: LayerCall) -> NotImplementedError:
+def _no_rule(call: LayerCall) -> UnsupportedError:
     name = type(call.layer).__name__
     way_out = (
         f"If it treats each channel by itself, say so with `register_width_rule({name})"
@@ -295,7 +296,7 @@ def _no_rule(call: LayerCall) -> NotImplementedError:
     )
     if not isinstance(call.layer, keras.Layer):
         way_out = "Use a Keras layer in its place, or wrap it in a layer of your own."
-    return NotImplementedError(
+    return UnsupportedError(
         f"No width rule for layer '{call.layer.name}' ({name}). {way_out}"
     )
 
@@ -337,8 +338,8 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
                 )
 
 
-def _nested(call: LayerCall) -> NotImplementedError:
-    return NotImplementedError(
+def _nested(call: LayerCall) -> UnsupportedError:
+    return UnsupportedError(
         f"Nested model '{call.layer.name}' ({type(call.layer).__name__}): only models "
         "without trainable weights that preprocess the inputs can be nested. Call its "
         "layers on the outer tensors instead, so that they are part of one graph."
@@ -382,7 +383,7 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
         )
         if not isinstance(call.layer, keras.Layer):
             way_out = "Use a Keras layer in its place."
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"No width rule for layer '{call.layer.name}' ({name}) after the readout "
             f"'{readout}'. {way_out}"
         )
@@ -407,13 +408,13 @@ def check_outputs(model: keras.Model, propagation: Propagation) -> None:
         if comes_and_goes(kinds[id(output)])
     ]
     if graded:
-        raise ValueError(
+        raise ArgumentError(
             f"The model has no readout before its output '{graded[0]}', whose channels "
             "come and go with the width. End with a plain layer, such as "
             "`keras.layers.Dense(classes)`: its outputs are there at every width."
         )
     if not any(isinstance(kinds[id(output)], PerWidth) for output in model.outputs):
-        raise ValueError(
+        raise ArgumentError(
             "No output of the model depends on the width. An any-width network has a "
             "stem (a plain Conv2D or Dense on the input), Tri layers, and a readout: "
             "end with another plain layer, such as `keras.layers.Dense(classes)`."

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError
 from awn_keras.graph import copy_layer, fill, rebuild
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
@@ -91,7 +92,7 @@ def _copy_weights(
     ]
     for weight, value in zip(copy.weights, values, strict=True):
         if tuple(weight.shape) != value.shape:
-            raise ValueError(
+            raise ArgumentError(
                 f"Layer '{layer.name}' ({type(layer).__name__}): its width rule leaves "
                 f"weight '{weight.name}' at shape {value.shape}, but at width {width} "
                 f"the layer has {tuple(weight.shape)}. Name the weight in `in_axes` or "

@@ -14,6 +14,7 @@ from awn_keras.counting import (
     macs_at,
     parameters_at,
 )
+from awn_keras.errors import ArgumentError
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.rules import Fixed, Graded, PerWidth, mixes_channels, traits_of
@@ -115,7 +116,9 @@ def list_networks(
 def _ascending(model: MultiWidthModel, widths: Iterable[float]) -> list[float]:
     chosen = sorted(set(check_widths(widths, model.min_width)))
     if not chosen:
-        raise ValueError("`widths` must have at least one width. Received: widths=[]")
+        raise ArgumentError(
+            "`widths` must have at least one width. Received: widths=[]"
+        )
     return chosen
 
 

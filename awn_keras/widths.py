@@ -21,6 +21,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from awn_keras.errors import ArgumentError, ArgumentTypeError
+
 #: The regular expression of what `width_label` writes.
 LABEL = r"\d{3}(?:_\d{1,6})?"
 
@@ -55,18 +57,18 @@ def check_width(width: float, min_width: float = 0.0, name: str = "width") -> fl
     if isinstance(width, bool) or not isinstance(
         width, int | float | np.integer | np.floating
     ):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"`{name}` must be a number in (0, 1], such as 0.5. Received: "
             f"{name}={width!r}"
         )
     value = float(width)
     if not 0 < value <= 1:
-        raise ValueError(
+        raise ArgumentError(
             f"`{name}` must be in (0, 1], as in 0.5 for half of each layer's channels "
             f"and 1 for all of them. Received: {name}={width}"
         )
     if value < min_width:
-        raise ValueError(
+        raise ArgumentError(
             f"`{name}` must be at least the model's min_width={min_width}, whose "
             f"channels are always on. Use a width in [{min_width}, 1], or build the "
             f"model with a smaller `min_width`. Received: {name}={width}"
@@ -92,7 +94,7 @@ def check_widths(
         ValueError: If one is outside (0, 1], or below `min_width`.
     """
     if isinstance(widths, str) or not isinstance(widths, Iterable):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"`{name}` must be a sequence of widths, such as [0.25, 1.0]. Received: "
             f"{name}={widths!r}"
         )
@@ -203,7 +205,7 @@ def channel_grades(
     _check_positive(channels, "channels")
     _check_positive(divisor, "divisor")
     if not 0 <= min_width <= 1:
-        raise ValueError(
+        raise ArgumentError(
             f"`min_width` must be in [0, 1]. Received: min_width={min_width}"
         )
     # Channel s belongs to block b = s // divisor + 1 and appears once
@@ -258,7 +260,7 @@ def check_widths_grid(widths_grid: Iterable[float]) -> tuple[float, ...]:
     """
     grid = check_widths(widths_grid, name="widths_grid")
     if not grid or grid[-1] != 1.0 or any(np.diff(grid) <= 0):
-        raise ValueError(
+        raise ArgumentError(
             "`widths_grid` must ascend and end at 1.0, the whole network. "
             f"Received: widths_grid={list(grid)}"
         )
@@ -267,7 +269,7 @@ def check_widths_grid(widths_grid: Iterable[float]) -> tuple[float, ...]:
 
 def _check_positive(value: int, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(
+        raise ArgumentError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
 

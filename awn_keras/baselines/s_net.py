@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from awn_keras.baselines.sliced import Pass, SlicedModel, Statistics
+from awn_keras.errors import ArgumentError
 from awn_keras.training.samplers import FixedWidths, WidthSampler
 from awn_keras.widths import check_widths_grid
 
@@ -100,7 +101,7 @@ class SNet(SlicedModel):
         if isinstance(widths, WidthSampler) and not (
             listed and set(widths.fixed) <= set(self.widths)
         ):
-            raise ValueError(
+            raise ArgumentError(
                 f"`widths` must be a `FixedWidths` of {list(self.widths)}: an S-Net "
                 "trains its listed widths only, each with a BatchNormalization of its "
                 f"own. Received: widths={widths!r}"

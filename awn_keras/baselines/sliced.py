@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from awn_keras.environment import check_runs_on_tensorflow
+from awn_keras.errors import UnsupportedError
 from awn_keras.graph import replay
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, inner_mixers, propagate
@@ -421,21 +422,21 @@ def _check_can_be_sliced(layer: Any, flow: Flow) -> None:
     weighted = bool(getattr(layer, "weights", [])) or isinstance(layer, _L.Reshape)
     if weighted and not normalization and type(layer) not in _RUNNERS:
         names = ", ".join(sorted(c.__name__ for c in _RUNNERS))
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"{where} cannot be sliced to a width: of the layers with weights these "
             f"can be: BatchNormalization, {names}. (`AnyWidthModel` takes more.)"
         )
     if getattr(layer, "activity_regularizer", None) is not None and weighted:
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"{where}: a sliced layer cannot have an `activity_regularizer`. Leave it "
             "out."
         )
     if normalization and getattr(layer, "renorm", False):
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"{where}: a sliced layer must have `renorm=False`. Received: renorm=True"
         )
     if getattr(layer, "padding", None) == "causal":
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"{where}: a sliced layer cannot have causal padding. Received: "
             "padding='causal'"
         )

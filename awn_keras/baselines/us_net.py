@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from awn_keras.baselines.sliced import Pass, SlicedModel, Statistics
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.widths import check_widths
 
 if keras.backend.backend() == "tensorflow":  # elsewhere `SlicedModel` refuses
@@ -80,7 +81,7 @@ class USNet(SlicedModel):
     @staticmethod
     def _check_ends_at_one(widths: Sequence[float]) -> None:
         if widths and max(widths) != 1.0:
-            raise ValueError(
+            raise ArgumentError(
                 "The largest width to calibrate must be 1.0, or wider ones would have "
                 f"no statistics. Received: {list(widths)}"
             )
@@ -138,7 +139,7 @@ class USNet(SlicedModel):
         chosen = self._spread(widths) if isinstance(widths, int) else widths
         chosen = sorted(set(check_widths(chosen, self.min_width)))
         if not chosen:
-            raise ValueError("`widths` must hold at least one width. Received: []")
+            raise ArgumentError("`widths` must hold at least one width. Received: []")
         self._check_ends_at_one(chosen)
         several = len(self.inputs) if len(self.inputs) > 1 else None
         measured = self._measure(_batches(data, batches, batch_size, several), chosen)
@@ -164,7 +165,7 @@ class USNet(SlicedModel):
 
     def _spread(self, count: int) -> list[float]:
         if count < 2:
-            raise ValueError(
+            raise ArgumentError(
                 "`widths` must be at least 2, or a list of widths. Received: "
                 f"widths={count}"
             )
@@ -197,7 +198,7 @@ class USNet(SlicedModel):
                 ):
                     total[:, row, chosen[row]] += count * np.asarray(new, float)
         if not samples:
-            raise ValueError("`data` must hold at least one batch.")
+            raise ArgumentError("`data` must hold at least one batch.")
         return {
             layer.name: total / samples
             for layer, total in zip(layers, totals, strict=True)
@@ -224,7 +225,7 @@ def _batches(
 ) -> Iterator[Any]:
     """Yields the inputs of batches."""
     if isinstance(data, tuple):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`data` must not be a tuple: pass the inputs alone, without labels."
         )
     arrays = hasattr(data, "shape") or (

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
+from awn_keras.errors import ArgumentError
+
 WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
 INPUTS_HELP = "inputs are (pixels - mean) / std of the training set"
 
@@ -135,13 +137,13 @@ def load_dataset(args: argparse.Namespace, model: Any = None) -> Any:
 def _check_data_fits(model: Any, data: Any) -> None:
     inputs = [tuple(x.shape[1:]) for x in model.inputs]
     if inputs != [data.input_shape]:
-        raise ValueError(
+        raise ArgumentError(
             f"`--dataset` must have images of shape {inputs}. Received: {data.name}, "
             f"of {data.input_shape}"
         )
     outputs = [tuple(x.shape[1:]) for x in model.outputs]
     if outputs != [(data.classes,)]:
-        raise ValueError(
+        raise ArgumentError(
             f"`--dataset` must have classes for outputs of shape {outputs}. Received: "
             f"{data.name}, of {data.classes} classes"
         )

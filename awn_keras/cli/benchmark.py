@@ -19,7 +19,7 @@ from awn_keras.cli.arguments import (
     parse_words,
 )
 from awn_keras.cli.output import write_line
-from awn_keras.errors import AwnError
+from awn_keras.errors import ArgumentError, AwnError
 from awn_keras.files import check_can_write
 
 HELP = "Measure each width of TFLite files, here or elsewhere."
@@ -94,7 +94,9 @@ def _count(args: argparse.Namespace) -> None:
     from awn_keras.deploy.benchmark.host import Subject
 
     if args.csv or args.html or args.output:
-        raise ValueError("`--dry` writes no file: leave `--output`, `--csv`, `--html`.")
+        raise ArgumentError(
+            "`--dry` writes no file: leave `--output`, `--csv`, `--html`."
+        )
     for path in args.files:
         costs = costs_of(path.read_bytes(), str(path))
         if args.widths:
@@ -155,7 +157,7 @@ def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
     if not elsewhere and (
         args.cpu or args.gpu or args.benchmark_model or args.cooldown
     ):
-        raise ValueError(
+        raise ArgumentError(
             "`--cpu`, `--gpu`, `--benchmark-model` and `--cooldown` are for a device: "
             "add `--android` or `--ssh`. Here it is `--targets cpu,gpu`."
         )

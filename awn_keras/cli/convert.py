@@ -7,6 +7,7 @@ from pathlib import Path
 
 from awn_keras.cli.arguments import Parser, add_widths_argument
 from awn_keras.cli.output import write_line
+from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write
 
 HELP = "Make a saved Keras model any-width."
@@ -32,9 +33,9 @@ def run(args: argparse.Namespace) -> None:
 
     output = args.output or args.model.with_name(f"{args.model.stem}_any_width.keras")
     if output.suffix != ".keras":
-        raise ValueError(f"`--output` must be a .keras file. Received: {output}")
+        raise ArgumentError(f"`--output` must be a .keras file. Received: {output}")
     if output.exists():
-        raise ValueError(
+        raise ArgumentError(
             f"{output} is there already, and may have been trained. Remove it, or name "
             "another one with `--output`."
         )

@@ -16,6 +16,7 @@ from awn_keras.cli.arguments import (
     parse_widths,
 )
 from awn_keras.cli.output import AGREEMENT_HEAD, agreement, write_line
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import check_can_write
 
 HELP = "Write a TFLite file that runs at some widths."
@@ -125,11 +126,15 @@ def _load_array(path: Path) -> Any:
     try:
         array = np.load(path, allow_pickle=False)
     except (EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an .npy file of numbers: {error}") from error
+        raise ArgumentError(
+            f"{path} is not an .npy file of numbers: {error}"
+        ) from error
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{path} is not an .npy file of numbers: it is an archive.")
+        raise ArgumentTypeError(
+            f"{path} is not an .npy file of numbers: it is an archive."
+        )
     if array.dtype.kind not in "biuf":
-        raise TypeError(
+        raise ArgumentTypeError(
             f"{path} is not an .npy file of real numbers. Received: dtype {array.dtype}"
         )
     return array

@@ -12,6 +12,7 @@ from awn_keras.cli.arguments import (
     load_dataset,
 )
 from awn_keras.cli.output import AGREEMENT_HEAD, agreement, write_line
+from awn_keras.errors import ArgumentError
 
 HELP = "Compare a TFLite file with the model."
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
 
     precision = args.precision
     if precision is not None and precision not in TOLERANCES:
-        raise ValueError(
+        raise ArgumentError(
             f"`--precision` must be one of {', '.join(TOLERANCES)}. Received: "
             f"{precision}"
         )

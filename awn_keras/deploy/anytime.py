@@ -11,6 +11,7 @@ import numpy as np
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.signatures import Refinement
+from awn_keras.errors import ArgumentError, StateError
 
 
 class AnytimeInterpreter:
@@ -55,7 +56,7 @@ class AnytimeInterpreter:
         parsed = map(Refinement.parse, signatures)
         pairs = {pair for pair in parsed if pair and pair.is_in(signatures)}
         if len(pairs) != 1:
-            raise ValueError(
+            raise ArgumentError(
                 "`path` must have two signatures that belong together, such as "
                 "`keep_025_to_100` and `refine_025_to_100`. Received: a file with the "
                 f"signatures {list(signatures)}. `export_tflite(..., refine=(0.25, "
@@ -113,7 +114,7 @@ class AnytimeInterpreter:
         arrays = self._first.encode(x)
         count = len(next(iter(arrays.values())))
         if count != 1:
-            raise ValueError(
+            raise ArgumentError(
                 "`x` must be one sample, (1, ...): the activations of one are kept. "
                 f"Received: {count} samples"
             )
@@ -134,7 +135,7 @@ class AnytimeInterpreter:
             RuntimeError: If there was no `run` before, or LiteRT fails.
         """
         if not self._has_run:
-            raise RuntimeError("`refine()` goes on from `run(x)`. Call that first.")
+            raise StateError("`refine()` goes on from `run(x)`. Call that first.")
         given = {**self._kept, **self._inputs}
         self._model.run_by_name(
             self._pair.refine,

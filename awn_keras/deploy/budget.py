@@ -10,6 +10,7 @@ from statistics import median
 import numpy as np
 
 from awn_keras.deploy.checks import check_integer
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 
 # A median needs three slow runs of five to call a width slow: a pause of the system
 # does not move it, as it would a mean, and it does not lag as a long average does.
@@ -76,7 +77,7 @@ class BudgetPolicy:
         self._wait = [RETRY_AFTER] * count
         self._budget: float | None = None
         if start is not None and start not in self.widths:
-            raise ValueError(
+            raise ArgumentError(
                 f"`start` must be one of {list(self.widths)}. Received: start={start}"
             )
         known = measured or {}
@@ -206,12 +207,12 @@ def _check_budget(budget_ms: float | None) -> float | None:
     if isinstance(budget_ms, bool) or not isinstance(
         budget_ms, int | float | np.integer | np.floating
     ):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`budget_ms` must be a number of milliseconds, or None for no limit. "
             f"Received: budget_ms={budget_ms!r}"
         )
     if not budget_ms > 0:
-        raise ValueError(
+        raise ArgumentError(
             "`budget_ms` must be positive, or None for no limit. Received: "
             f"budget_ms={budget_ms}"
         )

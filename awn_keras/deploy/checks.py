@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from awn_keras.errors import ArgumentError, ArgumentTypeError
+
 
 def check_integer(value: int, name: str, least: int) -> None:
     """Checks an argument that must be an integer.
@@ -18,6 +20,10 @@ def check_integer(value: int, name: str, least: int) -> None:
         ValueError: If it is too small.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
+        raise ArgumentTypeError(
+            f"`{name}` must be an integer. Received: {name}={value!r}"
+        )
     if value < least:
-        raise ValueError(f"`{name}` must be at least {least}. Received: {name}={value}")
+        raise ArgumentError(
+            f"`{name}` must be at least {least}. Received: {name}={value}"
+        )

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from awn_keras.deploy.errors import ExportError
+from awn_keras.errors import ExportError
 from awn_keras.graph import functions_of
 
 #: The module that the child runs.

@@ -13,7 +13,7 @@ import numpy as np
 
 from awn_keras.deploy.child import OwnObject
 from awn_keras.deploy.converter import convert
-from awn_keras.deploy.errors import ExportError
+from awn_keras.errors import ExportError
 
 
 def main(argv: Sequence[str]) -> int:

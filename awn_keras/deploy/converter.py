@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from awn_keras.deploy.child import convert_in_child
-from awn_keras.deploy.errors import ExportError
+from awn_keras.errors import ArgumentError, ExportError
 from awn_keras.graph import operation_of
 
 if TYPE_CHECKING:
@@ -147,11 +147,11 @@ def check_precision(
 ) -> None:
     """Raises a ValueError if there is no such precision, or its samples are missing."""
     if precision not in PRECISIONS:
-        raise ValueError(
+        raise ArgumentError(
             f"`precision` must be one of {PRECISIONS}. Received: {precision!r}"
         )
     if precision == "int8" and representative is None:
-        raise ValueError(
+        raise ArgumentError(
             "`precision='int8'` needs `representative`: some hundred training inputs, "
             "from which the ranges of all activations are found. "
             "`precision='dynamic_range'` needs none."

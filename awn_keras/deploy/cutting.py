@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError
 from awn_keras.graph import copy_layer, fill, graph_nodes, operation_of, rebuild
 from awn_keras.rules import (
     WidthRule,
@@ -59,7 +60,7 @@ class Cut:
         size = (inputs, outputs)[side]
         ends = [end for end in self.ends if end[side] <= size]
         if not ends or ends[-1][side] != size:
-            raise ValueError(
+            raise ArgumentError(
                 f"A layer of {inputs} input and {outputs} output channels does not end "
                 f"where a block does. Received: ends={self.ends}"
             )
@@ -114,7 +115,7 @@ def continuation(
     cutter = _Cutter(cuts, wide, narrow)
     rest = cutter.apply()
     if not cutter.kept:
-        raise ValueError(
+        raise ArgumentError(
             f"No activation of '{wide.name}' is the same at both widths: none of its "
             f"layers is cut. Received: cuts of {sorted(cuts)}"
         )
@@ -243,7 +244,7 @@ class _Cutter:
                 [type(node.operation) for node in graph] for graph in (nodes, others)
             )
             if kinds != other_kinds:
-                raise ValueError(
+                raise ArgumentError(
                     f"'{narrow.name}' and '{model.name}' must be networks of one "
                     "model. They have other layers."
                 )

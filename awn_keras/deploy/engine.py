@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from awn_keras.errors import AwnError
+
 _PROGRAM = Path(__file__).with_name("engine_program.py")
 
 
-class EngineError(RuntimeError):
+class EngineError(AwnError, RuntimeError):
     """LiteRT fails on a file."""
 
 

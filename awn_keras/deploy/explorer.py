@@ -16,6 +16,7 @@ from awn_keras.deploy.benchmark.costs import costs_of
 from awn_keras.deploy.benchmark.host import accuracies
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.errors import ArgumentError
 from awn_keras.pictures import COLORS, new_figure
 
 _TIMED_RUNS = 50
@@ -118,13 +119,13 @@ class _View:
         _check_samples(x, y)
         names = list(class_names)
         if names and len(names) <= y.max():
-            raise ValueError(
+            raise ArgumentError(
                 "`class_names` must have a name for each class. Received: "
                 f"{len(names)} names, labels up to {y.max()}"
             )
         pictures = _scaled(x[:shown]) if images is None else np.asarray(images[:shown])
         if len(pictures) != len(x[:shown]) or pictures.shape[3:] not in ((1,), (3,)):
-            raise ValueError(
+            raise ArgumentError(
                 "`images` must be pictures of the samples, (n, rows, cols, 1 or 3). "
                 f"Received: shape {np.shape(x if images is None else images)} for "
                 f"{len(x)} samples"
@@ -192,12 +193,12 @@ class _View:
 
 def _check_samples(x: np.ndarray, y: np.ndarray) -> None:
     if x.ndim != 4 or not len(x):
-        raise ValueError(
+        raise ArgumentError(
             "`x` must be images, (n, rows, cols, channels), at least one. Received: "
             f"an array of shape {x.shape}"
         )
     if y.shape != x.shape[:1] or y.dtype.kind not in "iu":
-        raise ValueError(
+        raise ArgumentError(
             "`y` must have an integer class for each sample, (n,). Received: an array "
             f"of {y.dtype} of shape {y.shape} for {len(x)} samples"
         )

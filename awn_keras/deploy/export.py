@@ -30,6 +30,7 @@ from awn_keras.deploy.verification import (
     default_tolerance,
 )
 from awn_keras.environment import environment
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import check_can_write, write_whole
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.slimming import slim
@@ -207,19 +208,19 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
         widths[0] = model.min_width  # not rounded down
     widths = sorted(set(check_widths(widths, model.min_width)))
     if not widths or len(set(map(width_label, widths))) < len(widths):
-        raise ValueError(
+        raise ArgumentError(
             "`widths` must not be empty, and differ by a millionth at least, for their "
             f"names. Received: widths={widths}"
         )
     if len(set(model.output_names)) < len(model.output_names):
-        raise ValueError(
+        raise ArgumentError(
             "Outputs must come from layers of their own, after which a file calls them."
             f" Received: outputs of the layers {model.output_names}. Put an `Identity` "
             "layer after one of them."
         )
     unknown = [x for x in model.inputs if None in x.shape[1:]]
     if unknown:
-        raise ValueError(
+        raise ArgumentError(
             "TFLite files have fixed shapes: give the `Input` a full one. Received: "
             f"input '{unknown[0].name}' of shape {tuple(unknown[0].shape)}"
         )
@@ -229,12 +230,12 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
 def check_path(path: Path, single_file: bool) -> Path:
     """Raises a ValueError if a path does not fit the kind of export."""
     if single_file and path.suffix != ".tflite":
-        raise ValueError(
+        raise ArgumentError(
             "`path` must end in '.tflite'; with `single_file=False` it is a directory. "
             f"Received: path={str(path)!r}"
         )
     if not single_file and path.suffix == ".tflite":
-        raise ValueError(
+        raise ArgumentError(
             "With `single_file=False` `path` must be a directory. Received: "
             f"path={str(path)!r}"
         )
@@ -253,21 +254,21 @@ def _check_refine(
     received = f"Received: refine={refine!r}"
     pair = [] if np.ndim(refine) != 1 else check_widths(refine, model.min_width)
     if len(pair) != 2 or not set(pair) <= set(widths) or pair[0] >= pair[1]:
-        raise ValueError(
+        raise ArgumentError(
             "`refine` must be two of the exported widths, the narrower one first. "
             f"{received}, with widths {widths}"
         )
     if not single_file:
-        raise ValueError(
+        raise ArgumentError(
             f"`refine` needs both widths in one file: `single_file=True`. {received}"
         )
     if precision == "int8":
-        raise ValueError(
+        raise ArgumentError(
             "`refine` hands on activations as floats: `precision` must not be 'int8'. "
             f"'dynamic_range' stores int8 constants, too. {received}"
         )
     if all(layer.readout for layer in candidates(model).values()):
-        raise ValueError(
+        raise ArgumentError(
             f"`refine` needs layers that give the same at both widths; '{model.name}' "
             "has no Tri layer that can be cut (`awn_keras.deploy.layouts.candidates`). "
             f"{received}"
@@ -300,7 +301,7 @@ def _check_manifest(path: Path) -> None:
     except (TypeError, ValueError):
         ours = False
     if not ours:
-        raise ValueError(
+        raise ArgumentError(
             f"{path} is there already and is no manifest of an export, which would "
             "have this name. Choose another `path`."
         )
@@ -329,7 +330,9 @@ def _describe(
     try:
         json.dumps(described)
     except TypeError as error:
-        raise TypeError(f"`metadata` must be what JSON holds: {error}") from error
+        raise ArgumentTypeError(
+            f"`metadata` must be what JSON holds: {error}"
+        ) from error
     return described
 
 

@@ -21,6 +21,7 @@ from awn_keras.deploy.engine import (
     run_apart,
 )
 from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.errors import ArgumentError
 
 #: Seconds that the engine may take: to find a GPU, and to run a file.
 PROBE_TIMEOUT, RUN_TIMEOUT = 60, 900
@@ -110,7 +111,7 @@ def run_on_gpu(
     if signature is None and len(known) == 1:
         (signature,) = known
     if signature is None or signature not in known:
-        raise ValueError(
+        raise ArgumentError(
             f"`signature` must be one of {sorted(known)}. Received: {signature!r}"
         )
     inputs_of = known[signature].inputs
@@ -118,7 +119,7 @@ def run_on_gpu(
     received = [(x.shape[1:], x.dtype) for x in inputs]
     counts = {x.shape[:1] for x in inputs}
     if received != wanted or len(counts) != 1 or counts & {(), (0,)}:
-        raise ValueError(
+        raise ArgumentError(
             f"`inputs` must be arrays `(n, ...)`, n > 0, for samples of {wanted}. "
             f"Received: {[(x.shape, x.dtype) for x in inputs]}"
         )

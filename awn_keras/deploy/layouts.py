@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from awn_keras.deploy.cutting import Cut
+from awn_keras.errors import ArgumentError
 from awn_keras.graph import mask_of
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
@@ -252,7 +253,7 @@ def choose_cuts(
         ValueError: If `layout` is none of these.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
+        raise ArgumentError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
     layers = candidates(model)
     if layout == "dense":
         return {}

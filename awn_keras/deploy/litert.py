@@ -13,6 +13,7 @@ import numpy as np
 
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.signatures import signature_width
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.widths import check_width, find_width
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Tensor:
         """
         batch, rest = self.declared_shape[:1], self.declared_shape[1:]
         if batch not in ((1,), (-1,)) or -1 in rest:
-            raise ValueError(
+            raise ArgumentError(
                 "`path` must have signatures of batch size 1 and fixed shapes. "
                 f"Received: '{self.name}' of shape {self.declared_shape}"
             )
@@ -85,13 +86,13 @@ class Tensor:
             is_sample = x.shape == self.sample_shape
             hint = " Add the batch axis: `x[None]`." if is_sample else ""
             wanted = ", ".join(map(str, ("n", *self.sample_shape)))
-            raise ValueError(
+            raise ArgumentError(
                 f"`x` must have the shape ({wanted}) for input '{self.name}'. "
                 f"Received: an array of shape {x.shape}.{hint}"
             )
         if self.scale and x.dtype.kind == "f":
             if np.isnan(x).any():
-                raise ValueError(
+                raise ArgumentError(
                     f"`x` must not have NaN for the quantized input '{self.name}'."
                 )
             limits = np.iinfo(self.dtype)
@@ -99,7 +100,7 @@ class Tensor:
             return np.clip(steps, limits.min, limits.max).astype(self.dtype)
         fits = x.dtype == self.dtype if self.scale else _can_cast(x, self.dtype)
         if not fits:
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"`x` must be {self.dtype}{' or floats' * bool(self.scale)} for "
                 f"input '{self.name}', or fit into it. Received: an array of "
                 f"{x.dtype}"
@@ -174,14 +175,14 @@ class Signature:
             x = {names[0]: x}
         if not isinstance(x, Mapping) or set(x) != set(names):
             received = sorted(x) if isinstance(x, Mapping) else type(x).__name__
-            raise ValueError(
+            raise ArgumentError(
                 f"`x` must be a dict with an array for each of the inputs {names}. "
                 f"Received: {received}"
             )
         arrays = {tensor.name: tensor.encode(x[tensor.name]) for tensor in self.inputs}
         counts = {name: len(array) for name, array in arrays.items()}
         if len(set(counts.values())) > 1:
-            raise ValueError(
+            raise ArgumentError(
                 "`x` must have the same number of samples for each input. Received: "
                 f"{counts}"
             )
@@ -257,7 +258,7 @@ class TFLiteFile:
             for key in interpreter.get_signature_list()
         }
         if not self.signatures:
-            raise ValueError(
+            raise ArgumentError(
                 f"'{self.name}' has no signatures; `export_tflite` writes them."
             )
 
@@ -293,7 +294,7 @@ class TFLiteFile:
             if signature.width is not None
         }
         if not widths:
-            raise ValueError(
+            raise ArgumentError(
                 "`path` must have a signature for each width, named as "
                 f"`width_050`. Received: a file with the signatures "
                 f"{list(self.signatures)}. `awn_keras.deploy` exports such files."
@@ -317,7 +318,7 @@ class TFLiteFile:
         """
         known = find_width(check_width(width), self.by_width)
         if known is None:
-            raise ValueError(
+            raise ArgumentError(
                 f"`width` must be one of the file's widths, {list(self.by_width)}. "
                 f"Run one of these, or export the file with this one, too: "
                 f"`export_tflite(model, path, widths=[..., {width}])`. Received: "
@@ -352,14 +353,14 @@ def _open(source: str | Path | bytes, name: str, num_threads: int) -> Interprete
         Path(source).open("rb").close()
         where = {"model_path": str(source)}
     else:
-        raise TypeError(
+        raise ArgumentTypeError(
             "`path` must be the path of a TFLite file, or its content as bytes. "
             f"Received: path={source!r}"
         )
     try:
         return Interpreter(**where, num_threads=num_threads)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise ArgumentError(
             f"'{name}' is not a TFLite file, or not a whole one. LiteRT says: {error}"
         ) from error
 

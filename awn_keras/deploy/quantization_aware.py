@@ -29,9 +29,9 @@ import keras
 import numpy as np
 
 from awn_keras.deploy.converter import custom_operators, input_name
-from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.verification import check_samples
 from awn_keras.environment import check_runs_on_tensorflow
+from awn_keras.errors import ArgumentError, ExportError, UnsupportedError
 from awn_keras.graph import assign, graph_nodes, replay
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.slimming import slim
@@ -218,7 +218,7 @@ def convert_int8(model: tf_keras.Model, signature: str) -> bytes:
     outputs = [name.removeprefix("quant_") for name in model.output_names]
     for name, x in inputs.items():
         if None in x.shape[1:]:
-            raise ValueError(
+            raise ArgumentError(
                 "TFLite files have fixed shapes: give the `Input` a full one. Received:"
                 f" input '{name}' of shape {tuple(x.shape)}"
             )
@@ -322,7 +322,7 @@ def _layer_like(layer: Any, keras_2: Any) -> Any:
     kind = type(layer).__name__
     layer_class = getattr(keras_2.layers, kind, None)
     if not isinstance(layer, keras.Layer) or layer_class is None:
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"tf_keras has no layer like '{layer.name}' ({kind}). Build the model with "
             "one that it has: `Add`, `Multiply`, `Rescaling` or `Activation` do what "
             "operators and functions of `keras.ops` do."
@@ -340,7 +340,7 @@ def _layer_like(layer: Any, keras_2: Any) -> Any:
     try:
         return layer_class.from_config({**config, "dtype": "float32"})
     except (TypeError, ValueError) as error:
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"Layer '{layer.name}' ({kind}) has arguments that tf_keras does not take: "
             f"{error}"
         ) from error

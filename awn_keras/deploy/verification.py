@@ -14,10 +14,10 @@ import keras
 import numpy as np
 
 from awn_keras.deploy.converter import custom_operators, input_name
-from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
 from awn_keras.deploy.litert import Signature, TFLiteFile
 from awn_keras.deploy.signatures import Refinement
+from awn_keras.errors import ArgumentError, ArgumentTypeError, ExportError
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.widths import find_width
 
@@ -116,7 +116,7 @@ def verify_tflite(
         OSError: If it cannot be read.
     """
     if not isinstance(model, MultiWidthModel):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`: "
             f"`verify_tflite(path, model)`. Received: {type(model).__name__}"
         )
@@ -127,7 +127,7 @@ def verify_tflite(
     )
     outside = [width for width, _ in by_width if not model.min_width <= width <= 1]
     if outside:
-        raise ValueError(
+        raise ArgumentError(
             f"'{path}' has width {outside[0]}, outside the model's [{model.min_width}, "
             "1]: it was made from another model."
         )
@@ -153,7 +153,7 @@ def _width_of(signature: Signature, file: TFLiteFile, model: MultiWidthModel) ->
     else:
         width = signature.width
     if width is None:
-        raise ValueError(
+        raise ArgumentError(
             f"Signatures of '{file.name}' must be called after widths, as 'width_050', "
             "or belong together, as 'keep_025_to_100' and 'refine_025_to_100'. "
             f"Received: '{signature.name}'"
@@ -188,7 +188,7 @@ def check_samples(
         for shape, x in zip(shapes, model.inputs, strict=True)
     )
     if not fit or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
-        raise ValueError(
+        raise ArgumentError(
             f"`{argument}` must be at least one sample for inputs of shape "
             f"{[tuple(x.shape) for x in model.inputs]}. Received: arrays of shape "
             f"{shapes}"
@@ -280,7 +280,7 @@ def _check_contract(
         takes = [(name, shape) for name, shape in takes if name in inputs]
         gives = [(name, shape) for name, shape in gives if name in outputs]
     if (takes, gives) != (must_take, must_give):
-        raise ValueError(
+        raise ArgumentError(
             f"Signature '{signature.name}' must have the inputs and outputs of model "
             f"'{model_name}', {[*must_take, *must_give]}. Received: {received}. Is it "
             "of another model?"

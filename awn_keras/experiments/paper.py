@@ -10,6 +10,7 @@ from typing import Any
 from awn_keras.architectures import lenet_3c1l
 from awn_keras.counting import count_active_parameters, count_parameters
 from awn_keras.data import DATASETS
+from awn_keras.errors import ArgumentError
 from awn_keras.runs.presets import paper_recipe, recommended_recipe
 from awn_keras.runs.recipe import Recipe
 from awn_keras.slimming import slim
@@ -114,7 +115,7 @@ def _of_systems(
 ) -> Callable[[str, str], list[PaperRun]]:
     def runs(dataset: str, architecture: str) -> list[PaperRun]:
         if trace and architecture != "lenet_3c1l":
-            raise ValueError(
+            raise ArgumentError(
                 "The paper has this for LeNet-3C1L only: take 'lenet_3c1l'. Received: "
                 f"architecture={architecture!r}"
             )
@@ -209,7 +210,7 @@ def _individual(dataset: str, architecture: str) -> list[PaperRun]:
     By the paper's recipe and by that of `awn train`; with the AWNs of both.
     """
     if architecture != "lenet_3c1l":
-        raise ValueError(
+        raise ArgumentError(
             "Individual networks are sized by `filters`, which architecture="
             f"'{architecture}' has not: take 'lenet_3c1l'."
         )
@@ -363,22 +364,22 @@ def runs_of(
         ValueError: If a name is wrong, or `systems` empty.
     """
     if experiment not in EXPERIMENTS:
-        raise ValueError(
+        raise ArgumentError(
             f"The experiment must be one of {sorted(EXPERIMENTS)}. Received: "
             f"{experiment!r}"
         )
     dataset = EXPERIMENTS[experiment].datasets[0] if dataset is None else dataset
     if dataset not in DATASETS:
-        raise ValueError(
+        raise ArgumentError(
             f"`dataset` must be one of {sorted(DATASETS)}. Received: dataset={dataset}"
         )
     if seeds < 1:
-        raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds}")
+        raise ArgumentError(f"`seeds` must be at least 1. Received: seeds={seeds}")
     runs = EXPERIMENTS[experiment].runs(dataset, architecture)
     labels = [run.label for run in runs]
     unknown = sorted(set(systems or ()) - set(labels))
     if unknown or systems == []:
-        raise ValueError(f"`systems` must be of {labels}. Received: {unknown}")
+        raise ArgumentError(f"`systems` must be of {labels}. Received: {unknown}")
     return [
         replace(
             run,

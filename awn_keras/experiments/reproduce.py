@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from awn_keras.data import DATASETS
+from awn_keras.errors import ArgumentError
 from awn_keras.experiments import figures, tables
 from awn_keras.experiments.paper import EXPERIMENTS, PaperRun, recommended_arm, runs_of
 from awn_keras.experiments.statistics import trace_of
@@ -63,11 +64,11 @@ def load_result(run_: PaperRun, results: Path) -> dict[str, Any] | None:
         kept = {**Recipe().as_json(), **result["recipe"]}
         _check_complete(result)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise ArgumentError(
             f"{path} is not the result of a run. Remove it to run again."
         ) from error
     if kept != run_.recipe.as_json():
-        raise ValueError(
+        raise ArgumentError(
             f"{path} is the result of another recipe. Remove it to run again, or name "
             "another directory of results."
         )

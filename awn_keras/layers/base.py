@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from awn_keras.constraints import LowerTriangular, pack_grades
+from awn_keras.errors import ArgumentError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -149,17 +150,17 @@ class TriangularKernel(keras.Layer):
         out_grades: Sequence[Any] | np.ndarray | None,
     ) -> None:
         if (in_grades is None) != (out_grades is None):
-            raise ValueError(
+            raise ArgumentError(
                 f"{self._title()}: give both `in_grades` and `out_grades`, or "
                 f"neither. Received: in_grades={in_grades}, out_grades={out_grades}"
             )
         if getattr(self, "data_format", None) == "channels_first":
-            raise ValueError(
+            raise ArgumentError(
                 f"{self._title()}: `data_format` must be 'channels_last', as TFLite "
                 "needs it. Received: data_format='channels_first'"
             )
         if getattr(self, "groups", 1) != 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self._title()}: `groups` must be 1, since groups of channels have "
                 "no common order to cut at; use DepthwiseConv2D for one group a "
                 f"channel. Received: groups={self.groups}"
@@ -311,7 +312,7 @@ class TriangularKernel(keras.Layer):
             same = np.array_equal(grades[0], self.in_grades)
             if same and np.array_equal(grades[1], self.out_grades):
                 return
-            raise ValueError(
+            raise ArgumentError(
                 f"{self._title()} already has its place in a model with other widths "
                 "(min_width, divisor or widths_grid), or is called at two places with "
                 "different grades. Build a fresh layer; to copy a model, "
@@ -361,15 +362,15 @@ class TriangularKernel(keras.Layer):
         """
         raise self._no_quantization()
 
-    def _no_lora(self) -> NotImplementedError:
-        return NotImplementedError(
+    def _no_lora(self) -> UnsupportedError:
+        return UnsupportedError(
             f"{self._title()}: `lora_rank` is not supported, because a low-rank "
             "update fills the forbidden half of the kernel. Train the kernel itself, "
             "or use LoRA on `slim(model, width)`."
         )
 
-    def _no_quantization(self) -> NotImplementedError:
-        return NotImplementedError(
+    def _no_quantization(self) -> UnsupportedError:
+        return UnsupportedError(
             f"{self._title()}: Keras quantization is not supported, because its "
             "forward pass does not know the mask. Quantize `slim(model, width)`."
         )

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from awn_keras.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -150,7 +152,7 @@ class CallSize:
 
     def _positions(self, shape: tuple[Any, ...]) -> int:
         if None in shape[1:]:
-            raise ValueError(
+            raise ArgumentError(
                 f"MACs need a known shape. Received: layer '{self.name}' with shape "
                 f"{shape}. Give the `Input` a full shape."
             )

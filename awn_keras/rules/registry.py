@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.graph import data_tensors, is_stock
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.rules.kinds import CallSize, Channels, Flow, Kind, Labelled
@@ -65,9 +66,9 @@ class LayerCall:
             raise self.error("must have one input, of graded channels.")
         return self.kinds[0].labels
 
-    def error(self, reason: str) -> ValueError:
+    def error(self, reason: str) -> ArgumentError:
         """An error that names this layer."""
-        return ValueError(
+        return ArgumentError(
             f"Layer '{self.layer.name}' ({type(self.layer).__name__}): {reason}"
         )
 
@@ -263,13 +264,15 @@ def register_width_rule(
         >>> register_width_rule(Scale, WidthRule(in_axes={"scale": -1}))
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Layer)):
-        raise TypeError(
+        raise ArgumentTypeError(
             "`layer_class` must be a Keras layer class. Received: "
             f"layer_class={layer_class!r}"
         )
     rule = WidthRule() if rule is None else rule
     if not isinstance(rule, WidthRule):
-        raise TypeError(f"`rule` must be a `WidthRule`. Received: rule={rule!r}")
+        raise ArgumentTypeError(
+            f"`rule` must be a `WidthRule`. Received: rule={rule!r}"
+        )
     _RULES[layer_class] = rule
     if rule.triangular is not None:
         _RULES[rule.triangular] = replace(

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from awn_keras.data import Batches
+from awn_keras.errors import ArgumentError
 
 #: The backend of each strategy; the first of a backend is its default.
 STRATEGIES = {
@@ -52,7 +53,7 @@ class Devices:
             ValueError: If it has not.
         """
         if batch_size % self.count:
-            raise ValueError(
+            raise ArgumentError(
                 "`batch_size` is that of all devices together, and must be a multiple "
                 f"of their number. Received: batch_size={batch_size} for {self.count} "
                 "devices"
@@ -126,7 +127,7 @@ class Devices:
             strategy = tf.distribute.get_strategy()
             totals = strategy.experimental_local_results(strategy.run(total))
         if int(totals[0]) != epoch * self.count:
-            raise ValueError(
+            raise ArgumentError(
                 f"Workers see different numbers of finished epochs in {directory}: "
                 f"this one sees {epoch}. Name a folder that all of them share."
             )
@@ -181,7 +182,9 @@ def choose_devices(strategy: str | None = None, devices: int | None = None) -> D
             devices.
     """
     if devices is not None and devices < 1:
-        raise ValueError(f"`devices` must be at least 1. Received: devices={devices}")
+        raise ArgumentError(
+            f"`devices` must be at least 1. Received: devices={devices}"
+        )
     if strategy is None and devices in (None, 1):
         return Devices()
     strategy = _check_strategy(strategy, devices)
@@ -202,17 +205,17 @@ def _check_strategy(strategy: str | None, devices: int | None) -> str:
     backend = keras.backend.backend()
     received = f"devices={devices}, strategy={strategy}, KERAS_BACKEND={backend}"
     if strategy is not None and strategy not in STRATEGIES:
-        raise ValueError(
+        raise ArgumentError(
             f"`strategy` must be one of {', '.join(STRATEGIES)}. Received: {strategy}"
         )
     own = [name for name, needed in STRATEGIES.items() if needed == backend]
     if not own:
-        raise ValueError(
+        raise ArgumentError(
             "Several devices with PyTorch take a script of your own, started by "
             f"torchrun: docs/distributed.md has one. Received: {received}"
         )
     if strategy is not None and strategy not in own:
-        raise ValueError(
+        raise ArgumentError(
             f"`strategy` must be {' or '.join(own)} with this backend; "
             f"`strategy={strategy}` needs KERAS_BACKEND={STRATEGIES[strategy]}. "
             f"Received: {received}"
@@ -225,12 +228,12 @@ def _names_of_devices(count: int | None) -> list[str]:
     names = _LIST_DEVICES[keras.backend.backend()](count or 1)
     kind = names[0].partition(":")[0]
     if kind.lower() == "cpu" and count is None:
-        raise ValueError(
+        raise ArgumentError(
             "There are no accelerators here that could be counted: say how many "
             "devices are to be made of the processor. Received: devices=None"
         )
     if count is not None and len(names) < count:
-        raise ValueError(
+        raise ArgumentError(
             f"There are not so many devices here. Received: devices={count} for "
             f"{', '.join(names)}"
         )
@@ -265,7 +268,7 @@ _LIST_DEVICES = {"tensorflow": _list_tensorflow, "jax": _list_jax}
 def _workers(devices: int | None) -> Devices:
     """The machines of TF_CONFIG, of which this is one."""
     if devices is not None:
-        raise ValueError(
+        raise ArgumentError(
             "`devices` is not for `strategy=multiworker`: TF_CONFIG says which "
             "machines train, and each takes its GPUs, or its processor as one device. "
             f"Received: devices={devices}"
@@ -281,7 +284,7 @@ def _workers(devices: int | None) -> Devices:
         if not 0 <= task[1] < len(config["cluster"][task[0]]):
             raise IndexError(task)
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise ArgumentError(
             "`strategy=multiworker` needs the machines, and which of them this is, in "
             f"the environment's TF_CONFIG, such as {example}. Received: {text!r}"
         ) from error

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from awn_keras.errors import ArgumentError
 from awn_keras.runs.recipe import UNUSED, Recipe
 
 #: What the paper changes of `Recipe` for a data set; nothing for one without a row.
@@ -75,7 +76,7 @@ def paper_recipe(
         Vu et al., Any-Width Networks (2020), section 5.1.
     """
     if system not in PAPER_SYSTEMS:
-        raise ValueError(
+        raise ArgumentError(
             f"`system` must be one of {sorted(PAPER_SYSTEMS)}. Received: "
             f"system={system!r}"
         )

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from awn_keras.errors import ArgumentError
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.runs.networks import NETWORKS
 from awn_keras.widths import check_width, check_widths
@@ -128,7 +129,7 @@ class Recipe:
             ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(
+                raise ArgumentError(
                     f"`{name}` must be one of {sorted(allowed)}. Received: "
                     f"{name}={getattr(self, name)!r}"
                 )
@@ -137,13 +138,13 @@ class Recipe:
             "calibration_batches",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(
+                raise ArgumentError(
                     f"`{name}` must be at least 1. Received: "
                     f"{name}={getattr(self, name)}"
                 )
         for name in ("learning_rate", "width_multiplier"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
+                raise ArgumentError(
                     f"`{name}` must be above 0. Received: {name}={getattr(self, name)}"
                 )
         for name, end in (
@@ -151,7 +152,7 @@ class Recipe:
             *(("weight_decay", math.inf), ("seed", 2**32)),
         ):
             if not 0 <= getattr(self, name) < end:
-                raise ValueError(
+                raise ArgumentError(
                     f"`{name}` must be in [0, {end}). Received: "
                     f"{name}={getattr(self, name)}"
                 )
@@ -169,12 +170,12 @@ class Recipe:
         ):
             for name in unused:
                 if getattr(self, name) != getattr(type(self), name):
-                    raise ValueError(
+                    raise ArgumentError(
                         f"`{name}` means nothing to {to}={getattr(self, to)!r}: leave "
                         f"it out. Received: {name}={getattr(self, name)}"
                     )
         if self.system == "s_net" and self.sampler != "fixed":
-            raise ValueError(
+            raise ArgumentError(
                 "An S-Net trains its listed widths: `sampler` must be 'fixed'. "
                 f"Received: sampler={self.sampler!r}"
             )

@@ -12,6 +12,7 @@ import keras
 
 from awn_keras.callbacks import WidthProgbar
 from awn_keras.data import ImageData, load_data
+from awn_keras.errors import ArgumentError
 from awn_keras.files import write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
@@ -170,7 +171,7 @@ def _check_devices(recipe: Recipe, devices: Devices) -> None:
         return
     backend = keras.backend.backend()
     if devices.strategy is not None or backend != "tensorflow":
-        raise ValueError(
+        raise ArgumentError(
             f"`system={recipe.system}` trains on one device, with TensorFlow. Leave "
             "`devices` and `strategy`, and set KERAS_BACKEND=tensorflow. Received: "
             f"strategy={devices.strategy}, KERAS_BACKEND={backend}"
@@ -185,13 +186,13 @@ def _started(
     if not (directory / "model.keras").exists():
         return model, []
     if not holds_run_of(recipe, directory):
-        raise ValueError(
+        raise ArgumentError(
             f"{directory} holds {other_run(recipe, directory / 'recipe.json')}. "
             "Name another directory. Only a run of the same recipe, epochs included, "
             "can be resumed; to train a finished model longer, load it and call `fit`."
         )
     if not resume:
-        raise ValueError(
+        raise ArgumentError(
             f"{directory} holds a run already. Resume it, or name another one."
         )
     model = load_keras_model(directory / "model.keras")

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import UnsupportedError
 from awn_keras.training.private import element_spec, strategy_of
 
 
@@ -236,7 +237,7 @@ def update(model: keras.Model, gradients: Sequence[Any]) -> None:
     """
     weights, optimizer = model.trainable_variables, model.optimizer
     if _replicas() > 1 and optimizer.gradient_accumulation_steps:
-        raise NotImplementedError(
+        raise UnsupportedError(
             "Keras' optimizers cannot accumulate gradients over replicas of "
             "`tf.distribute`. Use an optimizer without `gradient_accumulation_steps`. "
             f"Received: gradient_accumulation_steps="
@@ -344,7 +345,7 @@ def check_can_run_steps(model: keras.Model) -> None:
         NotImplementedError: If it is above 1, and there is a strategy.
     """
     if has_strategy(model) and model.steps_per_execution > 1:
-        raise NotImplementedError(
+        raise UnsupportedError(
             "Keras cannot run several steps by one call with a strategy of "
             "`tf.distribute`: leave `steps_per_execution` out. Received: "
             f"steps_per_execution={model.steps_per_execution}"

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError
 from awn_keras.propagation import Propagation
 from awn_keras.rules import WidthRule, rule_of
 from awn_keras.slices import channel_axis
@@ -45,7 +46,7 @@ def check_frozen_up_to(value: Any, min_width: float) -> Schedule:
     if not is_schedule(value) and value:
         check_width(value, min_width, "frozen_up_to")
         if value == 1:
-            raise ValueError(
+            raise ArgumentError(
                 "`frozen_up_to` must be below 1, or nothing would be trained. "
                 "Received: frozen_up_to=1"
             )
@@ -62,7 +63,7 @@ def check_can_freeze(optimizer: Any) -> None:
         ValueError: If it does not.
     """
     if getattr(optimizer, "use_ema", False):
-        raise ValueError(
+        raise ArgumentError(
             "`frozen_up_to` cannot hold what the optimizer's moving average puts in "
             "the weights' place. Use an optimizer with `use_ema=False`. Received: "
             f"optimizer={type(optimizer).__name__} with use_ema=True"

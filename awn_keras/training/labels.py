@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from awn_keras.errors import ArgumentError
 from awn_keras.graph import is_stock, operation_of
 
 _ONE_HOT = keras.losses.CategoricalCrossentropy
@@ -113,7 +114,7 @@ def _check_shape(output: Any, kind: type, shape: tuple[Any, ...]) -> None:
         )
         if len(given) == len(wanted) and given[-1] != 1:
             way_out = "Give the readout as many outputs as there are classes."
-    raise ValueError(
+    raise ArgumentError(
         f"`y` must be {rule} of shape {(None, *wanted[1:])} for the loss "
         f"{kind.__name__}, since output '{operation_of(output).name}' has "
         f"the shape {tuple(output.shape)}. {way_out} Received: y of shape {shape}"

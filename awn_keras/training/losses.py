@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from awn_keras.errors import ArgumentError
 from awn_keras.graph import mask_of
 from awn_keras.training import backends, private
 from awn_keras.training.labels import CROSS_ENTROPIES, kind_of_labels
@@ -110,20 +111,20 @@ def check_can_distill(
     """
     logits = isinstance(loss, CROSS_ENTROPIES) and getattr(loss, "from_logits", False)
     if outputs != 1 or not logits:
-        raise ValueError(
+        raise ArgumentError(
             "`distillation` needs a model of one output, logits, and as `loss` "
             "`keras.losses.SparseCategoricalCrossentropy(from_logits=True)` or "
             "`CategoricalCrossentropy(from_logits=True)`. Received: "
             f"loss={loss!r}, {outputs} outputs"
         )
     if loss.reduction != "sum_over_batch_size" or loss_weights is not None:
-        raise ValueError(
+        raise ArgumentError(
             "`distillation` mixes means over the batch: the loss must have its default "
             "`reduction`, and `loss_weights` must be left out. Received: "
             f"reduction={loss.reduction!r}, loss_weights={loss_weights}"
         )
     if 1.0 not in fixed_widths:
-        raise ValueError(
+        raise ArgumentError(
             "`distillation` needs the full width in every step: use `SandwichWidths`, "
             f"or `FixedWidths` with 1.0. Received: widths={list(fixed_widths)}"
         )

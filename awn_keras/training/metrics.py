@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError
 from awn_keras.training import backends, private
 
 _ACCURACIES = (
@@ -207,7 +208,7 @@ def area_under_curve(
     """
     x, y = np.asarray(widths, float), np.asarray(values, float)
     if x.shape != y.shape or x.ndim != 1 or not len(x) or np.any(np.diff(x) <= 0):
-        raise ValueError(
+        raise ArgumentError(
             "`widths` must ascend, with one of `values` for each. Received: "
             f"widths={list(x)}, values={list(y)}"
         )

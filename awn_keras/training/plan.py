@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.training.freezing import check_frozen_up_to
 from awn_keras.training.samplers import SandwichWidths, WidthSampler
 from awn_keras.training.schedules import Schedule, check_share, is_schedule
@@ -83,22 +84,22 @@ class TrainingPlan:
         if widths is None:
             widths = SandwichWidths(low, 1.0, num_widths=4)
         if not isinstance(widths, WidthSampler):
-            raise TypeError(
+            raise ArgumentTypeError(
                 "`widths` must be a `WidthSampler`, such as `SandwichWidths(0.25, "
                 f"1.0)` or `FixedWidths([0.25, 1.0])`. Received: widths={widths!r}"
             )
         check_width(widths.smallest, low, "widths")
         if width_reduction not in _REDUCTIONS:
-            raise ValueError(
+            raise ArgumentError(
                 f"`width_reduction` must be one of {_REDUCTIONS}. Received: "
                 f"width_reduction={width_reduction!r}"
             )
         if isinstance(width_power, bool) or not isinstance(width_power, Real):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"`width_power` must be a number. Received: width_power={width_power!r}"
             )
         if not np.isfinite(width_power):
-            raise ValueError(
+            raise ArgumentError(
                 "`width_power` must be a finite number. Received: "
                 f"width_power={width_power}"
             )

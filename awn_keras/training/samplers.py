@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.widths import Networks, check_width, check_widths
 
 
@@ -67,17 +68,17 @@ class WidthSampler:
         self.seed = seed
         self.expected = bool(expected)
         if self.min_width > self.max_width:
-            raise ValueError(
+            raise ArgumentError(
                 "`min_width` must not exceed `max_width`. Received: "
                 f"min_width={min_width}, max_width={max_width}"
             )
         if not isinstance(num_random, int | np.integer):
-            raise TypeError(
+            raise ArgumentTypeError(
                 "The number of widths must be an integer. Received: "
                 f"num_random={num_random!r}"
             )
         if num_random < 0 or self.num_widths < 1:
-            raise ValueError(
+            raise ArgumentError(
                 "A sampler must give at least one width. Received: "
                 f"fixed={list(self.fixed)}, num_random={num_random}"
             )
@@ -165,7 +166,7 @@ class SandwichWidths(WidthSampler):
         expected: bool = False,
     ) -> None:
         if num_widths < 2:
-            raise ValueError(
+            raise ArgumentError(
                 "`num_widths` must be at least 2, the smallest and the largest "
                 f"width. Received: num_widths={num_widths}"
             )
@@ -300,7 +301,7 @@ def draw_levels(sampler: WidthSampler, networks: Networks, step: Any) -> Any:
     if not sampler.num_random:
         return levels
     if sampler.seed is None:
-        raise ValueError(
+        raise ArgumentError(
             "`sampler` must know its seed: use `sampler.with_known_seed()`. Received: "
             f"sampler={sampler!r}"
         )

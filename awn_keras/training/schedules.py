@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError, ArgumentTypeError
+
 #: A number, or a schedule of it over optimizer steps, as for learning rates.
 Schedule: TypeAlias = Any
 
@@ -55,10 +57,10 @@ def check_share(value: Any, name: str) -> Schedule:
     if isinstance(value, bool) or not isinstance(
         value, int | float | np.integer | np.floating
     ):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"`{name}` must be a number in [0, 1], or a schedule of "
             f"`keras.optimizers.schedules`. Received: {name}={value!r}"
         )
     if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
+        raise ArgumentError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
     return float(value)

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError
 from awn_keras.training import backends, private
 from awn_keras.training.freezing import check_can_freeze
 from awn_keras.training.labels import check_labels, softmax_twice
@@ -81,7 +82,7 @@ class WidthTrainer(keras.Model):
             ValueError: If the model is not compiled.
         """
         if self._plan is None:
-            raise ValueError(f"Model '{self.name}' is not compiled: call `compile`.")
+            raise ArgumentError(f"Model '{self.name}' is not compiled: call `compile`.")
         return self._plan
 
     def compile(
@@ -434,7 +435,7 @@ class WidthTrainer(keras.Model):
         widths = self.networks.distinct_widths if widths is None else widths
         widths = check_widths(widths, self.min_width)
         if not widths:
-            raise ValueError("`widths` must not be empty. Received: widths=[]")
+            raise ArgumentError("`widths` must not be empty. Received: widths=[]")
         with self._measuring_at(widths):
             super().evaluate(*args, **kwargs)
             return self._results_at(widths)
@@ -452,7 +453,7 @@ class WidthTrainer(keras.Model):
             ValueError: If nothing was evaluated since the model was compiled.
         """
         if self._measured.last_results is None:
-            raise ValueError(
+            raise ArgumentError(
                 f"Model '{self.name}' was not evaluated yet. Call `evaluate` first, or "
                 "give `fit` its `validation_data`."
             )
@@ -480,7 +481,7 @@ class WidthTrainer(keras.Model):
     def _results_at(self, widths: Sequence[float]) -> dict[str, np.ndarray]:
         states = self._measured.test_metrics
         if states is None or not widths or not have_results(self, states):
-            raise ValueError(
+            raise ArgumentError(
                 "`evaluate_widths` needs at least one batch of data. Received: none"
             )
         values = arrays_of(states)

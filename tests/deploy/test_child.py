@@ -12,8 +12,8 @@ from awn_keras import TriDense, slim
 from awn_keras.deploy import child
 from awn_keras.deploy.child import convert_in_child
 from awn_keras.deploy.cutting import Cut, cut
-from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.litert import run_tflite
+from awn_keras.errors import ExportError
 from tests.conftest import inputs_of, small_dense
 from tests.deploy import functions
 

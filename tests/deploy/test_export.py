@@ -19,10 +19,10 @@ from awn_keras import (
 from awn_keras.baselines import SNet
 from awn_keras.deploy import export
 from awn_keras.deploy.converter import convert, custom_operators
-from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.export import export_tflite
 from awn_keras.deploy.litert import TFLiteFile, run_tflite
 from awn_keras.deploy.signatures import width_signature
+from awn_keras.errors import ExportError
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize
 

@@ -20,7 +20,6 @@ from awn_keras import (
 )
 from awn_keras.data import load_data
 from awn_keras.deploy import quantization_aware
-from awn_keras.deploy.errors import ExportError
 from awn_keras.deploy.litert import run_tflite
 from awn_keras.deploy.quantization_aware import (
     convert_int8,
@@ -28,6 +27,7 @@ from awn_keras.deploy.quantization_aware import (
     tf_keras_at,
     to_tf_keras,
 )
+from awn_keras.errors import ExportError
 from awn_keras.graph import graph_nodes
 from tests.conftest import (
     at_width,

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from awn_keras.deploy.benchmark.report import spread_of
+from awn_keras.errors import AwnError
 
 
-class BenchmarkModelError(RuntimeError):
+class BenchmarkModelError(AwnError, RuntimeError):
     """The program failed, or did not do what it was asked for."""
 
 

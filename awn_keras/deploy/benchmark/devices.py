@@ -16,8 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from awn_keras.errors import ArgumentError, AwnError
 
-class DeviceError(RuntimeError):
+
+class DeviceError(AwnError, RuntimeError):
     """A device cannot be reached, or does not do what it should."""
 
 
@@ -246,7 +248,7 @@ class SshDevice(Device):
 
     def __init__(self, host: str, ssh: str = "ssh", scp: str = "scp") -> None:
         if not re.fullmatch(r"[\w.@:%\[\]][\w.@:%\[\]-]*", host):
-            raise ValueError(f"`ssh` must be a host, user@board. Received: {host!r}")
+            raise ArgumentError(f"`ssh` must be a host, user@board. Received: {host!r}")
         super().__init__(host, "/tmp")
         self._ssh, self._scp = ssh, scp
 

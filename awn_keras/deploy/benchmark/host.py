@@ -26,6 +26,7 @@ from awn_keras.deploy.gpu import check_gpu_run, why_no_gpu
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.verification import precision_of
 from awn_keras.environment import this_machine
+from awn_keras.errors import ArgumentError
 from awn_keras.widths import check_widths, find_width
 
 HOST_TARGETS = ("cpu", "gpu")
@@ -76,7 +77,7 @@ class Subject:
             checked = check_widths(widths)
             missing = [w for w in checked if find_width(w, by_width.values()) is None]
             if missing:
-                raise ValueError(
+                raise ArgumentError(
                     f"`widths` must be widths of '{path}', {sorted(by_width.values())}."
                     " Name some of these, or export the file with the others, too. "
                     f"Received: {sorted(missing)}"
@@ -161,7 +162,7 @@ def benchmark_tflite(
     check_counts(runs, warm_up, repeats, threads)
     unknown = sorted(set(targets) - set(HOST_TARGETS))
     if unknown or not targets:
-        raise ValueError(
+        raise ArgumentError(
             f"`targets` must be of {HOST_TARGETS}. Received: {list(targets)}"
         )
     check_seconds(min_seconds, "min_seconds")
@@ -200,7 +201,7 @@ def check_counts(runs: int, warm_up: int, repeats: int, threads: Sequence[int]) 
 def check_seconds(value: float, name: str) -> None:
     """Raises a ValueError if it is negative, or no number."""
     if not value >= 0:
-        raise ValueError(f"`{name}` must not be negative. Received: {name}={value}")
+        raise ArgumentError(f"`{name}` must not be negative. Received: {name}={value}")
 
 
 def accuracies(
@@ -233,7 +234,7 @@ def accuracies(
         signature = file.by_width[width]
         shapes = [output.shape for output in signature.outputs]
         if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] <= labels.max():
-            raise ValueError(
+            raise ArgumentError(
                 f"'{file.name}' must have one output of scores, (1, classes), for "
                 f"labels up to {labels.max()}. Received: outputs "
                 f"{', '.join(map(str, shapes))}"

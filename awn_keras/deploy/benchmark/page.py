@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from awn_keras.deploy.benchmark.report import Report, Row
+from awn_keras.errors import ArgumentError
 from awn_keras.files import write_whole
 from awn_keras.pictures import COLORS, MARKERS, axes_or_new, new_figure
 
@@ -31,7 +32,7 @@ def plot_report(report: Report, ax: Any = None) -> Any:
     """
     rows = [r for r in report.sorted() if _latency(r) is not None and r.width]
     if not rows:
-        raise ValueError("The report has no row with a width and a latency to draw.")
+        raise ArgumentError("The report has no row with a width and a latency to draw.")
     ax = axes_or_new(ax, 6.5)
     accurate = all(row.accuracy is not None for row in rows)
     curves: dict[str, list[Row]] = {}

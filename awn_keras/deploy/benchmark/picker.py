@@ -11,6 +11,7 @@ import numpy as np
 
 from awn_keras.deploy.benchmark.report import Report, Row
 from awn_keras.environment import this_machine
+from awn_keras.errors import ArgumentError
 
 #: Latencies that a budget may be for.
 QUANTILES = ("median", "p90", "p95")
@@ -140,7 +141,7 @@ def pick_width(
     measured = [latency(row, quantile) for row in rows]
     timed = all(ms is not None for ms in measured)
     if budget_ms is not None and not timed:
-        raise ValueError("Rows have no latency. Measure anew: `awn benchmark`.")
+        raise ArgumentError("Rows have no latency. Measure anew: `awn benchmark`.")
     smooth = _monotone(widths, np.array(measured, float)) if timed else None
     fits = np.ones(len(rows), bool)
     if budget_ms is not None and smooth is not None:
@@ -201,7 +202,7 @@ def pick_for_file(
         if (row.sha256, row.threads) == (sha256, threads) and row.target.endswith("cpu")
     ]
     if not rows:
-        raise ValueError(
+        raise ArgumentError(
             f"`report` must have rows of this file on a CPU with {threads} "
             f"threads. Received: {len(report.rows)} rows of other files, targets or "
             "threads. Measure it: `awn benchmark`."
@@ -216,11 +217,11 @@ def pick_for_file(
 def _check(budgets: Mapping[str, float | None], quantile: str) -> None:
     for name, budget in budgets.items():
         if budget is not None and not budget > 0:
-            raise ValueError(f"`{name}` must be positive. Received: {name}={budget}")
+            raise ArgumentError(f"`{name}` must be positive. Received: {name}={budget}")
     if all(budget is None for budget in budgets.values()):
-        raise ValueError("One of `budget_ms` and `budget_kb` is needed.")
+        raise ArgumentError("One of `budget_ms` and `budget_kb` is needed.")
     if quantile not in QUANTILES:
-        raise ValueError(
+        raise ArgumentError(
             f"`quantile` must be one of {QUANTILES}. Received: {quantile!r}"
         )
 
@@ -237,19 +238,19 @@ def _choose(
     if not chosen:
         asked = {name: value for name, value in wanted.items() if value is not None}
         kinds = sorted({f"{row.target}, {row.threads} threads" for row in rows})
-        raise ValueError(
+        raise ArgumentError(
             f"The report has no row of a width with {asked}. It has {kinds or 'none'}."
         )
     known = [(row.file, row.width, *row.key[:2], row.threads) for row in chosen]
     if len(set(known)) < len(known):
-        raise ValueError(
+        raise ArgumentError(
             f"The report has rows of several files called '{chosen[0].file}'. Measure "
             "the one that counts into a new report: `awn benchmark --output`."
         )
     for name in wanted:
         values = sorted({str(getattr(row, name)) for row in chosen})
         if len(values) > 1 and not (name == "file" and several_files):
-            raise ValueError(
+            raise ArgumentError(
                 f"The report has rows of several values of `{name}`: "
                 f"{', '.join(values)}. Say which one."
             )

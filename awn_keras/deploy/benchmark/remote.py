@@ -25,6 +25,7 @@ from awn_keras.deploy.benchmark.devices import (
 )
 from awn_keras.deploy.benchmark.host import Subject, check_counts, check_seconds
 from awn_keras.deploy.benchmark.report import Failure, Report, Row
+from awn_keras.errors import ArgumentError
 
 #: What a device can run a file on.
 UNITS = ("cpu", "gpu")
@@ -81,7 +82,7 @@ def benchmark_device(
     """
     check_counts(runs, warm_up, repeats, threads)
     if not units or set(units) - set(UNITS):
-        raise ValueError(f"`units` must be of {UNITS}. Received: {list(units)}")
+        raise ArgumentError(f"`units` must be of {UNITS}. Received: {list(units)}")
     check_seconds(cooldown, "cooldown")
     check_seconds(min_seconds, "min_seconds")
     check_seconds(timeout, "timeout")

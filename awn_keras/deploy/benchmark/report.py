@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from awn_keras.errors import ArgumentError
 from awn_keras.files import write_whole
 
 #: Version of the schema, written into each file. It rises if a field is removed, or
@@ -206,7 +207,7 @@ class Report:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             schema = content["schema"]
             if schema != SCHEMA:
-                raise ValueError(
+                raise ArgumentError(
                     f"'{path}' is a report of schema {schema}; this version reads "
                     f"{SCHEMA}. Read it with the version that wrote it."
                 )
@@ -351,8 +352,8 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def _no_report(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(
+def _no_report(path: str | Path, error: Exception) -> ArgumentError:
+    return ArgumentError(
         f"'{path}' is no report of `awn benchmark`, which is JSON, as in "
         "FILE.benchmark.json; its CSV, its HTML or an export's manifest cannot be read "
         f"({type(error).__name__})."
