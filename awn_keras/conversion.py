@@ -23,6 +23,7 @@ from awn_keras.graph import (
 )
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
+from awn_keras.ordering import moves_of, sources_of
 from awn_keras.propagation import (
     Trace,
     check_outputs,
@@ -32,14 +33,13 @@ from awn_keras.propagation import (
 )
 from awn_keras.rules import (
     Flow,
-    Labelled,
     WidthRule,
     comes_and_goes,
     mixes_channels,
     rule_of,
 )
-from awn_keras.slices import chosen_slices, weights_of
-from awn_keras.widths import round_half_up
+from awn_keras.slices import chosen_slices
+from awn_keras.widening import new_sizes
 
 ORDERS = ("keep", "importance")
 _NAMED = 2  # layers that a message names one by one, beside the first
@@ -145,7 +145,7 @@ def to_any_width(
         )
     if order == "importance":
         _check_can_be_ordered(source, trained)
-    sizes = _new_sizes(source, traced, width_multiplier, divisor)
+    sizes = new_sizes(traced, width_multiplier, divisor)
     copies = _Copies(traced, sizes)
     converted = AnyWidthModel(
         *rebuild(source, copies.call),
@@ -154,7 +154,7 @@ def to_any_width(
         divisor=divisor,
         widths_grid=widths_grid,
     )
-    moves = _moves(source, traced) if order == "importance" else None
+    moves = moves_of(traced) if order == "importance" else None
     copies.assign(moves, redraw=not trained)
     if trained:
         _warn_of_frozen(converted)
@@ -192,7 +192,7 @@ def reorder_channels(model: keras.Model) -> keras.Model:
     _check_can_be_ordered(source, _is_trained(source))
     copies = _Copies(traced, {}, tri=False)
     reordered = keras.Model(*rebuild(source, copies.call), name=model.name)
-    copies.assign(_moves(source, traced))
+    copies.assign(moves_of(traced))
     return reordered
 
 
@@ -339,61 +339,6 @@ def _check_can_be_ordered(model: keras.Model, trained: bool) -> None:
         )
 
 
-# ------------------------------------------------------------------ layers' sizes
-
-
-def _makers(model: keras.Model, traced: Trace) -> list[tuple[Any, np.ndarray]]:
-    """Layers that make channels, with their labels, those of few channels first."""
-    roots = traced.channels.resolve()
-    made = traced.channels.made
-    layers = {id(node.operation): node.operation for node in graph_nodes(model)}
-    makers = [(layers[key], roots[labels]) for key, labels in made.items()]
-    return sorted(makers, key=lambda maker: len(maker[1]))
-
-
-def _new_sizes(
-    model: keras.Model, traced: Trace, width_multiplier: float, divisor: int
-) -> dict[int, int]:
-    """Numbers of channels after widening, by `id` of the layer.
-
-    A layer that is added to a concatenation has as many as that has, after rounding.
-    """
-    if width_multiplier == 1:
-        return {}
-    fixed = set(traced.channels.fixed().tolist())
-    owners: dict[int, int] = {}
-    owned: dict[int, int] = {}
-    widened: dict[int, int] = {}
-    sizes = {}
-    for layer, labels in _makers(model, traced):
-        own = {label for label in labels.tolist() if label not in fixed} - set(owners)
-        owners.update(dict.fromkeys(own, id(layer)))
-        owned[id(layer)] = len(own)
-        # One channel for all others, such as a spatial gate, stays one.
-        widens = mixes_channels(layer) and len(labels) > 1
-        multiplier = width_multiplier if widens else 1.0
-        widened[id(layer)] = _rounded(len(own) * multiplier, divisor if widens else 1)
-        counts: dict[int | None, int] = defaultdict(int)
-        for label in labels.tolist():
-            counts[owners.get(label)] += 1
-        size = counts.pop(None, 0)
-        for owner, count in counts.items():
-            if owner is None or count % owned[owner]:
-                raise ArgumentError(
-                    f"`width_multiplier` cannot widen layer '{layer.name}': it is "
-                    "added to parts of other layers. Use `width_multiplier=1`."
-                )
-            size += count // owned[owner] * widened[owner]
-        sizes[id(layer)] = size
-    return sizes
-
-
-def _rounded(channels: float, divisor: int) -> int:
-    if channels < divisor:
-        return max(round_half_up(channels), min(1, math.ceil(channels)))
-    return round_half_up(channels / divisor) * divisor
-
-
 # -------------------------------------------------------------------------- copies
 
 
@@ -478,8 +423,8 @@ class _Copies:
             if redraw and (not same or isinstance(copy, TriangularKernel)):
                 continue
             if moves is not None:
-                into = _sources(flow.inputs[0], flow.input_shapes[0], moves)
-                out = _sources(flow.output, flow.output_shape, moves)
+                into = sources_of(flow.inputs[0], flow.input_shapes[0], moves)
+                out = sources_of(flow.output, flow.output_shape, moves)
                 slices = chosen_slices(layer, (len(into), len(out)), into, out)
                 values = [
                     value[np.ix_(*index)]
@@ -488,67 +433,3 @@ class _Copies:
             assign(copy, values)
             if isinstance(copy, TriangularKernel):
                 copy.apply_masks()
-
-
-# ----------------------------------------------------------------------- reordering
-
-
-def _moves(model: keras.Model, traced: Trace) -> np.ndarray:
-    """For each label that of the channel that takes its place, the strongest first.
-
-    Channels change places only with those that go through the same layers.
-    """
-    importance = _importance(model, traced)
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    homes: dict[int, list[int]] = defaultdict(list)
-    order: dict[int, None] = {}  # of first places, in the layer that gives the grade
-    for index, (_, labels) in enumerate(_makers(model, traced)):
-        for label in labels.tolist():
-            homes[label].append(index)
-            order.setdefault(label)
-    fixed = set(traced.channels.fixed().tolist())
-    for label in order:
-        if label not in fixed:
-            groups[tuple(homes[label])].append(label)
-    moves = np.arange(len(importance))
-    for group in groups.values():
-        places = np.array(group)
-        moves[places] = places[np.argsort(-importance[places], kind="stable")]
-    return moves
-
-
-def _importance(model: keras.Model, traced: Trace) -> np.ndarray:
-    """Importance of the channel of each label."""
-    makers = _makers(model, traced)
-    roots = traced.channels.resolve()
-    norms, factors, counts = np.zeros((3, len(roots)))
-    for layer, labels in makers:
-        rule = rule_of(layer) or WidthRule()
-        for weight in layer.weights:
-            if weight.name in rule.kernels:
-                size = np.abs(keras.ops.convert_to_numpy(weight))
-                axis = rule.out_axes[weight.name] % size.ndim
-                axes = set(range(size.ndim)) - {axis}
-                np.add.at(norms, labels, size.sum(axis=tuple(axes)))
-    for node in graph_nodes(model):
-        layer, flow = node.operation, traced.propagation.flows[id(node)]
-        rule = rule_of(layer) or WidthRule()
-        if isinstance(flow.output, Labelled):
-            for weight in weights_of(layer):
-                if weight.name == rule.importance:
-                    factor = np.abs(keras.ops.convert_to_numpy(weight))
-                    np.add.at(factors, flow.output.labels, factor)
-                    np.add.at(counts, flow.output.labels, 1)
-    return np.where(counts > 0, factors / np.maximum(counts, 1), norms)
-
-
-def _sources(kind: Any, shape: tuple[Any, ...], moves: np.ndarray) -> list[int]:
-    """For each place in a tensor, the place whose channel comes there."""
-    if not isinstance(kind, Labelled):
-        return list(range(shape[-1] or 1))
-    # A label may be here several times (after Flatten, say); then its first place is
-    # filled from the first of the other label, and so on.
-    wanted = np.argsort(moves[kind.labels], kind="stable")
-    sources = np.empty(len(wanted), int)
-    sources[wanted] = np.argsort(kind.labels, kind="stable")
-    return sources.tolist()

@@ -11,10 +11,19 @@ import keras
 import numpy as np
 
 from awn_keras.errors import ArgumentError, UnsupportedError
+from awn_keras.graph import graph_nodes
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
-from awn_keras.propagation import graph_flows
-from awn_keras.rules import CallSize, Flow, WidthRule, rule_of, traits_of
+from awn_keras.rules import (
+    CallSize,
+    Channels,
+    Fixed,
+    Flow,
+    LayerCall,
+    WidthRule,
+    rule_of,
+    traits_of,
+)
 from awn_keras.slices import active_slices, channel_axis, weights_of
 from awn_keras.widths import check_width
 
@@ -197,11 +206,38 @@ def layer_uses(model: keras.Model) -> list[LayerUse]:
         flows = model.propagation.flows
         calls = [(node.operation, flows[id(node)]) for node in model.propagation.nodes]
     else:
-        calls = graph_flows(model)
+        calls = _graph_flows(model)
     uses: dict[int, LayerUse] = {}
     for layer, flow in calls:
         uses.setdefault(id(layer), LayerUse(layer, [])).flows.append(flow)
     return list(uses.values())
+
+
+def _graph_flows(model: keras.Model) -> list[tuple[Any, Flow]]:
+    """Lists the calls of a plain functional model with their shapes.
+
+    Args:
+        model: A functional model of one width.
+
+    Returns:
+        Operation and flow of each call; every kind is Fixed.
+
+    Raises:
+        TypeError: If the model has no graph.
+    """
+    calls = [LayerCall(node, (), Channels()) for node in graph_nodes(model)]
+    return [
+        (
+            call.layer,
+            Flow(
+                (Fixed(),) * len(call.input_shapes),
+                Fixed(),
+                call.input_shapes,
+                call.output_shape,
+            ),
+        )
+        for call in calls
+    ]
 
 
 def _active_counts(

@@ -13,8 +13,9 @@ import numpy as np
 from awn_keras.graph import mask_of, set_mask
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.propagation import Propagation, Split, propagate, split
+from awn_keras.propagation import Propagation, propagate
 from awn_keras.rules import PerWidth
+from awn_keras.trunk import Split, split
 
 
 @dataclass

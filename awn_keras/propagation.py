@@ -1,4 +1,4 @@
-"""How width flows through a functional graph, and where trunk and tail part.
+"""How width flows through a functional graph: the kind of each tensor.
 
 A plain Conv or Dense on a Fixed tensor is a *stem*; on a Graded one it is a *readout*,
 and what follows is the *tail*. All before is the *trunk*.
@@ -19,7 +19,6 @@ from awn_keras.graph import (
     graph_nodes,
     is_stock,
     operation_of,
-    replay,
 )
 from awn_keras.rules import (
     Channels,
@@ -33,14 +32,13 @@ from awn_keras.rules import (
     WidthRule,
     check_mixes_no_samples,
     comes_and_goes,
+    is_opaque,
     mixes_channels,
     refusal_of,
     rule_of,
     traits_of,
 )
 from awn_keras.slices import weights_of
-
-# ----------------------------------------------------------------------- the walk
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,13 @@ class Trace:
 
     propagation: Propagation
     channels: Channels
+
+    def makers(self) -> list[tuple[Any, np.ndarray]]:
+        """Layers that make channels, with their labels, those of few channels first."""
+        roots, made = self.channels.resolve(), self.channels.made
+        layers = {id(node.operation): node.operation for node in self.propagation.nodes}
+        pairs = [(layers[key], roots[labels]) for key, labels in made.items()]
+        return sorted(pairs, key=lambda pair: len(pair[1]))
 
 
 def trace(
@@ -283,7 +288,7 @@ def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind:
         # A backbone inside of it would never become narrower: say so.
         if isinstance(layer, keras.Model):
             raise _nested(call)
-        if not is_stock(layer) or isinstance(layer, keras.layers.Wrapper):
+        if not is_stock(layer) or is_opaque(layer):
             raise _no_rule(call)
     return Fixed()
 
@@ -374,9 +379,9 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
         )
     check_mixes_no_samples(call)
     name = type(call.layer).__name__
-    refused = (keras.layers.Lambda, keras.layers.Wrapper, keras.Model)
     stock = isinstance(call.layer, keras.Layer) and is_stock(call.layer)
-    if rule is None and (not stock or isinstance(call.layer, refused)):
+    hides = is_opaque(call.layer) or isinstance(call.layer, keras.Model)
+    if rule is None and (hides or not stock):
         way_out = (
             "If it computes each sample of a batch by itself, say so with "
             f"`register_width_rule({name}, WidthRule(per_sample))`."
@@ -419,82 +424,3 @@ def check_outputs(model: keras.Model, propagation: Propagation) -> None:
             "stem (a plain Conv2D or Dense on the input), Tri layers, and a readout: "
             "end with another plain layer, such as `keras.layers.Dense(classes)`."
         )
-
-
-def graph_flows(model: keras.Model) -> list[tuple[Any, Flow]]:
-    """Lists the calls of a plain functional model with their shapes.
-
-    Args:
-        model: A functional model of one width.
-
-    Returns:
-        Operation and flow of each call; every kind is Fixed.
-
-    Raises:
-        TypeError: If the model has no graph.
-    """
-    calls = [LayerCall(node, (), Channels()) for node in graph_nodes(model)]
-    return [
-        (
-            call.layer,
-            Flow(
-                (Fixed(),) * len(call.input_shapes),
-                Fixed(),
-                call.input_shapes,
-                call.output_shape,
-            ),
-        )
-        for call in calls
-    ]
-
-
-# ------------------------------------------------------------------ trunk and tail
-
-
-@dataclass(frozen=True)
-class Split:
-    """A model cut at its readouts.
-
-    Args:
-        trunk: From the model's inputs to the tensors that the tail reads.
-        tail: From those tensors to the model's outputs.
-        grades: For each tensor between them the grades of its channels, or `None` if
-            it is the same at every width.
-    """
-
-    trunk: keras.Model
-    tail: keras.Model
-    grades: list[np.ndarray | None]
-
-
-def split(model: keras.Model, propagation: Propagation) -> Split:
-    """Cuts a model into trunk and tail, which share its layers.
-
-    Args:
-        model: A functional model.
-        propagation: Its kinds.
-
-    Returns:
-        The two parts; running one after the other is running the model.
-    """
-    kinds = propagation.kinds
-    tail_nodes = [
-        node
-        for node in propagation.nodes
-        if isinstance(propagation.flows[id(node)].output, PerWidth)
-    ]
-    read = [x for node in tail_nodes for x in node.input_tensors] + model.outputs
-    between = {id(x): x for x in read if not isinstance(kinds[id(x)], PerWidth)}
-    entries = list(between.values())
-    tensors = {
-        id(x): keras.Input(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse)
-        for x in entries
-    }
-    inputs = list(tensors.values())
-    replay(tail_nodes, tensors)
-    outputs = keras.tree.map_structure(lambda x: tensors[id(x)], model.output)
-    return Split(
-        keras.Model(model.input, entries, name=f"{model.name}_trunk"),
-        keras.Model(inputs, outputs, name=f"{model.name}_tail"),
-        [getattr(kinds[id(x)], "grades", None) for x in entries],
-    )

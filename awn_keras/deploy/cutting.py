@@ -421,12 +421,16 @@ class _Cutter:
         block = self._blocks[key] = copy_layer(layer, name=name, **changes)
         outputs = block(x)
         slices = chosen_slices(layer, size, *(side.tolist() for side in indices))
+        # A readout's block has no bias, but for the first one's.
+        names = {weight.name for weight in block.weights}
         values = [
             value[np.ix_(*chosen)]
-            for value, chosen in zip(layer.get_weights(), slices, strict=True)
+            for weight, value, chosen in zip(
+                layer.weights, layer.get_weights(), slices, strict=True
+            )
+            if weight.name in names
         ]
-        # Without its bias a readout has the kernel only.
-        fill(block, layer, values[: len(block.weights)])
+        fill(block, layer, values)
         return outputs
 
 

@@ -187,7 +187,7 @@ class TriangularKernel(keras.Layer):
             name: LowerTriangular(
                 in_grades,
                 out_grades,
-                getattr(self, axes.constraint),
+                getattr(self, axes.constraint, None),
                 transposed=axes.inputs > axes.outputs,
                 depth_multiplier=getattr(self, axes.depth_multiplier or "", 1),
             )

@@ -305,6 +305,11 @@ def refusal_of(operation: Any) -> str | None:
     return _REFUSALS.get(type(operation))
 
 
+def is_opaque(operation: Any) -> bool:
+    """Whether a layer runs a function or a layer of the user's own inside."""
+    return isinstance(operation, keras.layers.Lambda | keras.layers.Wrapper)
+
+
 def rule_of(operation: Any) -> WidthRule | None:
     """The rule of a layer or of an operation of `keras.ops`, if there is one."""
     rule = _RULES.get(type(operation))
