@@ -1,0 +1,135 @@
+"""Counts sizes of the package's modules, and places that know a layer class.
+
+    python benchmarks/structure.py                # the table of this checkout
+    python benchmarks/structure.py --before REV   # and of a revision; keeps both in
+                                                  # results/structure.json
+
+A *place that knows a layer class* is a module outside of `rules/` and `layers/` that
+asks for a class of Keras' layers or for a Tri layer: in `isinstance`, in a comparison
+of types, in a table by class. Making a layer is no such place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+OUTPUT = ROOT / "results" / "structure.json"
+LIMIT = 450  # lines
+#: Names that modules give `keras.layers`.
+_LAYERS = ("keras.layers", "layers", "_L", "L")
+#: Bases of all layers: asking for these is asking for no class.
+_GENERAL = ("Layer", "Wrapper")
+
+
+def modules(package: Path) -> dict[str, ast.Module]:
+    """The modules of a package, parsed, by path."""
+    return {
+        path.relative_to(package).as_posix(): ast.parse(path.read_text())
+        for path in sorted(package.rglob("*.py"))
+    }
+
+
+def sizes(package: Path) -> dict[str, int]:
+    """Lines of each module."""
+    return {
+        path.relative_to(package).as_posix(): len(path.read_text().splitlines())
+        for path in sorted(package.rglob("*.py"))
+    }
+
+
+def classes_asked_for(module: ast.Module) -> list[str]:
+    """Names of the layer classes that a module asks for, one for each time."""
+    made = {id(node.func) for node in ast.walk(module) if isinstance(node, ast.Call)}
+    skipped = made | set(_written_types(module))
+    names = []
+    for node in ast.walk(module):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in _LAYERS:
+            if node.attr[0].isupper() and node.attr not in _GENERAL:
+                names.append(node.attr)
+        elif isinstance(node, ast.Name) and node.id.startswith(("TriConv", "TriD")):
+            names.append(node.id)
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In):
+            of_name = ast.unparse(node.comparators[0]).endswith(("__name__", "in_axes"))
+            if of_name and isinstance(node.left, ast.Constant):
+                names.append(str(node.left.value))
+    return sorted(names)
+
+
+def _written_types(module: ast.Module) -> Iterator[int]:
+    """`id` of what annotations name."""
+    for node in ast.walk(module):
+        for annotation in ("annotation", "returns"):
+            for part in ast.walk(getattr(node, annotation, None) or ast.Pass()):
+                yield id(part)
+
+
+def places(package: Path) -> dict[str, list[str]]:
+    """Modules that know layer classes, and which."""
+    asked = {
+        path: classes_asked_for(module)
+        for path, module in modules(package).items()
+        if not path.startswith(("rules", "layers/")) and path != "__init__.py"
+    }
+    return {path: names for path, names in asked.items() if names}
+
+
+def count(package: Path) -> dict[str, object]:
+    """All that this script tells of a package."""
+    lines = sizes(package)
+    return {
+        "modules": len(lines),
+        "lines": sum(lines.values()),
+        "longest": dict(sorted(lines.items(), key=lambda item: -item[1])[:10]),
+        "longer_than_450": sum(size > LIMIT for size in lines.values()),
+        "places_that_know_a_layer": places(package),
+    }
+
+
+def at_revision(revision: str) -> dict[str, object]:
+    """What `count` tells of an earlier revision."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(
+            ["git", "archive", revision, "awn_keras"],
+            check=True,
+            capture_output=True,
+            cwd=ROOT,
+        ).stdout
+        subprocess.run(["tar", "-x", "-C", folder], check=True, input=archive)
+        return count(Path(folder) / "awn_keras")
+
+
+def table(counts: dict[str, object]) -> str:
+    """A count as text."""
+    lines = [f"{counts['modules']} modules of {counts['lines']} lines; the longest:"]
+    lines += [f"  {size:5} {path}" for path, size in counts["longest"].items()]
+    known = counts["places_that_know_a_layer"]
+    lines.append(f"{len(known)} places that know a layer class:")
+    lines += [f"  {len(names):5} {path}" for path, names in known.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--before", metavar="REV", help="a revision to compare with")
+    args = parser.parse_args()
+    after = count(ROOT / "awn_keras")
+    if args.before:
+        before = at_revision(args.before)
+        print(f"Before, {args.before}:\n{table(before)}\n\nNow:")
+        content = {"before": before, "after": after}
+        OUTPUT.write_text(json.dumps(content, indent=1) + "\n")
+    print(table(after))
+
+
+if __name__ == "__main__":
+    main()
