@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 # Before TensorFlow is imported: no GPU, fewer native log lines.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -42,19 +43,43 @@ def _let_tests_read_tensors():
     torch.Tensor.__array__ = as_array
 
 
-if keras.backend.backend() == "torch":
+BACKEND = keras.backend.backend()
+if BACKEND == "torch":
     _let_tests_read_tensors()
 
 
 #: For a test among those of all backends that is about TensorFlow, or too long.
 on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="runs on TensorFlow only"
+    BACKEND != "tensorflow", reason="runs on TensorFlow only"
 )
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
+
+
+#: For tests that run a step a few times: tracing it takes longer than running it.
+eagerly = pytest.mark.eager
+#: For one of those that is about traced functions.
+traced = pytest.mark.eager(False)
+
+
+@pytest.fixture(autouse=True)
+def _eager(request):
+    """Runs TensorFlow's functions as Python, where a test or its file is marked so."""
+    mark = request.node.get_closest_marker("eager")
+    if mark is None or mark.args == (False,) or BACKEND != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    with warnings.catch_warnings():
+        # "... this option does not apply to tf.data functions"; nor need it.
+        warnings.filterwarnings("ignore", message="Even though the `tf.config")
+        yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(autouse=True)

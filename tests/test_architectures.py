@@ -13,9 +13,9 @@ from awn_keras import (
     slim,
 )
 from awn_keras.graph import graph_nodes
-from tests.conftest import at_width, classification
+from tests.conftest import at_width, classification, eagerly
 
-pytestmark = pytest.mark.backends
+pytestmark = [pytest.mark.backends, eagerly]
 
 
 def test_lenet_is_the_papers():

@@ -8,9 +8,12 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from awn_keras import WidthProgbar, WidthTensorBoard
-from tests.conftest import classification, labelled, small_dense
+from tests.conftest import classification, eagerly, labelled, small_dense
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard"),
+    eagerly,
+]
 
 
 def fit(callback, *, validate=True, epochs=2, verbose=0, **kwargs):

@@ -27,7 +27,7 @@ from awn_keras.graph import graph_nodes
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.rules import Graded
 from benchmarks.loop import train_by_the_loop
-from tests.conftest import at_width, classification, inputs_of, labelled
+from tests.conftest import at_width, classification, eagerly, inputs_of, labelled
 from tests.graphs import random_graph
 from tests.test_slimming import assert_close
 
@@ -98,6 +98,10 @@ FAMILIES = {
 }
 
 
+#: One for each way of joining channels: none, Add, gates and Add, Concatenate.
+TRAINED = ("VGG16", "MobileNetV2", "EfficientNetB0", "DenseNet121")
+
+
 def family(name, size):
     return getattr(keras.applications, name)(
         input_shape=(size, size, 3),
@@ -109,15 +113,40 @@ def family(name, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), FAMILIES.items(), ids=FAMILIES)
+@eagerly
 def test_a_family_converts_slims_exactly_and_trains(name, size):
     keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
     model = to_any_width(family(name, size), min_width=0.35)
-    for layer in model.layers:
-        if isinstance(layer, L.Dropout):
-            layer.rate = 0.0  # chance would blur the comparison of two losses
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 255, (8, size, size, 3)).astype("float32")
     x = x if "Efficient" in name or "V3" in name else x / 128 - 1
+    if name in TRAINED:
+        check_that_a_step_lowers_the_loss(model, x)
+    train_a_little(model)
+    kinds = model.propagation.kinds
+    hidden = {
+        node.operation.name: (node.outputs[0], kinds[id(node.outputs[0])].grades)
+        for node in model.propagation.nodes
+        if isinstance(kinds[id(node.outputs[0])], Graded)
+    }
+    assert len(hidden) > 15
+    whole = keras.Model(model.input, [tensor for tensor, _ in hidden.values()])(x)
+    # At 1 nothing is sliced: the families that are trained show that the copy is whole.
+    for width in (0.35, 0.6, 1.0) if name in TRAINED else (0.35, 0.6):
+        small = slim(model, width)
+        tensors = {n.operation.name: n.outputs[0] for n in graph_nodes(small)}
+        features = [tensors[name] for name in hidden]
+        got, part = keras.Model(small.input, [small.output, features])(x)
+        assert_within([np.asarray(got)], at_width(model, width, x))
+        for wide, narrow, (_, grades) in zip(whole, part, hidden.values(), strict=True):
+            wide = np.asarray(wide)[..., grades <= width]
+            assert_within([np.asarray(narrow)], [wide])
+
+
+def check_that_a_step_lowers_the_loss(model, x):
+    for layer in model.layers:
+        if isinstance(layer, L.Dropout):
+            layer.rate = 0.0  # chance would blur the comparison of two losses
     model.compile(
         # A short step: statistics of 8 samples make the loss steep and rough.
         keras.optimizers.SGD(1.0, global_clipnorm=1e-4),
@@ -128,24 +157,6 @@ def test_a_family_converts_slims_exactly_and_trains(name, size):
     )
     losses = [model.train_on_batch(x, np.arange(8) % 5) for _ in range(2)]
     assert losses[1] < losses[0]
-
-    train_a_little(model)
-    kinds = model.propagation.kinds
-    hidden = {
-        node.operation.name: (node.outputs[0], kinds[id(node.outputs[0])].grades)
-        for node in model.propagation.nodes
-        if isinstance(kinds[id(node.outputs[0])], Graded)
-    }
-    assert len(hidden) > 15
-    whole = keras.Model(model.input, [tensor for tensor, _ in hidden.values()])(x)
-    for width in (0.35, 0.6, 1.0):
-        small = slim(model, width)
-        assert_within(outputs_of(small, x), at_width(model, width, x))
-        tensors = {n.operation.name: n.outputs[0] for n in graph_nodes(small)}
-        part = keras.Model(small.input, [tensors[name] for name in hidden])(x)
-        for wide, narrow, (_, grades) in zip(whole, part, hidden.values(), strict=True):
-            wide = np.asarray(wide)[..., grades <= width]
-            assert_within([np.asarray(narrow)], [wide])
 
 
 def assert_within(got, wanted):
@@ -208,6 +219,7 @@ def gradients(model, x, y, loop):
     st.sampled_from((1, 2, 4)),
     st.sampled_from((1.0, 2**0.5)),
 )
+@eagerly
 def test_random_graphs(data, min_width, divisor, multiplier):
     keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
     plain = random_graph(data.draw)
@@ -251,6 +263,7 @@ def test_random_graphs(data, min_width, divisor, multiplier):
     max_examples=GRAPHS // 2, suppress_health_check=list(HealthCheck), phases=PHASES
 )
 @given(st.data())
+@eagerly
 def test_reordering_leaves_the_outputs_of_random_graphs(data):
     keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
     plain = random_graph(data.draw)
@@ -260,6 +273,7 @@ def test_reordering_leaves_the_outputs_of_random_graphs(data):
     assert_close(outputs_of(reorder_channels(plain), x), outputs_of(plain, x))
 
 
+@eagerly
 def test_reordering_leaves_the_outputs_of_a_real_architecture():
     plain = train_a_little(family("MobileNetV3Small", 32))
     x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
@@ -513,6 +527,7 @@ def test_one_channel_for_all_others_is_not_widened():
 # ------------------------------------------------------------------ width multiplier
 
 
+@eagerly
 def test_the_multiplier_widens_the_trunk_in_multiples_of_the_divisor():
     plain = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
     model = to_any_width(plain, min_width=0.35, width_multiplier=2**0.5, divisor=8)
@@ -525,6 +540,7 @@ def test_the_multiplier_widens_the_trunk_in_multiples_of_the_divisor():
     assert model.get_layer("predictions").units == 10
 
 
+@eagerly
 def test_slim_models_have_multiples_of_the_divisor():
     plain = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
     model = to_any_width(plain, min_width=0.35, divisor=8)
@@ -984,6 +1000,7 @@ def test_a_two_headed_model_trains_every_readout_at_every_width(tmp_path):
     assert one.largest_error < 1e-4
 
 
+@eagerly
 def test_the_loss_of_two_heads_is_that_of_their_slim_networks():
     model = compile_two_headed(
         to_any_width(two_headed(), divisor=1),

@@ -30,7 +30,16 @@ from awn_keras import (
 from awn_keras.cli import main
 from awn_keras.data import DatasetUnavailableError, load_data
 from awn_keras.deploy.quantization_aware import quantize_aware
-from tests.conftest import classification, labelled, rich, small_conv, small_dense
+from tests.conftest import (
+    classification,
+    eagerly,
+    labelled,
+    rich,
+    small_conv,
+    small_dense,
+)
+
+pytestmark = eagerly
 
 L = keras.layers
 SPARSE = keras.losses.SparseCategoricalCrossentropy

@@ -25,6 +25,7 @@ from benchmarks.loop import train_by_the_loop
 from tests.conftest import (
     at_width,
     classification,
+    eagerly,
     inputs_of,
     labelled,
     rich,
@@ -96,6 +97,7 @@ def assert_same_gradients(got, wanted):
     ],
     ids=lambda w: type(w).__name__ + "-expected" * w.expected,
 )
+@eagerly
 def test_one_pass_gradients_equal_the_loops(widths, reduction):
     model = small_conv()
     x, y = labelled(model)
@@ -107,6 +109,7 @@ def test_one_pass_gradients_equal_the_loops(widths, reduction):
 
 
 @pytest.mark.backends
+@eagerly
 def test_one_pass_gradients_equal_the_loops_for_a_rich_graph():
     model = rich()
     x = inputs_of(model, 12)
@@ -126,6 +129,7 @@ def test_one_pass_gradients_equal_the_loops_for_a_rich_graph():
 
 @pytest.mark.backends
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
+@eagerly
 def test_one_pass_gradients_equal_the_loops_with_weights_and_regularizers(reduction):
     inputs = keras.Input((6, 6, 2))
     x = keras.layers.Flatten()(stem_and_trunk(inputs, kernel_regularizer="l2"))
@@ -152,6 +156,7 @@ def test_one_pass_gradients_equal_the_loops_with_weights_and_regularizers(reduct
 
 
 @pytest.mark.backends
+@eagerly
 def test_reported_losses_hold_all_regularization():
     penalty = keras.regularizers.L2(0.1)
     inputs = keras.Input((6, 6, 2))
@@ -237,6 +242,7 @@ def test_one_pass_gradients_equal_those_of_slimmed_networks():
     st.sampled_from([1, 3]),
     st.booleans(),
 )
+@eagerly
 def test_one_pass_gradients_equal_the_loops_for_any_widths(widths, divisor, grid):
     settings = {"widths_grid": [0.3, 0.55, 1.0]} if grid else {"min_width": 0.3}
     model = small_conv(**{"min_width": None, "divisor": divisor, **settings})
@@ -339,6 +345,7 @@ def test_fit_reports_widths_and_auc():
 
 
 @pytest.mark.backends
+@eagerly
 def test_reported_numbers_are_those_of_slimmed_networks():
     grid = [0.25, 0.4, 0.7, 1.0]
     model = classification(
@@ -384,6 +391,7 @@ def test_the_last_evaluation_can_be_asked_for():
 
 
 @pytest.mark.backends
+@eagerly
 def test_lists_are_those_of_a_plain_model():
     model = classification(small_conv())
     x, y = labelled(model)
@@ -410,6 +418,7 @@ def test_report_widths_can_be_left_out():
     assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy", "val_auc"}
 
 
+@eagerly
 def test_a_metric_called_auc_is_not_overwritten():
     model = classification(
         small_conv(),
@@ -524,6 +533,7 @@ def test_a_network_of_many_widths_takes_the_auc_over_64():
 # `pytest.warns` reports again what the configuration ignores in Keras' modules.
 @pytest.mark.backends
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@eagerly
 def test_a_frozen_model_warns_as_in_keras():
     model = small_conv()
     model.trainable = False
@@ -577,6 +587,7 @@ def test_fit_learns(settings):
 
 
 @pytest.mark.backends
+@eagerly
 def test_sample_and_class_weights_count():
     model = small_conv()
     x, y = labelled(model)
@@ -623,6 +634,7 @@ def test_mixed_precision_trains():
 
 
 @pytest.mark.backends
+@eagerly
 def test_dropout_and_noise_on_both_sides_of_the_readout():
     inputs = keras.Input((6, 6, 2))
     x = keras.layers.Dropout(0.2)(stem_and_trunk(inputs))
@@ -800,6 +812,7 @@ def test_layers_cannot_serve_two_models_of_different_widths():
 
 
 @pytest.mark.backends
+@eagerly
 def test_masked_steps_count_at_no_width():
     inputs = keras.Input((5, 4))
     x = keras.layers.Dense(8, activation="relu")(keras.layers.Masking()(inputs))

@@ -4,7 +4,9 @@ import pytest
 
 from awn_keras import TradeOffCurve, TriDense, plot_curves, plot_history, plot_kernel
 from awn_keras.pictures import COLORS
-from tests.conftest import classification, labelled, small_conv, small_dense
+from tests.conftest import classification, eagerly, labelled, small_conv, small_dense
+
+pytestmark = eagerly
 
 
 def curve(*accuracy):

@@ -17,6 +17,7 @@ from awn_keras.rules import Graded
 from tests.conftest import (
     at_width,
     classification,
+    eagerly,
     inputs_of,
     labelled,
     rich,
@@ -24,7 +25,7 @@ from tests.conftest import (
     small_dense,
 )
 
-pytestmark = pytest.mark.backends
+pytestmark = [pytest.mark.backends, eagerly]
 
 CASES = {
     "dense": small_dense,

@@ -18,9 +18,16 @@ from awn_keras import (
 )
 from awn_keras.baselines import SNet
 from tests.baselines.networks import conv_net
-from tests.conftest import on_tensorflow, rich, small_conv, small_dense, stem_and_trunk
+from tests.conftest import (
+    eagerly,
+    on_tensorflow,
+    rich,
+    small_conv,
+    small_dense,
+    stem_and_trunk,
+)
 
-pytestmark = pytest.mark.backends
+pytestmark = [pytest.mark.backends, eagerly]
 
 MODELS = {
     "conv": small_conv,

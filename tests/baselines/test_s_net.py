@@ -16,7 +16,9 @@ from tests.baselines.networks import (
     randomize,
     sizes,
 )
-from tests.conftest import classification
+from tests.conftest import classification, eagerly
+
+pytestmark = eagerly
 
 LISTED = (0.25, 0.5, 1.0)
 NUMBERS = ("gamma", "beta", "moving_mean", "moving_variance")

@@ -14,7 +14,9 @@ from tests.baselines.networks import (
     randomize,
     sizes,
 )
-from tests.conftest import classification
+from tests.conftest import classification, eagerly
+
+pytestmark = eagerly
 
 
 @pytest.fixture

@@ -34,7 +34,9 @@ from tests.baselines.networks import (
     randomize,
     sizes,
 )
-from tests.conftest import classification
+from tests.conftest import classification, eagerly, traced
+
+pytestmark = eagerly
 
 L = keras.layers
 SYSTEMS = (SharedBN, SNet, USNet)
@@ -225,6 +227,7 @@ def test_a_fresh_process_loads_a_saved_model(tmp_path):
     assert done.stdout == "USNet\n", done.stderr
 
 
+@traced
 def test_training_logs_are_those_of_the_largest_width():
     model = classification(of(SharedBN), widths=SandwichWidths(0.25, 1.0, 3))
     right = {}

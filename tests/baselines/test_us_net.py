@@ -17,7 +17,9 @@ from tests.baselines.networks import (
     randomize,
     sizes,
 )
-from tests.conftest import classification
+from tests.conftest import classification, eagerly, traced
+
+pytestmark = eagerly
 
 
 @pytest.fixture
@@ -208,6 +210,7 @@ def test_a_pydataset_is_read_and_batches_are_limited():
         assert_close(one, other)
 
 
+@traced
 def test_every_step_runs_the_sandwich():
     plain = conv_net()
     model = classification(USNet(plain.input, plain.output))

@@ -15,8 +15,9 @@ from awn_keras.layers import (
     TriSeparableConv2D,
 )
 from awn_keras.widths import channel_grades
+from tests.conftest import eagerly, traced
 
-pytestmark = pytest.mark.backends
+pytestmark = [pytest.mark.backends, eagerly]
 
 LAYERS = [TriConv1D, TriConv2D, TriConv2DTranspose, TriDense, TriSeparableConv2D]
 
@@ -177,6 +178,7 @@ def test_output_is_that_of_the_parent_with_a_masked_kernel(case):
     assert tuple(layer.compute_output_shape(shape)) == stock(x).shape
 
 
+@traced
 def test_dilated_transposed_convolution_is_that_of_the_parent():
     arguments, shape = (
         {"filters": 5, "kernel_size": 3, "dilation_rate": 2},

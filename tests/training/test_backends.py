@@ -18,7 +18,14 @@ from awn_keras import (
     slim,
 )
 from awn_keras.training.step import train_step
-from tests.conftest import classification, labelled, rich, small_conv, small_dense
+from tests.conftest import (
+    classification,
+    eagerly,
+    labelled,
+    rich,
+    small_conv,
+    small_dense,
+)
 
 FILES = Path(__file__).parent / "files"
 INSTALLED = [
@@ -76,6 +83,7 @@ def test_backends_train_alike(folder, backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", INSTALLED)
+@eagerly
 def test_models_saved_on_a_backend_go_on_on_another(folder, backend):
     model = keras.saving.load_model(folder / f"{backend}.keras")
     assert int(model.optimizer.iterations) == 5
@@ -96,6 +104,7 @@ def test_models_saved_on_a_backend_go_on_on_another(folder, backend):
 
 
 @pytest.mark.backends
+@eagerly
 def test_files_of_version_0_1_0_load_and_go_on():
     model = keras.saving.load_model(FILES / "version_0_1_0.keras")
     x, y = labelled(model)
@@ -150,6 +159,7 @@ def test_a_new_width_traces_nothing():
 
 @pytest.mark.backends
 @pytest.mark.parametrize("make", [small_conv, rich])
+@eagerly
 def test_predict_at_a_width_leaves_the_models_own_alone(make):
     model = make()
     model.width = 0.7
@@ -363,6 +373,7 @@ def test_a_step_is_traced_once_whatever_callbacks_evaluate(monkeypatch):
 
 
 @pytest.mark.backends
+@eagerly
 def test_state_is_tracked_and_is_no_weight():
     model = classification(small_conv())
     x, y = labelled(model)
@@ -410,6 +421,7 @@ def test_optimizers_train_and_keep_the_triangle(optimizer):
 
 
 @pytest.mark.backends
+@eagerly
 def test_compiling_anew_forgets_the_state_of_old_metrics():
     model = classification(small_conv())
     x, y = labelled(model)

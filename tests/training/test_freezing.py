@@ -4,7 +4,9 @@ import pytest
 
 from awn_keras.baselines import SNet, USNet
 from tests.baselines.networks import conv_net
-from tests.conftest import at_width, inputs_of, rich, small_conv
+from tests.conftest import at_width, eagerly, inputs_of, rich, small_conv
+
+pytestmark = eagerly
 
 schedules = keras.optimizers.schedules
 

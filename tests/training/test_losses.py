@@ -8,13 +8,15 @@ from awn_keras.training import backends
 from awn_keras.training.losses import is_stock_loss
 from awn_keras.training.samplers import width_factors
 from tests.baselines.networks import conv_net
-from tests.conftest import labelled, small_conv, small_dense
+from tests.conftest import eagerly, labelled, small_conv, small_dense
 from tests.test_model import (
     LOSS,
     assert_same_gradients,
     clone,
     gradients_of_a_step,
 )
+
+pytestmark = eagerly
 
 WIDTHS = (0.25, 0.5, 1.0)
 schedules = keras.optimizers.schedules

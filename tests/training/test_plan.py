@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 from awn_keras import SandwichWidths, UniformWidths
-from tests.conftest import classification, labelled, rich, small_conv
+from tests.conftest import classification, eagerly, labelled, rich, small_conv
 from tests.test_model import LOSS
+
+pytestmark = eagerly
 
 schedules = keras.optimizers.schedules
 

@@ -13,8 +13,10 @@ from awn_keras import (
     slim,
 )
 from awn_keras.training.samplers import draw_levels, expected_levels
-from tests.conftest import classification, labelled, small_conv
+from tests.conftest import classification, eagerly, labelled, small_conv
 from tests.test_model import LOSS, assert_same_gradients, gradients_of_a_step
+
+pytestmark = eagerly
 
 # ------------------------------------------------------------------- descriptions
 
