@@ -84,7 +84,7 @@ def lenet_3c1l(
             f"`padding='same'`. Received: input_shape={input_shape}"
         )
     channels = _widened(filters, width_multiplier)
-    layers = _Layers(*(weight_decay, bn_momentum, padding), triangular=triangular)
+    layers = _Layers(weight_decay, bn_momentum, padding, triangular=triangular)
     inputs = keras.Input(input_shape, name="image")
     x = layers.convolution(inputs, keras.layers.Conv2D, channels, 3, name="{}1")
     x = layers.convolution(x, layers.inner, channels, 3, name="{}2")
@@ -159,7 +159,7 @@ def mobilenet_v2(
         MobileNetV2: Inverted Residuals and Linear Bottlenecks (2018), table 2.
     """
     _check_image_shape(input_shape)
-    layers = _Layers(*(weight_decay, bn_momentum, "same", 6.0), triangular=triangular)
+    layers = _Layers(weight_decay, bn_momentum, "same", 6.0, triangular=triangular)
 
     def widened(channels: int) -> int:
         return _widened(channels, width_multiplier, divisor)
@@ -202,9 +202,7 @@ def _inverted_residual(
     shortcut = x
     if expansion > 1:
         expanded = expansion * x.shape[-1]
-        x = layers.convolution(
-            *(x, layers.inner, expanded, 1), name=name + "_expand_{}"
-        )
+        x = layers.convolution(x, layers.inner, expanded, 1, name=name + "_expand_{}")
     x = layers.convolution(
         x,
         keras.layers.DepthwiseConv2D,

@@ -67,8 +67,8 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
         logs = logs or {}
         super().on_epoch_end(epoch, _without_widths(logs))
         for name in logs:
-            if found := split_name_at_width(name):
-                metric, width = found
+            if parts := split_name_at_width(name):
+                metric, width = parts
                 part = "validation" if name.startswith("val_") else "train"
                 run = name_at_width(part, width)
                 tag = f"epoch_{metric.removeprefix('val_')}"

@@ -310,19 +310,19 @@ def _is_trained(model: keras.Model) -> bool:
         keras.initializers.Ones,
         keras.initializers.Constant,
     )
-    found = False
+    has_constants = False
     for layer in model.layers:
         for weight in layer.weights:
             initializer = getattr(layer, f"{weight.name}_initializer", None)
             if isinstance(initializer, constants):
-                found = True
+                has_constants = True
                 start = initializer(weight.shape, dtype=weight.dtype)
                 if not np.array_equal(
                     keras.ops.convert_to_numpy(weight),
                     keras.ops.convert_to_numpy(start),
                 ):
                     return True
-    return not found
+    return not has_constants
 
 
 def _check_can_be_ordered(model: keras.Model, trained: bool) -> None:

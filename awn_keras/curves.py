@@ -69,7 +69,7 @@ class TradeOffCurve:
         ]
         accuracy = self.accuracy or [float("nan")] * len(self.widths)
         rows = zip(
-            *(self.widths, accuracy, self.loss, self.macs, self.parameters), strict=True
+            self.widths, accuracy, self.loss, self.macs, self.parameters, strict=True
         )
         for width, right, loss, macs, parameters in rows:
             lines.append(
@@ -133,7 +133,8 @@ class TradeOffCurve:
         percent = 100 * np.asarray(self.accuracy)
         index = len(ax.get_lines())
         ax.plot(
-            *(self.widths, percent),
+            self.widths,
+            percent,
             color=COLORS[index % len(COLORS)],
             marker=MARKERS[index % len(MARKERS)],
             markersize=3,

@@ -91,7 +91,9 @@ class AnyWidthModel(MultiWidthModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            *(inputs, outputs, name),
+            inputs,
+            outputs,
+            name,
             min_width=min_width,
             divisor=divisor,
             widths_grid=widths_grid,

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import keras
@@ -18,12 +17,7 @@ from awn_keras.rules import Graded
 from awn_keras.training import backends
 from awn_keras.training.freezing import acting_from
 from awn_keras.training.trainer import WidthTrainer
-from awn_keras.widths import (
-    Networks,
-    channel_grades,
-    check_width,
-    check_widths_grid,
-)
+from awn_keras.widths import Networks, Widths, check_width
 
 
 @dataclass
@@ -82,31 +76,13 @@ class MultiWidthModel(WidthTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
-        if widths_grid is not None:
-            widths_grid = check_widths_grid(widths_grid)
-            if min_width is None:
-                min_width = widths_grid[0]
-            if min_width != widths_grid[0]:
-                raise ArgumentError(
-                    "`min_width` must be the first of `widths_grid`. Received: "
-                    f"min_width={min_width}, widths_grid={list(widths_grid)}"
-                )
-        min_width = 0.25 if min_width is None else min_width
-        self.min_width = check_width(min_width, name="min_width")
-        self.divisor = divisor
-        self.widths_grid = widths_grid
-        new_grades = partial(
-            channel_grades,
-            divisor=divisor,
-            min_width=self.min_width,
-            widths_grid=widths_grid,
-        )
-        propagation = self._propagate(new_grades)
+        widths = Widths.of(min_width, divisor, widths_grid)
+        self.min_width, self.divisor = widths.min_width, widths.divisor
+        self.widths_grid = widths.grid
+        propagation = self._propagate(widths.grades)
         kinds = propagation.kinds.values()
         networks = Networks.of_grades(
-            [kind.grades for kind in kinds if isinstance(kind, Graded)],
-            self.min_width,
-            widths_grid,
+            [kind.grades for kind in kinds if isinstance(kind, Graded)], widths
         )
         if self.min_width < 1 and not len(networks.thresholds):
             raise ArgumentError(

@@ -186,9 +186,9 @@ def plot_history(history: Any, metric: str = "accuracy", ax: Any = None) -> Any:
     lines: dict[float, list[float]] = {}
     prefix = "val_" if any(name.startswith("val_") for name in logs) else ""
     for name, values in logs.items():
-        found = split_name_at_width(name)
-        if found is not None and found[0] == prefix + metric:
-            lines[found[1]] = values
+        parts = split_name_at_width(name)
+        if parts is not None and parts[0] == prefix + metric:
+            lines[parts[1]] = values
     if not lines:
         raise ArgumentError(
             f"`history` has no '{prefix}{metric}' at any width: compile with "

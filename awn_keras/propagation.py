@@ -107,7 +107,9 @@ def trace(
     for node in nodes:
         inputs = tuple(kinds[id(x)] for x in data_tensors(node))
         call = LayerCall(
-            *(node, inputs, channels),
+            node,
+            inputs,
+            channels,
             last=id(node) in last,
             converting=as_tri is not None,
             as_tri=id(node.operation) in (as_tri or ()),

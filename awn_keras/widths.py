@@ -275,6 +275,58 @@ def _check_positive(value: int, name: str) -> None:
 
 
 @dataclass(frozen=True)
+class Widths:
+    """At which widths the channels of a model appear: its three arguments as one.
+
+    Args:
+        min_width: The smallest width, in (0, 1].
+        divisor: Channels come and go in blocks of this size.
+        grid: The only widths that are told apart, ascending, from `min_width` to 1.
+            `None` for every width.
+    """
+
+    min_width: float = 0.25
+    divisor: int = 1
+    grid: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        min_width: float | None = None,
+        divisor: int = 1,
+        widths_grid: Sequence[float] | None = None,
+    ) -> Widths:
+        """Checks the arguments of a model.
+
+        Args:
+            min_width: See the class. `None` for the first of `widths_grid`, else 0.25.
+            divisor: See the class.
+            widths_grid: See `grid`.
+
+        Returns:
+            What they say.
+
+        Raises:
+            TypeError: If a width is not a number.
+            ValueError: If a width is out of range, the grid does not ascend to 1, or
+                `min_width` is not its first.
+        """
+        grid = None if widths_grid is None else check_widths_grid(widths_grid)
+        if min_width is None:
+            min_width = grid[0] if grid else 0.25
+        if grid and min_width != grid[0]:
+            raise ArgumentError(
+                "`min_width` must be the first of `widths_grid`. Received: "
+                f"min_width={min_width}, widths_grid={list(grid)}"
+            )
+        return cls(check_width(min_width, name="min_width"), divisor, grid)
+
+    def grades(self, channels: int) -> np.ndarray:
+        """Grades of a layer with so many channels; see `channel_grades`."""
+        return channel_grades(channels, self.divisor, self.min_width, self.grid)
+
+
+@dataclass(frozen=True)
 class Networks:
     """The different networks that a model holds, numbered by *levels*.
 
@@ -293,24 +345,18 @@ class Networks:
     widths_grid: tuple[float, ...] | None = None
 
     @classmethod
-    def of_grades(
-        cls,
-        grades: Iterable[np.ndarray],
-        min_width: float,
-        widths_grid: tuple[float, ...] | None = None,
-    ) -> Networks:
+    def of_grades(cls, grades: Iterable[np.ndarray], widths: Widths) -> Networks:
         """Finds the networks of a model.
 
         Args:
             grades: Grades of the channels of each tensor.
-            min_width: The smallest width.
-            widths_grid: See the class.
+            widths: At which widths channels may appear.
 
         Returns:
             The networks.
         """
         every = np.unique(np.concatenate([np.zeros(1), *grades]))
-        return cls(min_width, every[every > min_width], widths_grid)
+        return cls(widths.min_width, every[every > widths.min_width], widths.grid)
 
     def level_of(self, width: float | np.ndarray) -> np.ndarray:
         """Finds the networks that run at some widths.

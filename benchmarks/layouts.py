@@ -59,8 +59,12 @@ def main() -> None:
         )
         whole = keras.Model(image, layer(image))
         candidate = Candidate(
-            *(layer, np.zeros(inputs), np.zeros(outputs)),
-            *((size, size), (size, size), False),
+            layer,
+            np.zeros(inputs),
+            np.zeros(outputs),
+            (size, size),
+            (size, size),
+            False,
         )
         for blocks in BLOCKS:
             pairs = zip(ends(inputs, blocks), ends(outputs, blocks), strict=True)

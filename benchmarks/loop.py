@@ -54,7 +54,7 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
             level = levels[index : index + 1]
             outputs = model._outputs_at(level, features, training=True)
             value = loss_over_widths(
-                *(model, plan, batch, outputs, [factor]), regularize=index == 0
+                model, plan, batch, outputs, [factor], regularize=index == 0
             )
             return model.optimizer.scale_loss(value), (value, outputs[0])
 

@@ -50,7 +50,8 @@ def exported_at(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
         exported = export_tflite(
-            *(model, path),
+            model,
+            path,
             widths=widths,
             precision=precision,
             representative=representative if precision == "int8" else None,

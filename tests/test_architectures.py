@@ -260,7 +260,7 @@ def test_arguments_reach_the_mobilenet():
     grid = mobilenet_v2((8, 8, 3), width_multiplier=0.25, widths_grid=[0.5, 1.0])
     assert grid.distinct_widths == (0.5, 1.0)
     model = mobilenet_v2(
-        *((8, 8, 1), 7), width_multiplier=0.5, divisor=2, min_width=0.5, name="small"
+        (8, 8, 1), 7, width_multiplier=0.5, divisor=2, min_width=0.5, name="small"
     )
     assert (model.name, model.min_width, model.divisor) == ("small", 0.5, 2)
     assert model.output_shape == (None, 7)

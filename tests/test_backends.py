@@ -72,7 +72,8 @@ def test_files_of_the_baselines_say_what_they_need(backend, tmp_path):
         "        load(sys.argv[1])\n"
         "    except NotImplementedError as error:\n"
         "        print(error)\n",
-        *(backend, str(path)),
+        backend,
+        str(path),
     )
     first, second = result.stdout.splitlines()
     assert first.startswith("`SharedBN` needs Keras on TensorFlow")
@@ -86,7 +87,8 @@ def test_files_of_any_width_models_are_loaded_everywhere(backend, tmp_path):
     model.save(path)
     result = run(
         "from awn_keras import cli\ncli.main(['summary', sys.argv[1]])",
-        *(backend, str(path)),
+        backend,
+        str(path),
     )
     assert "total MACs" in result.stdout
 

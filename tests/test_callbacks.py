@@ -20,7 +20,8 @@ def fit(callback, *, validate=True, epochs=2, verbose=0, **kwargs):
     model = classification(small_dense(), **kwargs)
     x, y = labelled(model)
     history = model.fit(
-        *(x, y),
+        x,
+        y,
         epochs=epochs,
         validation_data=(x, y) if validate else None,
         callbacks=[callback],
@@ -80,7 +81,8 @@ def test_tensorboard_refuses_a_model_of_one_width(tmp_path):
     model.compile("sgd", "mse")
     with pytest.raises(TypeError, match=r"take `keras\.callbacks\.TensorBoard`"):
         model.fit(
-            *(np.zeros((4, 2)), np.zeros(4)),
+            np.zeros((4, 2)),
+            np.zeros(4),
             callbacks=[WidthTensorBoard(tmp_path)],
             verbose=0,
         )

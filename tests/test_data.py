@@ -64,7 +64,11 @@ def test_augmentation_depends_on_seed_and_epoch_only():
 
     def batches(seed=0, first_epoch=0):
         return Batches(
-            *(images, np.arange(40), np.zeros(3), np.ones(3), 16),
+            images,
+            np.arange(40),
+            np.zeros(3),
+            np.ones(3),
+            16,
             augment=True,
             seed=seed,
             first_epoch=first_epoch,

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from awn_keras.widths import (
     Networks,
+    Widths,
     active_channels,
     channel_grades,
     check_width,
@@ -250,7 +251,7 @@ def test_levels_number_the_networks(count, divisor, min_width, grid):
     if grid is not None:
         min_width = grid[0]
     grades = channel_grades(count, divisor, min_width, grid)
-    networks = Networks.of_grades([grades, np.zeros(3)], min_width, grid)
+    networks = Networks.of_grades([grades, np.zeros(3)], Widths(min_width, grid=grid))
     every = networks.distinct_widths
     # As many names as networks, each running the one that it names.
     assert [int(networks.level_of(width)) for width in every] == list(range(len(every)))
@@ -258,3 +259,24 @@ def test_levels_number_the_networks(count, divisor, min_width, grid):
     assert len(set(active)) == len(every)
     for level, start in enumerate(networks.starts):
         assert networks.level_of(start) == level
+
+
+def test_a_models_three_arguments_are_one_object():
+    assert Widths.of() == Widths(0.25, 1, None)
+    assert Widths.of(None, 8, [0.5, 1]) == Widths(0.5, 8, (0.5, 1.0))
+    assert Widths.of(0.5, 8, [0.5, 1]) == Widths.of(None, 8, [0.5, 1])
+    grades = Widths(0.3, 2, (0.3, 0.6, 1.0)).grades(10)
+    np.testing.assert_array_equal(grades, channel_grades(10, 2, 0.3, (0.3, 0.6, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((0.0,), "`min_width` must be in"),
+        ((0.25, 1, [0.5, 1.0]), "`min_width` must be the first of `widths_grid`"),
+        ((None, 1, [0.5, 0.8]), "`widths_grid` must ascend and end at 1.0"),
+    ],
+)
+def test_bad_arguments_of_a_model_are_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        Widths.of(*arguments)

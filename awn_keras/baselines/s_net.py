@@ -66,7 +66,9 @@ class SNet(SlicedModel):
     ) -> None:
         self.widths = check_widths_grid(widths)
         super().__init__(
-            *(inputs, outputs, name),
+            inputs,
+            outputs,
+            name,
             min_width=self.widths[0],
             divisor=divisor,
             **kwargs,
@@ -140,7 +142,7 @@ class SNet(SlicedModel):
         # A listed width's numbers act above the next smaller one.
         listed = self.networks.level_of(np.asarray(self.widths))
         starts = np.append(0, listed[:-1] + 1).astype("int32")
-        found = {
+        acting = {
             id(variable): (variable, levels)
             for variable, levels in super()._acting_from()
         }
@@ -148,7 +150,7 @@ class SNet(SlicedModel):
             for name in _NUMBERS if layer.name in self._switchable else ():
                 own = getattr(layer, name)
                 rows = getattr(self._switchable[layer.name], name)
-                levels = found[id(own)][1]
-                found[id(own)] = (own, np.maximum(levels, starts[-1]))
-                found[id(rows)] = (rows, np.maximum(levels, starts[:-1, None]))
-        return list(found.values())
+                levels = acting[id(own)][1]
+                acting[id(own)] = (own, np.maximum(levels, starts[-1]))
+                acting[id(rows)] = (rows, np.maximum(levels, starts[:-1, None]))
+        return list(acting.values())

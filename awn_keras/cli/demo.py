@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
     test = data.test()
     widths = [0.05, 0.25, 0.5, 1.0]
     exported = export_tflite(
-        *(result.model, directory / "digits.tflite"),
+        result.model,
+        directory / "digits.tflite",
         widths=widths,
         samples=test[0][0][:100],
         metadata=metadata_of(data),

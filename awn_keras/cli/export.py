@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> None:
         metadata = metadata_of(data)
     check_can_write(output, "--output", folder=not args.single_file)
     exported = export_tflite(
-        *(model, output),
+        model,
+        output,
         widths=args.widths,
         single_file=args.single_file,
         layout=args.layout,

@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> None:
     if not args.show:
         check_can_write(args.work, "--work", folder=True)
         reproduce.run_missing(
-            *(runs, results, args.work),
+            runs,
+            results,
+            args.work,
             report=write_line,
             verbose=1 if sys.stdout.isatty() else 2,
             data_dir=args.data_dir,

@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(args.against)
     data = load_dataset(args, model)
     verified = verify_tflite(
-        *(args.file, model),
+        args.file,
+        model,
         samples=None if data is None else data.test()[0][0],
         tolerance=None if precision is None else default_tolerance(model, precision),
     )

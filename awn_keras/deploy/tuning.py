@@ -50,21 +50,21 @@ def measured(
     path = _default_cache() if cache is None else Path(cache)
     known = _read(path)
     wanted: dict[str, tuple[Candidate, float, Cut | None]] = {}
-    for one in candidates(model).values():
-        for option in _promising(one, widths):
+    for candidate in candidates(model).values():
+        for option in _promising(candidate, widths):
             for width in widths:
-                wanted[_key(one, width, option)] = (one, width, option)
+                wanted[_key(candidate, width, option)] = (candidate, width, option)
     missing = [key for key in wanted if key not in known]
     for start in range(0, len(missing), _AT_ONCE):
         keys = missing[start : start + _AT_ONCE]
         networks = {f"layer_{i}": _network(*wanted[key]) for i, key in enumerate(keys)}
-        found = medians(time_signatures(convert(networks), list(networks)))
-        known.update(zip(keys, found.values(), strict=True))
+        times = medians(time_signatures(convert(networks), list(networks)))
+        known.update(zip(keys, times.values(), strict=True))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(known, indent=1) + "\n")
 
-    def milliseconds(one: Candidate, width: float, option: Cut | None) -> float:
-        return known.get(_key(one, width, option), float("inf"))
+    def milliseconds(candidate: Candidate, width: float, option: Cut | None) -> float:
+        return known.get(_key(candidate, width, option), float("inf"))
 
     return milliseconds
 
@@ -77,20 +77,25 @@ def _read(path: Path) -> dict[str, float]:
     return known if isinstance(known, dict) else {}
 
 
-def _promising(one: Candidate, widths: Sequence[float]) -> Iterable[Cut | None]:
+def _promising(candidate: Candidate, widths: Sequence[float]) -> Iterable[Cut | None]:
     def total(option: Cut) -> float:
-        return sum(estimate(one, width, option) for width in widths)
+        return sum(estimate(candidate, width, option) for width in widths)
 
-    return [None, *sorted(one.options(widths), key=total)[:_OPTIONS]]
+    return [None, *sorted(candidate.options(widths), key=total)[:_OPTIONS]]
 
 
-def _key(one: Candidate, width: float, option: Cut | None) -> str:
+def _key(candidate: Candidate, width: float, option: Cut | None) -> str:
     """Names a measurement by all that decides it."""
-    inputs, outputs = one.channels(width)
+    inputs, outputs = candidate.channels(width)
     ends = None if option is None else option.until(inputs, outputs).ends
     if ends is not None and len(ends) == 1:
         ends = None  # whole
-    layer = (_stock_config(one.layer), one.in_shape, one.out_shape, one.readout)
+    layer = (
+        _stock_config(candidate.layer),
+        candidate.in_shape,
+        candidate.out_shape,
+        candidate.readout,
+    )
     text = json.dumps([_machine(), layer, inputs, outputs, ends], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -110,20 +115,20 @@ def _stock_config(layer: Any) -> dict[str, Any]:
     }
 
 
-def _network(one: Candidate, width: float, option: Cut | None) -> keras.Model:
+def _network(candidate: Candidate, width: float, option: Cut | None) -> keras.Model:
     """The layer alone, with a bias as BatchNormalization leaves it, and ReLU."""
-    inputs, outputs = one.channels(width)
-    layer_class = getattr(one.layer, "stock_class", type(one.layer))
-    config = _stock_config(one.layer)
+    inputs, outputs = candidate.channels(width)
+    layer_class = getattr(candidate.layer, "stock_class", type(candidate.layer))
+    config = _stock_config(candidate.layer)
     del config["class"]
-    rule = rule_of(one.layer)
+    rule = rule_of(candidate.layer)
     size = {} if rule is None or rule.channels is None else {rule.channels: outputs}
     layer = layer_class(**{**config, **size, "use_bias": True}, name="layer")
-    start = x = keras.Input((*one.in_shape, inputs))
-    if one.flattened:
+    start = x = keras.Input((*candidate.in_shape, inputs))
+    if candidate.flattened:
         x = keras.layers.Flatten()(x)
     x = layer(x)
-    network = keras.Model(start, x if one.readout else keras.layers.ReLU()(x))
+    network = keras.Model(start, x if candidate.readout else keras.layers.ReLU()(x))
     return network if option is None else cut(network, {"layer": option})
 
 

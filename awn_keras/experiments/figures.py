@@ -79,12 +79,14 @@ def _plot_curves(ax: Any, finished: Sequence[Finished], over: str) -> None:
         "awn_full": "triangular convolutions",
         "shared_bn_full": "ordinary convolutions",
     }
-    for (label, calibrated), found in by_key.items():
-        accuracy = np.mean([curve["accuracy"] for curve in found], axis=0)
-        auc = 100 * np.mean([curve["auc"] for curve in found])
+    for (label, calibrated), curves in by_key.items():
+        accuracy = np.mean([curve["accuracy"] for curve in curves], axis=0)
+        auc = 100 * np.mean([curve["auc"] for curve in curves])
         name = names[label] + (f" ({calibrated}w)" if calibrated else "")
         ax.plot(
-            *(found[0][over], 100 * accuracy, styles.get(calibrated, "-")),
+            curves[0][over],
+            100 * accuracy,
+            styles.get(calibrated, "-"),
             color=SYSTEM_COLORS[label],
             label=f"{name}, AUC {auc:.2f} %",
         )
@@ -104,9 +106,9 @@ def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> li
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for suffix in ("", "_recommended"):
         for (kind, width), filters in sizes.items():
-            if found := curves.get(f"plain_{filters}{suffix}"):
-                right = 100 * float(np.mean([curve["accuracy"][0] for curve in found]))
-                at = width if over == "widths" else found[0]["macs"][0]
+            if same := curves.get(f"plain_{filters}{suffix}"):
+                right = 100 * float(np.mean([curve["accuracy"][0] for curve in same]))
+                at = width if over == "widths" else same[0]["macs"][0]
                 points.setdefault((kind, suffix), []).append((at, right))
     # One network may be both: the triangle is seen within, and around, the square.
     kinds = {"params": ("^", 45, "as many weights"), "macs": ("s", 15, "as many MACs")}
@@ -137,16 +139,16 @@ def figure_4(finished: Sequence[Finished]) -> Any:
         A Matplotlib figure.
     """
     figure, ax = new_figure(5, 3.5)
-    found: dict[int | None, list[float]] = {}
+    aucs: dict[int | None, list[float]] = {}
     for run, result in finished:
         name = run.label.removeprefix("awn_rs").removeprefix("_") or "4"
         count = None if name == "all" else int(name)
         curve = curve_of(result)
         if curve:
-            found.setdefault(count, []).append(100 * curve["auc"])
-    counts = [count for count in FIGURE_4_WIDTHS if count in found]
+            aucs.setdefault(count, []).append(100 * curve["auc"])
+    counts = [count for count in FIGURE_4_WIDTHS if count in aucs]
     positions = np.arange(len(counts))
-    means = [np.mean(found[count]) for count in counts]
+    means = [np.mean(aucs[count]) for count in counts]
     ax.plot(positions, means, "o-", color=SYSTEM_COLORS["awn_rs"])
     for position, mean in zip(positions, means, strict=True):
         ax.annotate(
@@ -179,7 +181,8 @@ def figure_2(finished: Sequence[Finished]) -> Any:
         if result["statistics"]:
             first.setdefault(run.label, result["statistics"])
     figure, axes = new_figure(
-        *(3.6 * max(len(first), 1), 5),
+        3.6 * max(len(first), 1),
+        5,
         nrows=2,
         ncols=max(len(first), 1),
         sharex=True,
@@ -213,7 +216,7 @@ def plot_statistics(
         from matplotlib import pyplot
 
         axes = pyplot.subplots(
-            *(2, 1), figsize=(4.5, 5), sharex=True, layout="constrained"
+            2, 1, figsize=(4.5, 5), sharex=True, layout="constrained"
         )[1]
     steps = [row["step"] for row in seen["rows"]]
     colors = ordered_colors(len(seen["widths"]))
@@ -223,7 +226,9 @@ def plot_statistics(
         ):
             for key, style in ((name, "-"), (f"moving_{name}", ":")):
                 ax.plot(
-                    *(steps, [row[key][index] for row in seen["rows"]], style),
+                    steps,
+                    [row[key][index] for row in seen["rows"]],
+                    style,
                     color=color,
                     linewidth=1,
                     label=f"width {width:g}" if style == "-" else None,

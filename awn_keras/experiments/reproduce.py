@@ -111,32 +111,34 @@ def run_missing(
         OSError: If a directory cannot be written.
     """
     results.mkdir(parents=True, exist_ok=True)
-    left = [one for one in runs if load_result(one, results) is None]
+    left = [paper_run for paper_run in runs if load_result(paper_run, results) is None]
     busy: list[PaperRun] = []
-    for one in left:
-        with _claimed(work / one.name) as claimed:
+    for paper_run in left:
+        with _claimed(work / paper_run.name) as claimed:
             if not claimed:
-                busy.append(one)
-            elif load_result(one, results) is None:  # another one may just have
-                _run(one, results, work / one.name, report, kwargs)
-    for one in busy:
-        report(f"{one.name}: another process is at it")
+                busy.append(paper_run)
+            elif (
+                load_result(paper_run, results) is None
+            ):  # another process may just have
+                _run(paper_run, results, work / paper_run.name, report, kwargs)
+    for paper_run in busy:
+        report(f"{paper_run.name}: another process is at it")
 
 
 def _run(
-    one: PaperRun,
+    paper_run: PaperRun,
     results: Path,
     directory: Path,
     report: Callable[[str], None],
     kwargs: dict[str, Any],
 ) -> None:
-    epochs = one.recipe.epochs_run
-    report(f"{one.name}: {epochs} epochs, in {directory}")
-    every = one.trace_every
-    trace = None if every is None else trace_of(one.recipe, every)
-    run(one.recipe, directory, resume=True, trace=trace, **kwargs)
+    epochs = paper_run.recipe.epochs_run
+    report(f"{paper_run.name}: {epochs} epochs, in {directory}")
+    every = paper_run.trace_every
+    trace = None if every is None else trace_of(paper_run.recipe, every)
+    run(paper_run.recipe, directory, resume=True, trace=trace, **kwargs)
     content = (directory / "result.json").read_text()
-    write_whole(results / f"{one.name}.json", content)
+    write_whole(results / f"{paper_run.name}.json", content)
 
 
 @contextlib.contextmanager
@@ -173,8 +175,8 @@ def finished_runs(runs: Sequence[PaperRun], results: Path) -> list[Finished]:
     Raises:
         ValueError: See `load_result`.
     """
-    loaded = ((one, load_result(one, results)) for one in runs)
-    return [(one, result) for one, result in loaded if result is not None]
+    loaded = ((paper_run, load_result(paper_run, results)) for paper_run in runs)
+    return [(paper_run, result) for paper_run, result in loaded if result is not None]
 
 
 def show(experiment: str, finished: Sequence[Finished], results: Path) -> Table:
@@ -212,9 +214,11 @@ def _plain_networks(recipe: Recipe, results: Path) -> list[Finished]:
     Of two with as many it is the recipe's own.
     """
     most: list[Finished] = []
-    for precision in sorted(PRECISIONS, key=lambda one: one != recipe.precision):
+    for precision in sorted(PRECISIONS, key=lambda name: name != recipe.precision):
         runs = runs_of(
-            *("individual", recipe.dataset, recipe.architecture),
+            "individual",
+            recipe.dataset,
+            recipe.architecture,
             seeds=SEEDS,
             scale=recipe.scale,
             precision=precision,
@@ -284,13 +288,13 @@ def finished_kinds(
     """
     dataset = EXPERIMENTS[experiment].datasets[0] if dataset is None else dataset
     names = _names(results)
-    found = {}
+    counts = {}
     for scale, precision in _kinds(names):
         runs = _runs_of(experiment, dataset, architecture, scale, precision)
         count = len(names & {run.name for run in runs})
         if count:
-            found[f"--scale {scale:g} --precision {precision}"] = count
-    return found
+            counts[f"--scale {scale:g} --precision {precision}"] = count
+    return counts
 
 
 _INTRODUCTION = """# The paper's tables and figures, run here
@@ -309,7 +313,9 @@ def _runs_of(
     """All runs that a section of the report may have; none if it cannot be."""
     try:
         return runs_of(
-            *(experiment, dataset, architecture),
+            experiment,
+            dataset,
+            architecture,
             seeds=SEEDS,
             scale=scale,
             precision=precision,

@@ -107,8 +107,8 @@ def index_at(curve: dict[str, Any], width: float) -> int:
 
 def curve_of(result: dict[str, Any], calibrated: int = 0) -> dict[str, Any] | None:
     """The curve of a result for a number of calibrated widths, if there is one."""
-    found = [c for c in result["curves"] if c["calibrated"] == calibrated]
-    return found[0] if found else None
+    curves = [c for c in result["curves"] if c["calibrated"] == calibrated]
+    return curves[0] if curves else None
 
 
 def machine(environment: dict[str, Any]) -> str:
@@ -156,10 +156,10 @@ def _notes(finished: Sequence[Finished]) -> list[str]:
 
 
 def _by_label(finished: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_label: dict[str, list[dict[str, Any]]] = {}
     for run, result in finished:
-        found.setdefault(run.label, []).append(result)
-    return found
+        by_label.setdefault(run.label, []).append(result)
+    return by_label
 
 
 def table_1(finished: Sequence[Finished]) -> Table:
@@ -275,18 +275,20 @@ def at_equal_macs(finished: Sequence[Finished]) -> Table:
     widths of table 1 and between them, and those of the largest network of all.
     """
     systems = _systems(finished)
-    curves = {label: found[0] for label, _, _, found in systems if found}
+    curves = {label: measured[0] for label, _, _, measured in systems if measured}
     budgets = {curve["macs"][-1] for curve in curves.values()}
     budgets = {max(budgets)} if budgets else set()
     if plain := curves.get("s_net") or curves.get("us_net"):
         budgets |= {plain["macs"][index_at(plain, width)] for width in _BUDGETS}
     rows = []
-    for label, calibrated, _, found in systems:
+    for label, calibrated, _, measured in systems:
         cells = []
         for budget in sorted(budgets):
-            right = [_within(curve, budget) for curve in found]
-            cells.append(percent([one for one in right if one is not None]))
-        count = str(len(found)) if found else "-"
+            right = [_within(curve, budget) for curve in measured]
+            cells.append(
+                percent([accuracy for accuracy in right if accuracy is not None])
+            )
+        count = str(len(measured)) if measured else "-"
         rows.append([_name(label, calibrated), count, *cells])
     head = ["at most so many MACs", "seeds", *map(_millions, sorted(budgets))]
     note = (

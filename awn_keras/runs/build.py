@@ -112,6 +112,9 @@ def _sampler(recipe: Recipe, model: MultiWidthModel) -> WidthSampler:
     sampler = UniformWidths if recipe.sampler == "uniform" else SandwichWidths
     lowest = recipe.lowest_width or recipe.min_width
     return sampler(
-        *(lowest, 1.0, recipe.num_widths, recipe.seed),
+        lowest,
+        1.0,
+        recipe.num_widths,
+        recipe.seed,
         expected=recipe.sampler == "expected_sandwich",
     )

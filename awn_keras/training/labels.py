@@ -8,6 +8,7 @@ import keras
 
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import is_stock, operation_of
+from awn_keras.rules import WidthRule, rule_of
 
 _ONE_HOT = keras.losses.CategoricalCrossentropy
 _CLASS_NUMBERS = keras.losses.SparseCategoricalCrossentropy
@@ -19,7 +20,6 @@ _ALIASES = {
     keras.losses.sparse_categorical_crossentropy: _CLASS_NUMBERS,
     "sparse_categorical_crossentropy": _CLASS_NUMBERS,
 }
-_KEEP_VALUES = (keras.layers.Flatten, keras.layers.Identity, keras.layers.Reshape)
 _PROBABILITIES = ("sigmoid", "softmax")
 
 
@@ -37,22 +37,28 @@ def softmax_twice(model: keras.Model, loss: Any) -> list[str]:
         What is wrong with each such output, and what to do.
     """
     messages = []
-    for output, one in zip(model.outputs, _per_output(model, loss), strict=True):
+    losses = _per_output(model, loss)
+    for output, output_loss in zip(model.outputs, losses, strict=True):
         operation = operation_of(output)
         name, activation = operation.name, _probabilities(operation)
-        if activation and getattr(one, "from_logits", False) is True:
+        if activation and getattr(output_loss, "from_logits", False) is True:
             messages.append(
                 f"Output '{name}' of model '{model.name}' is a {activation} already, "
-                f"but its loss {type(one).__name__} has `from_logits=True` and applies "
-                "one again, so that the model would train badly. Leave the "
+                f"but its loss {type(output_loss).__name__} has `from_logits=True` and "
+                "applies one again, so that the model would train badly. Leave the "
                 f"{activation} out of the model, or compile with `from_logits=False`."
             )
     return messages
 
 
+def _keeps_values(operation: Any) -> bool:
+    rule = rule_of(operation) or WidthRule()
+    return rule.inert or rule.flattens or rule.resize is not None
+
+
 def _probabilities(operation: Any) -> str | None:
     """The activation that gives an output, if it is sigmoid or softmax."""
-    while isinstance(operation, _KEEP_VALUES):
+    while _keeps_values(operation):
         operation = operation_of(operation.input)
     activation = getattr(operation, "activation", None)
     if isinstance(activation, keras.Layer):  # such as `Dense(3, activation=Softmax())`
@@ -80,8 +86,8 @@ def check_labels(model: keras.Model, loss: Any, y: Any) -> None:
     if len(outputs) > 1 and not isinstance(y, dict | list | tuple):
         return  # Keras says what it thinks of it.
     losses, labels = _per_output(model, loss), _per_output(model, y)
-    for output, one, some in zip(outputs, losses, labels, strict=True):
-        kind, shape = kind_of_labels(one), _static_shape(some)
+    for output, output_loss, numbers in zip(outputs, losses, labels, strict=True):
+        kind, shape = kind_of_labels(output_loss), _static_shape(numbers)
         if kind and shape is not None and output.shape[-1] not in (None, 1):
             _check_shape(output, kind, shape)
 

@@ -171,8 +171,12 @@ class SandwichWidths(WidthSampler):
                 f"width. Received: num_widths={num_widths}"
             )
         super().__init__(
-            *((min_width, max_width), num_widths - 2, min_width, max_width),
-            *(seed, expected),
+            (min_width, max_width),
+            num_widths - 2,
+            min_width,
+            max_width,
+            seed,
+            expected,
         )
 
     def get_config(self) -> dict[str, Any]:

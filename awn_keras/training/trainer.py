@@ -164,7 +164,9 @@ class WidthTrainer(keras.Model):
             warnings.warn(message, stacklevel=2)
         if is_on(plan.distillation):
             check_can_distill(
-                *(self.loss, len(self.outputs), plan.widths.fixed),
+                self.loss,
+                len(self.outputs),
+                plan.widths.fixed,
                 loss_weights=kwargs.get("loss_weights", *args[2:3]),
             )
         if is_on(plan.frozen_up_to):

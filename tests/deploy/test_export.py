@@ -37,7 +37,8 @@ def exported(request, tmp_path_factory):
     x = inputs_of(model)
     model.width = 0.75
     records = export_tflite(
-        *(model, path),
+        model,
+        path,
         widths=[1.0, 0.3, 0.5],
         single_file=request.param,
         samples=x,
@@ -139,7 +140,8 @@ def test_a_camera_gives_integers(tmp_path):
     path = tmp_path / "camera.tflite"
     for precision in ("float32", "int8"):
         export_tflite(
-            *(model, path),
+            model,
+            path,
             widths=[0.5, 1.0],
             precision=precision,
             representative=frames,
@@ -269,7 +271,8 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, single_file):
     monkeypatch.setattr(export, "convert", wrong)
     with pytest.raises(ExportError, match=r"at width 1.0 differs from the model by 1"):
         export_tflite(
-            *(model, path),
+            model,
+            path,
             widths=[0.5, 1.0],
             single_file=single_file,
             layout="dense",

@@ -427,7 +427,13 @@ def test_a_slowed_down_machine_makes_it_step_down_and_come_back(dense, monkeypat
 def test_a_report_says_where_to_begin(dense, monkeypatch, tmp_path):
     rows = [
         Row(
-            *("cpu", width, "", "net.tflite", hashlib.sha256(dense).hexdigest(), 1, ms),
+            "cpu",
+            width,
+            "",
+            "net.tflite",
+            hashlib.sha256(dense).hexdigest(),
+            1,
+            ms,
             p90_ms=1.1 * ms,
         )
         for width, ms in COSTS.items()

@@ -185,7 +185,7 @@ def test_a_process_that_is_killed_loses_an_epoch_at_most(tmp_path):
     assert resumed["curves"][0]["widths"] == whole["curves"][0]["widths"]
     # Sums in another order where processes differ in their threads.
     np.testing.assert_allclose(
-        *(resumed["curves"][0]["loss"], whole["curves"][0]["loss"]), rtol=1e-4
+        resumed["curves"][0]["loss"], whole["curves"][0]["loss"], rtol=1e-4
     )
 
 
@@ -392,7 +392,7 @@ def test_individual_networks_are_points_of_figure_5(tmp_path, monkeypatch):
     names = [run.name for run in runs if run.recipe.system == "plain"]
     drawn = []
     monkeypatch.setattr(
-        *(reproduce.figures, "figure_5"), lambda *args: drawn.append(args) or Figure()
+        reproduce.figures, "figure_5", lambda *args: drawn.append(args) or Figure()
     )
     views = (table_2, reproduce.figures.figure_5)
     monkeypatch.setitem(reproduce.VIEWS, "figure5", views)
@@ -530,7 +530,7 @@ def test_precisions_are_told_apart(tmp_path):
             invented(run, tmp_path, auc)
     for scale in (1.0, 0.25):
         for run in runs_of(
-            *("improvements",),
+            "improvements",
             scale=scale,
             precision="mixed_bfloat16",
             systems=["awn_rs", "cosine"],

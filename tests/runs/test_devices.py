@@ -148,7 +148,9 @@ def test_replicas_resume_and_do_as_workers_do(tmp_path):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = [
         start(
-            *(workers, "--strategy", "multiworker"),
+            workers,
+            "--strategy",
+            "multiworker",
             log=f"log{index}",
             TF_CONFIG=json.dumps(
                 {

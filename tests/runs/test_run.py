@@ -86,7 +86,7 @@ def test_every_system_is_run_killed_and_resumed(system, tmp_path):
         run(recipe, tmp_path / "killed", verbose=0, callbacks=[KillAfter(1)])
     begun = Epochs()
     resumed = run(
-        *(recipe, tmp_path / "killed"), resume=True, verbose=0, callbacks=[begun]
+        recipe, tmp_path / "killed", resume=True, verbose=0, callbacks=[begun]
     )
     assert begun.epochs == [1]
     for one, other in zip(

@@ -54,7 +54,7 @@ def train(model, x, y, *, optimizer=None, loss=LOSS, **arguments):
         }
     )
     history = model.fit(
-        *(x, y), batch_size=8, shuffle=False, epochs=1, verbose=0, **arguments
+        x, y, batch_size=8, shuffle=False, epochs=1, verbose=0, **arguments
     ).history
     numbers = {name: values[0] for name, values in history.items()}
     for index, weight in enumerate(model.get_weights()):
@@ -80,7 +80,7 @@ def cases(folder):
     yield (
         "sample weights",
         train(
-            *(small_conv(), x, y), sample_weight=weights, compiled={"report_widths": []}
+            small_conv(), x, y, sample_weight=weights, compiled={"report_widths": []}
         ),
     )
     yield "regularized", train(regularized(), x, y, validation_data=(x, y))
@@ -99,7 +99,8 @@ def cases(folder):
     yield (
         "two outputs",
         train(
-            *(many, inputs_of(many, 40)),
+            many,
+            inputs_of(many, 40),
             {"scores": scores, "classes": np.arange(40) % 6},
             loss={"scores": "mse", "classes": LOSS},
             compiled={"loss_weights": {"scores": 0.5, "classes": 2.0}},

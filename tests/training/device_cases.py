@@ -81,7 +81,9 @@ def fitted(model, count=BATCH * STEPS, validate=False, **kwargs):
     """Trains without shuffling; returns weights and history as arrays by name."""
     x, y = data(count)
     history = model.fit(
-        *(x, y, BATCH),
+        x,
+        y,
+        BATCH,
         **{"epochs": 1, "shuffle": False, "verbose": 0, **kwargs},
         validation_data=data(22) if validate else None,
     )
@@ -144,7 +146,7 @@ def mirrored():
 def at_a_width(model, width):
     """What a model says at a width, in three ways."""
     x, y = data()
-    results = model.evaluate(*(x, y, BATCH), width=width, return_dict=True, verbose=0)
+    results = model.evaluate(x, y, BATCH, width=width, return_dict=True, verbose=0)
     predicted = model.predict(x, width=width, verbose=0)
     model.width = width
     by_attribute = model.predict(x, verbose=0)

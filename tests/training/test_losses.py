@@ -64,7 +64,9 @@ def test_losses_are_weighted_by_width(reduction, power):
 
     wanted = gradients_by_hand(model, x, weighted)
     got = gradients_of_a_step(
-        *(model, x, y),
+        model,
+        x,
+        y,
         loss=LOSS,
         widths=FixedWidths(WIDTHS),
         width_reduction=reduction,
@@ -119,7 +121,7 @@ def test_a_loss_of_the_users_own_is_called_for_each_width():
     model = small_dense()
     x, y = labelled(model)
     model.compile(
-        *("sgd", loss), widths=FixedWidths(WIDTHS), report_widths=[], curve_widths=[]
+        "sgd", loss, widths=FixedWidths(WIDTHS), report_widths=[], curve_widths=[]
     )
     model.train_on_batch(x, keras.utils.to_categorical(y, 3))
     assert not is_stock_loss(loss)
@@ -159,14 +161,17 @@ def test_narrow_widths_learn_from_the_full_one(share, weighted):
     weights = weights if weighted else None
     wanted = gradients_by_hand(model, x, distilled(y, share, weights))
     got = gradients_of_a_step(
-        *(model, x, y, weights),
+        model,
+        x,
+        y,
+        weights,
         loss=LOSS,
         widths=FixedWidths(WIDTHS),
         distillation=share,
     )
     assert_same_gradients(got, wanted)
     plain = gradients_of_a_step(
-        *(model, x, y, weights), loss=LOSS, widths=FixedWidths(WIDTHS)
+        model, x, y, weights, loss=LOSS, widths=FixedWidths(WIDTHS)
     )
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(got, plain, strict=True))
 

@@ -176,7 +176,9 @@ def test_silence_is_told_too():
 
 def test_the_command_has_a_word_for_each_argument():
     words = command(
-        *("/tmp/a b/program", "/tmp/a b/x; rm -rf $HOME.tflite", "width_050"),
+        "/tmp/a b/program",
+        "/tmp/a b/x; rm -rf $HOME.tflite",
+        "width_050",
         gpu=True,
         threads=4,
         runs=50,

@@ -99,7 +99,7 @@ def test_a_budget_in_kilobytes_is_for_files_of_one_width():
     rows = [
         row(width, ms, file=f"{width}.tflite", sha256=f"{width}", file_bytes=size)
         for width, ms, size in zip(
-            *(WIDTHS, (1, 2, 4, 8), (10_000, 30_000, 60_000, 99_000)), strict=True
+            WIDTHS, (1, 2, 4, 8), (10_000, 30_000, 60_000, 99_000), strict=True
         )
     ]
     assert pick_width(Report(rows), budget_kb=60).width == 0.75

@@ -33,7 +33,9 @@ def test_every_width_is_measured_and_the_phone_left_as_it_was(
     phone = phones.add("R5CT1")
     seen = []
     report = benchmark_device(
-        *(exported, phone, program),
+        exported,
+        phone,
+        program,
         units=["cpu", "gpu"],
         threads=[1, 2],
         runs=20,
