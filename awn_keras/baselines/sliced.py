@@ -38,7 +38,7 @@ def _runs(levels: np.ndarray) -> list[np.ndarray]:
     return np.split(levels, np.flatnonzero(np.diff(levels) < 0) + 1)
 
 
-def cut(value: Any, axis: int, levels: np.ndarray, level: Any) -> Any:
+def active_part(value: Any, axis: int, levels: np.ndarray, level: Any) -> Any:
     """Keeps what is active at a level.
 
     Args:
@@ -67,7 +67,10 @@ def cut(value: Any, axis: int, levels: np.ndarray, level: Any) -> Any:
         return tf.reshape(kept, (*shape[:axis], -1, *shape[axis + 1 :]))
     parts = tf.split(value, [len(run) for run in runs], axis=axis)
     return tf.concat(
-        [cut(part, axis, run, level) for part, run in zip(parts, runs, strict=True)],
+        [
+            active_part(part, axis, run, level)
+            for part, run in zip(parts, runs, strict=True)
+        ],
         axis=axis,
     )
 
@@ -77,8 +80,8 @@ def put_back(whole: Any, part: Any, levels: np.ndarray, level: Any) -> Any:
 
     Args:
         whole: Tensor `(n,)`.
-        part: Tensor with its active entries, as `cut` gives them.
-        levels: Integer array `(n,)`; see `cut`.
+        part: Tensor with its active entries, as `active_part` gives them.
+        levels: Integer array `(n,)`; see `active_part`.
         level: Scalar integer tensor.
 
     Returns:
@@ -277,7 +280,7 @@ class SlicedModel(MultiWidthModel):
                 axis, each = channel_axis(weight, axes, len(grades))
                 if axis is not None:
                     levels = np.repeat(self.networks.level_of(grades), each)
-                    value = cut(value, axis, levels, level)
+                    value = active_part(value, axis, levels, level)
             cuts[weight.name] = value
         return cuts
 
@@ -295,7 +298,9 @@ class SlicedModel(MultiWidthModel):
     def _normalize(self, run: Pass, layer: Any, flow: Flow, x: Any) -> Any:
         levels = self.networks.level_of(flow.grades()[0])
         whole = self._normalization(layer, run)
-        numbers = {k: cut(value, 0, levels, run.level) for k, value in whole.items()}
+        numbers = {
+            k: active_part(value, 0, levels, run.level) for k, value in whole.items()
+        }
         measures = run.batch_statistics is not None
         tracks = bool(run.training and layer.trainable and not measures)
         y, mean, variance = _normalized(layer, numbers, x, tracks or measures)

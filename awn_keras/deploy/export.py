@@ -284,7 +284,7 @@ def _continued(
 ) -> dict[str, keras.Model]:
     """The two networks of a refinement; all that can be kept is cut for them."""
     rows = {
-        name: layer.cut(list(slims))
+        name: layer.cut_at(list(slims))
         for name, layer in candidates(model).items()
         if not layer.readout
     }

@@ -74,7 +74,7 @@ class Candidate:
             (self.out_grades <= width).sum()
         )
 
-    def cut(self, widths: Sequence[float], more: Sequence[int] = ()) -> Cut:
+    def cut_at(self, widths: Sequence[float], more: Sequence[int] = ()) -> Cut:
         """Where to cut the kernel.
 
         Args:
@@ -100,11 +100,11 @@ class Candidate:
     def options(self, widths: Sequence[float]) -> list[Cut]:
         """Cuts worth a look: at the widths alone, and with more ends between them."""
         last = self.channels(max(widths))[1]
-        options = [self.cut(widths)]
+        options = [self.cut_at(widths)]
         for blocks in () if self.readout else (2, 3, 4, 6, 8):
             # XNNPACK computes 16 outputs at a time.
             more = [16 * round(last * k / blocks / 16) for k in range(1, blocks)]
-            options.append(self.cut(widths, more))
+            options.append(self.cut_at(widths, more))
         return [option for option in dict.fromkeys(options) if len(option.ends) > 1]
 
 
@@ -258,7 +258,7 @@ def choose_cuts(
     if layout == "dense":
         return {}
     if layout == "triangular":
-        return {name: layer.cut(widths) for name, layer in layers.items()}
+        return {name: layer.cut_at(widths) for name, layer in layers.items()}
     times = [
         sum(estimate(layer, width, None) for layer in layers.values())
         for width in widths

@@ -21,7 +21,7 @@ from awn_keras import (
     trade_off_curve,
 )
 from awn_keras.baselines import SharedBN, SNet, USNet
-from awn_keras.baselines.sliced import cut, put_back
+from awn_keras.baselines.sliced import active_part, put_back
 from awn_keras.deploy import export_tflite
 from awn_keras.loading import load_model
 from tests.baselines.networks import (
@@ -78,7 +78,7 @@ def test_cutting_keeps_what_is_active(parts, times, level, axis):
     shape = [2, 3, 2]
     shape[axis] = len(levels)
     value = np.random.default_rng(0).normal(size=shape)
-    got = cut(tf.constant(value), axis, levels, tf.constant(level))
+    got = active_part(tf.constant(value), axis, levels, tf.constant(level))
     np.testing.assert_array_equal(got, np.compress(levels <= level, value, axis))
 
 
@@ -86,7 +86,7 @@ def test_cutting_keeps_what_is_active(parts, times, level, axis):
 def test_what_is_put_back_leaves_the_rest(levels, level):
     levels = np.array(levels)
     whole = np.arange(len(levels), dtype=float)
-    part = cut(tf.constant(whole), 0, levels, tf.constant(level))
+    part = active_part(tf.constant(whole), 0, levels, tf.constant(level))
     if not levels.any():
         part = tf.constant(whole)
     got = put_back(tf.constant(whole), part + 100, levels, tf.constant(level))

@@ -39,7 +39,7 @@ def assert_equal(wanted, got, atol=2e-5):
 
 
 def triangular(model, widths=WIDTHS):
-    return {name: one.cut(widths) for name, one in candidates(model).items()}
+    return {name: one.cut_at(widths) for name, one in candidates(model).items()}
 
 
 def blocks_of(network, name):
@@ -88,7 +88,7 @@ def test_more_ends_between_the_widths_compute_the_same():
     model = randomize(lenet_3c1l((16, 16, 1), filters=16, width_multiplier=1.0))
     found = candidates(model)
     cuts = {
-        name: found[name].cut(WIDTHS, range(1, 16, 2)) for name in ("conv2", "conv3")
+        name: found[name].cut_at(WIDTHS, range(1, 16, 2)) for name in ("conv2", "conv3")
     }
     assert len(cuts["conv3"].ends) > 8
     for width in WIDTHS:
@@ -260,7 +260,7 @@ def continue_both(model, narrow, wide, x):
     """What a continued network computes, and its two halves."""
     slims = [slim(model, width) for width in (narrow, wide)]
     rows = {
-        name: one.cut([narrow, wide])
+        name: one.cut_at([narrow, wide])
         for name, one in candidates(model).items()
         if not one.readout
     }
@@ -296,7 +296,7 @@ def test_a_continuation_has_no_weight_of_the_narrow_network():
     for name in ("conv2", "conv3"):
         assert [layer.name for layer in blocks_of(rest, name)] == [f"{name}_part1"]
         (block,) = blocks_of(rest, name)
-        (_, narrow_outputs), (total, outputs) = found[name].cut([0.25, 1.0]).ends
+        (_, narrow_outputs), (total, outputs) = found[name].cut_at([0.25, 1.0]).ends
         assert block.kernel.shape[2:] == (total, outputs - narrow_outputs)
     # After everything that treats channels by themselves.
     assert [x.name for x in rest.inputs] == ["image", "pool2_kept", "pool3_kept"]

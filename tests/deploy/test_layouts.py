@@ -49,14 +49,18 @@ def test_ordinary_convolutions_are_never_cut():
 def test_a_part_that_is_always_on_is_one_block():
     model = lenet_3c1l((16, 16, 1), filters=64, width_multiplier=1.0, min_width=0.5)
     one = candidates(model)["conv2"]
-    assert one.cut([0.5, 1.0], [8, 16, 24, 48]).ends == ((32, 32), (48, 48), (64, 64))
+    assert one.cut_at([0.5, 1.0], [8, 16, 24, 48]).ends == (
+        (32, 32),
+        (48, 48),
+        (64, 64),
+    )
 
 
 def test_a_flattened_input_is_cut_by_channels():
     model = lenet_3c1l((16, 16, 1))
     one = candidates(model)["logits"]
     classes = model.outputs[0].shape[-1]
-    assert one.cut(WIDTHS).ends == ((11, classes), (23, classes), (45, classes))
+    assert one.cut_at(WIDTHS).ends == ((11, classes), (23, classes), (45, classes))
 
 
 # ---------------------------------------------------------------------- the decision

@@ -22,11 +22,13 @@ def test_layers_are_measured_whole_and_cut(model, tmp_path):
     cache = tmp_path / "folder" / "layers.json"
     milliseconds = measured(model, WIDTHS, cache)
     for one in candidates(model).values():
-        for option in (None, one.cut(WIDTHS)):
+        for option in (None, one.cut_at(WIDTHS)):
             for width in WIDTHS:
                 assert 0 < milliseconds(one, width, option) < math.inf
         # At the first end there is one block: the layer whole.
-        assert milliseconds(one, 0.5, one.cut(WIDTHS)) == milliseconds(one, 0.5, None)
+        assert milliseconds(one, 0.5, one.cut_at(WIDTHS)) == milliseconds(
+            one, 0.5, None
+        )
     unlikely = Cut(tuple((24, out) for out in range(1, 25)))
     assert milliseconds(candidates(model)["conv2"], 1.0, unlikely) == math.inf
     # Each of three layers: whole at two widths, and cut in one way at least.

@@ -24,7 +24,9 @@ def test_dense_files_cost_what_the_network_does(width):
 
 def test_cut_kernels_cost_less():
     model = lenet_3c1l((16, 16, 1), filters=32, width_multiplier=1.0)
-    rows = {name: one.cut([0.25, 0.5, 1.0]) for name, one in candidates(model).items()}
+    rows = {
+        name: one.cut_at([0.25, 0.5, 1.0]) for name, one in candidates(model).items()
+    }
     network = slim(model, 1.0)
     whole = costs_of(convert({"a": network}))["a"]
     found = costs_of(convert({"a": cut(network, rows)}))["a"]
