@@ -46,8 +46,7 @@ def sizes(package: Path) -> dict[str, int]:
 
 def classes_asked_for(module: ast.Module) -> list[str]:
     """Names of the layer classes that a module asks for, one for each time."""
-    made = {id(node.func) for node in ast.walk(module) if isinstance(node, ast.Call)}
-    skipped = made | set(_written_types(module))
+    skipped = {*_made(module), *_written_types(module)}
     names = []
     for node in ast.walk(module):
         if id(node) in skipped:
@@ -62,6 +61,16 @@ def classes_asked_for(module: ast.Module) -> list[str]:
             if of_name and isinstance(node.left, ast.Constant):
                 names.append(str(node.left.value))
     return sorted(names)
+
+
+def _made(module: ast.Module) -> Iterator[int]:
+    """`id` of the classes that are called, or handed on to be called."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call):
+            yield id(node.func)
+            if ast.unparse(node.func) not in ("isinstance", "issubclass"):
+                yield from (id(value) for value in node.args)
+                yield from (id(keyword.value) for keyword in node.keywords)
 
 
 def _written_types(module: ast.Module) -> Iterator[int]:
