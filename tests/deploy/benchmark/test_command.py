@@ -177,7 +177,7 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
         ("benchmark {net} --widths 0.3", "`--widths` must be widths of"),
         ("benchmark {net} --runs 0", "`--runs` must be at least 1"),
         ("benchmark {net} --merge {tmp}/text.tflite", "is no report of"),
-        ("benchmark {net} --output {tmp}/text.tflite/r.json", "File exists|Not a dir"),
+        ("benchmark {net} --output {tmp}/text.tflite/r.json", "must lie in a folder"),
         ("benchmark {net} --android --adb {tmp}/none", "'.*/none' was not found"),
         ("benchmark {net} --android --adb {adb}", "No Android device is connected"),
         ("benchmark {net} --serial A --adb {adb}", "A is not connected; none is"),
