@@ -99,7 +99,7 @@ FAMILIES = {
 
 
 #: One for each way of joining channels: none, Add, gates and Add, Concatenate.
-TRAINED = ("VGG16", "MobileNetV2", "EfficientNetB0", "DenseNet121")
+TRAINED = ("MobileNet", "MobileNetV2", "EfficientNetB0", "DenseNet121")
 
 
 def family(name, size):

@@ -1,4 +1,4 @@
-"""Conversion in a child process, here on TensorFlow, too, as on the other backends."""
+"""Conversion in a child process, as on PyTorch and JAX."""
 
 import signal
 import subprocess
@@ -17,7 +17,14 @@ from awn_keras.errors import ExportError
 from tests.conftest import inputs_of, small_dense
 from tests.deploy import functions
 
-pytestmark = pytest.mark.backends
+pytestmark = [
+    pytest.mark.backends,
+    # Each child starts TensorFlow, 9 s of CPU time; tests/deploy/test_export.py has one
+    # on every backend.
+    pytest.mark.skipif(
+        keras.backend.backend() != "torch", reason="runs on PyTorch only"
+    ),
+]
 
 
 class Doubled(keras.layers.Layer):
