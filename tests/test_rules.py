@@ -12,10 +12,12 @@ from awn_keras import (
 )
 from awn_keras.propagation import propagate
 from awn_keras.rules import (
+    CallSize,
     Graded,
     keeps_channels_apart,
     merges_channels,
     rule_of,
+    traits_of,
 )
 from awn_keras.widths import channel_grades
 from tests.conftest import at_width, inputs_of
@@ -273,6 +275,24 @@ def test_a_rule_does_not_hold_for_subclasses():
 
     assert rule_of(L.ReLU()) is not None
     assert rule_of(MyReLU()) is None
+
+
+def test_a_rule_of_a_subclass_leaves_what_is_known_of_its_base():
+    class Last(L.Dense):
+        pass
+
+    class MyNormalization(L.BatchNormalization):
+        pass
+
+    register_width_rule(Last, WidthRule(per_sample))
+    register_width_rule(MyNormalization)
+    layer = Last(3)
+    layer(keras.Input((4,)))
+    size = CallSize("last", (None, 4), (None, 3), inputs=4, outputs=3)
+    assert traits_of(layer).macs(layer, size) == 12
+    assert traits_of(layer).kind is per_sample
+    with pytest.raises(ValueError, match="batch statistics cannot serve all widths"):
+        tail_of(MyNormalization())
 
 
 @pytest.mark.parametrize(

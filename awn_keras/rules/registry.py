@@ -329,12 +329,16 @@ def traits_of(operation: Any) -> WidthRule:
 
     Returns:
         Its rule, else that of the first base class that has one, else an empty one.
+        `macs` and `tail`, where the rule does not say them, are those of base classes.
     """
-    rule = rule_of(operation)
-    if rule is not None:
-        return rule
-    bases = type(operation).__mro__
-    return next((_RULES[base] for base in bases if base in _RULES), _NO_RULE)
+    own = rule_of(operation)
+    bases = [_RULES[base] for base in type(operation).__mro__ if base in _RULES]
+    rules = [*([] if own is None else [own]), *bases, _NO_RULE]
+    return replace(
+        rules[0],
+        macs=next((rule.macs for rule in rules if rule.macs), None),
+        tail=next((rule.tail for rule in rules if rule.tail), None),
+    )
 
 
 def layers_with_a_tri_layer() -> list[str]:
