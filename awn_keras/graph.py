@@ -175,8 +175,9 @@ def copy_layer(
     Args:
         layer: The layer; it is left as it is.
         layer_class: Class of the copy. `None` for the layer's own.
-        drawn: Whether the weights that the copy draws may be kept. Else they are
-            zeros, as drawing takes long: JAX compiles it anew for each shape.
+        drawn: Whether the weights that the copy draws may be kept. Else its
+            initializers are zeros until `fill`, as drawing takes long: JAX compiles it
+            anew for each shape.
         resized: Whether drawn weights have other shapes than the layer's, so that an
             initializer that holds an array cannot give them. The class' own default
             draws in its place.
@@ -208,8 +209,15 @@ def fill(copy: keras.Layer, layer: keras.Layer, values: Sequence[np.ndarray]) ->
     """
     assign(copy, values)
     for name, value in _initializers(layer.get_config()).items():
-        if name in vars(layer) and hasattr(copy, name) and not _holds_array(value):
-            setattr(copy, name, keras.initializers.get(value))
+        if name not in vars(layer) or not hasattr(copy, name):
+            continue
+        initializer = keras.initializers.get(value)
+        weight = getattr(copy, name.removesuffix("_initializer"), None)
+        if not _holds_array(value) or (
+            # An array that is too large for a part of the channels draws nothing.
+            np.shape(initializer.value) == tuple(getattr(weight, "shape", ()))
+        ):
+            setattr(copy, name, initializer)
 
 
 def _initializers(config: dict[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,12 @@ def test_a_copy_has_the_layers_weights_and_draws_as_it_does():
     for weight, other in zip(copy.weights, layer.weights, strict=True):
         np.testing.assert_array_equal(weight, other)
     assert isinstance(copy.kernel_initializer, keras.initializers.HeNormal)
-    assert isinstance(layer.bias_initializer, keras.initializers.Constant)
+    assert isinstance(copy.bias_initializer, keras.initializers.Constant)
+    half = copy_layer(layer, units=2)
+    half(inputs)
+    fill(half, layer, [value[..., :2] for value in layer.get_weights()])
+    # Of a part of the channels an array has too many entries.
+    assert not isinstance(half.bias_initializer, keras.initializers.Constant)
     # An array has the layer's own shape; copies of other sizes draw by default.
     wide = copy_layer(layer, drawn=True, resized=True, units=5)
     wide(inputs)
