@@ -379,7 +379,7 @@ class _Copies:
         rule = rule_of(layer) or WidthRule()
         mixes = rule.stem and comes_and_goes(flow.output)
         if mixes and rule.channels is not None:
-            old = getattr(layer, rule.channels)
+            old = layer.get_config()[rule.channels]
             changes[rule.channels] = self.sizes.get(id(layer), old)
         if mixes and self.tri and comes_and_goes(flow.inputs[0]):
             layer_class = rule.triangular or layer_class

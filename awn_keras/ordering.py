@@ -59,7 +59,7 @@ def importance_of(traced: Trace) -> np.ndarray:
     for layer, labels in traced.makers():
         rule = rule_of(layer) or WidthRule()
         for weight in layer.weights:
-            if weight.name in rule.kernels:
+            if weight.name in rule.out_axes and len(weight.shape) > 1:  # no bias
                 size = np.abs(keras.ops.convert_to_numpy(weight))
                 axis = rule.out_axes[weight.name] % size.ndim
                 axes = set(range(size.ndim)) - {axis}

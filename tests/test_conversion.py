@@ -15,9 +15,11 @@ from awn_keras import (
     TriConv2DTranspose,
     TriDense,
     TriSeparableConv2D,
+    WidthRule,
     count_macs,
     export_tflite,
     lenet_3c1l,
+    register_width_rule,
     reorder_channels,
     slim,
     to_any_width,
@@ -1133,3 +1135,40 @@ def test_separable_convolutions_become_triangular():
     x = inputs_of(model)
     for width in model.distinct_widths:
         assert_close(outputs_of(slim(model, width), x), at_width(model, width, x))
+
+
+class OwnStem(L.Layer):
+    """A stem whose attributes are called otherwise than its arguments."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.count = units
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.count}
+
+    def build(self, shape):
+        self.kernel = self.add_weight(name="kernel", shape=(shape[-1], self.count))
+
+    def call(self, x):
+        return x @ self.kernel
+
+
+def test_a_stem_of_ones_own_is_widened_ordered_and_slimmed():
+    rule = WidthRule(
+        lambda call: call.new_channels(call.output_shape[-1]),
+        out_axes={"kernel": 1},
+        channels="units",
+        stem=True,
+    )
+    register_width_rule(OwnStem, rule)
+    inputs = keras.Input((4,))
+    x = L.Dense(8, use_bias=False)(OwnStem(8, name="stem")(inputs))
+    plain = keras.Model(inputs, L.Dense(2)(x))
+    wide = to_any_width(plain, width_multiplier=2.0)
+    assert wide.get_layer("stem").count == 16
+    train_a_little(plain)
+    converted = to_any_width(plain, divisor=1, order="importance")
+    sizes = np.abs(np.asarray(slim(converted, 0.5).get_layer("stem").kernel)).sum(0)
+    assert len(sizes) == 4
+    assert (np.diff(sizes) <= 0).all()

@@ -436,7 +436,7 @@ class _Cutter:
 
 def _outputs(layer: Any) -> int:
     rule = rule_of(layer)
-    return getattr(layer, rule.channels) if rule and rule.channels else 0
+    return layer.get_config()[rule.channels] if rule and rule.channels else 0
 
 
 def _same_ends(values: list[Any]) -> bool:
