@@ -1,10 +1,14 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and reading them back."""
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from pathlib import Path
+from typing import Any
+
+from awn_keras.errors import ArgumentError
 
 
 def check_can_write(path: Path, name: str = "path", *, folder: bool = False) -> None:
@@ -56,3 +60,25 @@ def write_whole(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a file of JSON.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ArgumentError(
+            f"'{path}' is not JSON, or not a whole file of it: {error}. Remove it, and "
+            "what was written with it."
+        ) from error

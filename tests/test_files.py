@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from awn_keras.files import check_can_write, write_whole
+from awn_keras.files import check_can_write, read_json, write_whole
 
 
 def test_text_and_bytes(tmp_path):
@@ -58,3 +58,11 @@ def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(PermissionError, match="in a folder that can be written to"):
         check_can_write(tmp_path / "a")
+
+
+def test_json_is_read_or_the_file_named(tmp_path):
+    write_whole(tmp_path / "a.json", '{"a": 1}')
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    write_whole(tmp_path / "a.json", '{"a": ')
+    with pytest.raises(ValueError, match=r"a.json' is not JSON.*Remove it"):
+        read_json(tmp_path / "a.json")

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from awn_keras.data import ImageData
-from awn_keras.files import write_whole
+from awn_keras.files import read_json, write_whole
 from awn_keras.runs.recipe import Recipe
 from awn_keras.runs.run import Trace
 from awn_keras.slimming import slim
@@ -76,7 +76,7 @@ class StatisticsTrace(Trace):
         done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         self.rows = []
         if done and self.path is not None and self.path.exists():
-            kept = json.loads(self.path.read_text())["rows"]
+            kept = read_json(self.path)["rows"]
             self.rows = [row for row in kept if row["step"] <= done]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

@@ -13,7 +13,7 @@ import keras
 from awn_keras.callbacks import WidthProgbar
 from awn_keras.data import ImageData, load_data
 from awn_keras.errors import ArgumentError
-from awn_keras.files import write_whole
+from awn_keras.files import read_json, write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
 from awn_keras.runs.build import build
@@ -196,7 +196,7 @@ def _started(
             f"{directory} holds a run already. Resume it, or name another one."
         )
     model = load_keras_model(directory / "model.keras")
-    history = json.loads((directory / "history.json").read_text())
+    history = read_json(directory / "history.json")
     steps = len(data.train(recipe.batch_size))
     done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
     return model, history[:done]
