@@ -141,6 +141,8 @@ class ImageData:
         x_test: Like `x_train`.
         y_test: Like `y_train`.
         class_names: What the labels mean, in their order.
+        augment: Whether training images are shifted and flipped. `None` for what the
+            paper does: those of `AUGMENTED`.
     """
 
     name: str
@@ -149,6 +151,7 @@ class ImageData:
     x_test: np.ndarray = field(repr=False)
     y_test: np.ndarray = field(repr=False)
     class_names: tuple[str, ...] = field(default=(), repr=False)
+    augment: bool | None = field(default=None, repr=False)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -173,7 +176,7 @@ class ImageData:
     def train(
         self, batch_size: int = 128, *, seed: int = 0, first_epoch: int = 0
     ) -> Batches:
-        """Training batches: shuffled, and those of `AUGMENTED` augmented.
+        """Training batches: shuffled, and augmented where `augment` says so.
 
         Args:
             batch_size: Samples in a batch.
@@ -190,7 +193,7 @@ class ImageData:
             self.std,
             batch_size,
             shuffle=True,
-            augment=self.name in AUGMENTED,
+            augment=self.name in AUGMENTED if self.augment is None else self.augment,
             seed=seed,
             first_epoch=first_epoch,
         )

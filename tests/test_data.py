@@ -123,6 +123,7 @@ def test_augmentation_is_for_training_on_cifar():
     assert cifar.train().augment
     assert not cifar.test().augment
     assert not ImageData("mnist", x, y, x, y).train().augment
+    assert ImageData("cifar10_part", x, y, x, y, augment=True).train().augment
     one, two = cifar.train(8, seed=1), cifar.train(8, seed=1)
     np.testing.assert_array_equal(one[0][0], two[0][0])
     first = one[0][0]
