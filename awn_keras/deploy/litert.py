@@ -378,7 +378,8 @@ def run_tflite(
         signature: Name of the signature. `None` for the only one.
 
     Returns:
-        For each output an array `(n, ...)`, in the order of names.
+        For each output an array `(n, ...)`, in the order of names; float32 in place of
+        quantized integers.
 
     Raises:
         ValueError: If it is no TFLite file, has no such signature, or the inputs are
@@ -387,6 +388,11 @@ def run_tflite(
     known = TFLiteFile.of(source).signatures
     if signature is None:
         (signature,) = known
+    if signature not in known:
+        raise ArgumentError(
+            f"`signature` must be one of the file's, {list(known)}. Received: "
+            f"signature={signature!r}"
+        )
     names = [tensor.name for tensor in known[signature].inputs]
     outputs = known[signature].run(dict(zip(names, inputs, strict=True)))
     return [outputs[name] for name in sorted(outputs)]
