@@ -15,9 +15,7 @@ NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", sorted(HERE.glob("*.ipynb")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path):
     output = os.environ.get("AWN_TUTORIALS", tmp_path)
     command = [sys.executable, HERE / "run.py", "--quick", "--output", output, path]

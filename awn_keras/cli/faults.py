@@ -1,4 +1,4 @@
-"""What a user is told of an error that is not hers."""
+"""What a user is told of a bug in awn_keras."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def run_apart(
         }
         try:
             done = subprocess.run(
-                # -P: nor what lies beside it.
+                # -P: what lies beside the program cannot be imported by its name.
                 [sys.executable, "-P", _PROGRAM, name, json.dumps(options)],
                 capture_output=True,
                 text=True,

@@ -117,9 +117,8 @@ def run_missing(
         with _claimed(work / paper_run.name) as claimed:
             if not claimed:
                 busy.append(paper_run)
-            elif (
-                load_result(paper_run, results) is None
-            ):  # another process may just have
+            # Another process may just have done so.
+            elif load_result(paper_run, results) is None:
                 _run(paper_run, results, work / paper_run.name, report, kwargs)
     for paper_run in busy:
         report(f"{paper_run.name}: another process is at it")

@@ -222,11 +222,6 @@ class TriangularKernel(keras.Layer):
             )
         return {name: getattr(self, name) for name in self.kernels}
 
-    @property
-    def triangular_variable(self) -> keras.Variable:
-        """The first of `triangular_variables`; most layers have one only."""
-        return next(iter(self.triangular_variables.values()))
-
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; a kernel gets the triangle in initializer and constraint."""
         name = kwargs.get("name")

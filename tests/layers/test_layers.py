@@ -107,8 +107,13 @@ def outputs_of(arguments):
     return arguments.get("filters", arguments.get("units"))
 
 
+def variable_of(layer):
+    (variable,) = layer.triangular_variables.values()
+    return variable
+
+
 def kernel_of(layer):
-    return keras.ops.convert_to_numpy(layer.triangular_variable)
+    return keras.ops.convert_to_numpy(variable_of(layer))
 
 
 def by_output(layer, array):
@@ -118,7 +123,7 @@ def by_output(layer, array):
 
 def forbidden(layer):
     """True where the stored kernel must not act; one by one, from the definition."""
-    shape = layer.triangular_variable.shape
+    shape = variable_of(layer).shape
     multiplier = getattr(layer, "depth_multiplier", 1)
     inputs, outputs = by_output(layer, np.empty(shape)).shape[-2:]
     into, out = layer.in_grades, layer.out_grades
@@ -132,7 +137,7 @@ def forbidden(layer):
 
 def violate(layer):
     """Fills the forbidden half; the allowed half stays."""
-    layer.triangular_variable.assign(np.where(forbidden(layer), 7.0, kernel_of(layer)))
+    variable_of(layer).assign(np.where(forbidden(layer), 7.0, kernel_of(layer)))
 
 
 def stock_twin(layer, arguments, shape, **kwargs):
@@ -142,7 +147,7 @@ def stock_twin(layer, arguments, shape, **kwargs):
     masked = np.where(forbidden(layer), 0.0, kernel_of(layer))
     stock.set_weights(
         [
-            masked if variable is layer.triangular_variable else value
+            masked if variable is variable_of(layer) else value
             for variable, value in zip(layer.weights, layer.get_weights(), strict=True)
         ]
     )
@@ -267,7 +272,7 @@ def test_the_triangle_holds_after_fit_with_averaged_weights(case):
     kernel = kernel_of(layer)
     assert kernel[forbidden(layer)].any()
     full = model.predict(x, verbose=0)
-    layer.triangular_variable.assign(np.where(forbidden(layer), 0.0, kernel))
+    variable_of(layer).assign(np.where(forbidden(layer), 0.0, kernel))
     np.testing.assert_array_equal(model.predict(x, verbose=0), full)
 
 
@@ -283,7 +288,7 @@ def test_saved_is_what_acts(case, tmp_path):
     for variable, saved, value in zip(
         old.weights, old.get_weights(), layer.get_weights(), strict=True
     ):
-        masked = variable is old.triangular_variable
+        masked = variable is variable_of(old)
         expected = np.where(forbidden(old), 0.0, saved) if masked else saved
         np.testing.assert_array_equal(value, expected)
     x = data(shape)
@@ -301,7 +306,7 @@ def test_the_triangle_acts_after_set_weights(case):
     layer.set_weights([np.ones(weight.shape) for weight in layer.weights])
     assert kernel_of(layer)[forbidden(layer)].all()
     full = np.asarray(layer(x))
-    layer.triangular_variable.assign(np.where(forbidden(layer), 0.0, 1.0))
+    variable_of(layer).assign(np.where(forbidden(layer), 0.0, 1.0))
     np.testing.assert_array_equal(layer(x), full)
 
 
@@ -312,7 +317,7 @@ def test_mixed_precision(case):
     violate(layer)
     y = layer(data(shape))
     assert keras.backend.standardize_dtype(y.dtype) == "float16"
-    assert layer.triangular_variable.dtype == "float32"
+    assert variable_of(layer).dtype == "float32"
     stock = stock_twin(layer, arguments, shape, dtype="mixed_float16")
     # The same operation on the same numbers.
     np.testing.assert_array_equal(y, stock(data(shape)))
@@ -357,7 +362,7 @@ def test_the_kernel_has_the_constraint(case):
     name = argument(layer_class, "_constraint")
     layer = layer_class(**arguments, **{name: keras.constraints.NonNeg()})
     layer.build(shape)
-    variable = layer.triangular_variable
+    variable = variable_of(layer)
     assert [x for x in layer.weights if isinstance(x.constraint, LowerTriangular)] == [
         variable
     ]
@@ -418,7 +423,7 @@ def test_the_parents_draw_is_scaled_by_what_a_channel_may_read(case, mode):
     name = argument(layer_class, "_initializer")
     layer = layer_class(**arguments, **{name: initializer})
     layer.build(shape)
-    plain = initializer(layer.triangular_variable.shape)
+    plain = initializer(variable_of(layer).shape)
     plain = by_output(layer, keras.ops.convert_to_numpy(plain))
     kernel = by_output(layer, kernel_of(layer))
     allowed = ~by_output(layer, forbidden(layer))
@@ -463,7 +468,7 @@ def test_an_untouched_kernel_is_drawn_anew_for_its_place(case):
     layer_class, arguments, shape = case
     layer = layer_class(**arguments)
     layer.build(shape)
-    others = [v for v in layer.weights if v is not layer.triangular_variable]
+    others = [v for v in layer.weights if v is not variable_of(layer)]
     before = [keras.ops.convert_to_numpy(variable) for variable in others]
     layer.set_grades(np.zeros(shape[-1]), np.zeros(outputs_of(arguments)))
     assert (kernel_of(layer) != 0).all()
@@ -475,7 +480,7 @@ def test_a_trained_kernel_is_kept_and_masked(case):
     layer_class, arguments, shape = case
     layer = layer_class(**arguments)
     layer.build(shape)
-    variable = layer.triangular_variable
+    variable = variable_of(layer)
     ones = np.ones(variable.shape, "float32")
     variable.assign(ones)
     standard = forbidden(layer)
@@ -505,7 +510,7 @@ def test_pointwise_inputs_have_the_grade_of_their_channel():
     expected = np.repeat(channel_grades(2), 3)[:, None] <= channel_grades(4)
     np.testing.assert_array_equal(allowed, expected)
     assert layer.in_grades is None
-    assert layer.triangular_variable is layer.pointwise_kernel
+    assert variable_of(layer) is layer.pointwise_kernel
 
 
 def test_grades_are_set_once():
