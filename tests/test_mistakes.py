@@ -493,4 +493,4 @@ def test_model_has_one_width_and_is_not_built(call):
 def test_tri_layer_is_not_built():
     match = r"TriConv2D 'mine' is not built.*Call it on a tensor, or `layer\.build"
     with pytest.raises(AttributeError, match=match):
-        _ = TriConv2D(8, 3, name="mine").triangular_variable
+        _ = TriConv2D(8, 3, name="mine").triangular_variables

@@ -110,7 +110,7 @@ def test_a_kernel_shows_what_the_triangle_forbids():
     layer = next(layer for layer in model.layers if type(layer).__name__ == "TriConv2D")
     ax = plot_kernel(layer)
     image = ax.get_images()[0].get_array()  # (out, in)
-    mask = layer.triangular_variable.constraint.mask(layer.kernel.shape)
+    mask = layer.kernel.constraint.mask(layer.kernel.shape)
     np.testing.assert_array_equal(image.mask, ~mask.T)
     expected = np.sqrt(np.mean(np.square(layer.kernel.numpy()), axis=(0, 1))).T
     np.testing.assert_allclose(image.data[mask.T], expected[mask.T], rtol=1e-6)

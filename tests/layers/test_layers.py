@@ -585,7 +585,7 @@ def test_a_quantization_config_is_refused():
 
 def test_a_layer_that_is_not_built_has_no_variable(make):
     with pytest.raises(AttributeError):
-        make().triangular_variable  # noqa: B018
+        make().triangular_variables  # noqa: B018
 
 
 def test_grades_that_do_not_fit_the_input_are_refused():
