@@ -37,6 +37,7 @@ def lenet_3c1l(
     min_width: float | None = None,
     divisor: int = 1,
     widths_grid: Sequence[float] | None = None,
+    staircase: str = "nested",
     triangular: bool = True,
     name: str = "lenet_3c1l",
 ) -> keras.Model:
@@ -61,13 +62,14 @@ def lenet_3c1l(
         min_width: See `AnyWidthModel`.
         divisor: See `AnyWidthModel`.
         widths_grid: See `AnyWidthModel`.
+        staircase: See `AnyWidthModel`; `"paper"` for the exact one.
         triangular: `False` for the plain network of ordinary convolutions, which
             `awn_keras.baselines` can slice.
         name: Name of the model.
 
     Returns:
         An `AnyWidthModel`, not compiled; if not `triangular` a plain `keras.Model`,
-        to which `min_width` and `widths_grid` mean nothing.
+        to which `min_width`, `widths_grid` and `staircase` mean nothing.
 
     Raises:
         ValueError: If the images are too small for the padding, or an argument is out
@@ -101,6 +103,7 @@ def lenet_3c1l(
         min_width=min_width,
         divisor=divisor,
         widths_grid=widths_grid,
+        staircase=staircase,
     )
 
 
@@ -114,6 +117,7 @@ def mobilenet_v2(
     min_width: float | None = None,
     divisor: int = 8,
     widths_grid: Sequence[float] | None = None,
+    staircase: str = "nested",
     triangular: bool = True,
     name: str = "mobilenet_v2",
 ) -> keras.Model:
@@ -143,13 +147,14 @@ def mobilenet_v2(
             the paper's 0.35.
         divisor: See `AnyWidthModel`. Channels are rounded to multiples of it, too.
         widths_grid: See `AnyWidthModel`.
+        staircase: See `AnyWidthModel`; `"paper"` for the exact one.
         triangular: `False` for the plain network of ordinary convolutions, which
             `awn_keras.baselines` can slice.
         name: Name of the model.
 
     Returns:
         An `AnyWidthModel`, not compiled; if not `triangular` a plain `keras.Model`,
-        to which `min_width` and `widths_grid` mean nothing.
+        to which `min_width`, `widths_grid` and `staircase` mean nothing.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -193,6 +198,7 @@ def mobilenet_v2(
         min_width=min_width,
         divisor=divisor,
         widths_grid=widths_grid,
+        staircase=staircase,
     )
 
 

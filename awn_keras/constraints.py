@@ -62,6 +62,11 @@ def unpack_grades(
     return array
 
 
+def _staircase(channels: int) -> np.ndarray:
+    """Grades of a layer that is in no any-width model, as the paper has them."""
+    return channel_grades(channels, staircase="paper")
+
+
 @keras.saving.register_keras_serializable(package="awn_keras")
 class LowerTriangular(keras.constraints.Constraint):
     """Kernel constraint that sets forbidden entries to zero after each update.
@@ -72,7 +77,7 @@ class LowerTriangular(keras.constraints.Constraint):
 
     Args:
         in_grades: Grades of the input channels, `(in_channels,)`. `None` for the
-            standard staircase of the kernel's shape, `channel_grades(in_channels)`.
+            paper's staircase, `channel_grades(in_channels, staircase="paper")`.
         out_grades: Grades of the output channels, likewise.
         inner: Constraint that is applied first, such as `keras.constraints.MaxNorm`.
         transposed: Whether the kernel is `(..., out, in)`, as that of
@@ -135,9 +140,9 @@ class LowerTriangular(keras.constraints.Constraint):
         inputs, outputs = shape[:-3:-1] if self.transposed else shape[-2:]
         in_grades, out_grades = self.in_grades, self.out_grades
         if in_grades is None:
-            in_grades = channel_grades(inputs // self.depth_multiplier)
+            in_grades = _staircase(inputs // self.depth_multiplier)
         if out_grades is None:
-            out_grades = channel_grades(outputs)
+            out_grades = _staircase(outputs)
         mask = triangular_mask(np.repeat(in_grades, self.depth_multiplier), out_grades)
         if mask.shape != (inputs, outputs):
             raise ArgumentError(

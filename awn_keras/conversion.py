@@ -67,6 +67,7 @@ def to_any_width(
     min_width: float | None = None,
     divisor: int = 8,
     widths_grid: Sequence[float] | None = None,
+    staircase: str = "nested",
     width_multiplier: float = 1.0,
     order: str = "keep",
 ) -> AnyWidthModel:
@@ -88,9 +89,10 @@ def to_any_width(
             `keras.applications`; it is left as it is.
         min_width: Smallest width in (0, 1]. `None` for the first of `widths_grid`,
             else 0.25.
-        divisor: Channels come and go in blocks of this size; 8 suits phones. At every
-            width a layer has a multiple of it, or all of its channels.
+        divisor: Channels come and go in blocks of this size, or smaller ones where a
+            layer would have less than four; 8 suits phones.
         widths_grid: If only a few widths are needed; see `AnyWidthModel`.
+        staircase: `"nested"`, or `"paper"`; see `AnyWidthModel`.
         width_multiplier: Widens every layer of the trunk, above 0; the numbers of
             channels are rounded to multiples of `divisor`. The paper's `2**0.5` makes
             up for the half of each kernel that the triangle forbids. Readouts and tail
@@ -153,6 +155,7 @@ def to_any_width(
         min_width=min_width,
         divisor=divisor,
         widths_grid=widths_grid,
+        staircase=staircase,
     )
     moves = moves_of(traced) if order == "importance" else None
     copies.assign(moves, redraw=not trained)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from awn_keras.graph import mask_of, set_mask
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.propagation import Propagation, propagate
+from awn_keras.propagation import Propagation, propagate_triangles
 from awn_keras.rules import PerWidth
 from awn_keras.trunk import Split, split
+from awn_keras.widths import Widths
 
 
 @dataclass
@@ -51,9 +52,13 @@ class AnyWidthModel(MultiWidthModel):
         name: Name of the model.
         min_width: Smallest width in (0, 1]; what is active at it is always on, and
             dense. `None` for the first of `widths_grid`, else 0.25.
-        divisor: Channels come and go in blocks of this size; 8 suits phones.
+        divisor: Channels come and go in blocks of this size, or smaller ones where a
+            layer would have less than four; 8 suits phones.
         widths_grid: If only a few widths are needed: these, ascending, ending at 1.
             A width between two of them runs as the smaller one.
+        staircase: At which widths blocks of channels appear. `"nested"`: where
+            something reads them, so that outputs depend on every channel of every
+            width. `"paper"`: the paper's exact staircase. See `channel_grades`.
         **kwargs: `trainable`.
 
     Raises:
@@ -88,6 +93,7 @@ class AnyWidthModel(MultiWidthModel):
         min_width: float | None = None,
         divisor: int = 1,
         widths_grid: Sequence[float] | None = None,
+        staircase: str = "nested",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -97,6 +103,7 @@ class AnyWidthModel(MultiWidthModel):
             min_width=min_width,
             divisor=divisor,
             widths_grid=widths_grid,
+            staircase=staircase,
             **kwargs,
         )
         parts = split(self, self.propagation)
@@ -107,6 +114,12 @@ class AnyWidthModel(MultiWidthModel):
         ]
         self._trunk = _Trunk(parts, levels)
         self._warn_of_a_long_tail()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes a model as a file describes it; see `keras.Model.from_config`."""
+        # Files from before there was a choice have the paper's rule.
+        return super().from_config({"staircase": "paper", **config}, custom_objects)
 
     def _warn_of_a_long_tail(self) -> None:
         """Warns if Tri layers seem to be forgotten: plain layers follow plain ones."""
@@ -125,13 +138,13 @@ class AnyWidthModel(MultiWidthModel):
                 )
                 return
 
-    def _propagate(self, new_grades: Callable[[int], np.ndarray]) -> Propagation:
-        propagation = propagate(self, new_grades)
-        for node in propagation.nodes:
+    def _propagate(self, widths: Widths) -> Propagation:
+        triangles, acting = propagate_triangles(self, widths)
+        for node in triangles.nodes:
             if isinstance(node.operation, TriangularKernel):
-                flow = propagation.flows[id(node)]
+                flow = triangles.flows[id(node)]
                 node.operation.set_grades(*flow.grades())
-        return propagation
+        return acting
 
     def _features(self, inputs: Any, training: bool | None) -> list[Any]:
         """Runs the trunk, once for all widths."""

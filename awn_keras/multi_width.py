@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +57,7 @@ class MultiWidthModel(WidthTrainer):
             else 0.25.
         divisor: Channels come and go in blocks of this size.
         widths_grid: If only a few widths are needed: these, ascending, ending at 1.
+        staircase: `"nested"`, or `"paper"`; see `channel_grades`.
         **kwargs: `trainable`.
 
     Raises:
@@ -73,13 +74,14 @@ class MultiWidthModel(WidthTrainer):
         min_width: float | None = None,
         divisor: int = 1,
         widths_grid: Sequence[float] | None = None,
+        staircase: str = "nested",
         **kwargs: Any,
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
-        widths = Widths.of(min_width, divisor, widths_grid)
+        widths = Widths.of(min_width, divisor, widths_grid, staircase)
         self.min_width, self.divisor = widths.min_width, widths.divisor
-        self.widths_grid = widths.grid
-        propagation = self._propagate(widths.grades)
+        self.widths_grid, self.staircase = widths.grid, widths.staircase
+        propagation = self._propagate(widths)
         kinds = propagation.kinds.values()
         networks = Networks.of_grades(
             [kind.grades for kind in kinds if isinstance(kind, Graded)], widths
@@ -178,7 +180,7 @@ class MultiWidthModel(WidthTrainer):
 
     # ---------------------------------------------------- what subclasses decide
 
-    def _propagate(self, new_grades: Callable[[int], np.ndarray]) -> Propagation:
+    def _propagate(self, widths: Widths) -> Propagation:
         """Finds the kinds of all tensors; see `propagation.propagate`."""
         raise NotImplementedError
 
@@ -290,6 +292,7 @@ class MultiWidthModel(WidthTrainer):
             "min_width": self.min_width,
             "divisor": self.divisor,
             "widths_grid": None if grid is None else list(grid),
+            "staircase": self.staircase,
         }
 
     def export(self, *args: Any, **kwargs: Any) -> None:

@@ -20,6 +20,8 @@ from awn_keras.graph import (
     is_stock,
     operation_of,
 )
+from awn_keras.layers.base import TriangularKernel
+from awn_keras.reach import Readings
 from awn_keras.rules import (
     Channels,
     Fixed,
@@ -39,6 +41,7 @@ from awn_keras.rules import (
     traits_of,
 )
 from awn_keras.slices import weights_of
+from awn_keras.widths import Widths
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,55 @@ class Trace:
         layers = {id(node.operation): node.operation for node in self.propagation.nodes}
         pairs = [(layers[key], roots[labels]) for key, labels in made.items()]
         return sorted(pairs, key=lambda pair: len(pair[1]))
+
+    def with_grades(self, grades: np.ndarray) -> Propagation:
+        """Puts grades in the place of labels.
+
+        Args:
+            grades: float64 array `(labels,)`.
+
+        Returns:
+            The kinds of all tensors.
+
+        Raises:
+            ValueError: If a layer would have no channel at the smallest width.
+        """
+        propagation = _each_kind(
+            self.propagation, lambda kind: Graded(grades[kind.labels])
+        )
+        for node in propagation.nodes:
+            output = propagation.flows[id(node)].output
+            if isinstance(output, Graded) and output.grades.min() > 0:
+                raise ArgumentError(
+                    f"Layer '{node.operation.name}' ({type(node.operation).__name__}) "
+                    "would have no channel at the smallest width: all of them come "
+                    "late, as those that they are joined with (by Add, or by a shared "
+                    "layer) do."
+                )
+        return propagation
+
+    def kept_grades(self) -> np.ndarray:
+        """Grades that Tri layers have already, which were part of a model before.
+
+        Returns:
+            float64 array `(labels,)`; NaN for a channel whose grade no layer knows.
+        """
+        kept = np.full(len(self.channels.resolve()), np.nan)
+        for node in self.propagation.nodes:
+            flow, layer = self.propagation.flows[id(node)], node.operation
+            if not isinstance(layer, TriangularKernel):
+                continue
+            sides = (flow.inputs[0], layer.in_grades), (flow.output, layer.out_grades)
+            for kind, grades in sides:
+                if isinstance(kind, Labelled) and grades is not None:
+                    fits = len(grades) == len(kind.labels)  # or `set_grades` says so
+                    kept[kind.labels] = grades if fits else np.nan
+        return kept
+
+    def readings(self) -> Readings:
+        """Which channels read which."""
+        traced = self.propagation
+        return Readings.of(traced.nodes, traced.flows, self.channels)
 
 
 def trace(
@@ -135,15 +187,13 @@ def trace(
 
 
 def propagate(
-    model: keras.Model,
-    new_grades: Callable[[int], np.ndarray],
-    as_tri: Collection[int] | None = None,
+    model: keras.Model, widths: Widths, as_tri: Collection[int] | None = None
 ) -> Propagation:
     """Finds the kind of every tensor in a functional model.
 
     Args:
         model: A functional model.
-        new_grades: Grades of a layer with so many channels, `int -> (channels,)`.
+        widths: At which widths channels may appear.
         as_tri: `id` of each plain layer whose channels come and go as a Tri layer's
             do. `None` for a model with Tri layers of its own.
 
@@ -158,19 +208,44 @@ def propagate(
     """
     traced = trace(model, as_tri)
     check_outputs(model, traced.propagation)
-    grades = traced.channels.grades(new_grades)
-    propagation = _each_kind(
-        traced.propagation, lambda kind: Graded(grades[kind.labels])
-    )
-    for node in propagation.nodes:
-        output = propagation.flows[id(node)].output
-        if isinstance(output, Graded) and output.grades.min() > 0:
-            raise ArgumentError(
-                f"Layer '{node.operation.name}' ({type(node.operation).__name__}) "
-                "would have no channel at the smallest width: all of them come late, "
-                "as those that they are joined with (by Add, or by a shared layer) do."
-            )
-    return propagation
+    return traced.with_grades(traced.channels.grades(widths.grades))
+
+
+def propagate_triangles(
+    model: keras.Model, widths: Widths
+) -> tuple[Propagation, Propagation]:
+    """Finds which channels a Tri layer's may read, and at which widths they count.
+
+    Args:
+        model: A functional model with Tri layers of its own.
+        widths: See `propagate`. In a nested staircase a channel appears when an output
+            depends on it, and not before.
+
+    Returns:
+        Twice the kinds of all tensors: with the grades of the triangles, and with
+        those from which on an output depends on a channel, infinite if none ever does.
+        They are the same in a nested staircase, unless layers have their place from
+        another model.
+
+    Raises:
+        ValueError: See `propagate`.
+        NotImplementedError: See `propagate`.
+        TypeError: See `propagate`.
+    """
+    traced = trace(model)
+    check_outputs(model, traced.propagation)
+    standard = traced.channels.grades(widths.grades)
+    readings = traced.readings()
+    nested = widths.staircase == "nested"
+    grades = readings.raised(standard) if nested else standard
+    kept = traced.kept_grades()
+    has_place = ~np.isnan(kept)
+    # Layers of another model, or of a file, keep their place, if it is one of these
+    # widths: other readers would have let some channels appear at others of them.
+    same_start = np.array_equal(kept[has_place] == 0, standard[has_place] == 0)
+    if same_start and np.isin(kept[has_place], standard).all():
+        grades = np.where(has_place, kept, grades)
+    return traced.with_grades(grades), traced.with_grades(readings.reached(grades))
 
 
 def _each_kind(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
 from awn_keras.counting import (
     LayerUse,
@@ -17,7 +18,7 @@ from awn_keras.counting import (
 from awn_keras.errors import ArgumentError
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
-from awn_keras.rules import Fixed, Graded, PerWidth, mixes_channels, traits_of
+from awn_keras.rules import Fixed, Graded, Kind, PerWidth, mixes_channels, traits_of
 from awn_keras.widths import check_widths
 
 # ------------------------------------------------------------------------ networks
@@ -151,6 +152,9 @@ class LayerSummary:
         parameters: Number of weights.
         masked: Share in [0, 1] of a Tri layer's kernel that the mask forces to zero,
             at full width. `None` for other layers.
+        read: Share in [0, 1] of the output's channels on which an output of the model
+            depends at full width; 1 in a nested staircase. `None` where channels do not
+            come and go.
     """
 
     name: str
@@ -160,6 +164,7 @@ class LayerSummary:
     macs: list[int]
     parameters: list[int]
     masked: float | None
+    read: float | None
 
 
 @dataclass(frozen=True)
@@ -186,22 +191,23 @@ class ModelSummary:
         """A table with a row for each layer, and the totals.
 
         Columns: the layer's name, class and kind; active channels and MACs for one
-        sample at each width; the masked part of the kernel in percent.
+        sample at each width; the masked part of the kernel, and the part of the
+        channels that something reads, in percent.
         """
         labels = [f"{width:.6g}" for width in self.widths]
         blank = [""] * len(labels)
         rows = [
-            ["layer", "class", "kind", *labels, *labels, "masked"],
+            ["layer", "class", "kind", *labels, *labels, "masked", "read"],
             *(
                 [
                     *(layer.name, layer.class_name, layer.kind),
                     *(*_thousands(layer.channels), *_thousands(layer.macs)),
-                    "" if layer.masked is None else f"{100 * layer.masked:.1f} %",
+                    *(_share(layer.masked), _share(layer.read)),
                 ]
                 for layer in self.layers
             ),
-            ["total MACs", "", "", *blank, *_thousands(self.macs), ""],
-            ["parameters", "", "", *blank, *_thousands(self.parameters), ""],
+            ["total MACs", "", "", *blank, *_thousands(self.macs), "", ""],
+            ["parameters", "", "", *blank, *_thousands(self.parameters), "", ""],
         ]
         groups = {
             "channels at width": slice(3, 3 + len(labels)),
@@ -212,10 +218,15 @@ class ModelSummary:
         return "\n".join(
             [
                 f"Model '{self.name}'. MACs are for one sample; masked is the part of "
-                "a kernel that is zero.",
+                "a kernel that is zero, read the part of the channels on which an "
+                "output depends.",
                 *(titles, columns, rule, *layers, rule, macs, parameters),
             ]
         )
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
 
 
 def _thousands(counts: Sequence[int]) -> list[str]:
@@ -286,6 +297,7 @@ def summarize(
                 macs=use.macs(chosen).tolist(),
                 parameters=use.parameters(chosen).tolist(),
                 masked=_masked_share(use.layer),
+                read=_read_share(use.flows[0].output),
             )
             for use in layer_uses(model)
             if isinstance(use.layer, keras.Layer)
@@ -307,6 +319,10 @@ def _kind(use: LayerUse) -> str:
     if isinstance(use.layer, TriangularKernel):
         return "Tri"
     return "sliced" if mixes_channels(use.layer) else "per-channel"
+
+
+def _read_share(kind: Kind) -> float | None:
+    return float(np.isfinite(kind.grades).mean()) if isinstance(kind, Graded) else None
 
 
 def _masked_share(layer: keras.Layer) -> float | None:

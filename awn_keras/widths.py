@@ -9,6 +9,8 @@ Grades are float64. Each is one correctly rounded quotient of two integers, and
 different quotients of integers below 2**26 round to different numbers: comparing
 grades with each other is exact, and `1 / 3` typed by a user meets the grade 1/3.
 
+A graph may make a channel appear later than its layer alone would: see `reach`.
+
 This module needs NumPy only.
 """
 
@@ -17,11 +19,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError
+
+#: At which widths blocks of channels appear; see `channel_grades`.
+STAIRCASES = ("nested", "paper")
+#: In a nested staircase a layer has so many blocks, if it has as many channels.
+LEAST_BLOCKS = 4
 
 #: The regular expression of what `width_label` writes.
 LABEL = r"\d{3}(?:_\d{1,6})?"
@@ -171,27 +180,60 @@ def split_name_at_width(name: str) -> tuple[str, float] | None:
     return None if match is None or width is None else (match[1], width)
 
 
+def block_size(channels: int, divisor: int = 1) -> int:
+    """Channels of a layer that come and go together, in a nested staircase.
+
+    Args:
+        channels: Number of channels, at least 1.
+        divisor: The largest size.
+
+    Returns:
+        `divisor`, halved (and rounded up) until the layer has four blocks.
+
+    Raises:
+        ValueError: If an argument is below 1.
+
+    Examples:
+        >>> [block_size(channels, 8) for channels in (64, 24, 12, 3)]
+        [8, 4, 2, 1]
+    """
+    _check_positive(channels, "channels")
+    _check_positive(divisor, "divisor")
+    while divisor > 1 and channels < LEAST_BLOCKS * divisor:
+        divisor = (divisor + 1) // 2
+    return divisor
+
+
 def channel_grades(
     channels: int,
     divisor: int = 1,
     min_width: float = 0.0,
     widths_grid: Sequence[float] | None = None,
+    staircase: str = "nested",
 ) -> np.ndarray:
     """Computes the grade of each channel of a layer, in closed form.
 
-    With `divisor=1` channel `s` (counted from 0) has the grade
-    `(s + 1/2) / channels`, and the first one 0. `divisor`, `min_width` and
-    `widths_grid` only make grades coarser; a coarser grade lets a channel read more
-    of the layer below.
+    At width `w` a layer of `n` blocks has `floor(w * n + 1/2)` of them, at least one.
+    In the paper's staircase this holds at every width. A layer that has fewer channels
+    than the one below it never reads the last of those, which come after its own.
+
+    In a nested staircase this holds at `s + 1` evenly spaced widths from `min_width` to
+    1, at which blocks appear, the last one at width 1. `s` is the largest of 3, 6, 12,
+    24, ... for which each step has a block of its own (or 3). So the widths at which a
+    layer changes are among those at which each layer with more blocks does: a channel
+    appears when all layers above that have as many blocks can read it. A coarser grade
+    lets a channel read more of the layer below, too.
 
     Args:
         channels: Number of channels, at least 1.
         divisor: Channels come and go in blocks of this size (the last block may be
-            smaller). 8 suits most hardware.
+            smaller). 8 suits most hardware. In a nested staircase a layer of few
+            channels has smaller blocks; see `block_size`.
         min_width: Channels active at this width are always on and get grade 0.
         widths_grid: The only widths that are told apart, ascending, the last one 1.
             Grades are rounded up to the grid: a channel appears at the first grid
             width at which it is active. `None` for every width.
+        staircase: `"nested"`, or `"paper"`.
 
     Returns:
         float64 array `(channels,)`, ascending, in [0, 1]; the first is 0.
@@ -199,39 +241,74 @@ def channel_grades(
     Raises:
         ValueError: If an argument is out of its range.
 
+    Examples:
+        >>> channel_grades(6, min_width=0.25)
+        array([0.  , 0.  , 0.5 , 0.75, 0.75, 1.  ])
+
     Reference:
         Vu et al., Any-Width Networks (2020), section 3.2 and equation 7.
     """
     _check_positive(channels, "channels")
     _check_positive(divisor, "divisor")
+    check_staircase(staircase)
     if not 0 <= min_width <= 1:
         raise ArgumentError(
             f"`min_width` must be in [0, 1]. Received: min_width={min_width}"
         )
-    # Channel s belongs to block b = s // divisor + 1 and appears once
-    # floor(w * channels / divisor + 1/2) >= b. All channels are there at width 1,
+    nested = staircase == "nested"
+    size = block_size(channels, divisor) if nested else divisor
+    # Channel s belongs to block b = s // size + 1 and appears once
+    # floor(w * channels / size + 1/2) >= b. All channels are there at width 1,
     # also those of a last block that is less than half full.
-    blocks = np.arange(channels) // divisor + 1
-    grades = np.minimum((2 * blocks - 1) * divisor / (2 * channels), 1.0)
+    blocks = np.arange(channels) // size + 1
+    grades = np.minimum((2 * blocks - 1) * size / (2 * channels), 1.0)
+    if nested:
+        grades[blocks == blocks[-1]] = 1.0
     grades[(blocks == 1) | (grades <= min_width)] = 0.0
     if widths_grid is not None:
         grid = np.asarray(check_widths_grid(widths_grid))
-        rounded = grid[np.searchsorted(grid, grades, side="left")]
-        grades = np.where(grades <= grid[0], 0.0, rounded)
+        return np.where(grades <= grid[0], 0.0, _rounded_up(grades, grid))
+    if nested:
+        free = len(np.unique(blocks[grades > 0]))
+        return np.where(
+            grades == 0, 0.0, _rounded_up(grades, _steps(min_width, max(free, 3)))
+        )
     return grades
 
 
-def active_channels(channels: int, width: float, divisor: int = 1) -> int:
-    """Number of channels that a layer uses at a width.
+def _steps(min_width: float, at_most: int) -> np.ndarray:
+    """Evenly spaced widths up to 1, above `min_width`: 3, 6, 12, ... of them."""
+    count = 3
+    while 2 * count <= at_most:
+        count *= 2
+    # As a user would type them: 0.7 above 0.1, not 0.7000000000000001.
+    start = Fraction(str(float(min_width)))
+    return np.array(
+        [float(start + (1 - start) * Fraction(j, count)) for j in range(1, count + 1)]
+    )
 
-    `clamp(floor(width * channels / divisor + 1/2) * divisor, divisor, channels)`,
-    and all of them at width 1.
+
+def _rounded_up(grades: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    return grid[np.searchsorted(grid, grades, side="left")]
+
+
+def active_channels(
+    channels: int,
+    width: float,
+    divisor: int = 1,
+    min_width: float = 0.25,
+    staircase: str = "nested",
+) -> int:
+    """Number of channels that a layer by itself uses at a width.
+
+    In a model a layer may have fewer, where all layers that read it have fewer steps.
 
     Args:
         channels: Number of channels at full width, at least 1.
-        width: Width in (0, 1].
-        divisor: The result is a multiple of it, unless the layer has fewer channels
-            or is at its full width.
+        width: Width in [min_width, 1].
+        divisor: See `channel_grades`.
+        min_width: See `channel_grades`.
+        staircase: See `channel_grades`.
 
     Returns:
         The number of active channels, from 1 to `channels`.
@@ -239,11 +316,36 @@ def active_channels(channels: int, width: float, divisor: int = 1) -> int:
     Raises:
         ValueError: If an argument is out of its range.
 
+    Examples:
+        >>> [active_channels(64, width, divisor=8) for width in (0.25, 0.5, 1.0)]
+        [16, 32, 64]
+
     Reference:
         Vu et al., Any-Width Networks (2020), section 3.1.
     """
     width = check_width(width)
-    return int(np.count_nonzero(channel_grades(channels, divisor) <= width))
+    grades = channel_grades(channels, divisor, min_width, staircase=staircase)
+    return int(np.count_nonzero(grades <= width))
+
+
+def check_staircase(staircase: Any) -> str:
+    """Returns `staircase` if there is such a rule.
+
+    Args:
+        staircase: What the user gave.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If it is none of `STAIRCASES`.
+    """
+    if staircase not in STAIRCASES:
+        raise ArgumentError(
+            f"`staircase` must be one of {STAIRCASES}. Received: "
+            f"staircase={staircase!r}"
+        )
+    return staircase
 
 
 def check_widths_grid(widths_grid: Iterable[float]) -> tuple[float, ...]:
@@ -276,18 +378,20 @@ def _check_positive(value: int, name: str) -> None:
 
 @dataclass(frozen=True)
 class Widths:
-    """At which widths the channels of a model appear: its three arguments as one.
+    """At which widths the channels of a model appear: its four arguments as one.
 
     Args:
         min_width: The smallest width, in (0, 1].
         divisor: Channels come and go in blocks of this size.
         grid: The only widths that are told apart, ascending, from `min_width` to 1.
             `None` for every width.
+        staircase: One of `STAIRCASES`; see `channel_grades`.
     """
 
     min_width: float = 0.25
     divisor: int = 1
     grid: tuple[float, ...] | None = None
+    staircase: str = "nested"
 
     @classmethod
     def of(
@@ -295,6 +399,7 @@ class Widths:
         min_width: float | None = None,
         divisor: int = 1,
         widths_grid: Sequence[float] | None = None,
+        staircase: str = "nested",
     ) -> Widths:
         """Checks the arguments of a model.
 
@@ -302,6 +407,7 @@ class Widths:
             min_width: See the class. `None` for the first of `widths_grid`, else 0.25.
             divisor: See the class.
             widths_grid: See `grid`.
+            staircase: See the class.
 
         Returns:
             What they say.
@@ -319,11 +425,18 @@ class Widths:
                 "`min_width` must be the first of `widths_grid`. Received: "
                 f"min_width={min_width}, widths_grid={list(grid)}"
             )
-        return cls(check_width(min_width, name="min_width"), divisor, grid)
+        return cls(
+            check_width(min_width, name="min_width"),
+            divisor,
+            grid,
+            check_staircase(staircase),
+        )
 
     def grades(self, channels: int) -> np.ndarray:
         """Grades of a layer with so many channels; see `channel_grades`."""
-        return channel_grades(channels, self.divisor, self.min_width, self.grid)
+        return channel_grades(
+            channels, self.divisor, self.min_width, self.grid, self.staircase
+        )
 
 
 @dataclass(frozen=True)
@@ -349,14 +462,16 @@ class Networks:
         """Finds the networks of a model.
 
         Args:
-            grades: Grades of the channels of each tensor.
+            grades: Grades of the channels of each tensor; infinite for those on which
+                no output depends.
             widths: At which widths channels may appear.
 
         Returns:
             The networks.
         """
         every = np.unique(np.concatenate([np.zeros(1), *grades]))
-        return cls(widths.min_width, every[every > widths.min_width], widths.grid)
+        later = np.isfinite(every) & (every > widths.min_width)
+        return cls(widths.min_width, every[later], widths.grid)
 
     def level_of(self, width: float | np.ndarray) -> np.ndarray:
         """Finds the networks that run at some widths.

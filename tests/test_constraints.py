@@ -1,3 +1,5 @@
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -10,11 +12,14 @@ from awn_keras.constraints import (
     triangular_mask,
     unpack_grades,
 )
-from awn_keras.widths import active_channels, channel_grades
+from awn_keras.widths import active_channels
+from awn_keras.widths import channel_grades as standard_grades
 
 pytestmark = pytest.mark.backends
 
 channels = st.integers(1, 40)
+#: That of a layer by itself.
+channel_grades = partial(standard_grades, staircase="paper")
 
 
 @given(channels, channels, st.sampled_from([1, 4, 8]))
@@ -26,8 +31,8 @@ def test_the_closed_form_equals_brute_force_over_all_widths(into, out, divisor):
     )
     expected = np.ones((into, out), bool)
     for width in np.unique(thresholds[thresholds > 0]):
-        present = active_channels(out, width, divisor)
-        readable = active_channels(into, width, divisor)
+        present = active_channels(out, width, divisor, 0.0, "paper")
+        readable = active_channels(into, width, divisor, 0.0, "paper")
         # Active output channels may not read what is not there.
         expected[readable:, :present] = False
     # Below the first threshold only the channels of grade 0 are there.

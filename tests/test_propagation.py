@@ -14,7 +14,7 @@ from awn_keras.graph import graph_nodes
 from awn_keras.propagation import propagate, trace
 from awn_keras.rules import Fixed, Graded, Labelled, PerWidth
 from awn_keras.trunk import split
-from awn_keras.widths import channel_grades
+from awn_keras.widths import Widths, channel_grades
 from tests.conftest import at_width, inputs_of, rich, small_conv
 from tests.test_rules import GRADES, build_model, output_kind, tail_of
 
@@ -131,7 +131,7 @@ def test_kinds_of_stem_readout_and_tail():
     stem = L.Conv2D(6, 1)(scaled)
     readout = L.Conv2D(3, 1, name="readout")(stem)
     tail = L.Softmax()(L.LayerNormalization()(L.Reshape((48,))(readout)))
-    kinds = propagate(keras.Model(inputs, tail), channel_grades).kinds
+    kinds = propagate(keras.Model(inputs, tail), Widths()).kinds
     assert kinds[id(scaled)] == Fixed()
     assert kinds[id(stem)] == Graded(GRADES)
     assert kinds[id(readout)] == kinds[id(tail)] == PerWidth("readout")

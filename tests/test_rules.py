@@ -19,7 +19,7 @@ from awn_keras.rules import (
     rule_of,
     traits_of,
 )
-from awn_keras.widths import channel_grades
+from awn_keras.widths import Widths, channel_grades
 from tests.conftest import at_width, inputs_of
 
 pytestmark = pytest.mark.backends
@@ -32,7 +32,7 @@ def output_kind(build, channels=6):
     inputs = keras.Input((4, 4, 1))
     x = build(L.Conv2D(channels, 1, name="stem")(inputs))
     model = keras.Model(inputs, L.Dense(1, name="head")(x))
-    return propagate(model, channel_grades).kinds[id(x)]
+    return propagate(model, Widths()).kinds[id(x)]
 
 
 def build_model(build, shape=(4, 4, 1)):
@@ -48,7 +48,7 @@ def tail_of(layer, batch=None):
     return AnyWidthModel(inputs, layer(L.Dense(3)(x)))
 
 
-GRADES = channel_grades(6)
+GRADES = channel_grades(6, min_width=0.25)
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_flattening_tiles_grades(layer):
 
 
 def test_a_tri_layer_gives_grades_of_its_own():
-    assert output_kind(TriConv2D(9, 3)) == Graded(channel_grades(9))
+    assert output_kind(TriConv2D(9, 3)) == Graded(channel_grades(9, min_width=0.25))
 
 
 def test_concatenation_concatenates_grades():
     kind = output_kind(lambda x: L.Concatenate()([x, TriConv2D(4, 1)(x)]))
-    assert kind == Graded(np.concatenate([GRADES, channel_grades(4)]))
+    assert kind == Graded(np.concatenate([GRADES, channel_grades(4, min_width=0.25)]))
 
 
 def test_concatenation_along_rows_keeps_grades():

@@ -84,7 +84,7 @@ def test_networks_at_chosen_widths():
 
 
 def test_the_table_of_networks_is_complete():
-    model = lenet_3c1l(min_width=0.01)
+    model = lenet_3c1l(min_width=0.01, staircase="paper")
     networks = list_networks(model)
     header, *rows = str(networks).splitlines()
     assert " ".join(header.split()) == "width MACs % of full parameters % of full"
@@ -189,7 +189,8 @@ def test_the_masked_share_of_a_triangle_by_hand():
     inputs = keras.Input((4,))
     x = keras.layers.Dense(8)(inputs)
     x = TriDense(8, name="tri")(x)
-    model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.01)
+    outputs = keras.layers.Dense(3)(x)
+    model = AnyWidthModel(inputs, outputs, min_width=0.01, staircase="paper")
     # Above the diagonal of an 8x8 matrix.
     assert layers_of(summarize(model))["tri"].masked == 28 / 64
 
@@ -229,7 +230,7 @@ def test_the_table_of_layers():
     assert "one sample" in lines[0]
     assert " ".join(lines[1].split()) == "channels at width MACs at width"
     assert lines[2].split() == [
-        *("layer", "class", "kind", "0.5", "1", "0.5", "1", "masked")
+        *("layer", "class", "kind", "0.5", "1", "0.5", "1", "masked", "read")
     ]
     rows = {line.split()[0]: line.split() for line in lines[3:]}
     tri = model.get_layer("conv2")
@@ -237,9 +238,9 @@ def test_the_table_of_layers():
     assert rows["conv2"] == [
         *("conv2", "TriConv2D", "Tri", "23", "45"),
         *(f"{28 * 28 * 9 * k * k:,}" for k in (23, 45)),
-        *(f"{100 * (1 - mask.mean()):.1f}", "%"),
+        *(f"{100 * (1 - mask.mean()):.1f}", "%", "100.0", "%"),
     ]
-    assert len(rows["bn2"]) == 7  # nothing is masked
+    assert len(rows["bn2"]) == 9  # nothing is masked
     assert rows["total"][2:] == [f"{count_macs(model, w):,}" for w in (0.5, 1.0)]
     assert rows["parameters"][1:] == [
         f"{count_parameters(model, w):,}" for w in (0.5, 1.0)

@@ -1,4 +1,6 @@
+import math
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from awn_keras.widths import (
     Networks,
     Widths,
     active_channels,
+    block_size,
     channel_grades,
     check_width,
     check_widths,
@@ -22,11 +25,19 @@ from awn_keras.widths import (
 )
 
 channels = st.integers(1, 300)
+staircases = st.sampled_from(["nested", "paper"])
 divisors = st.sampled_from([1, 2, 3, 4, 8, 16])
 widths = st.floats(0.001, 1.0)
 grids = st.lists(st.integers(1, 99), max_size=6, unique=True).map(
     lambda values: [value / 100 for value in sorted(values)] + [1.0]
 )
+
+
+paper = partial(channel_grades, staircase="paper")
+papers_channels = partial(active_channels, staircase="paper")
+
+
+# ------------------------------------------------------------- the paper's staircase
 
 
 def counted(count, width, divisor):
@@ -39,7 +50,7 @@ def counted(count, width, divisor):
 
 @given(channels, widths, divisors)
 def test_active_channels_follow_the_rounding_rule(count, width, divisor):
-    got = active_channels(count, width, divisor)
+    got = papers_channels(count, width, divisor, 0.0)
     exact = counted(count, width, divisor)
     # A float next to a threshold may stand for the threshold itself (1/3 typed as a
     # float): widths one ulp to either side bracket it.
@@ -54,33 +65,13 @@ def test_a_threshold_typed_as_a_float_is_met(count, divisor, numerator):
     width = (2 * numerator + 1) * divisor / (2 * count)
     if width < 1:
         expected = max(min((numerator + 1) * divisor, count), min(divisor, count))
-        assert active_channels(count, width, divisor) == expected
-
-
-@given(channels, divisors, widths, widths)
-def test_active_channels_grow_with_width(count, divisor, one, other):
-    narrow, wide = sorted((one, other))
-    assert active_channels(count, narrow, divisor) <= active_channels(
-        count, wide, divisor
-    )
-
-
-@given(channels, divisors)
-def test_all_channels_are_active_at_full_width(count, divisor):
-    # Also where less than half a block is left over: 10 channels in blocks of 8.
-    assert active_channels(count, 1.0, divisor) == count
-
-
-@given(channels, divisors, widths)
-def test_active_channels_are_whole_blocks(count, divisor, width):
-    got = active_channels(count, width, divisor)
-    assert got % divisor == 0 or got == count
+        assert papers_channels(count, width, divisor, 0.0) == expected
 
 
 @given(channels, divisors, st.floats(0, 1))
 def test_grades_are_exact(count, divisor, min_width):
     # Compared as floats, grades have the order of the fractions they stand for.
-    grades = channel_grades(count, divisor)
+    grades = paper(count, divisor)
     blocks = [s // divisor + 1 for s in range(count)]
     exact = [
         Fraction(0)
@@ -93,7 +84,7 @@ def test_grades_are_exact(count, divisor, min_width):
 
 @given(channels, channels, divisors)
 def test_grades_of_two_layers_compare_as_fractions(one, other, divisor):
-    first, second = channel_grades(one, divisor), channel_grades(other, divisor)
+    first, second = paper(one, divisor), paper(other, divisor)
     for s, t in ((one // 2, other // 2), (one - 1, other - 1)):
         exact = [
             Fraction(0)
@@ -106,33 +97,139 @@ def test_grades_of_two_layers_compare_as_fractions(one, other, divisor):
 
 @given(channels, divisors, st.floats(0.01, 1), widths)
 def test_min_width_makes_its_channels_permanent(count, divisor, min_width, width):
-    grades = channel_grades(count, divisor, min_width)
-    assert np.count_nonzero(grades == 0) == active_channels(count, min_width, divisor)
+    grades = paper(count, divisor, min_width)
+    assert np.count_nonzero(grades == 0) == papers_channels(
+        count, min_width, divisor, 0.0
+    )
     if width >= min_width:
-        assert np.count_nonzero(grades <= width) == active_channels(
-            count, width, divisor
+        assert np.count_nonzero(grades <= width) == papers_channels(
+            count, width, divisor, 0.0
         )
 
 
 @given(channels, divisors, grids, widths)
 def test_a_grid_rounds_the_width_down(count, divisor, grid, width):
-    grades = channel_grades(count, divisor, grid[0], grid)
+    grades = paper(count, divisor, grid[0], grid)
     assert set(grades) <= {0.0, *grid[1:]}
     below = max((w for w in grid if w <= width), default=grid[0])
     # A width below the grid's first runs as the first: those channels are permanent.
-    assert np.count_nonzero(grades <= width) == active_channels(count, below, divisor)
-
-
-@given(channels, divisors)
-def test_grades_ascend_from_zero(count, divisor):
-    grades = channel_grades(count, divisor)
-    assert grades[0] == 0
-    assert np.all(np.diff(grades) >= 0)
-    assert grades[-1] <= 1
+    assert np.count_nonzero(grades <= width) == papers_channels(
+        count, below, divisor, 0.0
+    )
 
 
 def test_the_papers_45_channels():
-    assert [active_channels(45, w) for w in (0.25, 0.5, 0.75, 1)] == [11, 23, 34, 45]
+    counts = [papers_channels(45, w) for w in (0.25, 0.5, 0.75, 1)]
+    assert counts == [11, 23, 34, 45]
+
+
+# ------------------------------------------------------------------ nested staircases
+
+
+def steps_of(count, divisor, min_width):
+    """How many steps a layer may have: 3, or as many as it has blocks that come."""
+    size = block_size(count, divisor)
+    blocks = -(-count // size)
+    on = min(
+        max(math.floor(Fraction(str(min_width)) * count / size + Fraction(1, 2)), 1),
+        blocks - 1,
+    )
+    steps = 3
+    while 2 * steps <= blocks - on:
+        steps *= 2
+    return steps
+
+
+@given(channels, divisors)
+def test_a_layer_has_four_blocks_where_it_can(count, divisor):
+    size = block_size(count, divisor)
+    assert 1 <= size <= divisor
+    assert count >= 4 * size or size == 1
+    # It is no smaller than it must be.
+    assert size == divisor or count < 4 * (2 * size)
+
+
+@given(st.integers(2, 300), divisors, st.integers(1, 99))
+def test_at_its_steps_a_layer_has_its_share(count, divisor, percent):
+    min_width = percent / 100
+    grades = channel_grades(count, divisor, min_width)
+    steps = steps_of(count, divisor, min_width)
+    start = Fraction(percent, 100)
+    ends = [start + (1 - start) * Fraction(j, steps) for j in range(steps + 1)]
+    # 0.7 at 0.1 and two thirds more, and not 0.7000000000000001.
+    assert set(grades) <= {0.0, *map(float, ends[1:])}
+    size = block_size(count, divisor)
+    for width in ends[:-1]:
+        blocks = (width * count / size + Fraction(1, 2)).__floor__()
+        # The last block waits for width 1.
+        expected = min(max(blocks, 1), -(-count // size) - 1) * size
+        assert np.count_nonzero(grades <= float(width)) == expected
+    assert grades[-1] == 1.0
+
+
+@given(st.integers(2, 300), st.integers(2, 300), divisors, st.floats(0.01, 0.99))
+def test_of_two_layers_one_changes_only_where_the_other_does(
+    one, other, divisor, min_width
+):
+    every = [set(channel_grades(n, divisor, min_width)) for n in (one, other)]
+    few, many = sorted(every, key=len)
+    if len(few) > 3:  # or it may lack a step in between
+        assert few <= many
+
+
+@given(channels, divisors, st.none() | grids, st.floats(0, 1))
+def test_the_last_block_comes_last(count, divisor, grid, min_width):
+    grades = channel_grades(
+        count, divisor, min_width if grid is None else grid[0], grid
+    )
+    last = grades[-1]
+    assert last == 1.0 or count == 1 or min_width == 1 or grid == [1.0]
+
+
+def test_layers_by_hand():
+    assert channel_grades(24, 8, 0.25).tolist() == (
+        [0.0] * 8 + [0.5] * 4 + [0.75] * 8 + [1.0] * 4
+    )
+    assert channel_grades(45, 1, 0.25)[-1] == 1.0
+    counts = [active_channels(45, w) for w in (0.25, 0.5, 0.75, 1)]
+    assert counts == [11, 23, 34, 45]
+    assert len(set(channel_grades(45, 1, 0.25))) == 25
+    assert channel_grades(1).tolist() == [0.0]
+    assert channel_grades(2).tolist() == [0.0, 1.0]
+
+
+# ------------------------------------------------------------------------------ both
+
+
+@given(channels, divisors, widths, widths, staircases)
+def test_active_channels_grow_with_width(count, divisor, one, other, staircase):
+    narrow, wide = (
+        active_channels(count, width, divisor, 0.1, staircase)
+        for width in sorted((one, other))
+    )
+    assert narrow <= wide
+
+
+@given(channels, divisors, staircases)
+def test_all_channels_are_active_at_full_width(count, divisor, staircase):
+    # Also where less than half a block is left over: 10 channels in blocks of 8.
+    assert active_channels(count, 1.0, divisor, staircase=staircase) == count
+
+
+@given(channels, divisors, widths, staircases)
+def test_active_channels_are_whole_blocks(count, divisor, width, staircase):
+    got = active_channels(count, width, divisor, staircase=staircase)
+    size = divisor if staircase == "paper" else block_size(count, divisor)
+    assert got % size == 0 or got == count
+
+
+@given(channels, divisors, st.floats(0, 1), staircases)
+def test_grades_ascend_from_zero(count, divisor, min_width, staircase):
+    grades = channel_grades(count, divisor, min_width, staircase=staircase)
+    assert grades[0] == 0
+    assert np.all(np.diff(grades) >= 0)
+    assert grades[-1] <= 1
+    assert not ((grades > 0) & (grades <= min_width)).any()
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.5, float("nan")])
@@ -165,6 +262,7 @@ def test_a_bad_grid_is_refused(grid):
         ({"channels": 4.0}, "`channels` must be a positive integer"),
         ({"channels": 4, "divisor": 0}, "`divisor` must be a positive integer"),
         ({"channels": 4, "min_width": 2}, r"`min_width` must be in \[0, 1\]"),
+        ({"channels": 4, "staircase": "steep"}, "`staircase` must be one of"),
     ],
 )
 def test_bad_arguments_of_grades_are_refused(arguments, match):
@@ -246,11 +344,11 @@ def test_what_is_logged_without_a_width_tells_none(name):
     assert split_name_at_width(name) is None
 
 
-@given(channels, divisors, st.floats(0.05, 1.0), st.none() | grids)
-def test_levels_number_the_networks(count, divisor, min_width, grid):
+@given(channels, divisors, st.floats(0.05, 1.0), st.none() | grids, staircases)
+def test_levels_number_the_networks(count, divisor, min_width, grid, staircase):
     if grid is not None:
         min_width = grid[0]
-    grades = channel_grades(count, divisor, min_width, grid)
+    grades = channel_grades(count, divisor, min_width, grid, staircase)
     networks = Networks.of_grades([grades, np.zeros(3)], Widths(min_width, grid=grid))
     every = networks.distinct_widths
     # As many names as networks, each running the one that it names.
@@ -261,8 +359,8 @@ def test_levels_number_the_networks(count, divisor, min_width, grid):
         assert networks.level_of(start) == level
 
 
-def test_a_models_three_arguments_are_one_object():
-    assert Widths.of() == Widths(0.25, 1, None)
+def test_a_models_four_arguments_are_one_object():
+    assert Widths.of() == Widths(0.25, 1, None, "nested")
     assert Widths.of(None, 8, [0.5, 1]) == Widths(0.5, 8, (0.5, 1.0))
     assert Widths.of(0.5, 8, [0.5, 1]) == Widths.of(None, 8, [0.5, 1])
     grades = Widths(0.3, 2, (0.3, 0.6, 1.0)).grades(10)
@@ -275,6 +373,7 @@ def test_a_models_three_arguments_are_one_object():
         ((0.0,), "`min_width` must be in"),
         ((0.25, 1, [0.5, 1.0]), "`min_width` must be the first of `widths_grid`"),
         ((None, 1, [0.5, 0.8]), "`widths_grid` must ascend and end at 1.0"),
+        ((0.5, 1, None, "down"), "`staircase` must be one of .*staircase='down'"),
     ],
 )
 def test_bad_arguments_of_a_model_are_refused(arguments, match):

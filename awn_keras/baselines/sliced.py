@@ -22,6 +22,7 @@ from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, inner_mixers, propagate
 from awn_keras.rules import Flow, Graded, WidthRule, rule_of
 from awn_keras.slices import channel_axis
+from awn_keras.widths import Widths
 
 if keras.backend.backend() == "tensorflow":  # elsewhere `SlicedModel` refuses
     import tensorflow as tf
@@ -208,7 +209,13 @@ class SlicedModel(MultiWidthModel):
     ) -> None:
         _check_backend(type(self))
         super().__init__(
-            inputs, outputs, name, min_width=min_width, divisor=divisor, **kwargs
+            inputs,
+            outputs,
+            name,
+            min_width=min_width,
+            divisor=divisor,
+            staircase="paper",  # a channel is read by all that are there with it
+            **kwargs,
         )
         for node in self.propagation.nodes:
             _check_can_be_sliced(node.operation, self.propagation.flows[id(node)])
@@ -223,13 +230,13 @@ class SlicedModel(MultiWidthModel):
         _check_backend(cls)  # before a layer fails to be made
         return super().from_config(config, custom_objects)
 
-    def _propagate(self, new_grades: Callable[[int], np.ndarray]) -> Propagation:
-        return propagate(self, new_grades, as_tri=inner_mixers(self))
+    def _propagate(self, widths: Widths) -> Propagation:
+        return propagate(self, widths, as_tri=inner_mixers(self))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the functional model's config and the widths' arguments."""
         config = super().get_config()
-        del config["widths_grid"]
+        del config["widths_grid"], config["staircase"]
         return config
 
     # ----------------------------------------------------------------- running

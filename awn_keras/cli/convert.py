@@ -21,6 +21,7 @@ def add(parser: Parser) -> None:
     add("--min-width", type=float, help="smallest width (default: 0.25)")
     add("--divisor", type=int, default=8, help="channels per block (default: 8)")
     add_widths_argument(parser, "--widths-grid")
+    add("--staircase", default="nested", help="nested (default), or paper")
     add("--width-multiplier", type=float, default=1.0, help="default: 1")
     add("--order", default="keep", help="keep (default), or importance if trained")
 
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
         min_width=args.min_width,
         divisor=args.divisor,
         widths_grid=args.widths_grid,
+        staircase=args.staircase,
         width_multiplier=args.width_multiplier,
         order=args.order,
     )

@@ -75,6 +75,11 @@ def add(parser: Parser) -> None:
     )
     add_widths_argument(parser, "--widths-grid")
     add(
+        "--staircase",
+        help="at which widths channels appear: nested (default), or paper (default "
+        "with --system)",
+    )
+    add(
         "--sampler",
         help="widths of a step: sandwich (default), expected_sandwich (default of "
         "lenet_3c1l for CIFAR without --system: all widths, each weighed by how often "

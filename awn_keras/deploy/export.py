@@ -99,7 +99,8 @@ def export_tflite(
         model: The model; it is left as it is.
         path: The file, which ends in `.tflite`; its folder is made if missing. If not
             `single_file`, a directory.
-        widths: Widths in [min_width, 1]. `None` for four, evenly spaced.
+        widths: Widths in [min_width, 1]. `None` for four, evenly spaced; fewer if
+            some of these run the same network.
         single_file: `False` for a file for each width, called
             `<model name>_width_050.tflite`, with one `manifest.json`.
         layout: How kernels lie in the file. `"auto"`: those that get faster by it are
@@ -204,8 +205,7 @@ def export_tflite(
 def _check_widths(model: Any, widths: Any) -> list[float]:
     check_any_width_model(model)
     if widths is None:
-        widths = np.linspace(model.min_width, 1.0, 4).round(4).tolist()
-        widths[0] = model.min_width  # not rounded down
+        widths = _default_widths(model)
     widths = sorted(set(check_widths(widths, model.min_width)))
     if not widths or len(set(map(width_label, widths))) < len(widths):
         raise ArgumentError(
@@ -225,6 +225,17 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
             f"input '{unknown[0].name}' of shape {tuple(unknown[0].shape)}"
         )
     return widths
+
+
+def _default_widths(model: MultiWidthModel) -> list[float]:
+    """Four widths, evenly spaced, or fewer if some run the same network."""
+    even = np.linspace(model.min_width, 1.0, 4)
+    # To four digits and up: below the width at which blocks appear there are less.
+    rounded = np.minimum(np.ceil(even * 1e4 - 1e-6) / 1e4, 1.0).tolist()
+    rounded[0] = model.min_width
+    levels = model.networks.level_of(np.array(rounded)).tolist()
+    narrowest = dict(zip(levels[::-1], rounded[::-1], strict=True))
+    return [*(narrowest[level] for level in sorted(narrowest)[:-1]), 1.0]
 
 
 def check_path(path: Path, single_file: bool) -> Path:

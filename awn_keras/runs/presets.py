@@ -113,4 +113,4 @@ def recommended_recipe(dataset: str, architecture: str = "lenet_3c1l") -> Recipe
     paper = paper_recipe(dataset, architecture)
     default = _RECOMMENDED.get((architecture, None), {})
     better = _RECOMMENDED.get((architecture, dataset), default)
-    return replace(paper, **{**paper.as_mean, **better})
+    return replace(paper, **{**paper.as_mean, "staircase": "nested", **better})

@@ -10,7 +10,7 @@ from typing import Any
 from awn_keras.errors import ArgumentError
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.runs.networks import NETWORKS
-from awn_keras.widths import check_width, check_widths
+from awn_keras.widths import STAIRCASES, check_width, check_widths
 
 #: `awn` has triangular convolutions; `shared_bn`, `s_net` and `us_net` slice ordinary
 #: ones; `plain` is an ordinary network of one width.
@@ -23,7 +23,7 @@ SCHEDULES = ("steps", "cosine")
 #: the curve that a run reports are float32 in both.
 PRECISIONS = ("float32", "mixed_bfloat16")
 _CALIBRATION = ("calibrations", "calibration_batches")
-_GRADES = ("widths_grid", "lowest_width")
+_GRADES = ("widths_grid", "lowest_width", "staircase")
 #: Fields that mean nothing to a system.
 UNUSED: dict[str, tuple[str, ...]] = {
     "awn": _CALIBRATION,
@@ -61,6 +61,7 @@ class Recipe:
         min_width: Smallest width, in (0, 1].
         divisor: See `AnyWidthModel`.
         widths_grid: See `AnyWidthModel`.
+        staircase: See `AnyWidthModel`.
         sampler: One of `SAMPLERS`.
         widths: Widths of the sampler `fixed`, ascending; an S-Net's list.
         num_widths: Widths in a step; for the sandwiches and `uniform`. All run with
@@ -100,6 +101,7 @@ class Recipe:
     min_width: float = 0.25
     divisor: int = 1
     widths_grid: tuple[float, ...] | None = None
+    staircase: str = "paper"
     sampler: str = "sandwich"
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     num_widths: int = 4
@@ -127,6 +129,7 @@ class Recipe:
             ("schedule", SCHEDULES),
             ("sampler", SAMPLERS),
             ("precision", PRECISIONS),
+            ("staircase", STAIRCASES),
         ):
             if getattr(self, name) not in allowed:
                 raise ArgumentError(

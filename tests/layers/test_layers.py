@@ -1,6 +1,7 @@
 """One battery for all Tri layers, and what is special to each."""
 
 import inspect
+from functools import partial
 
 import keras
 import numpy as np
@@ -14,11 +15,13 @@ from awn_keras.layers import (
     TriDense,
     TriSeparableConv2D,
 )
-from awn_keras.widths import channel_grades
+from awn_keras.widths import channel_grades as standard_grades
 from tests.conftest import eagerly, traced
 
 pytestmark = [pytest.mark.backends, eagerly]
 
+#: Grades of a layer by itself.
+channel_grades = partial(standard_grades, staircase="paper")
 LAYERS = [TriConv1D, TriConv2D, TriConv2DTranspose, TriDense, TriSeparableConv2D]
 
 CASES = {
