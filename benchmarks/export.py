@@ -50,11 +50,11 @@ from awn_keras.baselines import SNet
 from awn_keras.counting import count_active_parameters
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import cut
-from awn_keras.deploy.layouts import choose_cuts
 from awn_keras.deploy.signatures import width_signature
 from awn_keras.deploy.timing import time_signatures
 from awn_keras.environment import environment
 from awn_keras.files import write_whole
+from awn_keras.layouts import choose_cuts
 from awn_keras.multi_width import MultiWidthModel
 
 OUTPUT = Path(__file__).parents[1] / "results" / "export.json"

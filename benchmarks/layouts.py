@@ -7,7 +7,7 @@ blocks of which each reads as large a part of the inputs as of the outputs lies 
 its end (a triangle). LiteRT (XNNPACK), one thread, medians, all signatures in turns.
 The constants are fitted by non-negative least squares of relative errors; the table
 shows how much faster each cut is, and in brackets what the fitted model says. They are
-`awn_keras.deploy.layouts.COSTS`. Four minutes on 2 cores, most of it conversion.
+`awn_keras.layouts.COSTS`. Four minutes on 2 cores, most of it conversion.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 from scipy.optimize import nnls
 
 from awn_keras.deploy.converter import convert
-from awn_keras.deploy.cutting import Cut, cut
-from awn_keras.deploy.layouts import Candidate, Work, work_of
+from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.timing import medians, time_signatures
 from awn_keras.environment import environment
+from awn_keras.layouts import Candidate, Cut, Work, work_of
 
 OUTPUT = Path(__file__).parents[1] / "results" / "layouts.json"
 #: Side of the kernel, rows and cols, input channels, output channels.

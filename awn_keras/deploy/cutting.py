@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -19,6 +18,7 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import copy_layer, fill, graph_nodes, operation_of, rebuild
+from awn_keras.layouts import Cut
 from awn_keras.rules import (
     WidthRule,
     keeps_channels_apart,
@@ -26,45 +26,6 @@ from awn_keras.rules import (
     rule_of,
 )
 from awn_keras.slices import chosen_slices, weights_of
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a layer's kernel is cut.
-
-    Args:
-        ends: For each block, ascending, how many input and how many output channels
-            lie before its end. A row block has the outputs since the end of the one
-            before it and reads all inputs up to its own; a readout's block reads the
-            inputs since the end of the one before it and gives all outputs.
-        readout: Whether the layer is a readout.
-    """
-
-    ends: tuple[tuple[int, int], ...]
-    readout: bool = False
-
-    def until(self, inputs: int, outputs: int) -> Cut:
-        """The cut of a narrower network's layer, which has fewer channels.
-
-        Args:
-            inputs: Its input channels.
-            outputs: Its output channels.
-
-        Returns:
-            The first of the blocks.
-
-        Raises:
-            ValueError: If the layer does not end where a block does.
-        """
-        side = 0 if self.readout else 1
-        size = (inputs, outputs)[side]
-        ends = [end for end in self.ends if end[side] <= size]
-        if not ends or ends[-1][side] != size:
-            raise ArgumentError(
-                f"A layer of {inputs} input and {outputs} output channels does not end "
-                f"where a block does. Received: ends={self.ends}"
-            )
-        return Cut(tuple(ends), self.readout)
 
 
 def cut(model: keras.Model, cuts: Mapping[str, Cut]) -> keras.Model:

@@ -18,8 +18,7 @@ from awn_keras.deploy.converter import (
     convert,
     input_name,
 )
-from awn_keras.deploy.cutting import Cut, continuation, cut
-from awn_keras.deploy.layouts import candidates, choose_cuts
+from awn_keras.deploy.cutting import continuation, cut
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.signatures import Refinement, width_signature
 from awn_keras.deploy.tuning import measured
@@ -32,6 +31,7 @@ from awn_keras.deploy.verification import (
 from awn_keras.environment import environment
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import check_can_write, write_whole
+from awn_keras.layouts import Cut, candidates, choose_cuts
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.slimming import slim
 from awn_keras.widths import check_widths, width_label
@@ -281,7 +281,7 @@ def _check_refine(
     if all(layer.readout for layer in candidates(model).values()):
         raise ArgumentError(
             f"`refine` needs layers that give the same at both widths; '{model.name}' "
-            "has no Tri layer that can be cut (`awn_keras.deploy.layouts.candidates`). "
+            "has no Tri layer that can be cut (`awn_keras.layouts.candidates`). "
             f"{received}"
         )
     return Refinement(*pair)

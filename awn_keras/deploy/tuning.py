@@ -13,11 +13,11 @@ from typing import Any
 import keras
 
 from awn_keras.deploy.converter import convert
-from awn_keras.deploy.cutting import Cut, cut
-from awn_keras.deploy.layouts import Candidate, Milliseconds, candidates, estimate
+from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.timing import medians, time_signatures
 from awn_keras.environment import environment
 from awn_keras.files import write_whole
+from awn_keras.layouts import Candidate, Cut, Milliseconds, candidates, estimate
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.rules import rule_of
 

@@ -11,9 +11,10 @@ import pytest
 from awn_keras import TriDense, slim
 from awn_keras.deploy import child
 from awn_keras.deploy.child import convert_in_child
-from awn_keras.deploy.cutting import Cut, cut
+from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.litert import run_tflite
 from awn_keras.errors import ExportError
+from awn_keras.layouts import Cut
 from tests.conftest import inputs_of, small_dense
 from tests.deploy import functions
 

@@ -16,9 +16,9 @@ from awn_keras.deploy.converter import (
     custom_operators,
 )
 from awn_keras.deploy.cutting import cut
-from awn_keras.deploy.layouts import choose_cuts
 from awn_keras.deploy.litert import TFLiteFile, run_tflite
 from awn_keras.errors import ExportError
+from awn_keras.layouts import choose_cuts
 from tests.conftest import inputs_of, small_conv
 from tests.test_slimming import randomize
 

@@ -15,8 +15,8 @@ from awn_keras import (
     slim,
     to_any_width,
 )
-from awn_keras.deploy.cutting import Cut, continuation, cut
-from awn_keras.deploy.layouts import candidates, choose_cuts
+from awn_keras.deploy.cutting import continuation, cut
+from awn_keras.layouts import Cut, candidates, choose_cuts
 from tests.conftest import inputs_of, rich, small_conv, small_dense
 from tests.graphs import random_graph
 from tests.test_slimming import randomize

@@ -11,9 +11,9 @@ from awn_keras.deploy import gpu, verification
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu, why_no_gpu
-from awn_keras.deploy.layouts import choose_cuts
 from awn_keras.deploy.litert import run_tflite
 from awn_keras.deploy.signatures import width_signature
+from awn_keras.layouts import choose_cuts
 from tests.conftest import inputs_of, rich
 from tests.test_slimming import randomize
 

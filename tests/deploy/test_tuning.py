@@ -5,10 +5,9 @@ import pytest
 
 from awn_keras import lenet_3c1l
 from awn_keras.deploy import tuning
-from awn_keras.deploy.cutting import Cut
 from awn_keras.deploy.export import export_tflite
-from awn_keras.deploy.layouts import candidates, choose_cuts
 from awn_keras.deploy.tuning import measured
+from awn_keras.layouts import Cut, candidates, choose_cuts
 
 WIDTHS = [0.5, 1.0]
 

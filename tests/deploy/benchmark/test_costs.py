@@ -6,7 +6,7 @@ from awn_keras import count_macs, lenet_3c1l, slim
 from awn_keras.deploy.benchmark.costs import costs_of
 from awn_keras.deploy.converter import constants, convert
 from awn_keras.deploy.cutting import cut
-from awn_keras.deploy.layouts import candidates
+from awn_keras.layouts import candidates
 from tests.conftest import rich
 
 

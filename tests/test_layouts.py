@@ -13,8 +13,8 @@ from awn_keras import (
     slim,
 )
 from awn_keras.baselines import SharedBN
-from awn_keras.deploy.cutting import Cut, cut
-from awn_keras.deploy.layouts import COSTS, candidates, choose_cuts, estimate, work_of
+from awn_keras.deploy.cutting import cut
+from awn_keras.layouts import COSTS, Cut, candidates, choose_cuts, estimate, work_of
 from tests.conftest import small_dense
 from tests.deploy.test_cutting import (
     WIDTHS,

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from awn_keras.deploy.cutting import Cut
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import mask_of
 from awn_keras.model import AnyWidthModel
@@ -18,6 +17,45 @@ from awn_keras.multi_width import MultiWidthModel
 from awn_keras.rules import CallSize, Flow, Graded, PerWidth, WidthRule, rule_of
 
 LAYOUTS = ("auto", "dense", "triangular")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a layer's kernel is cut.
+
+    Args:
+        ends: For each block, ascending, how many input and how many output channels
+            lie before its end. A row block has the outputs since the end of the one
+            before it and reads all inputs up to its own; a readout's block reads the
+            inputs since the end of the one before it and gives all outputs.
+        readout: Whether the layer is a readout.
+    """
+
+    ends: tuple[tuple[int, int], ...]
+    readout: bool = False
+
+    def until(self, inputs: int, outputs: int) -> Cut:
+        """The cut of a narrower network's layer, which has fewer channels.
+
+        Args:
+            inputs: Its input channels.
+            outputs: Its output channels.
+
+        Returns:
+            The first of the blocks.
+
+        Raises:
+            ValueError: If the layer does not end where a block does.
+        """
+        side = 0 if self.readout else 1
+        size = (inputs, outputs)[side]
+        ends = [end for end in self.ends if end[side] <= size]
+        if not ends or ends[-1][side] != size:
+            raise ArgumentError(
+                f"A layer of {inputs} input and {outputs} output channels does not end "
+                f"where a block does. Received: ends={self.ends}"
+            )
+        return Cut(tuple(ends), self.readout)
 
 
 @dataclass(frozen=True)
