@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from awn_keras.errors import ArgumentError, UnsupportedError
 from awn_keras.graph import graph_nodes
 from awn_keras.layers.base import TriangularKernel
+from awn_keras.layouts import LAYOUTS, Cut, candidates, choose_cuts, default_widths
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.rules import (
     CallSize,
@@ -24,32 +26,47 @@ from awn_keras.rules import (
     rule_of,
     traits_of,
 )
-from awn_keras.slices import active_slices, channel_axis, weights_of
-from awn_keras.widths import check_width
+from awn_keras.slices import channel_axis, weights_of
+from awn_keras.widths import check_width, check_widths
 
 
-def count_macs(model: keras.Model, width: float | None = None) -> int:
+def count_macs(
+    model: keras.Model,
+    width: float | None = None,
+    *,
+    layout: str = "dense",
+    widths: Sequence[float] | None = None,
+) -> int:
     """Counts multiply-accumulate operations for one sample.
 
-    Counted are convolutions and dense layers, as the dense kernels of a slimmed model
-    run them; a multiplication by a zero of the triangle counts. Bias, normalization
-    (folded into a convolution on devices), activations and pooling do not.
+    Counted are convolutions and dense layers. Bias, normalization (folded into a
+    convolution on devices), activations and pooling do not count.
 
     Args:
         model: An `AnyWidthModel`, a system of `awn_keras.baselines`, or
             another functional model.
         width: Width in [min_width, 1]. `None` for 1.
+        layout: `"dense"`: what a slimmed model computes, multiplications by zeros of
+            the triangle included. `"auto"` or `"triangular"`: what a file computes that
+            `export_tflite` writes with this layout. Models that have no triangles are
+            dense at any layout.
+        widths: Widths that the file holds, where its kernels are cut; also at `width`,
+            if that is another. `None` for those of `export_tflite`.
 
     Returns:
         The number of MACs.
 
     Raises:
-        ValueError: If the width is out of range, or the model's spatial sizes are not
-            known.
+        ValueError: If a width is out of range, `layout` is none of these, or the
+            model's spatial sizes are not known.
         NotImplementedError: If the model has a layer with kernels of another kind
             (recurrent, attention), which cannot be counted.
     """
-    return int(macs_at(model, _one_width(model, width))[0])
+    if layout not in LAYOUTS:
+        raise ArgumentError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
+    if widths is not None and isinstance(model, MultiWidthModel):
+        widths = check_widths(widths, model.min_width)
+    return int(macs_at(model, _one_width(model, width), layout, widths)[0])
 
 
 def count_parameters(model: keras.Model, width: float | None = None) -> int:
@@ -84,17 +101,7 @@ def count_active_parameters(model: MultiWidthModel, width: float) -> int:
         ValueError: If the width is out of range.
     """
     check_any_width_model(model)
-    width = check_width(width, model.min_width)
-    masked = 0
-    for use in layer_uses(model):
-        if isinstance(use.layer, TriangularKernel):
-            slices = active_slices(use.layer, use.flows[0], width)
-            masks = use.layer.masks
-            for weight, index in zip(use.layer.weights, slices, strict=True):
-                if weight.name in masks:
-                    allowed = np.broadcast_to(masks[weight.name], weight.shape)
-                    masked += int(np.count_nonzero(~allowed[np.ix_(*index)]))
-    return count_parameters(model, width) - masked
+    return int(active_parameters_at(model, [check_width(width, model.min_width)])[0])
 
 
 def _one_width(model: keras.Model, width: float | None) -> list[float]:
@@ -110,12 +117,19 @@ def _one_width(model: keras.Model, width: float | None) -> list[float]:
 # --------------------------------------------------------- counting at many widths
 
 
-def macs_at(model: keras.Model, widths: Sequence[float]) -> np.ndarray:
+def macs_at(
+    model: keras.Model,
+    widths: Sequence[float],
+    layout: str = "dense",
+    held: Sequence[float] | None = None,
+) -> np.ndarray:
     """Counts as `count_macs` does, at several widths at once.
 
     Args:
         model: See `count_macs`.
         widths: Widths `(n,)` that the model has; not checked.
+        layout: See `count_macs`.
+        held: Widths that the file holds; see there.
 
     Returns:
         int64 array `(n,)`.
@@ -125,7 +139,47 @@ def macs_at(model: keras.Model, widths: Sequence[float]) -> np.ndarray:
         NotImplementedError: See `count_macs`.
     """
     total = np.zeros(len(widths), np.int64)
-    return sum((use.macs(widths) for use in layer_uses(model)), total)
+    total = sum((use.macs(widths) for use in layer_uses(model)), total)
+    if layout == "dense" or not isinstance(model, MultiWidthModel):
+        return total
+    held = default_widths(model) if held is None else held
+    cuts = choose_cuts(model, held, layout)
+    return total - _zeros_left_out(model, widths, held, cuts)
+
+
+def executed_macs(
+    model: MultiWidthModel, widths: Sequence[float], cuts: Mapping[str, Cut]
+) -> np.ndarray:
+    """Counts what a file computes whose kernels are cut in a known way.
+
+    Args:
+        model: The model.
+        widths: The widths of the file `(n,)`.
+        cuts: Its cuts by layer name, as `choose_cuts` gives them.
+
+    Returns:
+        int64 array `(n,)`: multiply-accumulates for one sample.
+    """
+    return macs_at(model, widths) - _zeros_left_out(model, widths, widths, cuts)
+
+
+def _zeros_left_out(
+    model: MultiWidthModel,
+    widths: Sequence[float],
+    held: Sequence[float],
+    cuts: Mapping[str, Cut],
+) -> np.ndarray:
+    total = np.zeros(len(widths), np.int64)
+    layers = candidates(model)
+    calls = Counter(node.operation.name for node in model.propagation.nodes)
+    for name, option in cuts.items():
+        layer = layers[name]
+        ends = [out for _, out in option.ends]
+        zeros = [
+            layer.zeros(width, layer.cut_at([*held, width], ends)) for width in widths
+        ]
+        total += calls[name] * np.array(zeros, np.int64)
+    return total
 
 
 def parameters_at(model: keras.Model, widths: Sequence[float]) -> np.ndarray:
@@ -140,6 +194,39 @@ def parameters_at(model: keras.Model, widths: Sequence[float]) -> np.ndarray:
     """
     total = np.zeros(len(widths), np.int64)
     return sum((use.parameters(widths) for use in layer_uses(model)), total)
+
+
+def active_parameters_at(model: MultiWidthModel, widths: Sequence[float]) -> np.ndarray:
+    """Counts as `count_active_parameters` does, at several widths at once.
+
+    Args:
+        model: See there.
+        widths: Widths `(n,)` that the model has; not checked.
+
+    Returns:
+        int64 array `(n,)`.
+    """
+    total = parameters_at(model, widths)
+    for use in layer_uses(model):
+        if not isinstance(use.layer, TriangularKernel):
+            continue
+        rule = rule_of(use.layer) or WidthRule()
+        for name, kernel in use.layer.triangular_variables.items():
+            forbidden = ~np.broadcast_to(use.layer.masks[name], kernel.shape[-2:])
+            counts = []
+            for axes, grades in zip(
+                (rule.in_axes, rule.out_axes), use.flows[0].grades(), strict=True
+            ):
+                axis = axes[name] % len(kernel.shape) - len(kernel.shape)
+                along = np.repeat(grades, kernel.shape[axis] // len(grades))
+                # In the order in which they come.
+                forbidden = np.take(forbidden, np.argsort(along, kind="stable"), axis)
+                forbidden = forbidden.cumsum(axis)
+                counts.append((axis, np.searchsorted(np.sort(along), widths, "right")))
+            (_, rows), (_, cols) = sorted(counts)
+            zeros = np.pad(forbidden, ((1, 0), (1, 0)))[rows, cols]
+            total = total - zeros * math.prod(kernel.shape[:-2])
+    return total
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from awn_keras.counting import macs_at, parameters_at
+from awn_keras.counting import active_parameters_at, macs_at, parameters_at
 from awn_keras.errors import ArgumentError
 from awn_keras.files import write_whole
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
@@ -32,6 +32,10 @@ class TradeOffCurve:
         macs: Multiply-accumulate operations for one sample; see `count_macs`.
         parameters: Number of weights; see `count_parameters`.
         metrics: All compiled metrics by name.
+        executed_macs: MACs of a file that `export_tflite` writes, whose kernels are
+            cut; `count_macs(model, width, layout="auto")`. Empty if not known.
+        active_parameters: Weights that no triangle forbids; see
+            `count_active_parameters`. Empty if not known.
     """
 
     widths: list[float]
@@ -40,6 +44,8 @@ class TradeOffCurve:
     macs: list[int]
     parameters: list[int]
     metrics: dict[str, list[float]]
+    executed_macs: list[int] = field(default_factory=list)
+    active_parameters: list[int] = field(default_factory=list)
 
     @property
     def auc(self) -> float:
@@ -65,16 +71,16 @@ class TradeOffCurve:
     def __str__(self) -> str:
         """The curve as a table."""
         lines = [
-            f"{'width':>8} {'accuracy':>9} {'loss':>8} {'MACs':>13} {'parameters':>11}"
+            f"{'width':>8} {'accuracy':>9} {'loss':>8} {'MACs':>13} {'in a file':>13} "
+            f"{'parameters':>11}"
         ]
         accuracy = self.accuracy or [float("nan")] * len(self.widths)
-        rows = zip(
-            self.widths, accuracy, self.loss, self.macs, self.parameters, strict=True
-        )
-        for width, right, loss, macs, parameters in rows:
+        columns = (accuracy, self.loss, self.macs, self.executed_macs or self.macs)
+        rows = zip(self.widths, *columns, self.parameters, strict=True)
+        for width, right, loss, macs, executed, parameters in rows:
             lines.append(
                 f"{width:8.4f} {100 * right:7.2f} % {loss:8.4f} {macs:13,} "
-                f"{parameters:11,}"
+                f"{executed:13,} {parameters:11,}"
             )
         return "\n".join(lines)
 
@@ -97,7 +103,8 @@ class TradeOffCurve:
 
         Args:
             path: File to write; its columns are `width`, `accuracy` (if there is
-                one), `loss`, `macs`, `parameters` and the metrics.
+                one), `loss`, `macs`, `parameters`, `executed_macs` and
+                `active_parameters` (if they are known), and the metrics.
 
         Raises:
             OSError: If it cannot be written.
@@ -106,6 +113,10 @@ class TradeOffCurve:
         if self.accuracy:
             columns["accuracy"] = self.accuracy
         columns.update(loss=self.loss, macs=self.macs, parameters=self.parameters)
+        if self.executed_macs:
+            columns["executed_macs"] = self.executed_macs
+        if self.active_parameters:
+            columns["active_parameters"] = self.active_parameters
         columns.update({k: v for k, v in self.metrics.items() if k not in columns})
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -196,4 +207,6 @@ def trade_off_curve(
         macs=macs_at(model, widths).tolist(),
         parameters=parameters_at(model, widths).tolist(),
         metrics=metrics,
+        executed_macs=macs_at(model, widths, "auto").tolist(),
+        active_parameters=active_parameters_at(model, widths).tolist(),
     )

@@ -145,6 +145,44 @@ class Candidate:
             options.append(self.cut_at(widths, more))
         return [option for option in dict.fromkeys(options) if len(option.ends) > 1]
 
+    def zeros(self, width: float, option: Cut) -> int:
+        """Counts multiply-accumulates of one call that a cut leaves out.
+
+        Args:
+            width: A width at which one of the blocks ends.
+            option: The cut.
+
+        Returns:
+            Multiplications by zeros of the triangle; none for a readout.
+        """
+        inputs, outputs = self.channels(width)
+        if self.readout:
+            return 0
+        done, start = 0, 0
+        for into, out in option.until(inputs, outputs).ends:
+            done += into * (out - start)
+            start = out
+        return self.unit_macs * (inputs * outputs - done)
+
+
+def default_widths(model: MultiWidthModel) -> list[float]:
+    """Lists the widths that a file holds unless others are asked for.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Four widths, evenly spaced from `min_width` to 1, or fewer if some of them run
+        the same network.
+    """
+    even = np.linspace(model.min_width, 1.0, 4)
+    # To four digits and up: below the width at which blocks appear there are less.
+    rounded = np.minimum(np.ceil(even * 1e4 - 1e-6) / 1e4, 1.0).tolist()
+    rounded[0] = model.min_width
+    levels = model.networks.level_of(np.array(rounded)).tolist()
+    narrowest = dict(zip(levels[::-1], rounded[::-1], strict=True))
+    return [*(narrowest[level] for level in sorted(narrowest)[:-1]), 1.0]
+
 
 def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
     """Finds the layers of a model that can be cut.

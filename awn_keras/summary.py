@@ -11,6 +11,7 @@ import numpy as np
 
 from awn_keras.counting import (
     LayerUse,
+    active_parameters_at,
     layer_uses,
     macs_at,
     parameters_at,
@@ -36,6 +37,10 @@ class NetworkList:
             active output channels.
         full_macs: MACs at width 1.
         full_parameters: Number of weights at width 1.
+        executed_macs: MACs of a file that `export_tflite` writes, whose kernels are
+            cut; `count_macs(model, width, layout="auto")`.
+        active_parameters: Weights that no triangle forbids; see
+            `count_active_parameters`.
     """
 
     widths: list[float]
@@ -44,6 +49,8 @@ class NetworkList:
     channels: dict[str, list[int]]
     full_macs: int
     full_parameters: int
+    executed_macs: list[int]
+    active_parameters: list[int]
 
     def __len__(self) -> int:
         """The number of networks."""
@@ -53,15 +60,17 @@ class NetworkList:
         """A table of width, MACs and parameters, and their percentages of width 1."""
         # Six digits, so that a width that is typed in again is the same network.
         lines = [
-            f"{'width':>8} {'MACs':>14} {'% of full':>9} {'parameters':>12} "
-            f"{'% of full':>9}"
+            f"{'width':>8} {'MACs':>14} {'% of full':>9} {'in a file':>14} "
+            f"{'parameters':>12} {'% of full':>9} {'active':>12}"
         ]
-        for width, macs, parameters in zip(
-            self.widths, self.macs, self.parameters, strict=True
+        columns = (self.macs, self.executed_macs, self.parameters)
+        for width, macs, executed, parameters, active in zip(
+            self.widths, *columns, self.active_parameters, strict=True
         ):
             lines.append(
                 f"{width:8.6f} {macs:14,} {_percent(macs, self.full_macs):>9} "
-                f"{parameters:12,} {_percent(parameters, self.full_parameters):>9}"
+                f"{executed:14,} {parameters:12,} "
+                f"{_percent(parameters, self.full_parameters):>9} {active:12,}"
             )
         return "\n".join(lines)
 
@@ -103,7 +112,9 @@ def list_networks(
     return NetworkList(
         widths=chosen,
         macs=macs,
+        executed_macs=macs_at(model, chosen, "auto").tolist(),
         parameters=parameters,
+        active_parameters=active_parameters_at(model, chosen).tolist(),
         channels={
             use.layer.name: use.channels(chosen).tolist()
             for use in layer_uses(model)
@@ -178,6 +189,7 @@ class ModelSummary:
             of `keras.ops`, which have no weights, are left out.
         macs: Multiply-accumulate operations for one sample, at each width; see
             `count_macs`.
+        executed_macs: Those of a file; see `NetworkList`.
         parameters: Number of weights at each width; see `count_parameters`.
     """
 
@@ -185,6 +197,7 @@ class ModelSummary:
     widths: list[float]
     layers: list[LayerSummary]
     macs: list[int]
+    executed_macs: list[int]
     parameters: list[int]
 
     def __str__(self) -> str:
@@ -207,20 +220,22 @@ class ModelSummary:
                 for layer in self.layers
             ),
             ["total MACs", "", "", *blank, *_thousands(self.macs), "", ""],
+            ["in a file", "", "", *blank, *_thousands(self.executed_macs), "", ""],
             ["parameters", "", "", *blank, *_thousands(self.parameters), "", ""],
         ]
         groups = {
             "channels at width": slice(3, 3 + len(labels)),
             "MACs at width": slice(3 + len(labels), 3 + 2 * len(labels)),
         }
-        titles, columns, *layers, macs, parameters = _table(rows, groups)
+        titles, columns, *layers, macs, executed, parameters = _table(rows, groups)
         rule = "-" * len(columns)
         return "\n".join(
             [
                 f"Model '{self.name}'. MACs are for one sample; masked is the part of "
                 "a kernel that is zero, read the part of the channels on which an "
-                "output depends.",
-                *(titles, columns, rule, *layers, rule, macs, parameters),
+                "output depends; in a file are the MACs of an exported one, whose "
+                "kernels are cut.",
+                *(titles, columns, rule, *layers, rule, macs, executed, parameters),
             ]
         )
 
@@ -303,6 +318,7 @@ def summarize(
             if isinstance(use.layer, keras.Layer)
         ],
         macs=macs_at(model, chosen).tolist(),
+        executed_macs=macs_at(model, chosen, "auto").tolist(),
         parameters=parameters_at(model, chosen).tolist(),
     )
 

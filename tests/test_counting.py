@@ -5,6 +5,7 @@ import pytest
 from awn_keras import (
     AnyWidthModel,
     TriConv1D,
+    TriConv2D,
     TriConv2DTranspose,
     TriDense,
     TriSeparableConv2D,
@@ -15,13 +16,21 @@ from awn_keras import (
     slim,
 )
 from awn_keras.counting import (
+    active_parameters_at,
     count_active_parameters,
+    executed_macs,
     layer_uses,
     macs_at,
     parameters_at,
 )
+from awn_keras.deploy.benchmark.costs import costs_of
+from awn_keras.deploy.converter import convert
+from awn_keras.deploy.cutting import cut
+from awn_keras.layouts import choose_cuts, default_widths
+from awn_keras.slices import active_slices
 from tests.conftest import (
     eagerly,
+    on_tensorflow,
     rich,
     small_conv,
     small_dense,
@@ -234,3 +243,73 @@ def test_plain_models_have_no_active_parameters_to_count():
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(TypeError, match="must be an `AnyWidthModel`"):
         count_active_parameters(plain, 1.0)
+
+
+# -------------------------------------------------------------------------- executed
+
+
+def shared_layer():
+    """A layer that is called twice."""
+    inputs = keras.Input((6, 6, 3))
+    layer = TriConv2D(48, 3, padding="same", use_bias=False)
+    x = layer(layer(keras.layers.Conv2D(48, 1)(inputs)))
+    return AnyWidthModel(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+
+
+def test_macs_of_a_cut_layer_by_hand():
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(64, 1)(inputs)
+    x = TriConv2D(64, 3, padding="same")(x)
+    outputs = keras.layers.Dense(3)(keras.layers.Flatten()(x))
+    model = AnyWidthModel(inputs, outputs, widths_grid=[0.5, 1.0])
+    whole = 16 * 9 * 64 * 64
+    halves = count_macs(model, layout="triangular", widths=[0.5, 1.0])
+    # The first 32 channels read 32, the others all 64.
+    assert count_macs(model) - halves == whole // 4
+    assert count_macs(model, layout="triangular", widths=[1.0]) == count_macs(model)
+    # What is not among the file's widths is cut for, too.
+    narrow = count_macs(model, 0.5, layout="triangular", widths=[1.0])
+    assert narrow == count_macs(model, 0.5)
+
+
+@pytest.mark.slow
+@on_tensorflow
+@pytest.mark.parametrize("layout", ["dense", "auto", "triangular"])
+@pytest.mark.parametrize("make", [lenet_3c1l, shared_layer])
+def test_executed_macs_are_those_of_the_file(make, layout):
+    model = make()
+    widths = default_widths(model)
+    cuts = choose_cuts(model, widths, layout)
+    names = {f"w{index}": cut(slim(model, w), cuts) for index, w in enumerate(widths)}
+    counted = [costs.macs for _, costs in sorted(costs_of(convert(names)).items())]
+    assert counted == [count_macs(model, width, layout=layout) for width in widths]
+    assert counted == executed_macs(model, widths, cuts).tolist()
+
+
+def test_networks_without_triangles_are_dense_at_any_layout():
+    plain = slim(small_dense(), 1.0)
+    assert count_macs(plain, layout="auto") == count_macs(plain)
+    with pytest.raises(ValueError, match="`layout` must be one of"):
+        count_macs(plain, layout="sparse")
+
+
+@pytest.mark.parametrize("make", [small_conv, rich, shared_layer])
+def test_active_parameters_at_many_widths_are_those_at_each(make):
+    model = make()
+    widths = list(model.distinct_widths)
+    expected = []
+    for width in widths:
+        zeros = 0
+        for use in layer_uses(model):
+            for name, mask in getattr(use.layer, "masks", {}).items():
+                slices = active_slices(use.layer, use.flows[0], width)
+                (index,) = (
+                    index
+                    for weight, index in zip(use.layer.weights, slices, strict=True)
+                    if weight.name == name
+                )
+                kernel = use.layer.triangular_variables[name]
+                allowed = np.broadcast_to(mask, kernel.shape)[np.ix_(*index)]
+                zeros += np.count_nonzero(~allowed)
+        expected.append(slim(model, width).count_params() - zeros)
+    assert active_parameters_at(model, widths).tolist() == expected

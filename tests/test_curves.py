@@ -67,7 +67,10 @@ def test_csv_and_json(curve_of_model, tmp_path):
     curve.to_csv(tmp_path / "curve.csv")
     with (tmp_path / "curve.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["width", "accuracy", "loss", "macs", "parameters"]
+    assert list(rows[0]) == [
+        *("width", "accuracy", "loss", "macs", "parameters"),
+        *("executed_macs", "active_parameters"),
+    ]
     assert [float(row["width"]) for row in rows] == curve.widths
     assert [float(row["accuracy"]) for row in rows] == curve.accuracy
     curve.to_json(tmp_path / "curve.json")
@@ -100,7 +103,9 @@ def test_plot(curve_of_model, tmp_path):
 
 def test_str_is_a_table(curve_of_model):
     lines = str(curve_of_model[0]).splitlines()
-    assert lines[0].split() == ["width", "accuracy", "loss", "MACs", "parameters"]
+    assert lines[0].split() == [
+        *("width", "accuracy", "loss", "MACs", "in", "a", "file", "parameters")
+    ]
     assert [line.split()[0] for line in lines[1:]] == ["0.2500", "0.5000", "1.0000"]
 
 

@@ -17,6 +17,7 @@ from awn_keras import (
     triangular_mask,
 )
 from awn_keras.baselines import SNet
+from awn_keras.counting import count_active_parameters
 from tests.baselines.networks import conv_net
 from tests.conftest import (
     eagerly,
@@ -87,21 +88,26 @@ def test_the_table_of_networks_is_complete():
     model = lenet_3c1l(min_width=0.01, staircase="paper")
     networks = list_networks(model)
     header, *rows = str(networks).splitlines()
-    assert " ".join(header.split()) == "width MACs % of full parameters % of full"
+    assert (
+        " ".join(header.split()) == "width MACs % of full in a file "
+        "parameters % of full active"
+    )
     assert len(rows) == len(networks) == 45
     # A width that is typed in as printed is the same network.
     printed = [float(row.split()[0]) for row in rows]
     assert list_networks(model, printed).macs == networks.macs
     assert rows[-1].split() == [
         *("1.000000", f"{count_macs(model):,}", "100.0", "%"),
+        f"{count_macs(model, layout='auto'):,}",
         *(f"{count_parameters(model):,}", "100.0", "%"),
+        f"{count_active_parameters(model, 1.0):,}",
     ]
 
 
 def test_a_percentage_of_nothing_is_left_open():
-    networks = NetworkList([1.0], [0], [5], {}, 0, 5)
+    networks = NetworkList([1.0], [0], [5], {}, 0, 5, [0], [5])
     assert str(networks).splitlines()[1].split() == [
-        *("1.000000", "0", "-", "5", "100.0", "%")
+        *("1.000000", "0", "-", "0", "5", "100.0", "%", "5")
     ]
 
 
@@ -246,7 +252,9 @@ def test_the_table_of_layers():
         f"{count_parameters(model, w):,}" for w in (0.5, 1.0)
     ]
     # Three lines of heads, two rules, two totals, and no row for the input.
-    assert len(lines) == 7 + len(model.layers) - 1
+    file = [f"{count_macs(model, w, layout='auto'):,}" for w in (0.5, 1.0)]
+    assert rows["in"][3:] == file
+    assert len(lines) == 8 + len(model.layers) - 1
     # Columns end where their heads do.
     ends = [line.rstrip().rindex("45") + 2 for line in lines if "BatchNorm" in line]
     assert len(set(ends)) == 1

@@ -107,11 +107,13 @@ def run(args: argparse.Namespace) -> None:
         refine=args.refine,
     )
     write_line(
-        f"{'width':>8} {'MACs':>13} {'file kB':>9} {AGREEMENT_HEAD}  signature, file"
+        f"{'width':>8} {'MACs':>13} {'executed':>13} {'file kB':>9} {AGREEMENT_HEAD}  "
+        "signature, file"
     )
     for network in exported:
         write_line(
-            f"{network.width:8.4g} {network.macs:13,} {network.bytes / 1e3:9.1f} "
+            f"{network.width:8.4g} {network.macs:13,} {network.executed_macs:13,} "
+            f"{network.bytes / 1e3:9.1f} "
             f"{agreement(network)}  {network.signature}, {network.file}"
         )
     if args.refine:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.counting import count_macs, count_parameters
+from awn_keras.counting import count_macs, count_parameters, executed_macs
 from awn_keras.deploy.converter import (
     check_precision,
     constants,
@@ -31,7 +31,7 @@ from awn_keras.deploy.verification import (
 from awn_keras.environment import environment
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import check_can_write, write_whole
-from awn_keras.layouts import Cut, candidates, choose_cuts
+from awn_keras.layouts import Cut, candidates, choose_cuts, default_widths
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.slimming import slim
 from awn_keras.widths import check_widths, width_label
@@ -49,8 +49,8 @@ class ExportedWidth:
         signature: Name of the signature to run.
         bytes: The file's size.
         sha256: The file's hash, hexadecimal.
-        macs: Multiply-accumulate operations for one sample; see `count_macs`. Kernels
-            that are cut need fewer.
+        macs: Multiply-accumulate operations for one sample; see `count_macs`.
+        executed_macs: Those that the file needs, whose kernels are cut.
         parameters: Number of weights; see `count_parameters`.
         largest_error: Largest absolute difference from the model's outputs, over the
             samples that were run.
@@ -64,6 +64,7 @@ class ExportedWidth:
     bytes: int
     sha256: str
     macs: int
+    executed_macs: int
     parameters: int
     largest_error: float
     agreement: float | None
@@ -164,9 +165,12 @@ def export_tflite(
         tolerance = default_tolerance(model, precision)
 
     files: dict[Path, tuple[TFLiteFile, list[Verified]]] = {}
+    executed: dict[float, int] = {}
     for group in [widths] if single_file else [[width] for width in widths]:
         timed = [measured(model, group)] if tune and layout == "auto" else []
         cuts = choose_cuts(model, group, layout, *timed)
+        macs = executed_macs(model, group, cuts).tolist()
+        executed.update(zip(group, macs, strict=True))
         slims = {width: slim(model, width, dtype="float32") for width in group}
         named = {width_signature(width): width for width in group}
         networks = {name: cut(slims[width], cuts) for name, width in named.items()}
@@ -182,7 +186,7 @@ def export_tflite(
         ]
         files[place] = (file, verified)
     exported = [
-        _record(model, file, width)
+        _record(model, file, width, executed[width.width])
         for file, verified in files.values()
         for width in verified[: len(widths)]
     ]
@@ -205,7 +209,7 @@ def export_tflite(
 def _check_widths(model: Any, widths: Any) -> list[float]:
     check_any_width_model(model)
     if widths is None:
-        widths = _default_widths(model)
+        widths = default_widths(model)
     widths = sorted(set(check_widths(widths, model.min_width)))
     if not widths or len(set(map(width_label, widths))) < len(widths):
         raise ArgumentError(
@@ -225,17 +229,6 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
             f"input '{unknown[0].name}' of shape {tuple(unknown[0].shape)}"
         )
     return widths
-
-
-def _default_widths(model: MultiWidthModel) -> list[float]:
-    """Four widths, evenly spaced, or fewer if some run the same network."""
-    even = np.linspace(model.min_width, 1.0, 4)
-    # To four digits and up: below the width at which blocks appear there are less.
-    rounded = np.minimum(np.ceil(even * 1e4 - 1e-6) / 1e4, 1.0).tolist()
-    rounded[0] = model.min_width
-    levels = model.networks.level_of(np.array(rounded)).tolist()
-    narrowest = dict(zip(levels[::-1], rounded[::-1], strict=True))
-    return [*(narrowest[level] for level in sorted(narrowest)[:-1]), 1.0]
 
 
 def check_path(path: Path, single_file: bool) -> Path:
@@ -361,7 +354,7 @@ def _samples(
 
 
 def _record(
-    model: MultiWidthModel, file: TFLiteFile, verified: Verified
+    model: MultiWidthModel, file: TFLiteFile, verified: Verified, executed: int
 ) -> ExportedWidth:
     return ExportedWidth(
         width=verified.width,
@@ -370,6 +363,7 @@ def _record(
         bytes=len(file.content),
         sha256=file.sha256,
         macs=count_macs(model, verified.width),
+        executed_macs=executed,
         parameters=count_parameters(model, verified.width),
         largest_error=verified.largest_error,
         agreement=verified.agreement,
