@@ -16,9 +16,9 @@ made any-width with `width_multiplier=sqrt(2)` (1000 classes, 96x96 and 224x224)
 
 LiteRT (XNNPACK), one thread, medians; all signatures of a model take turns in one
 process, so that drift of the machine meets all of them. Weights are random: they
-change neither bytes nor time. Most of the time goes into conversion (half an hour on
-2 cores), which `--only-convert` does alone, beside other work: files that a later run
-finds in the folder are not made again. Remove them when what makes them has changed.
+change neither bytes nor time. `--only-convert` converts alone, beside other work: files
+that a later run finds in the folder are not made again. Remove them when what makes
+them has changed.
 """
 
 from __future__ import annotations

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import functools
 import re
-import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
 from awn_keras.deploy.child import convert_in_child
+from awn_keras.deploy.joining import Converted, join
 from awn_keras.errors import ArgumentError, ExportError
 from awn_keras.graph import operation_of
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 #: `"float32"`; `"float16"` constants; `"dynamic_range"`: int8 constants, activations
 #: quantized as they come; `"int8"`: all in int8, on ranges seen in samples.
@@ -54,92 +51,19 @@ def convert(
     check_precision(precision, representative)
     if keras.backend.backend() != "tensorflow":
         return convert_in_child(models, precision, representative)
-    import tensorflow as tf
-    from tensorflow.lite.python.convert_phase import ConverterError
-
-    with tempfile.TemporaryDirectory() as folder:
-        # By way of a SavedModel: the converter folds BatchNormalization into the
-        # kernels only when it finds the weights there.
-        _save(models, folder)
-        converter = tf.lite.TFLiteConverter.from_saved_model(
-            folder, signature_keys=list(models)
+    content = join(
+        Converted(
+            _convert(models, model, precision, representative),
+            signature,
+            [input_name(x) for x in model.inputs],
+            model.output_names,
         )
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if precision != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if precision == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if precision == "int8" and representative is not None:
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.representative_dataset = functools.partial(
-                _feed, models, representative
-            )
-        try:
-            with warnings.catch_warnings():
-                # The converter's own use of it, to find int8 ranges.
-                warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
-                content = converter.convert()
-        except (ConverterError, RuntimeError) as error:
-            operators = re.findall(
-                r"^(?:Custom|Flex) ops: (.*)$", str(error), re.MULTILINE
-            )
-            if operators:
-                raise ExportError(_not_builtin(models, operators)) from error
-            raise ExportError(f"TFLite's converter failed: {error}") from error
+        for signature, model in models.items()
+    )
     foreign = custom_operators(content)
     if foreign:
         raise ExportError(_not_builtin(models, foreign))
-    return compact(content)
-
-
-def compact(content: bytes) -> bytes:
-    """Leaves out of a TFLite file what nothing that runs it needs.
-
-    These are names of inner tensors, and quantization that says nothing: half of what a
-    file of many widths has besides its constants.
-
-    Args:
-        content: The file's content.
-
-    Returns:
-        The content of a file that computes the same.
-    """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    for graph in model.subgraphs:
-        outer = {*map(int, graph.inputs), *map(int, graph.outputs)}
-        for index, tensor in enumerate(graph.tensors):
-            if index not in outer:
-                tensor.name = None
-            if tensor.quantization is not None and tensor.quantization.scale is None:
-                tensor.quantization = None
-    for buffer in model.buffers:
-        buffer.Pack = functools.partial(_pack_aligned, buffer)
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _pack_aligned(buffer: Any, builder: Any) -> int:
-    """Packs a constant at a multiple of 16 bytes, as the schema asks and TFLite does.
-
-    The generated code for Python does not.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    data = None
-    if buffer.data is not None and len(buffer.data):
-        size = len(buffer.data)
-        builder.StartVector(1, size, 16)
-        builder.head = builder.Head() - size
-        builder.Bytes[builder.Head() : builder.Head() + size] = bytes(buffer.data)
-        data = builder.EndVector()
-    schema.BufferStart(builder)
-    if data is not None:
-        schema.BufferAddData(builder, data)
-    return schema.BufferEnd(builder)
+    return content
 
 
 def check_precision(
@@ -158,52 +82,74 @@ def check_precision(
         )
 
 
-def _save(models: Mapping[str, keras.Model], folder: str) -> None:
-    """Writes a SavedModel with a signature for each model.
+def _convert(
+    models: Mapping[str, keras.Model],
+    model: keras.Model,
+    precision: str,
+    representative: Sequence[np.ndarray] | None,
+) -> bytes:
+    """Converts one of the models, to a file that has no signature yet."""
+    import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
 
-    `keras.export.ExportArchive` does so in twice the time: it traces a second time, and
-    reads back what it wrote.
+    converter = _converter(_frozen(model))
+    # It would be written in a second pass over the file.
+    converter.exclude_conversion_metadata = True
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8" and representative is not None:
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = functools.partial(_feed, representative)
+    try:
+        with warnings.catch_warnings():
+            # The converter's own use of it, to find int8 ranges.
+            warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
+            return converter.convert()
+    except (ConverterError, RuntimeError) as error:
+        operators = re.findall(r"^(?:Custom|Flex) ops: (.*)$", str(error), re.MULTILINE)
+        if operators:
+            raise ExportError(_not_builtin(models, operators)) from error
+        raise ExportError(f"TFLite's converter failed: {error}") from error
+
+
+def _frozen(model: keras.Model) -> Any:
+    """A model as a TensorFlow function whose weights are constants of its graph.
+
+    The converter folds BatchNormalization into kernels only if it sees the weights.
+    To trace variables and replace them afterwards would take longer than all the rest.
     """
     import tensorflow as tf
 
-    functions = {
-        signature: tf.function(
-            _serving(model), input_signature=_specs(model), autograph=False
-        ).get_concrete_function()
-        for signature, model in models.items()
-    }
-    module = tf.Module()
-    # Not the models themselves: saving these would trace each of their layers.
-    module.weights = [function.variables for function in functions.values()]
-    tf.saved_model.save(module, folder, signatures=functions)
+    values = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
 
-
-def _serving(model: keras.Model) -> Callable[..., dict[str, keras.KerasTensor]]:
-    def serve(*inputs: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
+    def serve(*inputs: Any) -> list[Any]:
         structure = keras.tree.pack_sequence_as(model.input, list(inputs))
-        outputs = keras.tree.flatten(model(structure, training=False))
-        return dict(zip(model.output_names, outputs, strict=True))
+        with keras.StatelessScope(values):
+            return keras.tree.flatten(model(structure, training=False))
 
-    return serve
+    specs = [tf.TensorSpec((1, *x.shape[1:]), x.dtype) for x in model.inputs]
+    function = tf.function(serve, input_signature=specs, autograph=False)
+    return function.get_concrete_function()
 
 
-def _specs(model: keras.Model) -> list[tf.TensorSpec]:
+def _converter(function: Any) -> Any:
+    """The converter for a function; a faster one if all is in its graph."""
     import tensorflow as tf
 
-    return [
-        tf.TensorSpec((1, *x.shape[1:]), x.dtype, input_name(x)) for x in model.inputs
-    ]
+    if function.captured_inputs:  # of layers that keep tensors besides their weights
+        return tf.lite.TFLiteConverter.from_concrete_functions([function])
+    return tf.compat.v1.lite.TFLiteConverter(
+        function.graph.as_graph_def(), function.inputs, function.outputs
+    )
 
 
-def _feed(
-    models: Mapping[str, keras.Model], representative: Sequence[np.ndarray]
-) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def _feed(representative: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
     """The same samples for each signature, so that shared activations share ranges."""
-    for signature, model in models.items():
-        names = [input_name(x) for x in model.inputs]
-        for row in range(len(representative[0])):
-            arrays = [array[row : row + 1] for array in representative]
-            yield signature, dict(zip(names, arrays, strict=True))
+    for row in range(len(representative[0])):
+        yield [array[row : row + 1] for array in representative]
 
 
 def input_name(x: keras.KerasTensor) -> str:

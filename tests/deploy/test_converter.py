@@ -3,14 +3,13 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from awn_keras import lenet_3c1l, slim
-from awn_keras.deploy import converter
 from awn_keras.deploy.converter import (
     PRECISIONS,
-    compact,
     constants,
     convert,
     custom_operators,
@@ -47,19 +46,6 @@ def x():
 
 
 @pytest.fixture(scope="module")
-def file(several, x):
-    """A file of a precision of all widths, as TFLite's converter writes it."""
-
-    @functools.cache
-    def content(precision):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(converter, "compact", lambda content: content)
-            return convert(several, precision, [x] if precision == "int8" else None)
-
-    return content
-
-
-@pytest.fixture(scope="module")
 def alone(several, x):
     """A file of a precision of the widest network."""
 
@@ -85,8 +71,8 @@ def test_each_signature_computes_its_model():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_widths_share_their_constants_at_any_precision(file, alone, precision):
-    content = compact(file(precision))
+def test_widths_share_their_constants_at_any_precision(several, x, alone, precision):
+    content = convert(several, precision, [x] if precision == "int8" else None)
     held = constants(content)
     # The stem and int8's biases, whose scale depends on the width, are not shared.
     assert held.stored < 1.1 * constants(alone(precision)).stored
@@ -133,32 +119,68 @@ def test_int8_has_integer_kernels_and_activations(alone):
     assert len(kinds) > 5
 
 
-def test_constants_are_aligned_and_inner_tensors_have_no_names(file):
-    content = compact(file("float32"))
-    model = schema.Model.GetRootAs(content, 0)
-    start = np.frombuffer(content, np.uint8).ctypes.data
-    held = [model.Buffers(i) for i in range(model.BuffersLength())]
-    # The schema's `force_align`: some kernels load 16 bytes at a time.
-    offsets = [
-        one.DataAsNumpy().ctypes.data - start for one in held if one.DataLength()
+def test_outputs_keep_the_order_and_names_of_the_model():
+    x, y = keras.Input((4,), name="x"), keras.Input((3,), name="a")
+    outputs = [
+        keras.layers.Dense(2, name="zero")(x),
+        keras.layers.Dense(1, name="one")(y),
+        keras.layers.Dense(2, name="later")(x),
     ]
-    assert len(offsets) > 10
-    assert all(offset % 16 == 0 for offset in offsets)
-    for index in range(model.SubgraphsLength()):
-        graph = model.Subgraphs(index)
-        named = {i for i in range(graph.TensorsLength()) if graph.Tensors(i).Name()}
-        assert named == {*graph.InputsAsNumpy(), *graph.OutputsAsNumpy()}
+    model = keras.Model([x, y], outputs)
+    (signature,) = TFLiteFile(convert({"serve": model})).signatures.values()
+    assert [tensor.name for tensor in signature.inputs] == ["a", "x"]
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.normal(size=(5, 4)), "a": rng.normal(size=(5, 3))}
+    arrays = {name: array.astype("float32") for name, array in arrays.items()}
+    got = signature.run(arrays)
+    for name, wanted in zip(model.output_names, model([*arrays.values()]), strict=True):
+        # Another library's kernels.
+        np.testing.assert_allclose(got[name], wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_compact_file_computes_the_same(file, x, precision):
-    content = file(precision)
-    smaller = compact(content)
-    assert len(smaller) < len(content)
-    assert constants(smaller) == constants(content)
-    for name in WIDTHS:
-        (one,), (other,) = (run_tflite(c, [x], name) for c in (content, smaller))
-        np.testing.assert_array_equal(one, other)
+def test_an_output_may_be_that_of_two_layers_or_an_input():
+    x = keras.Input((4,), name="x")
+    y = keras.layers.Dense(2, name="y")(x)
+    model = keras.Model(x, [y, keras.layers.Identity(name="z")(y), x])
+    model.output_names = ["y", "z", "same"]
+    (signature,) = TFLiteFile(convert({"serve": model})).signatures.values()
+    array = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    got = signature.run(array)
+    np.testing.assert_array_equal(got["y"], got["z"])
+    np.testing.assert_array_equal(got["same"], array)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Table(keras.layers.Layer):
+    """Keeps a tensor and a variable that Keras does not know of."""
+
+    def build(self, shape):
+        self.table = tf.constant(np.arange(600, dtype="float32").reshape(3, 200))
+        self.shift = tf.Variable(tf.ones(200))
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.table) + self.shift
+
+
+def test_tensors_that_are_no_weights_become_constants_too():
+    x = keras.Input((3,))
+    content = convert({"a": keras.Model(x, Table()(keras.layers.Dense(3)(x)))})
+    assert constants(content).stored >= 4 * (600 + 200 + 9)
+    array = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    table = keras.Model(x, Table()(x))
+    (got,) = run_tflite(convert({"a": table}), [array])
+    np.testing.assert_allclose(got, np.asarray(table(array)), rtol=1e-5)
+
+
+def test_batch_normalization_is_folded_into_kernels():
+    several = networks(randomize(small_conv()))
+    normalize = keras.layers.BatchNormalization
+    assert any(isinstance(one, normalize) for one in several["width_100"].layers)
+    parsed = schema.Model.GetRootAs(convert(several), 0)
+    codes = [parsed.OperatorCodes(i) for i in range(parsed.OperatorCodesLength())]
+    kinds = {code.BuiltinCode() for code in codes}
+    assert schema.BuiltinOperator.CONV_2D in kinds
+    assert not kinds & {schema.BuiltinOperator.MUL, schema.BuiltinOperator.SUB}
 
 
 # ------------------------------------------------------------------------- failures

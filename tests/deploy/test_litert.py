@@ -49,7 +49,7 @@ def test_arrays_go_in_the_order_of_names(content):
     (got,) = run_tflite(file, [x], "width_050")
     (wanted,) = file.by_width[0.5].run(x).values()
     np.testing.assert_array_equal(got, wanted)
-    with pytest.raises(ValueError, match=r"file's, \['other', .*signature='w'"):
+    with pytest.raises(ValueError, match=r"file's, \['width_050', .*signature='w'"):
         run_tflite(file, [x], "w")
 
 

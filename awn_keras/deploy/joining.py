@@ -1,0 +1,216 @@
+"""TFLite files into one: their signatures side by side, equal constants once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from awn_keras.errors import ArgumentError
+
+_RUNTIME_VERSION = b"min_runtime_version"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a converter wrote for one function, and the signature that it is to have.
+
+    Args:
+        content: The file's content; its first subgraph is the function's, and it needs
+            no signature.
+        signature: The signature's name.
+        inputs: Names of its inputs, in the order of the subgraph's.
+        outputs: Names of its outputs, likewise.
+    """
+
+    content: bytes
+    signature: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+def join(files: Iterable[bytes | Converted]) -> bytes:
+    """Joins TFLite files to one that has the signatures of all.
+
+    Constants that are equal byte for byte are stored once. What nothing that runs a
+    file needs is left out: names of inner tensors, and quantization that says nothing,
+    half of what a file of many widths has besides its constants.
+
+    Args:
+        files: Contents of files that have signatures, and converted functions, one at
+            least.
+
+    Returns:
+        The content of a file in which each signature computes what it did before. It
+        depends on nothing but `files` and their order.
+
+    Raises:
+        ValueError: If there is no file, one has no signature, or two have one of the
+            same name.
+    """
+    import flatbuffers
+
+    joined = _Joined()
+    for file in files:
+        joined.add(file)
+    if not joined.model.signatureDefs:
+        raise ArgumentError("`files` must not be empty.")
+    for buffer in joined.model.buffers:
+        buffer.Pack = functools.partial(_pack_aligned, buffer)
+    size = sum(map(len, joined.buffers))
+    builder = flatbuffers.Builder(size + size // 64 + 1024)
+    builder.Finish(joined.model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+class _Joined:
+    """The object tree of the file that others are added to."""
+
+    def __init__(self) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self.model = schema.ModelT(
+            version=3,
+            operatorCodes=[],
+            subgraphs=[],
+            buffers=[],
+            metadata=[],
+            signatureDefs=[],
+        )
+        # Where a constant is; the first buffer is empty, for all that is computed.
+        self.buffers: dict[bytes, int] = {}
+        self._buffer(b"")
+        self._codes: dict[tuple[Any, ...], int] = {}
+        self._keys: set[str] = set()
+
+    def add(self, file: bytes | Converted) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        content = file if isinstance(file, bytes) else file.content
+        other = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        if isinstance(file, Converted):
+            other.signatureDefs = [_signature_of(file, other.subgraphs[0])]
+        first = len(self.model.subgraphs)
+        codes = [self._code(code) for code in other.operatorCodes or ()]
+        buffers = [self._buffer(_data(buffer)) for buffer in other.buffers]
+        for graph in other.subgraphs:
+            for tensor in graph.tensors:
+                tensor.buffer = buffers[tensor.buffer]
+            for operator in graph.operators or ():
+                operator.opcodeIndex = codes[operator.opcodeIndex]
+                for options in (operator.builtinOptions, operator.builtinOptions2):
+                    _shift_subgraphs(options, first)
+            _leave_out(graph)
+        self.model.subgraphs += other.subgraphs
+        self.model.description = self.model.description or other.description
+        self._sign(other.signatureDefs or (), first)
+        for entry in other.metadata or ():
+            self._note(entry.name, _data(other.buffers[entry.buffer]))
+
+    def _sign(self, definitions: Sequence[Any], first: int) -> None:
+        if not definitions:
+            raise ArgumentError("`files` must have signatures. Received: one with none")
+        for definition in definitions:
+            name = definition.signatureKey.decode()
+            if name in self._keys:
+                raise ArgumentError(
+                    "`files` must have signatures of different names. Received: "
+                    f"'{name}' twice"
+                )
+            self._keys.add(name)
+            definition.subgraphIndex += first
+            graph = self.model.subgraphs[definition.subgraphIndex]
+            graph.name = definition.signatureKey
+            for entry in (*definition.inputs, *definition.outputs):
+                graph.tensors[entry.tensorIndex].name = entry.name
+            self.model.signatureDefs.append(definition)
+
+    def _code(self, code: Any) -> int:
+        key = (code.builtinCode, code.customCode, code.version)
+        if key not in self._codes:
+            self._codes[key] = len(self.model.operatorCodes)
+            self.model.operatorCodes.append(code)
+        return self._codes[key]
+
+    def _buffer(self, data: bytes) -> int:
+        from ai_edge_litert import schema_py_generated as schema
+
+        if data not in self.buffers:
+            self.buffers[data] = len(self.model.buffers)
+            self.model.buffers.append(schema.BufferT(data=data))
+        return self.buffers[data]
+
+    def _note(self, name: bytes, data: bytes) -> None:
+        """Keeps what the first file says, and the newest runtime that one needs."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        for entry in self.model.metadata:
+            if entry.name == name:
+                said = _data(self.model.buffers[entry.buffer])
+                if name == _RUNTIME_VERSION and _version(said) < _version(data):
+                    entry.buffer = self._buffer(data)
+                return
+        self.model.metadata.append(schema.MetadataT(name, self._buffer(data)))
+
+
+def _signature_of(file: Converted, graph: Any) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    inputs, outputs = (
+        [
+            schema.TensorMapT(name.encode(), int(index))
+            for name, index in zip(names, indices, strict=True)
+        ]
+        for names, indices in (
+            (file.inputs, graph.inputs),
+            (file.outputs, graph.outputs),
+        )
+    )
+    return schema.SignatureDefT(inputs, outputs, file.signature.encode())
+
+
+def _leave_out(graph: Any) -> None:
+    for tensor in graph.tensors:
+        tensor.name = None
+        if tensor.quantization is not None and tensor.quantization.scale is None:
+            tensor.quantization = None
+
+
+def _shift_subgraphs(options: Any, first: int) -> None:
+    """Control flow names the subgraphs that it runs by their index."""
+    for field, value in vars(options).items() if options is not None else ():
+        if field == "branchSubgraphIndices":
+            setattr(options, field, [index + first for index in value])
+        elif field == "subgraph" or field.endswith("SubgraphIndex"):
+            # An index of -1 says that there is none.
+            setattr(options, field, value + first if value >= 0 else value)
+
+
+def _data(buffer: Any) -> bytes:
+    return b"" if buffer.data is None else bytes(buffer.data)
+
+
+def _version(data: bytes) -> tuple[int, ...]:
+    numbers = data.rstrip(b"\0").decode().split(".")
+    return tuple(int(number) for number in numbers if number.isdecimal())
+
+
+def _pack_aligned(buffer: Any, builder: Any) -> int:
+    """Packs a constant at a multiple of 16 bytes, as the schema asks and TFLite does.
+
+    The generated code for Python does not.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    data = None
+    if buffer.data:
+        size = len(buffer.data)
+        builder.StartVector(1, size, 16)
+        builder.head = builder.Head() - size
+        builder.Bytes[builder.Head() : builder.Head() + size] = buffer.data
+        data = builder.EndVector()
+    schema.BufferStart(builder)
+    if data is not None:
+        schema.BufferAddData(builder, data)
+    return schema.BufferEnd(builder)
