@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from awn_keras.counting import count_macs, count_parameters, executed_macs
+from awn_keras.deploy.appending import Earlier, extended
 from awn_keras.deploy.converter import (
     check_precision,
     constants,
@@ -19,6 +20,7 @@ from awn_keras.deploy.converter import (
     input_name,
 )
 from awn_keras.deploy.cutting import continuation, cut
+from awn_keras.deploy.joining import join
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.signatures import Refinement, width_signature
 from awn_keras.deploy.tuning import measured
@@ -85,6 +87,7 @@ def export_tflite(
     tolerance: float | None = None,
     metadata: Mapping[str, Any] | None = None,
     refine: tuple[float, float] | None = None,
+    append_to: str | Path | None = None,
 ) -> list[ExportedWidth]:
     """Writes a TFLite file that runs at several widths, and a manifest beside it.
 
@@ -126,9 +129,12 @@ def export_tflite(
         refine: `(narrow, wide)`, two of `widths`, for two more signatures with which
             `AnytimeInterpreter` answers at the one and then refines the answer to that
             of the other, without computing again what they have in common.
+        append_to: A file that an earlier export of this model wrote, with its manifest
+            beside it. What is written has its signatures, as they are, besides those
+            of `widths`, which are then new ones. `path` may be the same file.
 
     Returns:
-        A record for each width, ascending.
+        A record for each width of the file, ascending.
 
     Raises:
         TypeError: If `model` has one width only, or `metadata` is not JSON's.
@@ -137,9 +143,11 @@ def export_tflite(
             inputs, these have unknown rows or cols, or an option is none of those
             named; with `refine`, if these are not two of the widths, ascending, the
             file is not one for all widths, `precision` is `"int8"`, or no layer can
-            be cut.
+            be cut; with `append_to`, if that is no export of this model with these
+            options, has one of the widths, or `refine` is given.
         ExportError: If a file would need operators that are not builtin, or computes
-            something else than the model. No file is written then.
+            something else than the model, also at a width of `append_to`. No file is
+            written then.
         OSError: If it cannot be written; where that can be known, before anything is
             converted.
 
@@ -150,12 +158,18 @@ def export_tflite(
         >>> [width.signature for width in exported]
         ['width_025', 'width_050', 'width_100']
     """
+    _check_append(append_to, widths, single_file, refine)
     widths = _check_widths(model, widths)
     path = check_path(Path(path), single_file)
     manifest = path.with_suffix(".json") if single_file else path / MANIFEST
     check_can_write(path if single_file else manifest)
     _check_manifest(manifest)
     described = _describe(model, layout, precision, metadata)
+    earlier = None
+    if append_to is not None:
+        earlier = Earlier.read(Path(append_to), described)
+        earlier.check_has_none_of(widths)
+        described["metadata"] = dict(metadata or earlier.metadata)
     if representative is not None:
         representative = check_samples(model, representative, "representative")
     check_precision(precision, representative)
@@ -165,10 +179,9 @@ def export_tflite(
         tolerance = default_tolerance(model, precision)
 
     files: dict[Path, tuple[TFLiteFile, list[Verified]]] = {}
-    executed: dict[float, int] = {}
+    executed = dict(earlier.executed_macs) if earlier is not None else {}
     for group in [widths] if single_file else [[width] for width in widths]:
-        timed = [measured(model, group)] if tune and layout == "auto" else []
-        cuts = choose_cuts(model, group, layout, *timed)
+        cuts = _cuts(model, group, layout, tune, earlier)
         macs = executed_macs(model, group, cuts).tolist()
         executed.update(zip(group, macs, strict=True))
         slims = {width: slim(model, width, dtype="float32") for width in group}
@@ -179,20 +192,31 @@ def export_tflite(
             named.update({pair.keep: pair.narrow, pair.refine: pair.wide})
         separate = path / f"{model.name}_{next(iter(named))}.tflite"
         place = path if single_file else separate
-        file = TFLiteFile(convert(networks, precision, representative), place.name)
+        content = convert(networks, precision, representative)
+        if earlier is not None:
+            content = join([earlier.content, content])
+            named = {**earlier.widths, **earlier.refinement, **named}
+        file = TFLiteFile(content, place.name)
         verified = [
             compare(model, width, file, name, inputs, tolerance)
             for name, width in named.items()
         ]
         files[place] = (file, verified)
     exported = [
-        _record(model, file, width, executed[width.width])
+        _record(model, file, one, executed[one.width])
         for file, verified in files.values()
-        for width in verified[: len(widths)]
+        for one in verified
+        if Refinement.parse(one.signature) is None
     ]
-    if pair is not None:
-        (refined,) = (v[len(widths) :] for _, v in files.values())
-        described["refinement"] = [asdict(width) for width in refined]
+    exported.sort(key=lambda record: record.width)
+    refined = [
+        asdict(one)
+        for _, verified in files.values()
+        for one in verified
+        if Refinement.parse(one.signature) is not None
+    ]
+    if refined:
+        described["refinement"] = refined
     described["constants"] = {
         file.name: asdict(constants(file.content)) for file, _ in files.values()
     }
@@ -229,6 +253,36 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
             f"input '{unknown[0].name}' of shape {tuple(unknown[0].shape)}"
         )
     return widths
+
+
+def _check_append(
+    append_to: str | Path | None, widths: Any, single_file: bool, refine: Any
+) -> None:
+    if append_to is None:
+        return
+    if not single_file or refine is not None:
+        raise ArgumentError(
+            "`append_to` adds widths to one file: `single_file` must be True, and "
+            f"`refine` None. Received: single_file={single_file}, refine={refine}"
+        )
+    if widths is None:
+        raise ArgumentError("`append_to` needs `widths`: those that are to be added.")
+
+
+def _cuts(
+    model: MultiWidthModel,
+    widths: list[float],
+    layout: str,
+    tune: bool,
+    earlier: Earlier | None,
+) -> dict[str, Cut]:
+    """Where kernels are cut; after an earlier export, where it cut them, and more."""
+    chosen_for = sorted(earlier.widths.values()) if earlier is not None else widths
+    timed = [measured(model, chosen_for)] if tune and layout == "auto" else []
+    cuts = choose_cuts(model, chosen_for, layout, *timed)
+    if earlier is None:
+        return cuts
+    return extended(cuts, model, [*chosen_for, *widths])
 
 
 def check_path(path: Path, single_file: bool) -> Path:

@@ -18,7 +18,7 @@ from awn_keras import (
 )
 from awn_keras.baselines import SNet
 from awn_keras.deploy import export
-from awn_keras.deploy.converter import convert, custom_operators
+from awn_keras.deploy.converter import constants, convert, custom_operators
 from awn_keras.deploy.export import export_tflite
 from awn_keras.deploy.litert import TFLiteFile, run_tflite
 from awn_keras.deploy.signatures import width_signature
@@ -442,3 +442,112 @@ def test_without_tri_layers_there_is_nothing_to_refine(tmp_path):
         export_tflite(
             model, tmp_path / "x.tflite", widths=[0.25, 1], refine=(0.25, 1.0)
         )
+
+
+# ------------------------------------------------------------------------ more widths
+
+
+@pytest.mark.parametrize("layout", ["auto", "triangular"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_widths_added_to_a_file_leave_the_others_bit_for_bit(
+    tmp_path, layout, precision
+):
+    model = lenet_3c1l((16, 16, 1), filters=64, width_multiplier=1.0)
+    x = np.random.default_rng(0).random((8, 16, 16, 1)).astype("float32")
+    options = {"layout": layout, "precision": precision}
+    if precision == "int8":
+        options["representative"] = x
+    old, new = tmp_path / "old.tflite", tmp_path / "new.tflite"
+    export_tflite(model, old, widths=[0.25, 1.0], metadata={"a": 1}, **options)
+    before = old.read_bytes()
+    records = export_tflite(model, new, widths=[0.75, 0.5], append_to=old, **options)
+    assert [record.width for record in records] == [0.25, 0.5, 0.75, 1.0]
+    assert {record.bytes for record in records} == {len(new.read_bytes())}
+    assert old.read_bytes() == before
+    names = ["width_025", "width_100"]
+    for name in names:
+        (got,), (wanted,) = (run_tflite(f.read_bytes(), [x], name) for f in (new, old))
+        np.testing.assert_array_equal(got, wanted)
+    held, alone = (constants(path.read_bytes()) for path in (new, old))
+    assert held.repeated == 0
+    # Where kernels are cut, the block between 0.25 and 1 is not enough for 0.5 and
+    # 0.75: they have smaller ones, with half of its weights.
+    assert held.stored < 1.5 * alone.stored
+    manifest = json.loads(new.with_suffix(".json").read_text())
+    assert [row["width"] for row in manifest["widths"]] == [0.25, 0.5, 0.75, 1.0]
+    assert manifest["metadata"] == {"a": 1}
+    verify_tflite(new, model, samples=x)
+
+
+def test_a_wider_end_added_to_a_file_shares_all_that_it_has(tmp_path):
+    model = lenet_3c1l((16, 16, 1), filters=64, width_multiplier=1.0)
+    path = tmp_path / "a.tflite"
+    export_tflite(model, path, widths=[0.25, 0.5], layout="triangular")
+    # Into the same file.
+    export_tflite(model, path, widths=[1.0], append_to=path, layout="triangular")
+    whole = tmp_path / "whole.tflite"
+    export_tflite(model, whole, widths=[0.25, 0.5, 1.0], layout="triangular")
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_a_file_that_refines_goes_on_to_when_widths_are_added(lenet, tmp_path):
+    model = lenet[0]
+    path = tmp_path / "anytime.tflite"
+    export_tflite(model, path, widths=[0.25, 1.0], refine=(0.25, 1.0))
+    refinement = json.loads(path.with_suffix(".json").read_text())["refinement"]
+    export_tflite(model, path, widths=[0.5], append_to=path)
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert manifest["refinement"] == refinement
+    names = {"width_025", "width_050", "width_100"}
+    names |= {one["signature"] for one in refinement}
+    assert set(TFLiteFile(path).signatures) == names
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path):
+    model = small_dense()
+    path = tmp_path / "a.tflite"
+    export_tflite(model, path, widths=[0.5])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    model.layers[-1].bias.assign([1.0, 0.0, 0.0])
+    with pytest.raises(ExportError, match=r"at width 0.5 differs from the model by 1"):
+        export_tflite(model, path, widths=[1.0], append_to=path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"widths": [0.5, 0.75]}, r"which the file to append to does .*\[0.5\]"),
+        ({"widths": None}, "needs `widths`"),
+        ({"precision": "float16"}, "Its precision is 'float32', not 'float16'"),
+        ({"layout": "dense"}, "Its layout is 'auto', not 'dense'"),
+        ({"refine": (0.5, 1.0)}, "`refine` None"),
+        ({"single_file": False}, "`single_file` must be True"),
+    ],
+)
+def test_widths_that_cannot_be_added_are_refused(tmp_path, options, match):
+    model = small_dense()
+    path, new = tmp_path / "a.tflite", tmp_path / "new.tflite"
+    export_tflite(model, path, widths=[0.5, 1.0])
+    with pytest.raises(ValueError, match=match):
+        export_tflite(model, new, append_to=path, **{"widths": [0.75], **options})
+    assert not new.exists()
+
+
+def test_a_file_of_another_model_or_without_its_manifest_is_refused(tmp_path):
+    path, manifest = tmp_path / "a.tflite", tmp_path / "a.json"
+    export_tflite(small_dense(name="one"), path, widths=[0.5])
+    options = {"widths": [1.0], "append_to": path}
+    with pytest.raises(ValueError, match="Its model is 'one', not 'other'"):
+        export_tflite(small_dense(name="other"), path, **options)
+    described = json.loads(manifest.read_text())
+    described["widths"][0]["sha256"] = "0"
+    manifest.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="of which the manifest beside it tells"):
+        export_tflite(small_dense(name="one"), path, **options)
+    manifest.unlink()
+    with pytest.raises(ValueError, match="with its manifest beside it, which cannot"):
+        export_tflite(small_dense(name="one"), path, **options)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        export_tflite(small_dense(name="one"), path, **options)
