@@ -94,7 +94,7 @@ def test_auto_cuts_large_layers_and_leaves_small_ones():
 
 
 def test_the_costs_are_those_that_were_measured():
-    path = Path(__file__).parents[2] / "results" / "layouts.json"
+    path = Path(__file__).parents[1] / "results" / "layouts.json"
     fitted = json.loads(path.read_text())["microseconds_of"]
     for name, value in COSTS._asdict().items():
         assert value == pytest.approx(fitted[name], rel=0.01)  # two digits or three

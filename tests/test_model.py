@@ -669,10 +669,14 @@ def test_clone_model():
     copy.set_weights(model.get_weights())
     x = inputs_of(model)
     np.testing.assert_array_equal(at_width(copy, 0.5, x), at_width(model, 0.5, x))
-    # Keras' clone does not know of arguments beyond its own; better an error than a
-    # model of other widths.
+    # Keras' clone does not know of arguments beyond its own, but layers keep their
+    # place.
+    blocks = small_conv(divisor=2)
+    copy = keras.models.clone_model(blocks)
+    assert copy.distinct_widths == blocks.distinct_widths
+    # Better an error than a model of other widths.
     with pytest.raises(ValueError, match=r"`AnyWidthModel.from_config\(model.get_con"):
-        keras.models.clone_model(small_conv(divisor=2))
+        keras.models.clone_model(small_conv(0.6))
 
 
 @pytest.mark.backends

@@ -76,8 +76,8 @@ def add(parser: Parser) -> None:
     add_widths_argument(parser, "--widths-grid")
     add(
         "--staircase",
-        help="at which widths channels appear: nested (default), or paper (default "
-        "with --system)",
+        help="at which widths channels appear: paper (default), or nested (default of "
+        "mobilenet_v2 without --system)",
     )
     add(
         "--sampler",

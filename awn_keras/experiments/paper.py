@@ -298,7 +298,7 @@ def _lenet(dataset: str, **kwargs: Any) -> Any:
     shape = DATASETS[dataset]
     classes = 100 if dataset == "cifar100" else 10
     padding = "same" if min(shape[:2]) < 16 else "valid"
-    return lenet_3c1l(shape, classes, padding=padding, **kwargs)
+    return lenet_3c1l(shape, classes, padding=padding, staircase="paper", **kwargs)
 
 
 _TABLE_2 = _of_systems("s_net", "awn", "awn_rs", "us_net")

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -109,14 +110,15 @@ def test_improvements_change_the_papers_recipe():
     assert runs["cosine_light"] == replace(runs["cosine"], weight_decay=1e-4)
     others = {run.label for run in runs_of("improvements", "fashion_mnist")}
     assert {"awn_rs", *runs} - others == {"cosine_light"}
-    awn = lenet_3c1l((32, 32, 3))
+    network = partial(lenet_3c1l, (32, 32, 3), staircase="paper")
+    awn = network()
     wanted = count_active_parameters(awn, 1.0)
     for label, kwargs in (
         ("blocks8", {"divisor": 8}),
         ("grid4", {"widths_grid": (0.25, 0.5, 0.75, 1.0)}),
     ):
         filters = runs[label].filters
-        other = lenet_3c1l((32, 32, 3), filters=filters, width_multiplier=1.0, **kwargs)
+        other = network(filters=filters, width_multiplier=1.0, **kwargs)
         active = count_active_parameters(other, 1.0)
         # One channel more or less changes 4 % of the weights.
         assert abs(active - wanted) / wanted < 0.04

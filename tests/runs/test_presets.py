@@ -52,6 +52,7 @@ def test_for_mobilenet_the_papers_recipe_is_recommended_as_a_mean():
             width_reduction="mean",
             learning_rate=4 * paper.learning_rate,
             weight_decay=paper.weight_decay / 4,
+            staircase="nested",
         )
     with pytest.raises(ValueError, match="`architecture` must be one of"):
         recommended_recipe("cifar10", "resnet")

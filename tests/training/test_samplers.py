@@ -101,7 +101,9 @@ def sampled(model, steps):
 
 @pytest.mark.backends
 def test_the_sandwich_holds_the_ends_and_draws_the_middle():
-    model = classification(lenet_3c1l(), widths=SandwichWidths(0.25, 1.0, 4, seed=0))
+    model = classification(
+        lenet_3c1l(staircase="paper"), widths=SandwichWidths(0.25, 1.0, 4, seed=0)
+    )
     levels = sampled(model, 200)
     assert all(level[:2] == [0, 34] for level in levels)
     drawn = np.array([level[2:] for level in levels])
