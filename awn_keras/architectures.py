@@ -7,9 +7,11 @@ from typing import Any
 
 import keras
 
+from awn_keras.conversion import to_any_width
 from awn_keras.errors import ArgumentError
 from awn_keras.layers import TriConv2D
 from awn_keras.model import AnyWidthModel
+from awn_keras.widening import WidthMultiplier
 from awn_keras.widths import round_half_up
 
 #: Stages of MobileNetV2 on 32x32 images: expansion, channels, blocks, and the stride
@@ -30,7 +32,7 @@ def lenet_3c1l(
     classes: int = 10,
     *,
     filters: int = 32,
-    width_multiplier: float = 2**0.5,
+    width_multiplier: WidthMultiplier = 2**0.5,
     padding: str = "valid",
     weight_decay: float = 0.0,
     bn_momentum: float = 0.9,
@@ -55,6 +57,7 @@ def lenet_3c1l(
         filters: Channels of each convolution, before `width_multiplier`.
         width_multiplier: Widens every convolution. The paper's sqrt(2) makes up for
             the half of the kernel that the triangle forbids: 32 channels become 45.
+            For a part of the convolutions, and `"balanced"`, see `to_any_width`.
         padding: `"valid"` as in the paper, or `"same"` for small images.
         weight_decay: The paper's weight decay, in the gradient: an L2 penalty of half
             of it on all weights.
@@ -85,6 +88,27 @@ def lenet_3c1l(
             "With `padding='valid'` images must have at least 16 rows and cols; use "
             f"`padding='same'`. Received: input_shape={input_shape}"
         )
+    if not isinstance(width_multiplier, int | float):
+        plain = lenet_3c1l(
+            input_shape,
+            classes,
+            filters=filters,
+            width_multiplier=1.0,
+            padding=padding,
+            weight_decay=weight_decay,
+            bn_momentum=bn_momentum,
+            triangular=False,
+            name=name,
+        )
+        _check_can_be_widened(width_multiplier, triangular)
+        return to_any_width(
+            plain,
+            min_width=min_width,
+            divisor=divisor,
+            widths_grid=widths_grid,
+            staircase=staircase,
+            width_multiplier=width_multiplier,
+        )
     channels = _widened(filters, width_multiplier)
     layers = _Layers(weight_decay, bn_momentum, padding, triangular=triangular)
     inputs = keras.Input(input_shape, name="image")
@@ -111,7 +135,7 @@ def mobilenet_v2(
     input_shape: tuple[int, int, int] = (32, 32, 3),
     classes: int = 10,
     *,
-    width_multiplier: float = 2**0.5,
+    width_multiplier: WidthMultiplier = 2**0.5,
     weight_decay: float = 0.0,
     bn_momentum: float = 0.9,
     min_width: float | None = None,
@@ -139,7 +163,8 @@ def mobilenet_v2(
         input_shape: `(rows, cols, channels)` of the images; float32.
         classes: Number of outputs (logits).
         width_multiplier: Widens every convolution, the head too. The paper's sqrt(2)
-            makes up for the half of the kernels that the triangle forbids.
+            makes up for the half of the kernels that the triangle forbids. For a part
+            of the convolutions, and `"balanced"`, see `to_any_width`.
         weight_decay: The paper's weight decay, in the gradient: an L2 penalty of half
             of it on all weights.
         bn_momentum: Of the moving statistics of BatchNormalization.
@@ -164,6 +189,28 @@ def mobilenet_v2(
         MobileNetV2: Inverted Residuals and Linear Bottlenecks (2018), table 2.
     """
     _check_image_shape(input_shape)
+    if min_width is None and widths_grid is None:
+        min_width = 0.35
+    if not isinstance(width_multiplier, int | float):
+        plain = mobilenet_v2(
+            input_shape,
+            classes,
+            width_multiplier=1.0,
+            weight_decay=weight_decay,
+            bn_momentum=bn_momentum,
+            divisor=divisor,
+            triangular=False,
+            name=name,
+        )
+        _check_can_be_widened(width_multiplier, triangular)
+        return to_any_width(
+            plain,
+            min_width=min_width,
+            divisor=divisor,
+            widths_grid=widths_grid,
+            staircase=staircase,
+            width_multiplier=width_multiplier,
+        )
     layers = _Layers(weight_decay, bn_momentum, "same", 6.0, triangular=triangular)
 
     def widened(channels: int) -> int:
@@ -189,8 +236,6 @@ def mobilenet_v2(
     )
     if not triangular:
         return keras.Model(inputs, outputs, name=name)
-    if min_width is None and widths_grid is None:
-        min_width = 0.35
     return AnyWidthModel(
         inputs,
         outputs,
@@ -294,6 +339,15 @@ class _Layers:
             bias_regularizer=self.penalty(),
             name="logits",
         )(x)
+
+
+def _check_can_be_widened(width_multiplier: Any, triangular: bool) -> None:
+    if not triangular:
+        raise ArgumentError(
+            "`width_multiplier` must be a number with `triangular=False`: a network "
+            "without triangles has nothing to balance. Received: "
+            f"width_multiplier={width_multiplier!r}"
+        )
 
 
 def _check_image_shape(input_shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.balancing import balanced
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.graph import (
     assign,
@@ -39,7 +40,7 @@ from awn_keras.rules import (
     rule_of,
 )
 from awn_keras.slices import chosen_slices
-from awn_keras.widening import new_sizes
+from awn_keras.widening import WidthMultiplier, multiplier_of, new_sizes
 
 ORDERS = ("keep", "importance")
 _NAMED = 2  # layers that a message names one by one, beside the first
@@ -68,7 +69,7 @@ def to_any_width(
     divisor: int = 8,
     widths_grid: Sequence[float] | None = None,
     staircase: str = "nested",
-    width_multiplier: float = 1.0,
+    width_multiplier: WidthMultiplier = 1.0,
     order: str = "keep",
 ) -> AnyWidthModel:
     """Makes an any-width model of a functional or Sequential Keras model.
@@ -93,10 +94,16 @@ def to_any_width(
             layer would have less than four; 8 suits phones.
         widths_grid: If only a few widths are needed; see `AnyWidthModel`.
         staircase: `"nested"`, or `"paper"`; see `AnyWidthModel`.
-        width_multiplier: Widens every layer of the trunk, above 0; the numbers of
-            channels are rounded to multiples of `divisor`. The paper's `2**0.5` makes
-            up for the half of each kernel that the triangle forbids. Readouts and tail
-            keep their size. Only for an untrained model, since weights do not fit.
+        width_multiplier: Widens layers of the trunk; numbers of channels are rounded
+            to multiples of `divisor`. A number above 0 for all of them: the paper's
+            `2**0.5` makes up for the half of each kernel that the triangle forbids. A
+            mapping from names of layers to numbers, others keep their size. A function
+            that takes a layer and returns its number. `"balanced"`: as much as leaves
+            the work and the weights of an exported file at full width near the plain
+            network's, in the layers whose zeros a file does not compute; the others
+            keep their size (it tries several numbers, seconds each for a large
+            network). Readouts and tail keep their size. Only for an untrained model,
+            since weights do not fit.
         order: `"keep"`, or `"importance"` for a trained model: the strongest channels
             of each layer come first, and so belong to the narrow widths; see
             `reorder_channels`.
@@ -130,15 +137,37 @@ def to_any_width(
         raise ArgumentError(
             f"`order` must be one of {ORDERS}. Received: order={order!r}"
         )
-    if not 0 < width_multiplier < math.inf:
-        raise ArgumentError(
-            "`width_multiplier` must be above 0. Received: "
-            f"width_multiplier={width_multiplier}"
-        )
     source = _dissolved(model)
     traced = _trace(source)
     trained = _is_trained(source)
-    if trained and width_multiplier != 1:
+
+    def build(sizes: dict[int, int]) -> tuple[AnyWidthModel, _Copies]:
+        copies = _Copies(traced, sizes)
+        built = AnyWidthModel(
+            *rebuild(source, copies.call),
+            name=model.name,
+            min_width=min_width,
+            divisor=divisor,
+            widths_grid=widths_grid,
+            staircase=staircase,
+        )
+        return built, copies
+
+    if isinstance(width_multiplier, str) and width_multiplier == "balanced":
+        multiplier = (
+            (lambda layer: math.sqrt(2))  # refused below
+            if trained
+            else balanced(
+                source,
+                traced,
+                lambda trial: build(new_sizes(traced, trial, divisor))[0],
+            )
+        )
+    else:
+        names = {layer.name for layer in source.layers}
+        multiplier = multiplier_of(width_multiplier, names)
+    sizes = new_sizes(traced, multiplier, divisor)
+    if trained and (sizes or width_multiplier == "balanced"):
         raise ArgumentError(
             f"Model '{model.name}' is trained, and its weights do not fit layers of "
             "another size. Leave `width_multiplier` at 1, or convert an untrained "
@@ -147,16 +176,7 @@ def to_any_width(
         )
     if order == "importance":
         _check_can_be_ordered(source, trained)
-    sizes = new_sizes(traced, width_multiplier, divisor)
-    copies = _Copies(traced, sizes)
-    converted = AnyWidthModel(
-        *rebuild(source, copies.call),
-        name=model.name,
-        min_width=min_width,
-        divisor=divisor,
-        widths_grid=widths_grid,
-        staircase=staircase,
-    )
+    converted, copies = build(sizes)
     moves = moves_of(traced) if order == "importance" else None
     copies.assign(moves, redraw=not trained)
     if trained:

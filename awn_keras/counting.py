@@ -64,8 +64,12 @@ def count_macs(
     """
     if layout not in LAYOUTS:
         raise ArgumentError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
-    if widths is not None and isinstance(model, MultiWidthModel):
-        widths = check_widths(widths, model.min_width)
+    if widths is not None:
+        widths = check_widths(widths, getattr(model, "min_width", 0.0))
+        if not widths:
+            raise ArgumentError(
+                "`widths` must have at least one width. Received: widths=[]"
+            )
     return int(macs_at(model, _one_width(model, width), layout, widths)[0])
 
 
@@ -163,6 +167,26 @@ def executed_macs(
     return macs_at(model, widths) - _zeros_left_out(model, widths, widths, cuts)
 
 
+def executed_at_full_width(model: MultiWidthModel) -> tuple[int, int]:
+    """Counts what a file that `export_tflite` writes computes and stores at width 1.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Multiply-accumulates for one sample, and weights.
+    """
+    held = default_widths(model)
+    cuts = choose_cuts(model, held)
+    layers = candidates(model)
+    weights = sum(
+        layers[name].area * layers[name].left_out(1.0, option)
+        for name, option in cuts.items()
+    )
+    macs = int(executed_macs(model, held, cuts)[-1])
+    return macs, count_parameters(model) - weights
+
+
 def _zeros_left_out(
     model: MultiWidthModel,
     widths: Sequence[float],
@@ -176,7 +200,8 @@ def _zeros_left_out(
         layer = layers[name]
         ends = [out for _, out in option.ends]
         zeros = [
-            layer.zeros(width, layer.cut_at([*held, width], ends)) for width in widths
+            layer.unit_macs * layer.left_out(width, layer.cut_at([*held, width], ends))
+            for width in widths
         ]
         total += calls[name] * np.array(zeros, np.int64)
     return total

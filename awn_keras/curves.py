@@ -75,12 +75,14 @@ class TradeOffCurve:
             f"{'parameters':>11}"
         ]
         accuracy = self.accuracy or [float("nan")] * len(self.widths)
-        columns = (accuracy, self.loss, self.macs, self.executed_macs or self.macs)
+        executed_macs = [f"{macs:,}" for macs in self.executed_macs]
+        executed_macs = executed_macs or ["-"] * len(self.widths)
+        columns = (accuracy, self.loss, self.macs, executed_macs)
         rows = zip(self.widths, *columns, self.parameters, strict=True)
         for width, right, loss, macs, executed, parameters in rows:
             lines.append(
                 f"{width:8.4f} {100 * right:7.2f} % {loss:8.4f} {macs:13,} "
-                f"{executed:13,} {parameters:11,}"
+                f"{executed:>13} {parameters:11,}"
             )
         return "\n".join(lines)
 

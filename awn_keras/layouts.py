@@ -17,6 +17,7 @@ from awn_keras.multi_width import MultiWidthModel
 from awn_keras.rules import CallSize, Flow, Graded, PerWidth, WidthRule, rule_of
 
 LAYOUTS = ("auto", "dense", "triangular")
+_DEFAULT_WIDTHS = 4
 
 
 @dataclass(frozen=True)
@@ -145,15 +146,15 @@ class Candidate:
             options.append(self.cut_at(widths, more))
         return [option for option in dict.fromkeys(options) if len(option.ends) > 1]
 
-    def zeros(self, width: float, option: Cut) -> int:
-        """Counts multiply-accumulates of one call that a cut leaves out.
+    def left_out(self, width: float, option: Cut) -> int:
+        """Counts pairs of channels of which a cut leaves out the zeros between them.
 
         Args:
             width: A width at which one of the blocks ends.
             option: The cut.
 
         Returns:
-            Multiplications by zeros of the triangle; none for a readout.
+            Pairs of an input and an output channel; none for a readout.
         """
         inputs, outputs = self.channels(width)
         if self.readout:
@@ -162,7 +163,7 @@ class Candidate:
         for into, out in option.until(inputs, outputs).ends:
             done += into * (out - start)
             start = out
-        return self.unit_macs * (inputs * outputs - done)
+        return inputs * outputs - done
 
 
 def default_widths(model: MultiWidthModel) -> list[float]:
@@ -173,14 +174,19 @@ def default_widths(model: MultiWidthModel) -> list[float]:
 
     Returns:
         Four widths, evenly spaced from `min_width` to 1, or fewer if some of them run
-        the same network.
+        the same network; of a grid its own widths, all of them if they are no more.
     """
-    even = np.linspace(model.min_width, 1.0, 4)
+    networks = model.networks
+    even = np.linspace(model.min_width, 1.0, _DEFAULT_WIDTHS)
     # To four digits and up: below the width at which blocks appear there are less.
-    rounded = np.minimum(np.ceil(even * 1e4 - 1e-6) / 1e4, 1.0).tolist()
+    rounded = np.minimum(np.ceil(even * 1e4 - 1e-6) / 1e4, 1.0)
     rounded[0] = model.min_width
-    levels = model.networks.level_of(np.array(rounded)).tolist()
-    narrowest = dict(zip(levels[::-1], rounded[::-1], strict=True))
+    levels = networks.level_of(rounded)
+    if networks.widths_grid is not None:  # the grid's own widths
+        if len(networks.starts) <= _DEFAULT_WIDTHS:
+            levels = np.arange(len(networks.starts))
+        rounded = networks.starts[levels]
+    narrowest = dict(zip(levels.tolist()[::-1], rounded.tolist()[::-1], strict=True))
     return [*(narrowest[level] for level in sorted(narrowest)[:-1]), 1.0]
 
 
@@ -216,7 +222,8 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
         readout = isinstance(flow.output, PerWidth)
         source = before if readout and before else flow
         grades = (source.grades()[0], flow.grades()[1])
-        if all(np.all(np.diff(side) >= 0) for side in grades):
+        # No differences: channels that nothing reads have infinite grades.
+        if all(np.all(side[1:] >= side[:-1]) for side in grades):
             shapes = (source.input_shapes[0][1:-1], flow.output_shape[1:-1])
             candidate = Candidate(layer, *grades, *shapes, readout)
             if not _alike(candidate, by_name.setdefault(layer.name, candidate)):

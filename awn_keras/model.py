@@ -78,7 +78,7 @@ class AnyWidthModel(MultiWidthModel):
         >>> x = TriDense(8, activation="relu")(x)
         >>> model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), min_width=0.5)
         >>> model.distinct_widths
-        (0.5, 0.625, 0.75, 0.875, 1.0)
+        (0.5, 0.666667, 0.833334, 1.0)
 
     Reference:
         Vu et al., Any-Width Networks (2020), sections 3 and 4.

@@ -83,14 +83,15 @@ class MultiWidthModel(WidthTrainer):
         self.widths_grid, self.staircase = widths.grid, widths.staircase
         propagation = self._propagate(widths)
         kinds = propagation.kinds.values()
-        networks = Networks.of_grades(
-            [kind.grades for kind in kinds if isinstance(kind, Graded)], widths
-        )
-        if self.min_width < 1 and not len(networks.thresholds):
+        grades = [kind.grades for kind in kinds if isinstance(kind, Graded)]
+        networks = Networks.of_grades(grades, widths)
+        comes = any((each > self.min_width).any() for each in grades)
+        if self.min_width < 1 and not comes:
             raise ArgumentError(
-                "There is one network only: no layer has channels that are off at "
-                f"min_width={self.min_width}. Use more channels, or a smaller "
-                f"`divisor`. Received: divisor={divisor}"
+                "There is one network only: no output depends on a channel that is "
+                f"off at min_width={self.min_width}. Use more channels in the layers "
+                "that have few, as what they read cannot come later than they do. "
+                f"Received: layers of {sorted({len(each) for each in grades})} channels"
             )
         level = _level_variable(len(networks.thresholds))
         self._runtime = _Runtime(propagation, networks, level)
@@ -127,9 +128,10 @@ class MultiWidthModel(WidthTrainer):
     def distinct_widths(self) -> tuple[float, ...]:
         """One width for each different network there is, ascending.
 
-        The first is `min_width`; the last, if there are several, is 1. Between two of
-        them some channel appears: a width is in the middle of the range in which the
-        network stays the same, or is the grid's own.
+        The first is `min_width`; the last, if there are several, is 1. Each is the
+        width at which the network begins, rounded up to six digits, or the grid's own;
+        in the paper's staircase it is in the middle of the range in which the network
+        stays the same.
         """
         return self.networks.distinct_widths
 

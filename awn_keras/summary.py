@@ -231,10 +231,9 @@ class ModelSummary:
         rule = "-" * len(columns)
         return "\n".join(
             [
-                f"Model '{self.name}'. MACs are for one sample; masked is the part of "
-                "a kernel that is zero, read the part of the channels on which an "
-                "output depends; in a file are the MACs of an exported one, whose "
-                "kernels are cut.",
+                f"Model '{self.name}', MACs for one sample. Masked: part of a kernel "
+                "that is zero. Read: part of the channels on which an output depends. "
+                "In a file: with kernels cut, as export_tflite does.",
                 *(titles, columns, rule, *layers, rule, macs, executed, parameters),
             ]
         )

@@ -4,31 +4,94 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
-from awn_keras.errors import ArgumentError
+import keras
+import numpy as np
+
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.propagation import Trace
 from awn_keras.rules import mixes_channels
 from awn_keras.widths import round_half_up
 
+#: What a user may say: a number for all layers, numbers by their names, a function that
+#: takes a layer and returns a number, or `"balanced"`.
+WidthMultiplier = (
+    float | Mapping[str, float] | Callable[[keras.layers.Layer], float] | str
+)
+#: Says by how much a layer is widened.
+Multiplier = Callable[[Any], float]
 
-def new_sizes(traced: Trace, width_multiplier: float, divisor: int) -> dict[int, int]:
+
+def multiplier_of(width_multiplier: Any, names: Collection[str]) -> Multiplier:
+    """Reads what a user says of how layers are widened.
+
+    Args:
+        width_multiplier: A number, a mapping from names of layers to numbers, or a
+            function that takes a layer and returns a number.
+        names: Names of the model's layers.
+
+    Returns:
+        A function that gives the number of a layer: 1 for one that a mapping leaves
+        out.
+
+    Raises:
+        TypeError: If it is none of these, or something else takes a number's place.
+        ValueError: If a number is not above 0, or there is no layer of a name.
+    """
+    if isinstance(width_multiplier, Mapping):
+        numbers = {
+            name: _check(value, f"of layer {name!r}")
+            for name, value in width_multiplier.items()
+        }
+        unknown = sorted(set(numbers) - set(names))
+        if unknown:
+            raise ArgumentError(
+                "`width_multiplier` must name layers of the model. Received: the "
+                f"unknown names {unknown}"
+            )
+        return lambda layer: numbers.get(layer.name, 1.0)
+    if callable(width_multiplier):
+        return lambda layer: _check(
+            width_multiplier(layer), f"returned for layer {layer.name!r}"
+        )
+    number = _check(width_multiplier)
+    return lambda layer: number
+
+
+def _check(value: Any, of: str = "") -> float:
+    received = f"Received: width_multiplier={value!r}{of and ' '}{of}"
+    number = int | float | np.integer | np.floating
+    if isinstance(value, bool) or not isinstance(value, number):
+        raise ArgumentTypeError(
+            "`width_multiplier` must be a number above 0, a mapping from names of "
+            "layers to numbers, a function that takes a layer and returns a number, or "
+            f"'balanced'. {received}"
+        )
+    if not 0 < value < math.inf:
+        raise ArgumentError(f"`width_multiplier` must be above 0. {received}")
+    return float(value)
+
+
+def new_sizes(traced: Trace, multiplier: Multiplier, divisor: int) -> dict[int, int]:
     """Numbers of channels after widening, by `id` of the layer.
 
     A layer that is added to a concatenation has as many as that has, after rounding.
+    Of layers that are added to each other the first one says by how much.
 
     Args:
         traced: The channels of the model.
-        width_multiplier: Above 0.
-        divisor: Numbers of channels are rounded to its multiples.
+        multiplier: By how much each layer that mixes channels is widened.
+        divisor: Numbers of channels are rounded to its multiples, but for those of
+            layers that keep their size.
 
     Returns:
-        The numbers; empty for a multiplier of 1.
+        The numbers of layers that get another size.
 
     Raises:
         ValueError: If a layer is added to parts of other layers.
     """
-    if width_multiplier == 1:
-        return {}
     fixed = set(traced.channels.fixed().tolist())
     owners: dict[int, int] = {}
     owned: dict[int, int] = {}
@@ -40,8 +103,8 @@ def new_sizes(traced: Trace, width_multiplier: float, divisor: int) -> dict[int,
         owned[id(layer)] = len(own)
         # One channel for all others, such as a spatial gate, stays one.
         widens = mixes_channels(layer) and len(labels) > 1
-        multiplier = width_multiplier if widens else 1.0
-        widened[id(layer)] = _rounded(len(own) * multiplier, divisor if widens else 1)
+        by = multiplier(layer) if widens else 1.0
+        widened[id(layer)] = len(own) if by == 1 else _rounded(len(own) * by, divisor)
         counts: dict[int | None, int] = defaultdict(int)
         for label in labels.tolist():
             counts[owners.get(label)] += 1
@@ -53,7 +116,8 @@ def new_sizes(traced: Trace, width_multiplier: float, divisor: int) -> dict[int,
                     "added to parts of other layers. Use `width_multiplier=1`."
                 )
             size += count // owned[owner] * widened[owner]
-        sizes[id(layer)] = size
+        if size != len(labels):
+            sizes[id(layer)] = size
     return sizes
 
 

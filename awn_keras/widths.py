@@ -218,11 +218,10 @@ def channel_grades(
     than the one below it never reads the last of those, which come after its own.
 
     In a nested staircase this holds at `s + 1` evenly spaced widths from `min_width` to
-    1, at which blocks appear, the last one at width 1. `s` is the largest of 3, 6, 12,
-    24, ... for which each step has a block of its own (or 3). So the widths at which a
-    layer changes are among those at which each layer with more blocks does: a channel
-    appears when all layers above that have as many blocks can read it. A coarser grade
-    lets a channel read more of the layer below, too.
+    1, at which blocks appear, but that the last block waits for width 1. `s` is the
+    largest of 3, 6, 12, 24, ... for which each step has a block of its own (or 3). So
+    layers of different size change at the same widths wherever they can. A coarser
+    grade lets a channel read more of the layer below, too.
 
     Args:
         channels: Number of channels, at least 1.
@@ -305,7 +304,7 @@ def active_channels(
 
     Args:
         channels: Number of channels at full width, at least 1.
-        width: Width in [min_width, 1].
+        width: Width in (0, 1].
         divisor: See `channel_grades`.
         min_width: See `channel_grades`.
         staircase: See `channel_grades`.
@@ -451,11 +450,13 @@ class Networks:
         thresholds: float64 array `(levels - 1,)`: grades above `min_width`, each once,
             ascending.
         widths_grid: The only widths that are told apart, or `None`.
+        staircase: One of `STAIRCASES`.
     """
 
     min_width: float
     thresholds: np.ndarray
     widths_grid: tuple[float, ...] | None = None
+    staircase: str = "nested"
 
     @classmethod
     def of_grades(cls, grades: Iterable[np.ndarray], widths: Widths) -> Networks:
@@ -471,7 +472,7 @@ class Networks:
         """
         every = np.unique(np.concatenate([np.zeros(1), *grades]))
         later = np.isfinite(every) & (every > widths.min_width)
-        return cls(widths.min_width, every[later], widths.grid)
+        return cls(widths.min_width, every[later], widths.grid, widths.staircase)
 
     def level_of(self, width: float | np.ndarray) -> np.ndarray:
         """Finds the networks that run at some widths.
@@ -495,6 +496,12 @@ class Networks:
         """A width for each level; see `AnyWidthModel.distinct_widths`."""
         if self.widths_grid is not None:
             return tuple(self.starts.tolist())
+        if self.staircase == "nested":
+            # Up to six digits, as what is less runs the network before.
+            typed = np.ceil(self.starts * 1e6 - 1e-6) / 1e6
+            inside = typed < np.append(self.starts[1:], 2.0)
+            typed = np.where(inside, typed, self.starts)
+            return (self.min_width, *map(float, typed[1:]))
         inner = []
         for start, end in pairwise(self.thresholds.tolist()):
             middle = (start + end) / 2

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -490,68 +489,6 @@ def families() -> str:
     )
 
 
-def waste() -> str:
-    """What reaches no output, in the paper's staircase and in a nested one."""
-    result = load("waste")
-    by_case: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
-    for row in result["rows"]:
-        case = by_case.setdefault((row["network"], row["divisor"]), {})
-        case[row["staircase"]] = row
-    rows = []
-    for (network, divisor), case in by_case.items():
-        cells = [network, f"{divisor}"]
-        for staircase in ("paper", "nested"):
-            row = case[staircase]
-            answers = "" if row["answers"] is None else f", {row['answers']:,}"
-            cells += [
-                f"{row['unread_macs']:.1%} ({row['unread_parameters']:.1%})",
-                f"{row['networks']:,}{answers}",
-                " ".join(f"{part:.2f}" for part in row["relative_macs"]),
-            ]
-        rows.append(cells)
-    widths = ", ".join(f"{width:g}" for width in result["widths"])
-    head = ["network", "divisor"]
-    for name in ("paper's", "nested"):
-        head += [f"{name}: unread", "networks, answers", "MACs"]
-    return (
-        f"{table(head, rows)}\n\n"
-        "Unread: multiply-accumulates (weights) at full width on which no output "
-        "depends. Networks: widths at which a channel appears; answers: how many of "
-        "them differ in their outputs. MACs: of slim networks at widths "
-        f"{widths}, relative to the plain network's. {result['what']}. "
-        f"{where(result['environment'])}"
-    )
-
-
-def staircases() -> str:
-    """Networks trained in both staircases, and plain ones."""
-    result = load("grades")
-    titles = {
-        "autoencoder": "autoencoder, code of 8: squared error",
-        "u_net": "U-Net, decoder of 16: intersection over union",
-        "lenet": "LeNet-3C1L: accuracy",
-    }
-    arms = {
-        "plain": "plain",
-        "paper": "paper's staircase",
-        "nested": "nested staircase",
-    }
-    by_arm: dict[tuple[str, str], list[list[float]]] = {}
-    for row in result["rows"]:
-        by_arm.setdefault((row["network"], row["arm"]), []).append(row["result"])
-    rows = []
-    for (network, arm), results in by_arm.items():
-        means = [statistics.mean(values) for values in zip(*results, strict=True)]
-        cells = [f"{mean:.3f}" for mean in means]
-        missing = ["-"] * (len(result["widths"]) - len(cells))
-        rows.append([titles[network], arms[arm], f"{len(results)}", *missing, *cells])
-    head = ["network", "", "seeds", *(f"{width:g}" for width in result["widths"])]
-    return (
-        f"{table(head, rows)}\n\n"
-        f"{result['what']}. Means over seeds. {where(result['environment'])}"
-    )
-
-
 def warm_start() -> str:
     """Epochs to an AUC, with and without trained weights."""
     result = load("warm_start")
@@ -651,8 +588,6 @@ BLOCKS = {
         "improvements_cifar10": lambda: improvements("cifar10"),
         "changes_in_five_epochs": changes_in_five_epochs,
         "warm_start": warm_start,
-        "waste": waste,
-        "staircases": staircases,
         "export": export,
         "refinement": refinement,
         "precision": precision,

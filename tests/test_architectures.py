@@ -75,7 +75,7 @@ def test_weight_decay_is_an_l2_penalty_of_half_on_all_weights():
 def test_arguments_reach_the_model():
     model = lenet_3c1l(filters=16, width_multiplier=1.0, divisor=8, min_width=0.5)
     assert model.divisor == 8
-    assert model.distinct_widths == (0.5, 0.833333, 1.0)  # blocks of four
+    assert model.distinct_widths == (0.5, 0.666667, 1.0)  # blocks of four
     grid = lenet_3c1l(filters=4, widths_grid=[0.5, 1.0])
     assert grid.distinct_widths == (0.5, 1.0)
     assert count_parameters(model, 0.5) < count_parameters(model, 1.0)

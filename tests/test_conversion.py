@@ -302,9 +302,7 @@ def test_stem_and_readout_stay_and_what_is_between_becomes_triangular():
 
 
 def test_the_divisor_is_8_unless_given():
-    assert to_any_width(conv_net(), min_width=1.0).divisor == 8
-    with pytest.raises(ValueError, match="one network only"):
-        to_any_width(conv_net())
+    assert to_any_width(conv_net()).divisor == 8
 
 
 def test_a_grid_of_widths():
@@ -543,7 +541,7 @@ def test_the_multiplier_widens_the_trunk_in_multiples_of_the_divisor():
 
 
 @eagerly
-def test_slim_models_have_multiples_of_the_divisor():
+def test_slim_models_have_whole_blocks():
     plain = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
     model = to_any_width(plain, min_width=0.35, divisor=8)
     for width in (0.35, 0.5, 0.77, 1.0):
@@ -554,7 +552,8 @@ def test_slim_models_have_multiples_of_the_divisor():
             if isinstance(layer, L.Conv2D | L.DepthwiseConv2D)
         ]
         assert len(counts) == 52
-        assert all(count % 8 == 0 for count in counts)
+        # Layers of 16 and 24 channels have blocks of four, all others of eight.
+        assert all(count % (4 if count <= 24 else 8) == 0 for count in counts)
 
 
 def squeeze_excite_net(channels=20):
@@ -601,6 +600,43 @@ def test_a_trained_model_cannot_be_widened():
 def test_a_multiplier_out_of_range_is_refused(multiplier):
     with pytest.raises(ValueError, match="`width_multiplier` must be above 0"):
         to_any_width(conv_net(), width_multiplier=multiplier)
+
+
+def test_layers_are_widened_by_name_or_by_a_function():
+    inputs = keras.Input((4,))
+    x = L.Dense(9, name="stem")(inputs)
+    x = L.Dense(12, name="one")(x)
+    x = L.Dense(12, name="two")(x)
+    plain = keras.Model(inputs, L.Dense(2)(x))
+    for multiplier in ({"two": 2}, lambda layer: 2.0 if layer.name == "two" else 1.0):
+        model = to_any_width(plain, width_multiplier=multiplier)
+        # Layers that keep their size are not rounded to the divisor, either.
+        units = [model.get_layer(name).units for name in ("stem", "one", "two")]
+        assert units == [9, 12, 24]
+    # Layers that are added to each other are widened together, as the first one is.
+    model = to_any_width(conv_net(), width_multiplier={"stem": 2, "conv": 3})
+    assert [model.get_layer(name).filters for name in ("stem", "conv")] == [16, 16]
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "error", "match"),
+    [
+        ({"nobody": 2.0}, ValueError, r"must name layers.*unknown names \['nobody'\]"),
+        ({"conv": 0.0}, ValueError, r"must be above 0.*0.0 of layer 'conv'"),
+        ({"conv": "wide"}, TypeError, "must be a number above 0, a mapping"),
+        (lambda layer: None, TypeError, "None returned for layer"),
+        ("wide", TypeError, "or 'balanced'. Received: width_multiplier='wide'"),
+        (True, TypeError, "must be a number"),
+    ],
+)
+def test_bad_multipliers_are_refused(multiplier, error, match):
+    with pytest.raises(error, match=match):
+        to_any_width(conv_net(), width_multiplier=multiplier)
+
+
+def test_a_trained_model_is_not_balanced():
+    with pytest.raises(ValueError, match="is trained"):
+        to_any_width(train_a_little(conv_net()), width_multiplier="balanced")
 
 
 # -------------------------------------------------------------------------- ordering

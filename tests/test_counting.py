@@ -291,6 +291,8 @@ def test_networks_without_triangles_are_dense_at_any_layout():
     assert count_macs(plain, layout="auto") == count_macs(plain)
     with pytest.raises(ValueError, match="`layout` must be one of"):
         count_macs(plain, layout="sparse")
+    with pytest.raises(ValueError, match="at least one width"):
+        count_macs(small_dense(), layout="auto", widths=[])
 
 
 @pytest.mark.parametrize("make", [small_conv, rich, shared_layer])

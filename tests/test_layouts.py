@@ -8,13 +8,22 @@ from awn_keras import (
     AnyWidthModel,
     TriConv2D,
     TriDense,
+    count_macs,
     lenet_3c1l,
     mobilenet_v2,
     slim,
 )
 from awn_keras.baselines import SharedBN
 from awn_keras.deploy.cutting import cut
-from awn_keras.layouts import COSTS, Cut, candidates, choose_cuts, estimate, work_of
+from awn_keras.layouts import (
+    COSTS,
+    Cut,
+    candidates,
+    choose_cuts,
+    default_widths,
+    estimate,
+    work_of,
+)
 from tests.conftest import small_dense
 from tests.deploy.test_cutting import (
     WIDTHS,
@@ -37,6 +46,31 @@ def test_unsorted_and_separable_layers_and_stems_stay_whole():
     assert set(found) == {"usual", "readout"}
     assert found["readout"].readout
     assert found["readout"].area == 16
+
+
+def test_layers_of_the_papers_staircase_are_cut_past_what_nothing_reads():
+    x = inputs = keras.Input((6,))
+    x = keras.layers.Dense(64)(x)
+    for units in (32, 64, 16):
+        x = TriDense(units, name=f"tri{units}")(x)
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), staircase="paper")
+    assert {"tri32", "tri64", "tri16"} <= set(candidates(model))
+    assert count_macs(model, layout="triangular") < count_macs(model)
+
+
+@pytest.mark.parametrize(
+    ("grid", "widths"),
+    [
+        ([0.1, 0.2, 1.0], [0.1, 0.2, 1.0]),
+        ([0.1, 0.2, 0.3, 0.4, 0.7, 1.0], [0.1, 0.4, 0.7, 1.0]),
+        (None, [0.25, 0.5, 0.75, 1.0]),
+    ],
+)
+def test_the_widths_of_a_file(grid, widths):
+    x = inputs = keras.Input((6,))
+    x = TriDense(60)(keras.layers.Dense(60)(x))
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(x), widths_grid=grid)
+    assert default_widths(model) == widths
 
 
 def test_ordinary_convolutions_are_never_cut():

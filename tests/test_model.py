@@ -809,8 +809,23 @@ def test_bad_model_arguments_are_refused(arguments, match):
 def test_a_model_of_one_network_is_refused():
     inputs = keras.Input((4,))
     x = TriDense(1)(keras.layers.Dense(1)(inputs))
-    with pytest.raises(ValueError, match=r"one network only.*divisor=32"):
-        AnyWidthModel(inputs, keras.layers.Dense(3)(x), divisor=32)
+    with pytest.raises(ValueError, match=r"one network only.*layers of \[1\] channels"):
+        AnyWidthModel(inputs, keras.layers.Dense(3)(x))
+
+
+@pytest.mark.backends
+def test_in_the_papers_staircase_there_may_be_one_network():
+    # Its file may be from before; what comes after min_width is read by no one.
+    inputs = keras.Input((4,))
+    x = TriDense(1)(keras.layers.Dense(8)(inputs))
+    outputs = keras.layers.Dense(3)(x)
+    model = AnyWidthModel(inputs, outputs, staircase="paper")
+    assert model.distinct_widths == (0.25,)
+    x = inputs_of(model)
+    outputs_at = [at_width(model, width, x)[0] for width in (0.25, 0.7, 1.0)]
+    for y in outputs_at[1:]:
+        np.testing.assert_array_equal(y, outputs_at[0])
+    classification(model).fit(*labelled(model), verbose=0)
 
 
 def test_layers_cannot_serve_two_models_of_different_widths():

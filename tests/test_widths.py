@@ -349,7 +349,9 @@ def test_levels_number_the_networks(count, divisor, min_width, grid, staircase):
     if grid is not None:
         min_width = grid[0]
     grades = channel_grades(count, divisor, min_width, grid, staircase)
-    networks = Networks.of_grades([grades, np.zeros(3)], Widths(min_width, grid=grid))
+    networks = Networks.of_grades(
+        [grades, np.zeros(3)], Widths(min_width, grid=grid, staircase=staircase)
+    )
     every = networks.distinct_widths
     # As many names as networks, each running the one that it names.
     assert [int(networks.level_of(width)) for width in every] == list(range(len(every)))

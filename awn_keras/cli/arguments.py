@@ -92,6 +92,16 @@ def parse_widths(text: str) -> tuple[float, ...]:
         ) from error
 
 
+def parse_multiplier(text: str) -> float | str:
+    """Reads a number, or the word `balanced`."""
+    try:
+        return text if text == "balanced" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"a number above 0, or balanced. Received: {text!r}"
+        ) from error
+
+
 def parse_integers(text: str) -> tuple[int, ...]:
     """Reads integers, separated by commas."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from awn_keras.cli.arguments import Parser, add_widths_argument
+from awn_keras.cli.arguments import Parser, add_widths_argument, parse_multiplier
 from awn_keras.cli.output import write_line
 from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write
@@ -22,7 +22,13 @@ def add(parser: Parser) -> None:
     add("--divisor", type=int, default=8, help="channels per block (default: 8)")
     add_widths_argument(parser, "--widths-grid")
     add("--staircase", default="nested", help="nested (default), or paper")
-    add("--width-multiplier", type=float, default=1.0, help="default: 1")
+    add(
+        "--width-multiplier",
+        type=parse_multiplier,
+        default=1.0,
+        help="widens an untrained model: a number (default: 1), or balanced: as much "
+        "as leaves work and weights of an exported file as they are",
+    )
     add("--order", default="keep", help="keep (default), or importance if trained")
 
 
@@ -41,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
             "another one with `--output`."
         )
     check_can_write(output, "--output")
+    if args.width_multiplier == "balanced":
+        write_line("Looking for the balance: some seconds for each number tried.")
     model = to_any_width(
         load_keras_model(args.model, compiled=False),
         min_width=args.min_width,

@@ -6,7 +6,12 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
-from awn_keras.cli.arguments import Parser, add_data_arguments, add_widths_argument
+from awn_keras.cli.arguments import (
+    Parser,
+    add_data_arguments,
+    add_widths_argument,
+    parse_multiplier,
+)
 from awn_keras.cli.output import write_line
 from awn_keras.files import check_can_write
 
@@ -62,7 +67,11 @@ def add(parser: Parser) -> None:
         "with --system 0, for CIFAR 5e-4",
     )
     add("--filters", type=int, help="lenet_3c1l's, before --width-multiplier")
-    add("--width-multiplier", type=float, help="default: sqrt(2)")
+    add(
+        "--width-multiplier",
+        type=parse_multiplier,
+        help="a number (default: sqrt(2)), or balanced",
+    )
     add(
         "--min-width",
         type=float,

@@ -15,7 +15,10 @@ from awn_keras.layouts import Cut, candidates
 from awn_keras.multi_width import MultiWidthModel
 
 #: What the manifests of both exports must say alike.
-_ALIKE = ("model", "min_width", "layout", "precision", "inputs", "outputs")
+_ALIKE = (
+    *("model", "weights_sha256", "min_width", "layout", "precision"),
+    *("inputs", "outputs"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ class Earlier:
             )
         for key in _ALIKE:
             wanted = json.loads(json.dumps(described[key]))
+            if said[key] != wanted and key == "weights_sha256":
+                raise ArgumentError(
+                    "`append_to` must be an export of the model with the weights that "
+                    f"it has now; export all widths anew. {received}"
+                )
             if said[key] != wanted:
                 raise ArgumentError(
                     "`append_to` must be an earlier export of the same model, layout "

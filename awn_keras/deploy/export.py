@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -52,12 +53,12 @@ class ExportedWidth:
         bytes: The file's size.
         sha256: The file's hash, hexadecimal.
         macs: Multiply-accumulate operations for one sample; see `count_macs`.
-        executed_macs: Those that the file needs, whose kernels are cut.
         parameters: Number of weights; see `count_parameters`.
         largest_error: Largest absolute difference from the model's outputs, over the
             samples that were run.
         agreement: See `Verified`.
         gpu_error: See `Verified`.
+        executed_macs: Multiply-accumulates that the file needs, whose kernels are cut.
     """
 
     width: float
@@ -66,11 +67,11 @@ class ExportedWidth:
     bytes: int
     sha256: str
     macs: int
-    executed_macs: int
     parameters: int
     largest_error: float
     agreement: float | None
     gpu_error: float | None
+    executed_macs: int
 
 
 def export_tflite(
@@ -382,6 +383,7 @@ def _describe(
             _signature_has(name, x, "float32")
             for name, x in zip(model.output_names, model.outputs, strict=True)
         ],
+        "weights_sha256": _digest(model),
         "metadata": dict(metadata or {}),
         "environment": environment(),
     }
@@ -392,6 +394,15 @@ def _describe(
             f"`metadata` must be what JSON holds: {error}"
         ) from error
     return described
+
+
+def _digest(model: MultiWidthModel) -> str:
+    """Tells states of a model's weights apart."""
+    digest = hashlib.sha256()
+    for layer in model.layers:
+        for value in model.weight_values(layer, 1.0):
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
 
 
 def _signature_has(name: str, x: keras.KerasTensor, dtype: str) -> dict[str, Any]:

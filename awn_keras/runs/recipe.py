@@ -47,7 +47,8 @@ class Recipe:
         system: One of `SYSTEMS`.
         filters: Channels of each convolution, before `width_multiplier`; for
             `lenet_3c1l` only.
-        width_multiplier: Widens every convolution.
+        width_multiplier: Widens every convolution; a number, or `"balanced"`, see
+            `to_any_width`.
         epochs: Passes over the training set, before `scale`.
         scale: Part of `epochs` that is really run, in (0, 1]; at least one epoch.
             Below 1 results are marked as reduced.
@@ -90,7 +91,7 @@ class Recipe:
     architecture: str = "lenet_3c1l"
     system: str = "awn"
     filters: int = 32
-    width_multiplier: float = 2**0.5
+    width_multiplier: float | str = 2**0.5
     epochs: int = 20
     scale: float = 1.0
     batch_size: int = 128
@@ -146,10 +147,7 @@ class Recipe:
                     f"{name}={getattr(self, name)}"
                 )
         for name in ("learning_rate", "width_multiplier"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ArgumentError(
-                    f"`{name}` must be above 0. Received: {name}={getattr(self, name)}"
-                )
+            _check_above_0(getattr(self, name), name)
         for name, end in (
             *(("momentum", 1), ("bn_momentum", 1), ("late", 1)),
             *(("weight_decay", math.inf), ("seed", 2**32)),
@@ -229,3 +227,10 @@ class Recipe:
             A dict of its fields.
         """
         return json.loads(json.dumps(asdict(self)))
+
+
+def _check_above_0(value: Any, name: str) -> None:
+    if name == "width_multiplier" and value == "balanced":
+        return
+    if isinstance(value, str) or not 0 < value < math.inf:
+        raise ArgumentError(f"`{name}` must be above 0. Received: {name}={value}")

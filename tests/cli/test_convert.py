@@ -63,7 +63,7 @@ def test_convert_with_all_settings(plain, tmp_path):
         ("--width-multiplier 0", "`--width-multiplier` must be above 0"),
         ("--min-width 2", "`--min-width` must be in"),
         ("--output model.tflite", "must be a .keras file"),
-        ("", "one network only"),  # 8 channels are one block of 8
+        ("--staircase steep", "`--staircase` must be one of"),
     ],
 )
 def test_bad_conversions_are_one_line_and_leave_nothing(

@@ -9,13 +9,13 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from awn_keras.deploy.layouts import choose_cuts
 
 from awn_keras import lenet_3c1l, slim
 from awn_keras.deploy.converter import PRECISIONS, constants, convert
 from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.joining import join
 from awn_keras.deploy.litert import TFLiteFile, run_tflite
+from awn_keras.layouts import choose_cuts
 from tests.conftest import inputs_of, small_dense
 from tests.test_slimming import randomize
 
