@@ -109,7 +109,10 @@ def test_files_of_version_0_1_0_load_and_go_on():
     model = keras.saving.load_model(FILES / "version_0_1_0.keras")
     x, y = labelled(model)
     with np.load(FILES / "version_0_1_0.npz") as old:
-        for width in model.distinct_widths:
+        widths = [float(key[2:]) for key in old if key.startswith("at")]
+        # Those that answered alike are one network now.
+        assert len(widths) >= len(model.distinct_widths) > 2
+        for width in widths:
             outputs = keras.ops.convert_to_numpy(model.at(width)(x))[:4]
             # float32 sums in another order.
             np.testing.assert_allclose(outputs, old[f"at{width}"], atol=1e-5)
