@@ -88,29 +88,11 @@ def lenet_3c1l(
             "With `padding='valid'` images must have at least 16 rows and cols; use "
             f"`padding='same'`. Received: input_shape={input_shape}"
         )
-    if not isinstance(width_multiplier, int | float):
-        plain = lenet_3c1l(
-            input_shape,
-            classes,
-            filters=filters,
-            width_multiplier=1.0,
-            padding=padding,
-            weight_decay=weight_decay,
-            bn_momentum=bn_momentum,
-            triangular=False,
-            name=name,
-        )
-        _check_can_be_widened(width_multiplier, triangular)
-        return to_any_width(
-            plain,
-            min_width=min_width,
-            divisor=divisor,
-            widths_grid=widths_grid,
-            staircase=staircase,
-            width_multiplier=width_multiplier,
-        )
-    channels = _widened(filters, width_multiplier)
-    layers = _Layers(weight_decay, bn_momentum, padding, triangular=triangular)
+    number = _number(width_multiplier, triangular)
+    by_layer = number is None
+    channels = _widened(filters, number or 1.0)
+    triangles = triangular and not by_layer
+    layers = _Layers(weight_decay, bn_momentum, padding, triangular=triangles)
     inputs = keras.Input(input_shape, name="image")
     x = layers.convolution(inputs, keras.layers.Conv2D, channels, 3, name="{}1")
     x = layers.convolution(x, layers.inner, channels, 3, name="{}2")
@@ -118,12 +100,10 @@ def lenet_3c1l(
     x = layers.convolution(x, layers.inner, channels, 5, name="{}3")
     x = keras.layers.MaxPooling2D(name="pool3")(x)
     outputs = layers.logits(keras.layers.Flatten(name="flatten")(x), classes)
-    if not triangular:
-        return keras.Model(inputs, outputs, name=name)
-    return AnyWidthModel(
-        inputs,
-        outputs,
-        name=name,
+    return _finished(
+        keras.Model(inputs, outputs, name=name),
+        width_multiplier if by_layer else None,
+        triangular=triangular,
         min_width=min_width,
         divisor=divisor,
         widths_grid=widths_grid,
@@ -191,30 +171,13 @@ def mobilenet_v2(
     _check_image_shape(input_shape)
     if min_width is None and widths_grid is None:
         min_width = 0.35
-    if not isinstance(width_multiplier, int | float):
-        plain = mobilenet_v2(
-            input_shape,
-            classes,
-            width_multiplier=1.0,
-            weight_decay=weight_decay,
-            bn_momentum=bn_momentum,
-            divisor=divisor,
-            triangular=False,
-            name=name,
-        )
-        _check_can_be_widened(width_multiplier, triangular)
-        return to_any_width(
-            plain,
-            min_width=min_width,
-            divisor=divisor,
-            widths_grid=widths_grid,
-            staircase=staircase,
-            width_multiplier=width_multiplier,
-        )
-    layers = _Layers(weight_decay, bn_momentum, "same", 6.0, triangular=triangular)
+    number = _number(width_multiplier, triangular)
+    by_layer = number is None
+    triangles = triangular and not by_layer
+    layers = _Layers(weight_decay, bn_momentum, "same", 6.0, triangular=triangles)
 
     def widened(channels: int) -> int:
-        return _widened(channels, width_multiplier, divisor)
+        return _widened(channels, number or 1.0, divisor)
 
     inputs = keras.Input(input_shape, name="image")
     x = layers.convolution(inputs, keras.layers.Conv2D, widened(32), 3, name="stem_{}")
@@ -234,12 +197,10 @@ def mobilenet_v2(
     outputs = layers.logits(
         keras.layers.GlobalAveragePooling2D(name="pool")(x), classes
     )
-    if not triangular:
-        return keras.Model(inputs, outputs, name=name)
-    return AnyWidthModel(
-        inputs,
-        outputs,
-        name=name,
+    return _finished(
+        keras.Model(inputs, outputs, name=name),
+        width_multiplier if by_layer else None,
+        triangular=triangular,
         min_width=min_width,
         divisor=divisor,
         widths_grid=widths_grid,
@@ -341,13 +302,32 @@ class _Layers:
         )(x)
 
 
-def _check_can_be_widened(width_multiplier: Any, triangular: bool) -> None:
+def _number(width_multiplier: WidthMultiplier, triangular: bool) -> float | None:
+    """The number that widens all convolutions; `None` if each has its own."""
+    if isinstance(width_multiplier, int | float):
+        return width_multiplier
     if not triangular:
         raise ArgumentError(
             "`width_multiplier` must be a number with `triangular=False`: a network "
             "without triangles has nothing to balance. Received: "
             f"width_multiplier={width_multiplier!r}"
         )
+    return None
+
+
+def _finished(
+    graph: keras.Model,
+    width_multiplier: WidthMultiplier | None,
+    *,
+    triangular: bool,
+    **widths: Any,
+) -> keras.Model:
+    """The model of a graph, whose layers are widened now if each has its own number."""
+    if not triangular:
+        return graph
+    if width_multiplier is not None:
+        return to_any_width(graph, width_multiplier=width_multiplier, **widths)
+    return AnyWidthModel(graph.input, graph.output, name=graph.name, **widths)
 
 
 def _check_image_shape(input_shape: tuple[int, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -140,6 +139,8 @@ def to_any_width(
     source = _dissolved(model)
     traced = _trace(source)
     trained = _is_trained(source)
+    if order == "importance":
+        _check_can_be_ordered(source, trained)
 
     def build(sizes: dict[int, int]) -> tuple[AnyWidthModel, _Copies]:
         copies = _Copies(traced, sizes)
@@ -153,29 +154,22 @@ def to_any_width(
         )
         return built, copies
 
-    if isinstance(width_multiplier, str) and width_multiplier == "balanced":
-        multiplier = (
-            (lambda layer: math.sqrt(2))  # refused below
-            if trained
-            else balanced(
-                source,
-                traced,
-                lambda trial: build(new_sizes(traced, trial, divisor))[0],
-            )
-        )
-    else:
+    is_balanced = isinstance(width_multiplier, str) and width_multiplier == "balanced"
+    if not is_balanced:
         names = {layer.name for layer in source.layers}
         multiplier = multiplier_of(width_multiplier, names)
-    sizes = new_sizes(traced, multiplier, divisor)
-    if trained and (sizes or width_multiplier == "balanced"):
+    elif not trained:
+        multiplier = balanced(
+            source, traced, lambda trial: build(new_sizes(traced, trial, divisor))[0]
+        )
+    sizes = {} if trained and is_balanced else new_sizes(traced, multiplier, divisor)
+    if trained and (sizes or is_balanced):
         raise ArgumentError(
             f"Model '{model.name}' is trained, and its weights do not fit layers of "
             "another size. Leave `width_multiplier` at 1, or convert an untrained "
             "model (`weights=None`, or `keras.models.clone_model(model)`). Received: "
             f"width_multiplier={width_multiplier}"
         )
-    if order == "importance":
-        _check_can_be_ordered(source, trained)
     converted, copies = build(sizes)
     moves = moves_of(traced) if order == "importance" else None
     copies.assign(moves, redraw=not trained)

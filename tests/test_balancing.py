@@ -16,9 +16,9 @@ from awn_keras.deploy.benchmark.costs import costs_of
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import cut
 from awn_keras.layouts import candidates, choose_cuts, default_widths
-from tests.conftest import at_width, eagerly, inputs_of, on_tensorflow
+from tests.conftest import at_width, eagerly, inputs_of
 
-pytestmark = [pytest.mark.slow, on_tensorflow, eagerly]
+pytestmark = [pytest.mark.slow, eagerly]
 
 L = keras.layers
 

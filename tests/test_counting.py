@@ -30,7 +30,6 @@ from awn_keras.layouts import choose_cuts, default_widths
 from awn_keras.slices import active_slices
 from tests.conftest import (
     eagerly,
-    on_tensorflow,
     rich,
     small_conv,
     small_dense,
@@ -273,7 +272,6 @@ def test_macs_of_a_cut_layer_by_hand():
 
 
 @pytest.mark.slow
-@on_tensorflow
 @pytest.mark.parametrize("layout", ["dense", "auto", "triangular"])
 @pytest.mark.parametrize("make", [lenet_3c1l, shared_layer])
 def test_executed_macs_are_those_of_the_file(make, layout):

@@ -24,12 +24,10 @@ from awn_keras import (
 from awn_keras.graph import graph_nodes, replay
 from awn_keras.propagation import trace
 from awn_keras.rules import Labelled
-from tests.conftest import at_width, eagerly, inputs_of, on_tensorflow
+from tests.conftest import at_width, eagerly, inputs_of
 from tests.graphs import random_graph
 from tests.test_conversion import FAMILIES, GRAPHS, PHASES, family
 from tests.test_slimming import assert_close
-
-pytestmark = [pytest.mark.backends, on_tensorflow]
 
 L = keras.layers
 
