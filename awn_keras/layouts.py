@@ -299,6 +299,28 @@ def work_of(candidate: Candidate, width: float, option: Cut | None) -> Work:
     return Work(*total)
 
 
+def adding_pays(
+    in_positions: int, out_positions: int, ends: Sequence[int], outputs: int
+) -> bool:
+    """Whether a row block is faster with a kernel for each block of its inputs.
+
+    Args:
+        in_positions: Rows times cols of its input.
+        out_positions: Rows times cols of its output.
+        ends: Ends of the blocks that it reads, ascending.
+        outputs: Its output channels.
+
+    Returns:
+        Whether adding the kernels' results takes less time than joining the inputs.
+    """
+    blocks = len(ends)
+    padded = 16 * math.ceil(outputs / 16)
+    joined = Work(1, 0, 0, 0, in_positions * blocks, in_positions * ends[-1])
+    more = blocks - 1  # so many convolutions and additions
+    added = Work(2 * more, 0, 2 * more * out_positions * padded, 0, 0, 0)
+    return blocks > 1 and bool(np.dot(added, COSTS) < np.dot(joined, COSTS))
+
+
 Milliseconds = Callable[[Candidate, float, "Cut | None"], float]
 
 

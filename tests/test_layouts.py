@@ -18,6 +18,7 @@ from awn_keras.deploy.cutting import cut
 from awn_keras.layouts import (
     COSTS,
     Cut,
+    adding_pays,
     candidates,
     choose_cuts,
     default_widths,
@@ -114,6 +115,19 @@ def test_work_counts_by_hand():
     assert halves.operators == 4  # a slice, two convolutions, a concatenation
     assert halves.pieces == rows_in**2 + 2 * rows_out**2
     assert halves.copied == rows_in**2 * 32 + rows_out**2 * 64
+
+
+def test_adding_pays_where_inputs_are_many_and_outputs_few():
+    # MobileNetV2's projections and expansions at 14x14, in four blocks.
+    reads = [240, 392, 544, 696]
+    assert adding_pays(14 * 14, 14 * 14, reads, 24)
+    assert not adding_pays(14 * 14, 14 * 14, [40, 64, 88, 112], 152)
+    assert not adding_pays(1, 1, reads, 24)  # a dense layer
+    assert not adding_pays(14 * 14, 14 * 14, [696], 24)
+    # What is added are outputs, which a transposed convolution has more of.
+    assert not adding_pays(14 * 14, 28 * 28, reads, 24)
+    assert adding_pays(14 * 14, 7 * 7, [120, 240], 24)
+    assert not adding_pays(14 * 14, 14 * 14, [120, 240], 96)
 
 
 def test_auto_cuts_large_layers_and_leaves_small_ones():

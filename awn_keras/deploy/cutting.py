@@ -10,15 +10,18 @@ channels, and is cut on its input side: its output is the sum over blocks of cha
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from awn_keras.deploy.signatures import width_signature
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import copy_layer, fill, graph_nodes, operation_of, rebuild
-from awn_keras.layouts import Cut
+from awn_keras.layouts import Cut, adding_pays
+from awn_keras.multi_width import MultiWidthModel
 from awn_keras.rules import (
     WidthRule,
     keeps_channels_apart,
@@ -26,9 +29,12 @@ from awn_keras.rules import (
     rule_of,
 )
 from awn_keras.slices import chosen_slices, weights_of
+from awn_keras.slimming import slim
 
 
-def cut(model: keras.Model, cuts: Mapping[str, Cut]) -> keras.Model:
+def cut(
+    model: keras.Model, cuts: Mapping[str, Cut], *, adds: bool = True
+) -> keras.Model:
     """Cuts kernels of a slim model into blocks, each a layer of its own.
 
     Args:
@@ -36,6 +42,10 @@ def cut(model: keras.Model, cuts: Mapping[str, Cut]) -> keras.Model:
             layers that are not cut are shared with it.
         cuts: Cuts of some of its layers, by name; for wider networks' too, as long as
             a block ends where the model's layer does.
+        adds: Whether a row block may have a kernel for each block of its inputs, where
+            adding is faster than joining. Use `False` for int8, as integers are rounded
+            before they are added. Use `False` for a file with a `continuation`, too:
+            it joins blocks.
 
     Returns:
         A functional model that computes the same. Layers that treat each channel by
@@ -45,7 +55,32 @@ def cut(model: keras.Model, cuts: Mapping[str, Cut]) -> keras.Model:
     Raises:
         ValueError: If a layer does not end where one of its blocks does.
     """
-    return _Cutter(cuts, model).apply()
+    return _Cutter(cuts, model, adds=adds).apply()
+
+
+def cut_networks(
+    model: MultiWidthModel,
+    widths: Sequence[float],
+    cuts: Mapping[str, Cut],
+    *,
+    adds: bool = True,
+) -> dict[str, keras.Model]:
+    """Makes the networks of a file: each width's, in float32, its kernels cut.
+
+    Args:
+        model: The model.
+        widths: Widths that the file is to hold.
+        cuts: See `cut`.
+        adds: See `cut`.
+
+    Returns:
+        The networks, by the names of their signatures.
+    """
+    networks = {}
+    for width in widths:
+        network = slim(model, width, dtype="float32")
+        networks[width_signature(width)] = cut(network, cuts, adds=adds)
+    return networks
 
 
 def continuation(
@@ -73,7 +108,7 @@ def continuation(
         ValueError: If no layer is cut, a layer does not end where one of its blocks
             does, or the networks are not those of one model.
     """
-    cutter = _Cutter(cuts, wide, narrow)
+    cutter = _Cutter(cuts, wide, narrow, adds=False)
     rest = cutter.apply()
     if not cutter.kept:
         raise ArgumentError(
@@ -82,7 +117,8 @@ def continuation(
         )
     tensors = [kept.narrow for kept in cutter.kept]
     outputs = keras.tree.flatten(narrow.output)
-    first = cut(keras.Model(narrow.input, [*outputs, *tensors], name=wide.name), cuts)
+    both = keras.Model(narrow.input, [*outputs, *tensors], name=wide.name)
+    first = cut(both, cuts, adds=False)
     named = [
         # Under its own name: a tensor that is joined from blocks has another one.
         keras.layers.Identity(name=kept.name, dtype=tensor.dtype)(tensor)
@@ -107,13 +143,34 @@ class _Kept:
         self._kept = kept
 
     @functools.cached_property
-    def input(self) -> Any:
+    def tensor(self) -> Any:
         self._kept.append(self)
         return keras.Input(batch_shape=self.shape, dtype=self.dtype, name=self.name)
 
 
+class _Sum:
+    """A block of channels given as terms, added when a layer needs their sum.
+
+    Args:
+        terms: Tensors of one shape.
+        name: What the sum is to be called.
+    """
+
+    def __init__(self, terms: Sequence[Any], name: str) -> None:
+        self.terms, self.name = list(terms), name
+        self.shape, self.dtype = terms[0].shape, terms[0].dtype
+
+    @functools.cached_property
+    def tensor(self) -> Any:
+        return keras.layers.Add(name=self.name, dtype=self.dtype)(self.terms)
+
+
+def _tensor(part: Any) -> Any:
+    return part.tensor if isinstance(part, _Kept | _Sum) else part
+
+
 class _Blocks:
-    """A tensor in pieces along its channels; the first one may be kept."""
+    """A tensor in pieces along its channels: tensors, sums; the first may be kept."""
 
     def __init__(self, parts: Sequence[Any], name: Callable[[str], str]) -> None:
         self.parts = list(parts)
@@ -129,10 +186,7 @@ class _Blocks:
             return _Channels(start, end, name=self._name("channels"))(whole)
         first, last = starts.index(start), self.ends.index(end)
         if (first, last) not in self._joined:
-            parts = [
-                part.input if isinstance(part, _Kept) else part
-                for part in self.parts[first : last + 1]
-            ]
+            parts = [_tensor(part) for part in self.parts[first : last + 1]]
             self._joined[first, last] = (
                 parts[0]
                 if len(parts) == 1
@@ -178,6 +232,7 @@ class _Cutter:
         cuts: Cuts of layers, by name.
         model: The model.
         narrow: The network at a smaller width, whose activations are to be kept.
+        adds: See `cut`.
     """
 
     def __init__(
@@ -185,8 +240,10 @@ class _Cutter:
         cuts: Mapping[str, Cut],
         model: keras.Model,
         narrow: keras.Model | None = None,
+        *,
+        adds: bool = True,
     ) -> None:
-        self._cuts, self._model = cuts, model
+        self._cuts, self._model, self._adds = cuts, model, adds
         nodes = graph_nodes(model)
         # A loaded model has names that Keras would give again.
         self._names = {node.operation.name for node in nodes}
@@ -218,7 +275,7 @@ class _Cutter:
         inputs, outputs = rebuild(self._model, self._call)
         outputs = keras.tree.map_structure(_whole, outputs)
         if self.kept:
-            inputs = keras.tree.flatten(inputs) + [kept.input for kept in self.kept]
+            inputs = keras.tree.flatten(inputs) + [kept.tensor for kept in self.kept]
         return keras.Model(inputs, outputs, name=self._model.name)
 
     def _call(self, node: Any, *args: Any, **kwargs: Any) -> Any:
@@ -229,19 +286,11 @@ class _Cutter:
             if found_cut is not None and found_cut.readout:
                 return self._readout(layer, x, found_cut)
             if found_cut is not None:
-                return self._rows(layer, x, found_cut, self._kept_of(node))
+                return self._rows(node, x, found_cut, self._kept_of(node))
             if isinstance(x, _Blocks) and keeps_channels_apart(layer):
                 return self._apart(node, x, self._kept_of(node))
-            if isinstance(x, list) and merges_channels(layer) and _same_ends(x):
-                parts = zip(*(blocks.parts for blocks in x), strict=True)
-                kept = self._kept_of(node)
-                return _Blocks(
-                    [
-                        kept if isinstance(part[0], _Kept) else layer(list(part))
-                        for part in parts
-                    ],
-                    self._name,
-                )
+            if isinstance(x, list) and merges_channels(layer) and _in_blocks(x):
+                return self._merged(layer, x, self._kept_of(node))
         whole = keras.tree.map_structure(_whole, (args, kwargs))
         outputs = layer(*whole[0], **whole[1])
         rule = rule_of(layer) or WidthRule()
@@ -277,10 +326,25 @@ class _Cutter:
             return x
         return _Channels(start, end, name=self._name("channels"), dtype=x.dtype)(x)
 
-    def _rows(
-        self, layer: keras.Layer, x: Any, row_cut: Cut, kept: _Kept | None
-    ) -> _Blocks:
+    def _merged(self, layer: Any, values: list[_Blocks], kept: _Kept | None) -> _Blocks:
+        """A layer such as Add, for each block between ends that all inputs have.
+
+        The ends below a width are then the same in every network that has them.
+        """
+        ends = set.intersection(*(set(x.ends) for x in values))
+        parts: list[Any] = []
+        start = 0
+        for end in sorted(ends):
+            if not parts and isinstance(values[0].parts[0], _Kept):
+                parts.append(kept)
+            else:
+                parts.append(layer([x.between(start, end) for x in values]))
+            start = end
+        return _Blocks(parts, self._name)
+
+    def _rows(self, node: Any, x: Any, row_cut: Cut, kept: _Kept | None) -> _Blocks:
         """One layer for each block of outputs that are not kept."""
+        layer = node.operation
         size = (_channels(x), _outputs(layer))
         parts: list[Any] = []
         start = 0
@@ -290,11 +354,51 @@ class _Cutter:
             parts.append(kept)
             ends = ends[len(row_cut.until(size[0], start).ends) :]
         for inputs, end in ends:
-            indices = (np.arange(inputs), np.arange(start, end))
-            part = self._between(x, 0, inputs)
-            parts.append(self._block(layer, len(parts), part, size, indices))
+            outputs = np.arange(start, end)
+            pieces = self._pieces(node, x, inputs, len(outputs))
+            no_bias: dict[str, Any] = {"use_bias": False}  # the first term has it
+            terms = [
+                self._block(
+                    layer,
+                    f"part{len(parts)}" + (f"_term{index}" if index else ""),
+                    piece,
+                    size,
+                    (columns, outputs),
+                    **(no_bias if index else {}),
+                )
+                for index, (piece, columns) in enumerate(pieces)
+            ]
+            parts.append(self._sum(layer, len(parts), terms))
             start = end
         return _Blocks(parts, self._name)
+
+    def _sum(self, layer: Any, index: int, terms: list[Any]) -> Any:
+        """A block of a layer: the sum of terms, or the only one."""
+        if len(terms) == 1:
+            return terms[0]
+        return _Sum(terms, self._name(f"{layer.name}_sum{index}"))
+
+    def _pieces(
+        self, node: Any, x: Any, inputs: int, outputs: int
+    ) -> list[tuple[Any, np.ndarray]]:
+        """What a row block reads: tensors, each with the numbers of its channels.
+
+        The choice depends on the cuts only, not on the network's width, so that all
+        widths have the same kernels.
+        """
+        linear = node.operation.activation is keras.activations.linear
+        if self._adds and linear and isinstance(x, _Blocks) and inputs in x.ends:
+            ends = x.ends[: x.ends.index(inputs) + 1]
+            rows_in, rows_out = x.parts[0].shape[1:-1], node.outputs[0].shape[1:-1]
+            if None not in (*rows_in, *rows_out) and adding_pays(
+                math.prod(rows_in), math.prod(rows_out), ends, outputs
+            ):
+                starts = [0, *ends[:-1]]
+                return [
+                    (x.between(start, end), np.arange(start, end))
+                    for start, end in zip(starts, ends, strict=True)
+                ]
+        return [(self._between(x, 0, inputs), np.arange(inputs))]
 
     def _readout(self, layer: Any, x: Any, input_cut: Cut) -> Any:
         """The sum of a layer for each block of inputs; the first one has the bias."""
@@ -311,7 +415,7 @@ class _Cutter:
             terms.append(
                 self._block(
                     layer,
-                    len(terms),
+                    f"part{len(terms)}",
                     part if flatten is None else flatten(part),
                     (features, outputs),
                     (inputs, np.arange(outputs)),
@@ -337,46 +441,60 @@ class _Cutter:
         """A layer that treats each channel by itself, on each block."""
         layer = node.operation
         has_weights = bool(weights_of(layer))
+        shifts = (rule_of(layer) or WidthRule()).shifts
         size = (_channels(x), node.outputs[0].shape[-1])
         each = size[1] // size[0]  # a depthwise convolution may make several
         parts: list[Any] = []
         start = 0
         for part, end in zip(x.parts, x.ends, strict=True):
             indices = (np.arange(start, end), np.arange(start * each, end * each))
+            label = f"part{len(parts)}"
+            block = functools.partial(self._block, layer, size=size, indices=indices)
             if isinstance(part, _Kept):
                 parts.append(kept)
+            elif isinstance(part, _Sum) and shifts:
+                # Folded into the convolution before it, each term by itself.
+                first, *others = part.terms
+                terms = [
+                    block(label, first),
+                    *(block(f"{label}_scale", x, zeros=shifts) for x in others),
+                ]
+                parts.append(self._sum(layer, len(parts), terms))
             elif has_weights:
-                parts.append(self._block(layer, len(parts), part, size, indices))
+                parts.append(block(label, _tensor(part)))
             else:
-                parts.append(layer(part))
+                parts.append(layer(_tensor(part)))
             start = end
         return _Blocks(parts, self._name)
 
     def _block(
         self,
         layer: Any,
-        index: int,
+        label: str,
         x: Any,
         size: tuple[int, int],
         indices: tuple[np.ndarray, np.ndarray],
+        zeros: Collection[str] = (),
         **changes: Any,
     ) -> Any:
         """Calls a layer of the same class that holds a part of the channels.
 
         Args:
             layer: The layer.
-            index: Which of its blocks.
+            label: Which of its blocks; for its name.
             x: What to call it on.
             size: How many input and output channels the layer has.
             indices: Those that the block has.
+            zeros: Names of weights that are 0 in the block.
             **changes: Changes of its configuration.
         """
-        key = (id(layer), *(int(side[end]) for side in indices for end in (0, -1)))
+        ends = (int(side[end]) for side in indices for end in (0, -1))
+        key = (id(layer), *ends, bool(zeros))
         block = self._blocks.get(key)
         if block is not None:
             return block(x)
         rule = rule_of(layer) or WidthRule()
-        name = self._name(f"{layer.name}_part{index}")
+        name = self._name(f"{layer.name}_{label}")
         if rule.channels is not None:
             changes[rule.channels] = len(indices[1])
         block = self._blocks[key] = copy_layer(layer, name=name, **changes)
@@ -384,13 +502,13 @@ class _Cutter:
         slices = chosen_slices(layer, size, *(side.tolist() for side in indices))
         # A readout's block has no bias, but for the first one's.
         names = {weight.name for weight in block.weights}
-        values = [
-            value[np.ix_(*chosen)]
-            for weight, value, chosen in zip(
-                layer.weights, layer.get_weights(), slices, strict=True
-            )
-            if weight.name in names
-        ]
+        values = []
+        for weight, value, chosen in zip(
+            layer.weights, layer.get_weights(), slices, strict=True
+        ):
+            if weight.name in names:
+                part = value[np.ix_(*chosen)]
+                values.append(np.zeros_like(part) if weight.name in zeros else part)
         fill(block, layer, values)
         return outputs
 
@@ -400,7 +518,5 @@ def _outputs(layer: Any) -> int:
     return layer.get_config()[rule.channels] if rule and rule.channels else 0
 
 
-def _same_ends(values: list[Any]) -> bool:
-    return all(isinstance(x, _Blocks) for x in values) and all(
-        x.ends == values[0].ends for x in values
-    )
+def _in_blocks(values: list[Any]) -> bool:
+    return all(isinstance(x, _Blocks) for x in values)

@@ -20,7 +20,7 @@ from awn_keras.deploy.converter import (
     convert,
     input_name,
 )
-from awn_keras.deploy.cutting import continuation, cut
+from awn_keras.deploy.cutting import continuation, cut_networks
 from awn_keras.deploy.joining import join
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.signatures import Refinement, width_signature
@@ -179,17 +179,19 @@ def export_tflite(
     if tolerance is None:
         tolerance = default_tolerance(model, precision)
 
+    # Integers are rounded before they are added, and what a refinement keeps is joined.
+    refines = pair is not None or (earlier is not None and bool(earlier.refinement))
+    adds = precision != "int8" and not refines
     files: dict[Path, tuple[TFLiteFile, list[Verified]]] = {}
     executed = dict(earlier.executed_macs) if earlier is not None else {}
     for group in [widths] if single_file else [[width] for width in widths]:
         cuts = _cuts(model, group, layout, tune, earlier)
         macs = executed_macs(model, group, cuts).tolist()
         executed.update(zip(group, macs, strict=True))
-        slims = {width: slim(model, width, dtype="float32") for width in group}
         named = {width_signature(width): width for width in group}
-        networks = {name: cut(slims[width], cuts) for name, width in named.items()}
+        networks = cut_networks(model, group, cuts, adds=adds)
         if pair is not None:
-            networks.update(_continued(model, slims, pair, cuts))
+            networks.update(_continued(model, group, pair, cuts))
             named.update({pair.keep: pair.narrow, pair.refine: pair.wide})
         separate = path / f"{model.name}_{next(iter(named))}.tflite"
         place = path if single_file else separate
@@ -337,17 +339,18 @@ def _check_refine(
 
 def _continued(
     model: MultiWidthModel,
-    slims: Mapping[float, keras.Model],
+    widths: Sequence[float],
     pair: Refinement,
     cuts: Mapping[str, Cut],
 ) -> dict[str, keras.Model]:
     """The two networks of a refinement; all that can be kept is cut for them."""
     rows = {
-        name: layer.cut_at(list(slims))
+        name: layer.cut_at(widths)
         for name, layer in candidates(model).items()
         if not layer.readout
     }
-    both = continuation(slims[pair.narrow], slims[pair.wide], {**rows, **cuts})
+    narrow, wide = (slim(model, w, dtype="float32") for w in (pair.narrow, pair.wide))
+    both = continuation(narrow, wide, {**rows, **cuts})
     return dict(zip((pair.keep, pair.refine), both, strict=True))
 
 

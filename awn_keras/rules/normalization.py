@@ -17,6 +17,7 @@ register_width_rule(
     WidthRule(
         in_axes=dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), 0),
         check=_check,
+        shifts=("beta", "moving_mean"),
         importance="gamma",
         tail="one set of batch statistics cannot serve all widths",
     ),

@@ -188,6 +188,9 @@ class WidthRule:
         flattens: Whether it gives all channels of the first position first, then those
             of the next.
         inert: Whether it only acts in training.
+        shifts: Names of weights that add a constant. If they are 0, the layer is linear
+            outside training. A sum may then go through it term by term, and only the
+            first term keeps these weights. Empty if the layer is not of this kind.
         importance: Name of a weight whose size tells how important each of its input
             channels is, or `None`.
         tail: Why it cannot stand after a readout, or `None` if it can.
@@ -206,6 +209,7 @@ class WidthRule:
     cuts: bool = False
     flattens: bool = False
     inert: bool = False
+    shifts: tuple[str, ...] = ()
     importance: str | None = None
     tail: str | None = None
 

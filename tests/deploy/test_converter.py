@@ -176,11 +176,16 @@ def test_batch_normalization_is_folded_into_kernels():
     several = networks(randomize(small_conv()))
     normalize = keras.layers.BatchNormalization
     assert any(isinstance(one, normalize) for one in several["width_100"].layers)
-    parsed = schema.Model.GetRootAs(convert(several), 0)
-    codes = [parsed.OperatorCodes(i) for i in range(parsed.OperatorCodesLength())]
-    kinds = {code.BuiltinCode() for code in codes}
+    kinds = operators_of(convert(several))
     assert schema.BuiltinOperator.CONV_2D in kinds
     assert not kinds & {schema.BuiltinOperator.MUL, schema.BuiltinOperator.SUB}
+
+
+def operators_of(content):
+    """The builtin operators that a file has."""
+    parsed = schema.Model.GetRootAs(content, 0)
+    codes = [parsed.OperatorCodes(i) for i in range(parsed.OperatorCodesLength())]
+    return {code.BuiltinCode() for code in codes}
 
 
 # ------------------------------------------------------------------------- failures

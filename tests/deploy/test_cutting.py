@@ -1,6 +1,9 @@
+from contextlib import contextmanager, nullcontext
+
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +18,12 @@ from awn_keras import (
     slim,
     to_any_width,
 )
+from awn_keras.deploy import cutting
+from awn_keras.deploy.converter import constants, convert
 from awn_keras.deploy.cutting import continuation, cut
 from awn_keras.layouts import Cut, candidates, choose_cuts
 from tests.conftest import inputs_of, rich, small_conv, small_dense
+from tests.deploy.test_converter import operators_of
 from tests.graphs import random_graph
 from tests.test_slimming import randomize
 
@@ -60,16 +66,25 @@ def draw_model(data):
 # --------------------------------------------------------------------- the invariant
 
 
+@contextmanager
+def always_adding():
+    """What row blocks read is added wherever it can be, not only where it pays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutting, "adding_pays", lambda *sizes: True)
+        yield
+
+
 @settings(max_examples=20)
-@given(st.data(), st.sampled_from([0.4, 0.55, 0.7, 0.9]))
-def test_a_cut_network_computes_the_same(data, width):
+@given(st.data(), st.sampled_from([0.4, 0.55, 0.7, 0.9]), st.booleans())
+def test_a_cut_network_computes_the_same(data, width, adding):
     model = draw_model(data)
     widths = sorted({model.min_width, width, 1.0})
     cuts = choose_cuts(model, widths, "triangular")
     x = inputs_of(model)
-    for width in widths:
-        network = slim(model, width)
-        assert_equal_networks(network, cut(network, cuts), x)
+    with always_adding() if adding else nullcontext():
+        for width in widths:
+            network = slim(model, width)
+            assert_equal_networks(network, cut(network, cuts), x)
 
 
 @pytest.mark.backends
@@ -122,11 +137,97 @@ def test_a_residual_network_is_cut_through(residual):
     # Normalization and depthwise convolutions follow the blocks.
     assert {"block5_expand_bn_part1", "block5_depthwise_conv_part0"} <= names
     x = inputs_of(residual, 2)
-    wanted, got = (keras.ops.convert_to_numpy(part(x)) for part in (network, parts))
+    assert_nearly_equal(network(x), parts(x))
+
+
+def assert_nearly_equal(wanted, got):
+    wanted, got = (keras.ops.convert_to_numpy(values) for values in (wanted, got))
     for left, right in zip(wanted, got, strict=True):
         # The same sums in another order, 20 layers of them.
         scale = float(np.abs(left).max())
         np.testing.assert_allclose(right, left, atol=1e-4 * scale)
+
+
+def test_projections_add_what_they_make_of_each_block(residual):
+    network = slim(residual, 1.0)
+    cuts = triangular(residual, [0.35, 0.6, 1.0])
+    with always_adding():
+        parts = cut(network, cuts)
+    names = {layer.name for layer in parts.layers}
+    assert {"block5_project_conv_part2", "block5_project_conv_part2_term2"} <= names
+    # Each term has the factor of the normalization that follows, the first its shift.
+    scale = parts.get_layer("block5_project_bn_part2_scale")
+    whole = parts.get_layer("block5_project_bn_part2")
+    for weight, other in zip(scale.weights, whole.weights, strict=True):
+        shifts = weight.name in ("beta", "moving_mean")
+        wanted = np.zeros(other.shape) if shifts else np.asarray(other)
+        np.testing.assert_array_equal(np.asarray(weight), wanted)
+    joined = cut(network, cuts, adds=False)
+    assert not any("term" in layer.name for layer in joined.layers)
+    # No weight twice, and none lost: but for the factors, which a file folds away.
+    kernels, others = (
+        sum(np.prod(w.shape) for w in each.weights if w.name == "kernel")
+        for each in (parts, joined)
+    )
+    assert kernels == others
+    x = inputs_of(residual, 2)
+    assert_nearly_equal(network(x), parts(x))
+
+
+def test_added_layers_of_other_cuts_share_their_kernels_at_all_widths():
+    """Their ends are the same up to a narrow width, and differ beyond it."""
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(32, 1, name="stem")(inputs)
+    left = TriConv2D(32, 1, name="left")(x)
+    right = TriConv2D(32, 1, name="right")(x)
+    x = keras.layers.ReLU()(keras.layers.Add()([left, right]))
+    x = TriConv2D(32, 1, name="after")(x)
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    model = randomize(AnyWidthModel(inputs, outputs, min_width=0.25))
+    found = candidates(model)
+    cuts = {
+        "left": found["left"].cut_at(WIDTHS, [24]),
+        "right": found["right"].cut_at(WIDTHS, [28]),
+        "after": found["after"].cut_at(WIDTHS, [24]),
+    }
+    assert cuts["left"].ends != cuts["right"].ends
+    with always_adding():
+        wide, narrow = (cut(slim(model, width), cuts) for width in (1.0, 0.5))
+    for layer in narrow.layers:
+        if "_part" in layer.name and layer.weights:
+            twin = wide.get_layer(layer.name)
+            for one, other in zip(layer.weights, twin.weights, strict=True):
+                np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    assert any("term" in layer.name for layer in narrow.layers)
+    assert_equal_networks(slim(model, 1.0), wide, inputs_of(model))
+
+
+@pytest.mark.parametrize("adding", [False, True])
+def test_unknown_rows_and_cols_are_cut_too(adding):
+    inputs = keras.Input((None, None, 2))
+    x = keras.layers.Conv2D(8, 1)(inputs)
+    x = TriConv2D(8, 1, name="second")(TriConv2D(8, 1, name="first")(x))
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    model = randomize(AnyWidthModel(inputs, outputs, min_width=0.25))
+    network, cuts = slim(model, 1.0), triangular(model)
+    x = np.random.default_rng(0).random((2, 5, 4, 2)).astype("float32")
+    with always_adding() if adding else nullcontext():
+        assert_equal_networks(network, cut(network, cuts), x)
+
+
+def test_what_is_added_is_folded_and_shared_in_a_file(residual):
+    cuts = triangular(residual, [0.35, 0.6, 1.0])
+    with always_adding():
+        networks = {
+            name: cut(slim(residual, width), cuts)
+            for name, width in {"a": 0.35, "b": 0.6, "c": 1.0}.items()
+        }
+    content = convert(networks)
+    kinds = operators_of(content)
+    assert not kinds & {schema.BuiltinOperator.MUL, schema.BuiltinOperator.SUB}
+    alone = constants(convert({"c": networks["c"]}))
+    # Some layers are too small to be cut, and a copy for each width.
+    assert constants(content).stored < 1.05 * alone.stored
 
 
 @pytest.mark.parametrize("transposed", [False, True])

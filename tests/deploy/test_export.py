@@ -17,7 +17,7 @@ from awn_keras import (
     verify_tflite,
 )
 from awn_keras.baselines import SNet
-from awn_keras.deploy import export
+from awn_keras.deploy import cutting, export
 from awn_keras.deploy.converter import constants, convert, custom_operators
 from awn_keras.deploy.export import export_tflite
 from awn_keras.deploy.litert import TFLiteFile, run_tflite
@@ -501,6 +501,36 @@ def test_a_file_that_refines_goes_on_to_when_widths_are_added(lenet, tmp_path):
     names = {"width_025", "width_050", "width_100"}
     names |= {one["signature"] for one in refinement}
     assert set(TFLiteFile(path).signatures) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "adds"),
+    [({}, True), ({"precision": "int8"}, False), ({"refine": (0.25, 1.0)}, False)],
+)
+def test_blocks_are_added_as_floats_and_not_beside_a_refinement(
+    tmp_path, monkeypatch, options, adds
+):
+    said = []
+
+    def recorded(*args, adds):
+        said.append(adds)
+        return cutting.cut_networks(*args, adds=adds)
+
+    monkeypatch.setattr(export, "cut_networks", recorded)
+    model = lenet_3c1l((16, 16, 1))
+    x = np.random.default_rng(0).random((8, 16, 16, 1)).astype("float32")
+    path = tmp_path / "model.tflite"
+    export_tflite(model, path, widths=[0.25, 1.0], representative=x, **options)
+    # As the signatures before them, with which they share blocks.
+    export_tflite(
+        model,
+        path,
+        widths=[0.5],
+        append_to=path,
+        representative=x,
+        precision=options.get("precision", "float32"),
+    )
+    assert said == [adds] * 2
 
 
 def test_a_file_of_other_weights_is_refused(tmp_path):
