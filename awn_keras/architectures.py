@@ -11,6 +11,7 @@ from awn_keras.conversion import to_any_width
 from awn_keras.errors import ArgumentError
 from awn_keras.layers import TriConv2D
 from awn_keras.model import AnyWidthModel
+from awn_keras.stages import Stages
 from awn_keras.widening import WidthMultiplier
 from awn_keras.widths import round_half_up
 
@@ -40,6 +41,7 @@ def lenet_3c1l(
     divisor: int = 1,
     widths_grid: Sequence[float] | None = None,
     staircase: str = "nested",
+    stages: Stages | None = None,
     triangular: bool = True,
     name: str = "lenet_3c1l",
 ) -> keras.Model:
@@ -66,13 +68,14 @@ def lenet_3c1l(
         divisor: See `AnyWidthModel`.
         widths_grid: See `AnyWidthModel`.
         staircase: See `AnyWidthModel`; `"paper"` for the exact one.
+        stages: See `AnyWidthModel`.
         triangular: `False` for the plain network of ordinary convolutions, which
             `awn_keras.baselines` can slice.
         name: Name of the model.
 
     Returns:
         An `AnyWidthModel`, not compiled; if not `triangular` a plain `keras.Model`,
-        to which `min_width`, `widths_grid` and `staircase` mean nothing.
+        to which `min_width`, `widths_grid`, `staircase` and `stages` mean nothing.
 
     Raises:
         ValueError: If the images are too small for the padding, or an argument is out
@@ -108,6 +111,7 @@ def lenet_3c1l(
         divisor=divisor,
         widths_grid=widths_grid,
         staircase=staircase,
+        stages=stages,
     )
 
 
@@ -122,6 +126,7 @@ def mobilenet_v2(
     divisor: int = 8,
     widths_grid: Sequence[float] | None = None,
     staircase: str = "nested",
+    stages: Stages | None = None,
     triangular: bool = True,
     name: str = "mobilenet_v2",
 ) -> keras.Model:
@@ -153,13 +158,14 @@ def mobilenet_v2(
         divisor: See `AnyWidthModel`. Channels are rounded to multiples of it, too.
         widths_grid: See `AnyWidthModel`.
         staircase: See `AnyWidthModel`; `"paper"` for the exact one.
+        stages: See `AnyWidthModel`.
         triangular: `False` for the plain network of ordinary convolutions, which
             `awn_keras.baselines` can slice.
         name: Name of the model.
 
     Returns:
         An `AnyWidthModel`, not compiled; if not `triangular` a plain `keras.Model`,
-        to which `min_width`, `widths_grid` and `staircase` mean nothing.
+        to which `min_width`, `widths_grid`, `staircase` and `stages` mean nothing.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -205,6 +211,7 @@ def mobilenet_v2(
         divisor=divisor,
         widths_grid=widths_grid,
         staircase=staircase,
+        stages=stages,
     )
 
 

@@ -39,6 +39,7 @@ from awn_keras.rules import (
     rule_of,
 )
 from awn_keras.slices import chosen_slices
+from awn_keras.stages import Stages, Widths
 from awn_keras.widening import WidthMultiplier, multiplier_of, new_sizes
 
 ORDERS = ("keep", "importance")
@@ -68,6 +69,7 @@ def to_any_width(
     divisor: int = 8,
     widths_grid: Sequence[float] | None = None,
     staircase: str = "nested",
+    stages: Stages | None = None,
     width_multiplier: WidthMultiplier = 1.0,
     order: str = "keep",
 ) -> AnyWidthModel:
@@ -93,6 +95,8 @@ def to_any_width(
             layer would have less than four; 8 suits phones.
         widths_grid: If only a few widths are needed; see `AnyWidthModel`.
         staircase: `"nested"`, or `"paper"`; see `AnyWidthModel`.
+        stages: Layers whose channels come at other widths, or in blocks of another
+            size; see `AnyWidthModel`.
         width_multiplier: Widens layers of the trunk; numbers of channels are rounded
             to multiples of `divisor`. A number above 0 for all of them: the paper's
             `2**0.5` makes up for the half of each kernel that the triangle forbids. A
@@ -138,6 +142,7 @@ def to_any_width(
         )
     source = _dissolved(model)
     traced = _trace(source)
+    widths = Widths.of(min_width, divisor, widths_grid, staircase, stages)
     trained = _is_trained(source)
     if order == "importance":
         _check_can_be_ordered(source, trained)
@@ -151,6 +156,7 @@ def to_any_width(
             divisor=divisor,
             widths_grid=widths_grid,
             staircase=staircase,
+            stages=stages,
         )
         return built, copies
 
@@ -160,9 +166,9 @@ def to_any_width(
         multiplier = multiplier_of(width_multiplier, names)
     elif not trained:
         multiplier = balanced(
-            source, traced, lambda trial: build(new_sizes(traced, trial, divisor))[0]
+            source, traced, lambda trial: build(new_sizes(traced, trial, widths))[0]
         )
-    sizes = {} if trained and is_balanced else new_sizes(traced, multiplier, divisor)
+    sizes = {} if trained and is_balanced else new_sizes(traced, multiplier, widths)
     if trained and (sizes or is_balanced):
         raise ArgumentError(
             f"Model '{model.name}' is trained, and its weights do not fit layers of "

@@ -15,8 +15,8 @@ from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, propagate_triangles
 from awn_keras.rules import PerWidth
+from awn_keras.stages import Stages, Widths
 from awn_keras.trunk import Split, split
-from awn_keras.widths import Widths
 
 
 @dataclass
@@ -59,6 +59,13 @@ class AnyWidthModel(MultiWidthModel):
         staircase: At which widths blocks of channels appear. `"nested"`: where
             something reads them, so that outputs depend on every channel of every
             width. `"paper"`: the paper's exact staircase. See `channel_grades`.
+        stages: Layers whose channels appear at other widths. For each pattern of names
+            `min_width` (channels that are active at it are on at every width),
+            `divisor` or `widths_grid` (the only widths at which these layers change),
+            as in `{"block_[1-5]_*": {"widths_grid": [0.25, 0.5, 1.0]}, "code":
+            {"min_width": 0.5}}`. If several patterns match a layer, the first one
+            counts. Of layers that are added to each other the one of fewest channels
+            counts; of layers of equal size, the first input of the `Add`.
         **kwargs: `trainable`.
 
     Raises:
@@ -94,6 +101,7 @@ class AnyWidthModel(MultiWidthModel):
         divisor: int = 1,
         widths_grid: Sequence[float] | None = None,
         staircase: str = "nested",
+        stages: Stages | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -104,6 +112,7 @@ class AnyWidthModel(MultiWidthModel):
             divisor=divisor,
             widths_grid=widths_grid,
             staircase=staircase,
+            stages=stages,
             **kwargs,
         )
         parts = split(self, self.propagation)

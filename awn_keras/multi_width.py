@@ -14,10 +14,11 @@ import numpy as np
 from awn_keras.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from awn_keras.propagation import Propagation
 from awn_keras.rules import Graded
+from awn_keras.stages import Stages, Widths
 from awn_keras.training import backends
 from awn_keras.training.freezing import acting_from
 from awn_keras.training.trainer import WidthTrainer
-from awn_keras.widths import Networks, Widths, check_width
+from awn_keras.widths import Networks, check_width
 
 
 @dataclass
@@ -58,6 +59,7 @@ class MultiWidthModel(WidthTrainer):
         divisor: Channels come and go in blocks of this size.
         widths_grid: If only a few widths are needed: these, ascending, ending at 1.
         staircase: `"nested"`, or `"paper"`; see `channel_grades`.
+        stages: Layers that differ; see `AnyWidthModel`.
         **kwargs: `trainable`.
 
     Raises:
@@ -75,16 +77,20 @@ class MultiWidthModel(WidthTrainer):
         divisor: int = 1,
         widths_grid: Sequence[float] | None = None,
         staircase: str = "nested",
+        stages: Stages | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
-        widths = Widths.of(min_width, divisor, widths_grid, staircase)
+        widths = Widths.of(min_width, divisor, widths_grid, staircase, stages)
         self.min_width, self.divisor = widths.min_width, widths.divisor
         self.widths_grid, self.staircase = widths.grid, widths.staircase
+        self._stages = widths.stages
         propagation = self._propagate(widths)
         kinds = propagation.kinds.values()
         grades = [kind.grades for kind in kinds if isinstance(kind, Graded)]
-        networks = Networks.of_grades(grades, widths)
+        networks = Networks.of_grades(
+            grades, widths.min_width, widths.grid, widths.staircase
+        )
         comes = any((each > self.min_width).any() for each in grades)
         if self.min_width < 1 and not comes:
             raise ArgumentError(
@@ -295,6 +301,7 @@ class MultiWidthModel(WidthTrainer):
             "divisor": self.divisor,
             "widths_grid": None if grid is None else list(grid),
             "staircase": self.staircase,
+            "stages": {stage.pattern: stage.as_dict() for stage in self._stages},
         }
 
     def export(self, *args: Any, **kwargs: Any) -> None:

@@ -41,7 +41,7 @@ from awn_keras.rules import (
     traits_of,
 )
 from awn_keras.slices import weights_of
-from awn_keras.widths import Widths
+from awn_keras.stages import Widths
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,24 @@ class Trace:
         layers = {id(node.operation): node.operation for node in self.propagation.nodes}
         pairs = [(layers[key], roots[labels]) for key, labels in made.items()]
         return sorted(pairs, key=lambda pair: len(pair[1]))
+
+    def standard_grades(self, widths: Widths) -> np.ndarray:
+        """Grades that each layer would have by itself; joined layers share them.
+
+        Args:
+            widths: At which widths channels may appear.
+
+        Returns:
+            float64 array `(labels,)`.
+
+        Raises:
+            ValueError: If a stage has no layer.
+        """
+        names = {id(layer): layer.name for layer, _ in self.makers()}
+        widths.check_names(list(names.values()))
+        return self.channels.grades(
+            lambda key, channels: widths.grades(channels, names[key])
+        )
 
     def with_grades(self, grades: np.ndarray) -> Propagation:
         """Puts grades in the place of labels.
@@ -208,7 +226,7 @@ def propagate(
     """
     traced = trace(model, as_tri)
     check_outputs(model, traced.propagation)
-    return traced.with_grades(traced.channels.grades(widths.grades))
+    return traced.with_grades(traced.standard_grades(widths))
 
 
 def propagate_triangles(
@@ -234,7 +252,7 @@ def propagate_triangles(
     """
     traced = trace(model)
     check_outputs(model, traced.propagation)
-    standard = traced.channels.grades(widths.grades)
+    standard = traced.standard_grades(widths)
     readings = traced.readings()
     nested = widths.staircase == "nested"
     grades = readings.raised(standard) if nested else standard
@@ -243,7 +261,10 @@ def propagate_triangles(
     # Layers of another model, or of a file, keep their place, if it is one of these
     # widths: other readers would have let some channels appear at others of them.
     same_start = np.array_equal(kept[has_place] == 0, standard[has_place] == 0)
-    if same_start and np.isin(kept[has_place], standard).all():
+    # Stages say it layer by layer.
+    known = np.isin(kept[has_place], standard).all() and not widths.stages
+    same = np.array_equal(kept[has_place], grades[has_place])
+    if same_start and (known or same):
         grades = np.where(has_place, kept, grades)
     return traced.with_grades(grades), traced.with_grades(readings.reached(grades))
 

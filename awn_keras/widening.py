@@ -13,6 +13,7 @@ import numpy as np
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.propagation import Trace
 from awn_keras.rules import mixes_channels
+from awn_keras.stages import Widths
 from awn_keras.widths import round_half_up
 
 #: What a user may say: a number for all layers, numbers by their names, a function that
@@ -74,7 +75,7 @@ def _check(value: Any, of: str = "") -> float:
     return float(value)
 
 
-def new_sizes(traced: Trace, multiplier: Multiplier, divisor: int) -> dict[int, int]:
+def new_sizes(traced: Trace, multiplier: Multiplier, widths: Widths) -> dict[int, int]:
     """Numbers of channels after widening, by `id` of the layer.
 
     A layer that is added to a concatenation has as many as that has, after rounding.
@@ -83,8 +84,8 @@ def new_sizes(traced: Trace, multiplier: Multiplier, divisor: int) -> dict[int, 
     Args:
         traced: The channels of the model.
         multiplier: By how much each layer that mixes channels is widened.
-        divisor: Numbers of channels are rounded to its multiples, but for those of
-            layers that keep their size.
+        widths: Numbers of channels are rounded to multiples of a layer's divisor, but
+            for those of layers that keep their size.
 
     Returns:
         The numbers of layers that get another size.
@@ -104,6 +105,7 @@ def new_sizes(traced: Trace, multiplier: Multiplier, divisor: int) -> dict[int, 
         # One channel for all others, such as a spatial gate, stays one.
         widens = mixes_channels(layer) and len(labels) > 1
         by = multiplier(layer) if widens else 1.0
+        divisor = widths.divisor_of(layer.name)
         widened[id(layer)] = len(own) if by == 1 else _rounded(len(own) * by, divisor)
         counts: dict[int | None, int] = defaultdict(int)
         for label in labels.tolist():

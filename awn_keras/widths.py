@@ -197,8 +197,8 @@ def block_size(channels: int, divisor: int = 1) -> int:
         >>> [block_size(channels, 8) for channels in (64, 24, 12, 3)]
         [8, 4, 2, 1]
     """
-    _check_positive(channels, "channels")
-    _check_positive(divisor, "divisor")
+    check_positive(channels, "channels")
+    check_positive(divisor, "divisor")
     while divisor > 1 and channels < LEAST_BLOCKS * divisor:
         divisor = (divisor + 1) // 2
     return divisor
@@ -210,6 +210,7 @@ def channel_grades(
     min_width: float = 0.0,
     widths_grid: Sequence[float] | None = None,
     staircase: str = "nested",
+    always_on: float = 0.0,
 ) -> np.ndarray:
     """Computes the grade of each channel of a layer, in closed form.
 
@@ -233,6 +234,8 @@ def channel_grades(
             Grades are rounded up to the grid: a channel appears at the first grid
             width at which it is active. `None` for every width.
         staircase: `"nested"`, or `"paper"`.
+        always_on: Channels active at this width are always on, too, though the layer
+            changes at the same widths as others.
 
     Returns:
         float64 array `(channels,)`, ascending, in [0, 1]; the first is 0.
@@ -247,13 +250,12 @@ def channel_grades(
     Reference:
         Vu et al., Any-Width Networks (2020), section 3.2 and equation 7.
     """
-    _check_positive(channels, "channels")
-    _check_positive(divisor, "divisor")
+    check_positive(channels, "channels")
+    check_positive(divisor, "divisor")
     check_staircase(staircase)
-    if not 0 <= min_width <= 1:
-        raise ArgumentError(
-            f"`min_width` must be in [0, 1]. Received: min_width={min_width}"
-        )
+    for name, share in (("min_width", min_width), ("always_on", always_on)):
+        if not 0 <= share <= 1:
+            raise ArgumentError(f"`{name}` must be in [0, 1]. Received: {name}={share}")
     nested = staircase == "nested"
     size = block_size(channels, divisor) if nested else divisor
     # Channel s belongs to block b = s // size + 1 and appears once
@@ -264,15 +266,15 @@ def channel_grades(
     if nested:
         grades[blocks == blocks[-1]] = 1.0
     grades[(blocks == 1) | (grades <= min_width)] = 0.0
+    on = grades <= always_on
     if widths_grid is not None:
         grid = np.asarray(check_widths_grid(widths_grid))
-        return np.where(grades <= grid[0], 0.0, _rounded_up(grades, grid))
-    if nested:
+        on |= grades <= grid[0]
+        grades = _rounded_up(grades, grid)
+    elif nested:
         free = len(np.unique(blocks[grades > 0]))
-        return np.where(
-            grades == 0, 0.0, _rounded_up(grades, _steps(min_width, max(free, 3)))
-        )
-    return grades
+        grades = _rounded_up(grades, _steps(min_width, max(free, 3)))
+    return np.where(on, 0.0, grades)
 
 
 def _steps(min_width: float, at_most: int) -> np.ndarray:
@@ -347,11 +349,14 @@ def check_staircase(staircase: Any) -> str:
     return staircase
 
 
-def check_widths_grid(widths_grid: Iterable[float]) -> tuple[float, ...]:
+def check_widths_grid(
+    widths_grid: Iterable[float], name: str = "widths_grid"
+) -> tuple[float, ...]:
     """Checks a grid of widths.
 
     Args:
         widths_grid: Widths in (0, 1], ascending, the last one 1.
+        name: What to call the argument in the message.
 
     Returns:
         The grid as a tuple of floats.
@@ -359,82 +364,25 @@ def check_widths_grid(widths_grid: Iterable[float]) -> tuple[float, ...]:
     Raises:
         ValueError: If the grid is not ascending or does not end at 1.
     """
-    grid = check_widths(widths_grid, name="widths_grid")
+    grid = check_widths(widths_grid, name=name)
     if not grid or grid[-1] != 1.0 or any(np.diff(grid) <= 0):
         raise ArgumentError(
-            "`widths_grid` must ascend and end at 1.0, the whole network. "
-            f"Received: widths_grid={list(grid)}"
+            f"`{name}` must ascend and end at 1.0, the whole network. Received: "
+            f"{name}={list(grid)}"
         )
     return grid
 
 
-def _check_positive(value: int, name: str) -> None:
+def check_positive(value: int, name: str) -> None:
+    """Raises a ValueError if `value` is no integer above 0.
+
+    Args:
+        value: What the user gave.
+        name: What to call it in the message.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ArgumentError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
-        )
-
-
-@dataclass(frozen=True)
-class Widths:
-    """At which widths the channels of a model appear: its four arguments as one.
-
-    Args:
-        min_width: The smallest width, in (0, 1].
-        divisor: Channels come and go in blocks of this size.
-        grid: The only widths that are told apart, ascending, from `min_width` to 1.
-            `None` for every width.
-        staircase: One of `STAIRCASES`; see `channel_grades`.
-    """
-
-    min_width: float = 0.25
-    divisor: int = 1
-    grid: tuple[float, ...] | None = None
-    staircase: str = "nested"
-
-    @classmethod
-    def of(
-        cls,
-        min_width: float | None = None,
-        divisor: int = 1,
-        widths_grid: Sequence[float] | None = None,
-        staircase: str = "nested",
-    ) -> Widths:
-        """Checks the arguments of a model.
-
-        Args:
-            min_width: See the class. `None` for the first of `widths_grid`, else 0.25.
-            divisor: See the class.
-            widths_grid: See `grid`.
-            staircase: See the class.
-
-        Returns:
-            What they say.
-
-        Raises:
-            TypeError: If a width is not a number.
-            ValueError: If a width is out of range, the grid does not ascend to 1, or
-                `min_width` is not its first.
-        """
-        grid = None if widths_grid is None else check_widths_grid(widths_grid)
-        if min_width is None:
-            min_width = grid[0] if grid else 0.25
-        if grid and min_width != grid[0]:
-            raise ArgumentError(
-                "`min_width` must be the first of `widths_grid`. Received: "
-                f"min_width={min_width}, widths_grid={list(grid)}"
-            )
-        return cls(
-            check_width(min_width, name="min_width"),
-            divisor,
-            grid,
-            check_staircase(staircase),
-        )
-
-    def grades(self, channels: int) -> np.ndarray:
-        """Grades of a layer with so many channels; see `channel_grades`."""
-        return channel_grades(
-            channels, self.divisor, self.min_width, self.grid, self.staircase
         )
 
 
@@ -459,20 +407,28 @@ class Networks:
     staircase: str = "nested"
 
     @classmethod
-    def of_grades(cls, grades: Iterable[np.ndarray], widths: Widths) -> Networks:
+    def of_grades(
+        cls,
+        grades: Iterable[np.ndarray],
+        min_width: float,
+        widths_grid: tuple[float, ...] | None = None,
+        staircase: str = "nested",
+    ) -> Networks:
         """Finds the networks of a model.
 
         Args:
             grades: Grades of the channels of each tensor; infinite for those on which
                 no output depends.
-            widths: At which widths channels may appear.
+            min_width: See the class.
+            widths_grid: See the class.
+            staircase: See the class.
 
         Returns:
             The networks.
         """
         every = np.unique(np.concatenate([np.zeros(1), *grades]))
-        later = np.isfinite(every) & (every > widths.min_width)
-        return cls(widths.min_width, every[later], widths.grid, widths.staircase)
+        later = np.isfinite(every) & (every > min_width)
+        return cls(min_width, every[later], widths_grid, staircase)
 
     def level_of(self, width: float | np.ndarray) -> np.ndarray:
         """Finds the networks that run at some widths.

@@ -13,8 +13,9 @@ from awn_keras import (
 from awn_keras.graph import graph_nodes
 from awn_keras.propagation import propagate, trace
 from awn_keras.rules import Fixed, Graded, Labelled, PerWidth
+from awn_keras.stages import Widths
 from awn_keras.trunk import split
-from awn_keras.widths import Widths, channel_grades
+from awn_keras.widths import channel_grades
 from tests.conftest import at_width, inputs_of, rich, small_conv
 from tests.test_rules import GRADES, build_model, output_kind, tail_of
 

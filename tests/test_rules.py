@@ -19,7 +19,8 @@ from awn_keras.rules import (
     rule_of,
     traits_of,
 )
-from awn_keras.widths import Widths, channel_grades
+from awn_keras.stages import Widths
+from awn_keras.widths import channel_grades
 from tests.conftest import at_width, inputs_of
 
 pytestmark = pytest.mark.backends

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from awn_keras.widths import (
     Networks,
-    Widths,
     active_channels,
     block_size,
     channel_grades,
@@ -223,6 +222,21 @@ def test_active_channels_are_whole_blocks(count, divisor, width, staircase):
     assert got % size == 0 or got == count
 
 
+@given(channels, divisors, staircases, st.floats(0.25, 1))
+def test_what_is_always_on_leaves_the_steps_as_they_are(
+    count, divisor, staircase, always_on
+):
+    usual = channel_grades(count, divisor, 0.25, staircase=staircase)
+    more = channel_grades(
+        count, divisor, 0.25, staircase=staircase, always_on=always_on
+    )
+    assert np.all(more[usual != more] == 0)
+    assert np.all(np.diff(more) >= 0)
+    # As many as a layer has whose smallest width this is.
+    wanted = active_channels(count, always_on, divisor, always_on, staircase)
+    assert np.count_nonzero(more == 0) == wanted
+
+
 @given(channels, divisors, st.floats(0, 1), staircases)
 def test_grades_ascend_from_zero(count, divisor, min_width, staircase):
     grades = channel_grades(count, divisor, min_width, staircase=staircase)
@@ -263,6 +277,7 @@ def test_a_bad_grid_is_refused(grid):
         ({"channels": 4, "divisor": 0}, "`divisor` must be a positive integer"),
         ({"channels": 4, "min_width": 2}, r"`min_width` must be in \[0, 1\]"),
         ({"channels": 4, "staircase": "steep"}, "`staircase` must be one of"),
+        ({"channels": 4, "always_on": 1.5}, "`always_on` must be in"),
     ],
 )
 def test_bad_arguments_of_grades_are_refused(arguments, match):
@@ -349,9 +364,7 @@ def test_levels_number_the_networks(count, divisor, min_width, grid, staircase):
     if grid is not None:
         min_width = grid[0]
     grades = channel_grades(count, divisor, min_width, grid, staircase)
-    networks = Networks.of_grades(
-        [grades, np.zeros(3)], Widths(min_width, grid=grid, staircase=staircase)
-    )
+    networks = Networks.of_grades([grades, np.zeros(3)], min_width, grid, staircase)
     every = networks.distinct_widths
     # As many names as networks, each running the one that it names.
     assert [int(networks.level_of(width)) for width in every] == list(range(len(every)))
@@ -359,25 +372,3 @@ def test_levels_number_the_networks(count, divisor, min_width, grid, staircase):
     assert len(set(active)) == len(every)
     for level, start in enumerate(networks.starts):
         assert networks.level_of(start) == level
-
-
-def test_a_models_four_arguments_are_one_object():
-    assert Widths.of() == Widths(0.25, 1, None, "nested")
-    assert Widths.of(None, 8, [0.5, 1]) == Widths(0.5, 8, (0.5, 1.0))
-    assert Widths.of(0.5, 8, [0.5, 1]) == Widths.of(None, 8, [0.5, 1])
-    grades = Widths(0.3, 2, (0.3, 0.6, 1.0)).grades(10)
-    np.testing.assert_array_equal(grades, channel_grades(10, 2, 0.3, (0.3, 0.6, 1.0)))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ((0.0,), "`min_width` must be in"),
-        ((0.25, 1, [0.5, 1.0]), "`min_width` must be the first of `widths_grid`"),
-        ((None, 1, [0.5, 0.8]), "`widths_grid` must ascend and end at 1.0"),
-        ((0.5, 1, None, "down"), "`staircase` must be one of .*staircase='down'"),
-    ],
-)
-def test_bad_arguments_of_a_model_are_refused(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        Widths.of(*arguments)

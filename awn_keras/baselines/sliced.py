@@ -22,7 +22,7 @@ from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, inner_mixers, propagate
 from awn_keras.rules import Flow, Graded, WidthRule, rule_of
 from awn_keras.slices import channel_axis
-from awn_keras.widths import Widths
+from awn_keras.stages import Widths
 
 if keras.backend.backend() == "tensorflow":  # elsewhere `SlicedModel` refuses
     import tensorflow as tf
@@ -236,8 +236,8 @@ class SlicedModel(MultiWidthModel):
     def get_config(self) -> dict[str, Any]:
         """Returns the functional model's config and the widths' arguments."""
         config = super().get_config()
-        del config["widths_grid"], config["staircase"]
-        return config
+        unused = ("widths_grid", "staircase", "stages")
+        return {name: value for name, value in config.items() if name not in unused}
 
     # ----------------------------------------------------------------- running
 

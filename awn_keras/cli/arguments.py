@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,6 +78,21 @@ def add_widths_argument(parser: Parser, option: str = "--widths") -> None:
     parser.add_argument(option, type=parse_widths, metavar="W,W,...", help=WIDTHS_HELP)
 
 
+def add_stages_argument(parser: Parser) -> None:
+    """Adds the option that takes stages.
+
+    Args:
+        parser: The command's.
+    """
+    parser.add_argument(
+        "--stages",
+        type=parse_stages,
+        metavar="JSON",
+        help="min_width, divisor or widths_grid of some layers, by a pattern of their "
+        """names, as in '{"block_1_*": {"divisor": 16}}'""",
+    )
+
+
 # ------------------------------------------------------------------------- parsing
 
 
@@ -100,6 +116,26 @@ def parse_multiplier(text: str) -> float | str:
         raise argparse.ArgumentTypeError(
             f"a number above 0, or balanced. Received: {text!r}"
         ) from error
+
+
+def parse_stages(text: str) -> dict[str, Any]:
+    """Reads an object of JSON."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise argparse.ArgumentTypeError(f"a name stands twice in {text!r}")
+        return dict(pairs)
+
+    try:
+        stages = json.loads(text, object_pairs_hook=once)
+    except ValueError:
+        stages = None
+    if not isinstance(stages, dict):
+        raise argparse.ArgumentTypeError(
+            """an object of JSON, as in '{"block_1_*": {"divisor": 16}}'. Received: """
+            f"{text!r}"
+        )
+    return stages
 
 
 def parse_integers(text: str) -> tuple[int, ...]:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from awn_keras.cli.arguments import Parser, add_widths_argument, parse_multiplier
+from awn_keras.cli.arguments import (
+    Parser,
+    add_stages_argument,
+    add_widths_argument,
+    parse_multiplier,
+)
 from awn_keras.cli.output import write_line
 from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write
@@ -22,6 +27,7 @@ def add(parser: Parser) -> None:
     add("--divisor", type=int, default=8, help="channels per block (default: 8)")
     add_widths_argument(parser, "--widths-grid")
     add("--staircase", default="nested", help="nested (default), or paper")
+    add_stages_argument(parser)
     add(
         "--width-multiplier",
         type=parse_multiplier,
@@ -55,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
         divisor=args.divisor,
         widths_grid=args.widths_grid,
         staircase=args.staircase,
+        stages=args.stages,
         width_multiplier=args.width_multiplier,
         order=args.order,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from awn_keras.cli.arguments import (
     Parser,
     add_data_arguments,
+    add_stages_argument,
     add_widths_argument,
     parse_multiplier,
 )
@@ -88,6 +89,7 @@ def add(parser: Parser) -> None:
         help="at which widths channels appear: paper (default), or nested (default of "
         "mobilenet_v2 without --system)",
     )
+    add_stages_argument(parser)
     add(
         "--sampler",
         help="widths of a step: sandwich (default), expected_sandwich (default of "

@@ -309,9 +309,9 @@ class TriangularKernel(keras.Layer):
                 return
             raise ArgumentError(
                 f"{self._title()} already has its place in a model with other widths "
-                "(min_width, divisor, widths_grid or staircase), or is called at two "
-                "places with different grades. Build a fresh layer; to copy a model, "
-                "`AnyWidthModel.from_config(model.get_config())`."
+                "(min_width, divisor, widths_grid, staircase or stages), or is called "
+                "at two places with different grades. Build a fresh layer; to copy a "
+                "model, `AnyWidthModel.from_config(model.get_config())`."
             )
         self._triangles = self._make_triangles(*grades)
         if not self.built:

@@ -206,7 +206,7 @@ class Channels:
         """Labels, resolved, of the channels that are there at every width."""
         return np.unique(self.resolve()[np.asarray(self._fixed, int)])
 
-    def grades(self, new_grades: Callable[[int], np.ndarray]) -> np.ndarray:
+    def grades(self, new_grades: Callable[[int, int], np.ndarray]) -> np.ndarray:
         """Gives each label its grade.
 
         Joined layers of different size follow the smallest: where a layer of 32
@@ -214,7 +214,8 @@ class Channels:
         layer of 16 does, so that none of the three is ever empty.
 
         Args:
-            new_grades: Grades of a layer with so many channels, `int -> (channels,)`.
+            new_grades: `new_grades(key, channels)` gives the grades `(channels,)` of
+                the layer whose `id` is `key`.
 
         Returns:
             float64 array `(labels,)`.
@@ -222,9 +223,9 @@ class Channels:
         roots = self.resolve()
         grades = np.full(len(roots), np.nan)
         grades[self.fixed()] = 0.0
-        for labels in sorted(self.made.values(), key=len):
+        for key, labels in sorted(self.made.items(), key=lambda item: len(item[1])):
             own = roots[labels]
             free = np.isnan(grades[own])
             # Backwards: if a channel is here twice, its first place counts.
-            grades[own[free][::-1]] = new_grades(len(own))[free][::-1]
+            grades[own[free][::-1]] = new_grades(key, len(own))[free][::-1]
         return grades[roots]

@@ -32,7 +32,7 @@ class Network:
 def _shared_arguments(recipe: Recipe) -> dict[str, Any]:
     names = (
         *("width_multiplier", "weight_decay", "bn_momentum"),
-        *("min_width", "divisor", "widths_grid", "staircase"),
+        *("min_width", "divisor", "widths_grid", "staircase", "stages"),
     )
     arguments = {name: getattr(recipe, name) for name in names}
     return {**arguments, "triangular": recipe.system == "awn"}

@@ -10,6 +10,7 @@ from typing import Any
 from awn_keras.errors import ArgumentError
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.runs.networks import NETWORKS
+from awn_keras.stages import Stages, Widths
 from awn_keras.widths import STAIRCASES, check_width, check_widths
 
 #: `awn` has triangular convolutions; `shared_bn`, `s_net` and `us_net` slice ordinary
@@ -23,7 +24,7 @@ SCHEDULES = ("steps", "cosine")
 #: the curve that a run reports are float32 in both.
 PRECISIONS = ("float32", "mixed_bfloat16")
 _CALIBRATION = ("calibrations", "calibration_batches")
-_GRADES = ("widths_grid", "lowest_width", "staircase")
+_GRADES = ("widths_grid", "lowest_width", "staircase", "stages")
 #: Fields that mean nothing to a system.
 UNUSED: dict[str, tuple[str, ...]] = {
     "awn": _CALIBRATION,
@@ -63,6 +64,7 @@ class Recipe:
         divisor: See `AnyWidthModel`.
         widths_grid: See `AnyWidthModel`.
         staircase: See `AnyWidthModel`.
+        stages: See `AnyWidthModel`.
         sampler: One of `SAMPLERS`.
         widths: Widths of the sampler `fixed`, ascending; an S-Net's list.
         num_widths: Widths in a step; for the sandwiches and `uniform`. All run with
@@ -103,6 +105,7 @@ class Recipe:
     divisor: int = 1
     widths_grid: tuple[float, ...] | None = None
     staircase: str = "paper"
+    stages: Stages | None = None
     sampler: str = "sandwich"
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     num_widths: int = 4
@@ -157,7 +160,7 @@ class Recipe:
                     f"`{name}` must be in [0, {end}). Received: "
                     f"{name}={getattr(self, name)}"
                 )
-        check_width(self.min_width, name="min_width")
+        Widths.of(self.min_width, stages=self.stages or None)
         check_width(self.scale, name="scale")
         check_widths(self.widths)
         if self.lowest_width is not None:

@@ -3,7 +3,12 @@ import argparse
 import pytest
 
 from awn_keras.cli import build_parser
-from awn_keras.cli.arguments import parse_integers, parse_widths, parse_words
+from awn_keras.cli.arguments import (
+    parse_integers,
+    parse_stages,
+    parse_widths,
+    parse_words,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +43,12 @@ def test_lists_are_separated_by_commas():
     for parse, text in ((parse_widths, "0.5,2"), (parse_integers, "1,x")):
         with pytest.raises(argparse.ArgumentTypeError, match="separated by commas"):
             parse(text)
+
+
+def test_stages_are_an_object_of_json():
+    assert parse_stages('{"a": {"divisor": 4}}') == {"a": {"divisor": 4}}
+    for text in ("a=4", "[4]"):
+        with pytest.raises(argparse.ArgumentTypeError, match="an object of JSON"):
+            parse_stages(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="a name stands twice"):
+        parse_stages('{"a": {"divisor": 4}, "a": {"divisor": 8}}')

@@ -49,9 +49,12 @@ def test_convert_does_not_overwrite_what_may_have_been_trained(plain, tmp_path, 
 def test_convert_with_all_settings(plain, tmp_path):
     output = tmp_path / "new" / "wide.keras"
     arguments = f"convert {plain} --output {output} --divisor 1 --width-multiplier 1.5"
-    assert main([*arguments.split(), "--widths-grid", "0.5,1"]) == 0
+    stages = '{"inner": {"divisor": 4}}'
+    more = ["--widths-grid", "0.5,1", "--stages", stages]
+    assert main([*arguments.split(), *more]) == 0
     model = keras.saving.load_model(output)
     assert model.distinct_widths == (0.5, 1.0)
+    assert model.get_config()["stages"] == {"inner": {"divisor": 4}}
     assert model.get_layer("inner").filters == 12
 
 
@@ -64,6 +67,10 @@ def test_convert_with_all_settings(plain, tmp_path):
         ("--min-width 2", "`--min-width` must be in"),
         ("--output model.tflite", "must be a .keras file"),
         ("--staircase steep", "`--staircase` must be one of"),
+        (
+            '--stages {"other":{"divisor":4}}',
+            "Each pattern of `--stages` must match",
+        ),
     ],
 )
 def test_bad_conversions_are_one_line_and_leave_nothing(
