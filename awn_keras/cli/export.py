@@ -59,6 +59,13 @@ def add(parser: Parser) -> None:
         help="answer at one of the widths, then refine to another (AnytimeInterpreter)",
     )
     add(
+        "--append-to",
+        type=Path,
+        metavar="FILE",
+        help="an earlier export of the model, with its .json beside it: add its widths "
+        "to the new file; --output may be the same file",
+    )
+    add(
         "--representative",
         type=Path,
         metavar="FILE.npy",
@@ -105,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
         samples=samples,
         metadata=metadata,
         refine=args.refine,
+        append_to=args.append_to,
     )
     write_line(
         f"{'width':>8} {'MACs':>13} {'executed':>13} {'file kB':>9} {AGREEMENT_HEAD}  "

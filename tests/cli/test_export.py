@@ -37,6 +37,29 @@ def test_export_and_verify(trained, tmp_path, capsys):
     assert rows[-1].endswith("100.0 %  width_100")
 
 
+def test_export_appends_widths_to_a_file(trained, tmp_path, capsys):
+    path = tmp_path / "digits.tflite"
+    export = f"export {trained}/model.keras --output {path}"
+    assert main(f"{export} --widths 0.25,1".split()) == 0
+    capsys.readouterr()
+    append = f"{export} --append-to {path}"
+    assert main(f"{append} --widths 0.5".split()) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[-2] for row in rows] == [
+        *("width_025,", "width_050,", "width_100,")
+    ]
+    before = path.read_bytes()
+    for arguments, match in (
+        (append, "`--append-to` needs `--widths`"),
+        (f"{append} --widths 0.5", "must be new ones"),
+        (f"{export} --widths 1 --append-to {tmp_path}/no.tflite", "No such file"),
+    ):
+        assert main(arguments.split()) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert match in line
+    assert path.read_bytes() == before
+
+
 def test_export_into_separate_files(trained, tmp_path, capsys):
     code = main(
         f"export {trained}/model.keras --widths 0.25,1 --separate --layout dense "
