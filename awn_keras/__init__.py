@@ -14,6 +14,7 @@ from awn_keras.deploy import (
     explore_widths,
     export_tflite,
     verify_tflite,
+    with_milliseconds,
 )
 from awn_keras.layers import (
     TriConv1D,
@@ -83,4 +84,5 @@ __all__ = [
     "trade_off_curve",
     "triangular_mask",
     "verify_tflite",
+    "with_milliseconds",
 ]

@@ -36,6 +36,8 @@ class TradeOffCurve:
             cut; `count_macs(model, width, layout="auto")`. Empty if not known.
         active_parameters: Weights that no triangle forbids; see
             `count_active_parameters`. Empty if not known.
+        milliseconds: What each takes in a file on this machine; see
+            `with_milliseconds`. Empty if not measured.
     """
 
     widths: list[float]
@@ -46,6 +48,7 @@ class TradeOffCurve:
     metrics: dict[str, list[float]]
     executed_macs: list[int] = field(default_factory=list)
     active_parameters: list[int] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
 
     @property
     def auc(self) -> float:
@@ -72,17 +75,18 @@ class TradeOffCurve:
         """The curve as a table."""
         lines = [
             f"{'width':>8} {'accuracy':>9} {'loss':>8} {'MACs':>13} {'in a file':>13} "
-            f"{'parameters':>11}"
+            f"{'parameters':>11}" + ("      ms" if self.milliseconds else "")
         ]
         accuracy = self.accuracy or [float("nan")] * len(self.widths)
         executed_macs = [f"{macs:,}" for macs in self.executed_macs]
         executed_macs = executed_macs or ["-"] * len(self.widths)
         columns = (accuracy, self.loss, self.macs, executed_macs)
-        rows = zip(self.widths, *columns, self.parameters, strict=True)
-        for width, right, loss, macs, executed, parameters in rows:
+        times = [f" {ms:7.3g}" for ms in self.milliseconds] or [""] * len(self.widths)
+        rows = zip(self.widths, *columns, self.parameters, times, strict=True)
+        for width, right, loss, macs, executed, parameters, ms in rows:
             lines.append(
                 f"{width:8.4f} {100 * right:7.2f} % {loss:8.4f} {macs:13,} "
-                f"{executed:>13} {parameters:11,}"
+                f"{executed:>13} {parameters:11,}{ms}"
             )
         return "\n".join(lines)
 
@@ -105,8 +109,9 @@ class TradeOffCurve:
 
         Args:
             path: File to write; its columns are `width`, `accuracy` (if there is
-                one), `loss`, `macs`, `parameters`, `executed_macs` and
-                `active_parameters` (if they are known), and the metrics.
+                one), `loss`, `macs`, `parameters`, `executed_macs`,
+                `active_parameters` and `milliseconds` (if they are known), and the
+                metrics.
 
         Raises:
             OSError: If it cannot be written.
@@ -115,10 +120,9 @@ class TradeOffCurve:
         if self.accuracy:
             columns["accuracy"] = self.accuracy
         columns.update(loss=self.loss, macs=self.macs, parameters=self.parameters)
-        if self.executed_macs:
-            columns["executed_macs"] = self.executed_macs
-        if self.active_parameters:
-            columns["active_parameters"] = self.active_parameters
+        for name in ("executed_macs", "active_parameters", "milliseconds"):
+            if getattr(self, name):
+                columns[name] = getattr(self, name)
         columns.update({k: v for k, v in self.metrics.items() if k not in columns})
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
@@ -41,6 +41,8 @@ class NetworkList:
             cut; `count_macs(model, width, layout="auto")`.
         active_parameters: Weights that no triangle forbids; see
             `count_active_parameters`.
+        milliseconds: What each takes in a file on this machine; see
+            `with_milliseconds`. Empty if not measured.
     """
 
     widths: list[float]
@@ -51,26 +53,32 @@ class NetworkList:
     full_parameters: int
     executed_macs: list[int]
     active_parameters: list[int]
+    milliseconds: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         """The number of networks."""
         return len(self.widths)
 
     def __str__(self) -> str:
-        """A table of width, MACs and parameters, and their percentages of width 1."""
+        """A table of width, MACs and parameters, and their percentages of width 1.
+
+        With the MACs and, if they were measured, the milliseconds of a file.
+        """
         # Six digits, so that a width that is typed in again is the same network.
         lines = [
             f"{'width':>8} {'MACs':>14} {'% of full':>9} {'in a file':>14} "
             f"{'parameters':>12} {'% of full':>9} {'active':>12}"
+            + ("      ms" if self.milliseconds else "")
         ]
         columns = (self.macs, self.executed_macs, self.parameters)
-        for width, macs, executed, parameters, active in zip(
-            self.widths, *columns, self.active_parameters, strict=True
+        times = [f" {ms:7.3g}" for ms in self.milliseconds] or [""] * len(self)
+        for width, macs, executed, parameters, active, ms in zip(
+            self.widths, *columns, self.active_parameters, times, strict=True
         ):
             lines.append(
                 f"{width:8.6f} {macs:14,} {_percent(macs, self.full_macs):>9} "
                 f"{executed:14,} {parameters:12,} "
-                f"{_percent(parameters, self.full_parameters):>9} {active:12,}"
+                f"{_percent(parameters, self.full_parameters):>9} {active:12,}{ms}"
             )
         return "\n".join(lines)
 
@@ -98,10 +106,8 @@ def list_networks(
     Examples:
         >>> from awn_keras import lenet_3c1l, list_networks
         >>> networks = list_networks(lenet_3c1l(widths_grid=[0.5, 1.0]))
-        >>> print(networks)
-           width           MACs % of full   parameters % of full
-        0.500000      3,732,348    26.6 %       22,159    28.8 %
-        1.000000     14,018,580   100.0 %       77,005   100.0 %
+        >>> networks.macs, networks.executed_macs
+        ([3732348, 14018580], [3732348, 10585876])
         >>> networks.channels["conv2"]
         [23, 45]
     """
@@ -191,6 +197,7 @@ class ModelSummary:
             `count_macs`.
         executed_macs: Those of a file; see `NetworkList`.
         parameters: Number of weights at each width; see `count_parameters`.
+        milliseconds: Those of a file; see `NetworkList`.
     """
 
     name: str
@@ -199,6 +206,7 @@ class ModelSummary:
     macs: list[int]
     executed_macs: list[int]
     parameters: list[int]
+    milliseconds: list[float] = field(default_factory=list)
 
     def __str__(self) -> str:
         """A table with a row for each layer, and the totals.
@@ -223,18 +231,22 @@ class ModelSummary:
             ["in a file", "", "", *blank, *_thousands(self.executed_macs), "", ""],
             ["parameters", "", "", *blank, *_thousands(self.parameters), "", ""],
         ]
+        if self.milliseconds:
+            times = [f"{ms:.3g}" for ms in self.milliseconds]
+            rows.append(["ms", "", "", *blank, *times, "", ""])
         groups = {
             "channels at width": slice(3, 3 + len(labels)),
             "MACs at width": slice(3 + len(labels), 3 + 2 * len(labels)),
         }
-        titles, columns, *layers, macs, executed, parameters = _table(rows, groups)
+        titles, columns, *lines = _table(rows, groups)
+        layers, totals = lines[: len(self.layers)], lines[len(self.layers) :]
         rule = "-" * len(columns)
         return "\n".join(
             [
                 f"Model '{self.name}', MACs for one sample. Masked: part of a kernel "
                 "that is zero. Read: part of the channels on which an output depends. "
                 "In a file: with kernels cut, as export_tflite does.",
-                *(titles, columns, rule, *layers, rule, macs, executed, parameters),
+                *(titles, columns, rule, *layers, rule, *totals),
             ]
         )
 

@@ -20,6 +20,12 @@ def add(parser: Parser) -> None:
         action="store_true",
         help="list the distinct networks (those at --widths, if given) and their costs",
     )
+    parser.add_argument(
+        "--time",
+        action="store_true",
+        help="measure on this machine how many milliseconds each width takes in an "
+        "exported file (default: the four widths of an export)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -27,5 +33,12 @@ def run(args: argparse.Namespace) -> None:
     from awn_keras.loading import load_model
     from awn_keras.summary import list_networks, summarize
 
-    table = list_networks if args.networks else summarize
-    write_line(str(table(load_model(args.model), widths=args.widths)))
+    model, widths = load_model(args.model), args.widths
+    if args.time:
+        from awn_keras.deploy.timing import with_milliseconds
+        from awn_keras.layouts import default_widths
+
+        widths = widths or default_widths(model)
+        write_line(f"Converting and timing widths, some seconds each: {len(widths)}")
+    costs = (list_networks if args.networks else summarize)(model, widths=widths)
+    write_line(str(with_milliseconds(costs, model) if args.time else costs))

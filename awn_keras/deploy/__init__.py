@@ -9,6 +9,7 @@ from awn_keras.deploy.quantization_aware import (
     quantize_aware,
     tf_keras_at,
 )
+from awn_keras.deploy.timing import with_milliseconds
 from awn_keras.deploy.verification import Verified, verify_tflite
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "quantize_aware",
     "tf_keras_at",
     "verify_tflite",
+    "with_milliseconds",
 ]

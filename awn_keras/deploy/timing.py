@@ -5,10 +5,23 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
+from awn_keras.curves import TradeOffCurve
+from awn_keras.deploy.converter import convert
+from awn_keras.deploy.cutting import cut_networks
 from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.deploy.signatures import width_signature
+from awn_keras.errors import ArgumentTypeError
+from awn_keras.layouts import choose_cuts
+from awn_keras.multi_width import MultiWidthModel, check_any_width_model
+from awn_keras.summary import ModelSummary, NetworkList
+from awn_keras.widths import check_positive
+
+Costs = TypeVar("Costs", bound=NetworkList | ModelSummary | TradeOffCurve)
 
 
 def time_signatures(
@@ -16,7 +29,7 @@ def time_signatures(
     names: Sequence[str],
     *,
     runs: int = 20,
-    warm_up: int = 3,
+    turns: int = 4,
     num_threads: int = 1,
 ) -> dict[str, list[float]]:
     """Times signatures in turns, so that drift of the machine meets all of them.
@@ -25,7 +38,8 @@ def time_signatures(
         content: A TFLite file.
         names: Names of signatures.
         runs: Timed runs of each.
-        warm_up: Runs of each that are not timed.
+        turns: Number of turns. In a turn a signature runs several times in a row, as
+            in an app. The first run of a turn is not timed.
         num_threads: Threads of the interpreter.
 
     Returns:
@@ -41,13 +55,61 @@ def time_signatures(
         for name in names
     }
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(warm_up + runs):
+    for turn in range(turns):
+        timed = runs * (turn + 1) // turns - runs * turn // turns
         for name, sample in samples.items():
-            start = time.perf_counter()
             signatures[name].invoke(sample)
-            if turn >= warm_up:
+            for _ in range(timed):
+                start = time.perf_counter()
+                signatures[name].invoke(sample)
                 times[name].append(1e3 * (time.perf_counter() - start))
     return times
+
+
+def with_milliseconds(
+    costs: Costs, model: MultiWidthModel, *, runs: int = 20, num_threads: int = 1
+) -> Costs:
+    """Measures how long each width takes on this machine, in a file of all of them.
+
+    The file is the one that `export_tflite` would write, in float32. For times on a
+    phone use `awn benchmark`.
+
+    Args:
+        costs: What `list_networks`, `summarize` or `trade_off_curve` gave for the
+            model. List few widths: converting each one takes some seconds.
+        model: The model.
+        runs: Timed runs of each width.
+        num_threads: Threads of LiteRT.
+
+    Returns:
+        A copy that has `milliseconds`: the median of each width.
+
+    Raises:
+        TypeError: If `costs` is none of these, or `model` has one width only.
+        ValueError: If `runs` is below 1.
+        ExportError: See `export_tflite`.
+
+    Examples:
+        >>> from awn_keras import lenet_3c1l, list_networks, with_milliseconds
+        >>> model = lenet_3c1l()
+        >>> networks = list_networks(model, [0.25, 1.0])
+        >>> len(with_milliseconds(networks, model).milliseconds)
+        2
+    """
+    check_any_width_model(model)
+    if not isinstance(costs, NetworkList | ModelSummary | TradeOffCurve):
+        raise ArgumentTypeError(
+            "`costs` must be what `list_networks`, `summarize` or `trade_off_curve` "
+            f"gave. Received: {type(costs)}"
+        )
+    check_positive(runs, "runs")
+    networks = cut_networks(model, costs.widths, choose_cuts(model, costs.widths))
+    times = time_signatures(
+        convert(networks), list(networks), runs=runs, num_threads=num_threads
+    )
+    by_name = medians(times)
+    milliseconds = [by_name[width_signature(width)] for width in costs.widths]
+    return replace(costs, milliseconds=milliseconds)
 
 
 def medians(times: dict[str, list[float]]) -> dict[str, float]:

@@ -293,10 +293,14 @@ def _as_many_weights(dataset: str, changes: dict[str, Any]) -> dict[str, Any]:
     return {"filters": filters, "width_multiplier": 1.0}
 
 
+def classes_of(dataset: str) -> int:
+    """Number of classes of a data set."""
+    return 100 if dataset == "cifar100" else 10
+
+
 def _lenet(dataset: str, **kwargs: Any) -> Any:
     """LeNet-3C1L for a data set."""
-    shape = DATASETS[dataset]
-    classes = 100 if dataset == "cifar100" else 10
+    shape, classes = DATASETS[dataset], classes_of(dataset)
     padding = "same" if min(shape[:2]) < 16 else "valid"
     return lenet_3c1l(shape, classes, padding=padding, staircase="paper", **kwargs)
 

@@ -11,9 +11,10 @@ from typing import Any
 from awn_keras.data import DATASETS
 from awn_keras.errors import ArgumentError
 from awn_keras.experiments import figures, tables
+from awn_keras.experiments.executed import Finished
 from awn_keras.experiments.paper import EXPERIMENTS, PaperRun, recommended_arm, runs_of
 from awn_keras.experiments.statistics import trace_of
-from awn_keras.experiments.tables import Finished, Table
+from awn_keras.experiments.tables import Table
 from awn_keras.files import write_whole
 from awn_keras.pictures import save_figure
 from awn_keras.runs.networks import NETWORKS

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from awn_keras.experiments.executed import Finished, with_executed_macs
 from awn_keras.experiments.paper import (
     FIGURE_4_WIDTHS,
     FIGURE_6,
@@ -16,7 +17,6 @@ from awn_keras.experiments.paper import (
     TABLE_1,
     TABLE_1_WIDTHS,
     TABLE_2,
-    PaperRun,
     individual_sizes,
     recommended_arm,
 )
@@ -30,8 +30,6 @@ _STAIRCASE = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
 _BUDGETS = tuple(0.25 + 0.125 * i for i in range(7))
 #: Fields of a recipe that a user chooses for a whole table.
 _ANY_RUN = ("scale", "precision", "seed")
-#: A finished run with its result.
-Finished = tuple[PaperRun, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -264,19 +262,19 @@ def _millions(macs: int) -> str:
 
 def _within(curve: dict[str, Any], budget: int) -> float | None:
     """Accuracy of the widest network of at most so many MACs, if there is one."""
-    count = int(np.searchsorted(curve["macs"], budget, side="right"))
-    return curve["accuracy"][count - 1] if count else None
+    fit = np.flatnonzero(np.asarray(curve["executed_macs"]) <= budget)
+    return curve["accuracy"][fit[-1]] if len(fit) else None
 
 
 def at_equal_macs(finished: Sequence[Finished]) -> Table:
-    """Accuracy of each system's widest network within a budget of MACs.
+    """Accuracy of each system's widest network within a budget of executed MACs.
 
     The budgets are the MACs of the network that the sliced systems train, at the
     widths of table 1 and between them, and those of the largest network of all.
     """
-    systems = _systems(finished)
+    systems = _systems(with_executed_macs(finished))
     curves = {label: measured[0] for label, _, _, measured in systems if measured}
-    budgets = {curve["macs"][-1] for curve in curves.values()}
+    budgets = {curve["executed_macs"][-1] for curve in curves.values()}
     budgets = {max(budgets)} if budgets else set()
     if plain := curves.get("s_net") or curves.get("us_net"):
         budgets |= {plain["macs"][index_at(plain, width)] for width in _BUDGETS}
@@ -294,9 +292,8 @@ def at_equal_macs(finished: Sequence[Finished]) -> Table:
     note = (
         "Accuracy of the widest network within each budget: the MACs of the network "
         "that S-Net and US-Net train, at widths 0.25, 0.375, 0.5 and so on to 1, and "
-        "the largest of all. An AWN has sqrt(2) times the channels; at full width "
-        "nearly half of its MACs are by zeros of the triangle, which an exported file "
-        "skips in part."
+        "the largest of all. An AWN has sqrt(2) times the channels. Its MACs are "
+        "those that an exported file executes, which skips zeros of the triangle."
     )
     return Table(head, rows, [*_notes(finished), note])
 

@@ -19,3 +19,14 @@ def test_summary_of_networks(trained, capsys):
     assert [row.split()[0] for row in rows] == ["0.250000", "0.500000", "1.000000"]
     assert main(f"summary {trained}/model.keras --networks --widths 0.5".split()) == 0
     assert capsys.readouterr().out.splitlines()[1:] == rows[1:2]
+
+
+def test_summary_with_milliseconds(trained, capsys):
+    arguments = f"summary {trained}/model.keras --networks --time"
+    assert main(arguments.split()) == 0
+    announced, header, *rows = capsys.readouterr().out.splitlines()
+    assert announced.endswith(": 3")
+    assert header.endswith(" ms")
+    assert [row.split()[0] for row in rows] == ["0.250000", "0.500000", "1.000000"]
+    assert main([*arguments.split(), "--widths", "0.5"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3

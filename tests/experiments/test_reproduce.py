@@ -50,6 +50,7 @@ def invented(
             "starts": widths,
             "accuracy": [auc - 0.03, auc - 0.01, auc + 0.01, auc + 0.03],
             "macs": list(macs),
+            "executed_macs": list(macs),
             "parameters": [1, 2, 3, 4],
         }
         for count in calibrated
@@ -304,9 +305,11 @@ def test_at_equal_macs_the_widest_network_that_fits_is_told(tmp_path):
     for run in runs:
         result = load_result(run, tmp_path)
         for curve in result["curves"]:
-            # Twice those of the plain network, as that of an AWN.
+            # A file of an AWN executes half of its MACs; they are twice the others'.
             awn = run.label.startswith("awn")
-            curve["macs"] = [m * 10**6 for m in ([2, 4, 6, 8] if awn else [1, 2, 3, 4])]
+            macs = [m * 10**6 for m in ([2, 4, 6, 8] if awn else [1, 2, 3, 4])]
+            curve["executed_macs"] = macs
+            curve["macs"] = [2 * m for m in macs] if awn else macs
         (tmp_path / f"{run.name}.json").write_text(json.dumps(result))
     table = at_equal_macs(finished_runs(runs, tmp_path))
     # Between the four widths the network of the next smaller one is what runs.
@@ -353,7 +356,7 @@ def test_figure_6_sets_ours_beside_the_papers(tmp_path):
 def test_figure_5_is_drawn_over_width_and_over_macs(tmp_path):
     finished = finished_runs(table_2_runs(tmp_path), tmp_path)
     figure = reproduce.figures.figure_5(finished)
-    for ax, over in zip(figure.axes, ("widths", "macs"), strict=True):
+    for ax, over in zip(figure.axes, ("widths", "executed_macs"), strict=True):
         curves = [curve for _, result in finished for curve in result["curves"]]
         assert [list(line.get_xdata()) for line in ax.lines] == [
             curve[over] for curve in curves
