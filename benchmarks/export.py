@@ -1,24 +1,28 @@
-"""Bytes and milliseconds of exported files: one for all widths, against one a width.
+"""What exported files cost: weights, bytes, what they execute, and milliseconds.
 
-    python benchmarks/export.py [--models 'NAME;...'] [--runs 30] [--output FILE]
+    python benchmarks/export.py [--networks 'NAME;...'] [--runs 100] [--output FILE]
                                 [--files FOLDER] [--only-convert]
+    python benchmarks/export.py --seconds [--before CHECKOUT]
 
-For LeNet-3C1L with 45 and 128 channels (28x28x1) and `keras.applications.MobileNetV2`
-made any-width with `width_multiplier=sqrt(2)` (1000 classes, 96x96 and 224x224):
+Networks made any-width in several ways (`ARMS`): by the paper's staircase and by a
+nested one, widened by sqrt(2) everywhere and where it pays. Of each:
 
-- bytes of one file with 4 and with 8 widths, of a triangular one with the full width
-  only, of a dense one with it, and of a dense one a width;
-- milliseconds of each of 4 widths, kernels laid out by `layout="auto"`, against dense
-  ones; of the full width in the file with 8;
-- what a user would take instead: plain networks (`alpha`, or filters) with as many
-  weights as are active, and with as many multiply-accumulates;
-- bytes of the same widths of an S-Net, which needs a file for each.
+- one file of four widths: bytes, weights that it stores, and for each width
+  multiply-accumulates of the slim network and of the file, active weights,
+  milliseconds; the same with dense kernels, and for the default also with eight widths;
+- what a user would take instead: plain networks, all layers narrower alike, with as
+  many weights as are active, and with as many multiply-accumulates as the file
+  executes;
+- an S-Net of the plain network, which has a copy for each of the four widths.
 
-LiteRT (XNNPACK), one thread, medians; all signatures of a model take turns in one
-process, so that drift of the machine meets all of them. Weights are random: they
-change neither bytes nor time. `--only-convert` converts alone, beside other work: files
-that a later run finds in the folder are not made again. Remove them when what makes
-them has changed.
+LiteRT (XNNPACK), one thread, medians; the files take turns in one process, each width
+runs some times in a row. Weights are random: they change neither bytes nor time.
+`--only-convert` converts alone, beside other work: files that a later run finds in the
+folder are not made again. Remove them when what makes them has changed.
+
+`--seconds` measures how long an export takes instead, against one conversion of the
+full width by TensorFlow's converter, each in a process of its own; `--before` names a
+checkout of an earlier version to compare with.
 """
 
 from __future__ import annotations
@@ -26,11 +30,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,36 +54,32 @@ from awn_keras import (
     to_any_width,
 )
 from awn_keras.baselines import SNet
-from awn_keras.counting import count_active_parameters
-from awn_keras.deploy.converter import convert
-from awn_keras.deploy.cutting import cut
+from awn_keras.counting import active_parameters_at, executed_macs, macs_at
+from awn_keras.deploy.converter import constants, convert
+from awn_keras.deploy.cutting import cut_networks
 from awn_keras.deploy.signatures import width_signature
 from awn_keras.deploy.timing import time_signatures
 from awn_keras.environment import environment
 from awn_keras.files import write_whole
 from awn_keras.layouts import choose_cuts
 from awn_keras.multi_width import MultiWidthModel
+from benchmarks.networks import u_net
 
 OUTPUT = Path(__file__).parents[1] / "results" / "export.json"
 ROOT_2 = math.sqrt(2)
-
-
-def mobilenet(size: int, alpha: float = 1.0) -> keras.Model:
-    """What Keras has; `alpha` is its width multiplier."""
-    return keras.applications.MobileNetV2(
-        input_shape=(size, size, 3),
-        alpha=alpha,
-        weights=None,
-        classes=1000,
-        classifier_activation=None,
-    )
-
-
-def lenet(filters: int) -> keras.Model:
-    """A plain LeNet-3C1L with so many filters."""
-    return lenet_3c1l(
-        (28, 28, 1), filters=filters, width_multiplier=1.0, triangular=False
-    )
+#: The arm that is compared with dense kernels and eight widths.
+DEFAULT = "nested, balanced"
+ARMS: dict[str, dict[str, Any]] = {
+    "paper's, sqrt(2)": {"staircase": "paper", "width_multiplier": ROOT_2},
+    "nested, sqrt(2)": {"width_multiplier": ROOT_2},
+    DEFAULT: {"width_multiplier": "balanced"},
+    "nested, balanced, blocks of 32": {
+        "width_multiplier": "balanced",
+        "divisor": 32,
+    },
+}
+#: All layers of a plain network times one of these.
+SIZES = np.arange(0.25, 1.46, 0.05).round(2).tolist()
 
 
 @dataclass(frozen=True)
@@ -84,249 +87,334 @@ class Case:
     """A network to export.
 
     Args:
-        model: Makes the any-width model.
-        plain: `plain(size)` is the ordinary network of that size.
-        sizes: Sizes that alternatives may have.
-        usual: The ordinary network that was widened, which an S-Net would be made of.
+        plain: Makes the plain network.
+        min_width: The smallest width.
+        divisor: Channels of a block, unless an arm says so.
+        s_net: Whether an S-Net can be made of it.
     """
 
-    model: Callable[[], AnyWidthModel]
-    plain: Callable[[float], keras.Model]
-    sizes: np.ndarray
-    usual: float
+    plain: Callable[[], keras.Model]
+    min_width: float
+    divisor: int = 8
+    s_net: bool = False
+
+    def model(self, arm: Mapping[str, Any]) -> AnyWidthModel:
+        """The any-width model of an arm."""
+        options = {"min_width": self.min_width, "divisor": self.divisor, **arm}
+        return to_any_width(self.plain(), **options)
+
+    def of_size(self, size: float) -> AnyWidthModel:
+        """The network with all layers wider or narrower, whole at its only width."""
+        return to_any_width(
+            self.plain(), width_multiplier=size, min_width=1.0, divisor=self.divisor
+        )
 
 
-def _mobilenet_case(size: int) -> Case:
-    return Case(
-        lambda: to_any_width(
-            mobilenet(size), width_multiplier=ROOT_2, min_width=0.35, divisor=8
-        ),
-        lambda alpha: mobilenet(size, alpha),
-        np.arange(0.25, 1.5, 0.025),
-        1.0,
-    )
-
-
-def _lenet_case(filters: int) -> Case:
-    return Case(
-        lambda: lenet_3c1l((28, 28, 1), filters=filters, width_multiplier=1.0),
-        lambda size: lenet(int(size)),
-        np.arange(4, filters + 1),
-        round(filters / ROOT_2),
+def application(name: str) -> keras.Model:
+    """A network of `keras.applications` for 224x224 images and 1000 classes."""
+    return getattr(keras.applications, name)(
+        input_shape=(224, 224, 3), weights=None, classifier_activation=None
     )
 
 
 CASES = {
-    "LeNet-3C1L, 45 channels": _lenet_case(45),
-    "LeNet-3C1L, 128 channels": _lenet_case(128),
-    "MobileNetV2, 96x96": _mobilenet_case(96),
-    "MobileNetV2, 224x224": _mobilenet_case(224),
+    "LeNet-3C1L, 28x28": Case(
+        partial(lenet_3c1l, width_multiplier=1.0, triangular=False),
+        min_width=0.25,
+        divisor=1,
+        s_net=True,
+    ),
+    "U-Net, 128x128": Case(u_net, min_width=0.25),
+    "MobileNetV2, 224x224": Case(
+        partial(application, "MobileNetV2"), min_width=0.35, s_net=True
+    ),
+    "EfficientNetB0, 224x224": Case(
+        partial(application, "EfficientNetB0"), min_width=0.35
+    ),
 }
 
 
-def widths_of(model: AnyWidthModel, count: int) -> list[float]:
-    """So many widths, evenly spaced."""
-    return np.linspace(model.min_width, 1.0, count).round(4).tolist()
+def widths_of(min_width: float, count: int) -> list[float]:
+    """So many widths, evenly spaced; not below those at which blocks appear."""
+    even = np.linspace(min_width, 1.0, count)
+    return [min_width, *(np.ceil(even[1:] * 1e4 - 1e-6) / 1e4).tolist()]
 
 
-def names_of(widths: list[float]) -> dict[float, str]:
-    """The signature of each width."""
-    return {width: width_signature(width) for width in widths}
+@dataclass
+class File:
+    """A file of one network at some widths.
 
+    Args:
+        label: What is in it.
+        content: The file.
+        names: Its signatures, by width.
+        rows: What is known of each width.
+    """
 
-def one_file(
-    model: MultiWidthModel,
-    widths: list[float],
-    layout: str,
-    ends: list[float] | None = None,
-) -> bytes:
-    """A file of some widths; its layout may be that of a file of others, `ends`."""
-    cuts = choose_cuts(model, ends or widths, layout)
-    names = names_of(widths)
-    return convert({names[one]: cut(slim(model, one), cuts) for one in widths})
-
-
-def plain_file(case: Case, size: float) -> bytes:
-    """A file of an ordinary network."""
-    return convert({"plain": case.plain(size)})
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A file: how it is made, and its signatures by width (by size, if plain)."""
-
-    make: Callable[[], bytes]
+    label: str
+    content: bytes
     names: dict[float, str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Bytes, and the weights that they hold."""
+        return {
+            "bytes": len(self.content),
+            "stored_weights": constants(self.content).stored // 4,
+        }
 
 
-def arms_of(
-    case: Case, model: AnyWidthModel, few: list[float], many: list[float]
-) -> dict[str, Arm]:
-    """The files of an any-width model."""
+class Files:
+    """Files of a network, made if they are missing.
 
-    def arm(widths: list[float], layout: str, ends: Any = None) -> Arm:
-        make = partial(one_file, model, widths, layout, ends)
-        return Arm(make, names_of(widths))
+    Args:
+        folder: Where they are kept.
+    """
 
-    return {
-        "dense, 4 widths": arm(few, "dense"),
-        "auto, 4 widths": arm(few, "auto"),
-        "auto, 8 widths": arm(many, "auto"),
-        "auto, full width": arm([1.0], "auto"),
-        "triangular, full width": arm([1.0], "triangular", few),
-        "dense, full width": arm([1.0], "dense"),
-    }
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
 
+    def _kept(self, label: str, make: Callable[[], bytes]) -> bytes:
+        path = self.folder / f"{label.replace('/', '_')}.tflite"
+        if not path.exists():
+            start = time.perf_counter()
+            write_whole(path, make())
+            print(f"{path.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+        return path.read_bytes()
 
-def kept(file: Path, make: Callable[[], bytes]) -> bytes:
-    """What a file holds, which is made if it is missing."""
-    if not file.exists():
-        start = time.perf_counter()
-        write_whole(file, make())
-        seconds = time.perf_counter() - start
-        print(f"{file}: {file.stat().st_size:,} bytes, {seconds:.0f} s", flush=True)
-    return file.read_bytes()
+    def of_model(
+        self, label: str, model: MultiWidthModel, widths: Sequence[float], layout: str
+    ) -> File:
+        """A file of some widths of a model."""
+        cuts = choose_cuts(model, widths, layout)
+        names = {width: width_signature(width) for width in widths}
+
+        def make() -> bytes:
+            return convert(cut_networks(model, widths, cuts))
+
+        rows = [
+            {"width": width, "macs": macs, "executed_macs": executed, "active": active}
+            for width, macs, executed, active in zip(
+                widths,
+                macs_at(model, widths).tolist(),
+                executed_macs(model, widths, cuts).tolist(),
+                active_parameters_at(model, widths).tolist(),
+                strict=True,
+            )
+        ]
+        return File(label, self._kept(label, make), names, rows)
+
+    def of_plain(self, case: Case, costs: dict[str, Any]) -> File:
+        """A file of a plain network of a size, with what it costs."""
+        label = f"plain, {costs['size']:g}"
+
+        def make() -> bytes:
+            return convert({"plain": slim(case.of_size(costs["size"]), 1.0)})
+
+        return File(label, self._kept(label, make), {1.0: "plain"}, [dict(costs)])
 
 
 def alternatives(
-    case: Case, model: AnyWidthModel, widths: list[float]
-) -> list[dict[str, Any]]:
-    """Plain networks of equal weights, and of equal multiply-accumulates."""
-    plain = [(float(size), case.plain(size)) for size in case.sizes]
-    costs = [(size, count_parameters(one), count_macs(one)) for size, one in plain]
-    found = []
-    for width in widths:
-        active = count_active_parameters(model, width)
-        macs = count_macs(model, width)
-        for by, wanted, index in (("weights", active, 1), ("macs", macs, 2)):
-            best = min(costs, key=lambda one: abs(one[index] - wanted))
-            found.append(
-                {
-                    "width": width,
-                    "equal": by,
-                    "size": best[0],
-                    "weights": best[1],
-                    "macs": best[2],
-                }
-            )
-    return found
+    case: Case, files: Files, arms: Sequence[File]
+) -> tuple[list[File], list[dict[str, Any]]]:
+    """Plain networks of equal weights, and of equal executed multiply-accumulates."""
+    plain = []
+    for size in SIZES:
+        model = case.of_size(size)
+        macs, weights = count_macs(model), count_parameters(model)
+        plain.append({"size": size, "macs": macs, "weights": weights})
+    chosen = []
+    for file in arms:
+        for row in file.rows:
+            wanted = {"weights": row["active"], "macs": row["executed_macs"]}
+            for equal, count in wanted.items():
+                nearest = min(
+                    range(len(plain)),
+                    key=partial(_distance, plain, equal, count),
+                )
+                chosen.append(
+                    {
+                        "arm": file.label,
+                        "width": row["width"],
+                        "equal": equal,
+                        "size": plain[nearest]["size"],
+                    }
+                )
+    sizes = {row["size"] for row in chosen}
+    return [files.of_plain(case, row) for row in plain if row["size"] in sizes], chosen
+
+
+def _distance(
+    plain: Sequence[Mapping[str, Any]], equal: str, count: int, index: int
+) -> int:
+    return abs(plain[index][equal] - count)
 
 
 def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
     """All numbers of one network; with no `runs` its files are made, and no more."""
-    case = CASES[name]
-    model = case.model()
-    few, many = widths_of(model, 4), widths_of(model, 8)
-    folder = folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    arms = arms_of(case, model, few, many)
-    contents = {
-        label: kept(folder / f"{label}.tflite", arm.make) for label, arm in arms.items()
-    }
-    files = {label: len(content) for label, content in contents.items()}
-    plain = case.plain(case.usual)
-    s_net = SNet(plain.input, plain.output, widths=few)
-    for label, system in (("S-Net", s_net), ("dense", model)):
-        files[f"{label}, a file a width"] = sum(
-            len(
-                kept(
-                    folder / f"{label}, {width:g}.tflite",
-                    partial(one_file, system, [width], "dense"),
-                )
-            )
-            for width in few
-        )
-    others = alternatives(case, model, few)
-    for size in sorted({one["size"] for one in others}):
-        label = f"plain {size:g}"
-        arms[label] = Arm(partial(plain_file, case, size), {size: "plain"})
-        contents[label] = kept(folder / f"{label}.tflite", arms[label].make)
+    case, files = CASES[name], Files(folder / name)
+    few, many = (widths_of(case.min_width, count) for count in (4, 8))
+    arms, more = [], []
+    for label, changes in ARMS.items():
+        if case.divisor == 1 and "divisor" in changes:
+            continue  # of few channels there are no such blocks
+        model = case.model(changes)
+        arms.append(files.of_model(label, model, few, "auto"))
+        if label == DEFAULT:
+            more += [
+                files.of_model("dense kernels", model, few, "dense"),
+                files.of_model("8 widths", model, many, "auto"),
+            ]
+    if case.s_net:
+        plain = case.plain()
+        s_net = SNet(plain.input, plain.output, widths=few, divisor=case.divisor)
+        more.append(files.of_model("S-Net", s_net, few, "dense"))
+    others, chosen = alternatives(case, files, arms)
     if not runs:
         return None
     print(f"{name}: timing", flush=True)
-    names = {label: arm.names for label, arm in arms.items()}
-    times = time_in_turns(contents, names, runs)
-    for one in others:
-        one["ms"] = times[f"plain {one['size']:g}", one["size"]]
+    every = [*arms, *more, *others]
+    times = time_in_turns(every, runs)
+    for file in every:
+        for row, width in zip(file.rows, file.names, strict=True):
+            row["ms"] = times[file.label, width]
+    by_size = {file.rows[0]["size"]: file for file in others}
     return {
         "network": name,
-        "full_width_weights": count_parameters(model, 1.0),
-        "full_width_macs": count_macs(model, 1.0),
-        "bytes": files,
-        "widths": [
-            {
-                "width": width,
-                "macs": count_macs(model, width),
-                "active_weights": count_active_parameters(model, width),
-                "dense_ms": times["dense, 4 widths", width],
-                "auto_ms": times["auto, 4 widths", width],
-                "ratio": times["dense, 4 widths", width]
-                / times["auto, 4 widths", width],
-            }
-            for width in few
-        ],
-        "full_width_ms": {
-            label: times[label, 1.0] for label in arms if "width" in label
+        "plain": {
+            "macs": count_macs(case.plain()),
+            "weights": count_parameters(case.plain()),
         },
-        "alternatives": others,
+        "files": {
+            file.label: {**file.facts, "widths": file.rows} for file in [*arms, *more]
+        },
+        "alternatives": [
+            {**row, **by_size[row["size"]].facts, **by_size[row["size"]].rows[0]}
+            for row in chosen
+        ],
     }
 
 
-def time_in_turns(
-    contents: dict[str, bytes], names: dict[str, dict[float, str]], runs: int
-) -> dict[tuple[str, float], float]:
+def time_in_turns(files: Sequence[File], runs: int) -> dict[tuple[str, float], float]:
     """Medians of each signature of each file, in five rounds over all of them."""
-    found: dict[tuple[str, float], list[float]] = {}
+    times: dict[tuple[str, float], list[float]] = {}
     rounds = 5
+    each = -(-runs // rounds)
     for _ in range(rounds):
-        for label, content in contents.items():
-            times = time_signatures(
-                content, list(names[label].values()), runs=max(1, runs // rounds)
-            )
-            for width, name in names[label].items():
-                found.setdefault((label, width), []).extend(times[name])
-    return {key: statistics.median(values) for key, values in found.items()}
+        for file in files:
+            names = list(file.names.values())
+            measured = time_signatures(file.content, names, runs=each, turns=1)
+            for width, name in file.names.items():
+                times.setdefault((file.label, width), []).extend(measured[name])
+    return {key: statistics.median(values) for key, values in times.items()}
+
+
+# ------------------------------------------------------------------- seconds of export
+
+#: Run in a process of its own, by the version that its PYTHONPATH names.
+_EXPORT = """
+import json, math, sys, tempfile, time
+import keras
+import tensorflow as tf
+from awn_keras import export_tflite, slim, to_any_width
+from awn_keras.deploy import export as module
+
+plain = keras.applications.MobileNetV2((224, 224, 3), weights=None)
+model = to_any_width(
+    plain, width_multiplier=math.sqrt(2), min_width=0.35, divisor=8
+)
+what, count = sys.argv[1], int(sys.argv[2])
+verified = [0.0]
+compare = module.compare
+
+
+def timed(*args, **kwargs):
+    start = time.perf_counter()
+    try:
+        return compare(*args, **kwargs)
+    finally:
+        verified[0] += time.perf_counter() - start
+
+
+module.compare = timed
+if what == "stock":
+    network = slim(model, 1.0)
+    start = time.perf_counter()
+    size = len(tf.lite.TFLiteConverter.from_keras_model(network).convert())
+else:
+    widths = [0.35 + 0.65 * i / (count - 1) for i in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        records = export_tflite(model, folder + "/model.tflite", widths=widths)
+    size = records[0].bytes
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "verification": verified[0], "bytes": size}))
+"""
+
+
+def seconds_of(what: str, count: int, checkout: Path) -> dict[str, Any]:
+    """How long an export takes, or a stock conversion."""
+    result = subprocess.run(
+        [sys.executable, "-c", _EXPORT, what, str(count)],
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    measured = json.loads(result.stdout.splitlines()[-1])
+    row = {"what": what, "widths": count, **measured}
+    print(row, flush=True)
+    return row
+
+
+def measure_seconds(before: Path | None) -> dict[str, Any]:
+    """Seconds of exports of MobileNetV2."""
+    here = Path(__file__).parents[1]
+    rows = [seconds_of("stock", 1, here)]
+    for what, checkout in (("now", here), ("before", before)):
+        if checkout is not None:
+            rows += [seconds_of(what, count, checkout) for count in (4, 8)]
+    return {
+        "what": "MobileNetV2 at 224x224, widened by sqrt(2): export with verification",
+        "rows": rows,
+        "environment": environment(),
+    }
 
 
 def main() -> None:
     """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=";".join(CASES), help="separated by ;")
-    parser.add_argument("--runs", type=int, default=30)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--networks", default=";".join(CASES), help="separated by ;")
+    parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--files", type=Path, help="folder to keep files in")
     parser.add_argument("--only-convert", action="store_true")
+    parser.add_argument("--seconds", action="store_true")
+    parser.add_argument("--before", type=Path, help="checkout of an earlier version")
     args = parser.parse_args()
     if args.only_convert and not args.files:
         parser.error("--only-convert needs --files")
-    with tempfile.TemporaryDirectory() as folder:
-        _measure_all(args, args.files or Path(folder))
-
-
-def _measure_all(args: argparse.Namespace, folder: Path) -> None:
-    if args.only_convert:
-        for name in args.models.split(";"):
-            measure(name, 0, folder)
+    result = {"what": "LiteRT, XNNPACK, one thread, float32, batch 1", "networks": []}
+    if args.output.exists():
+        result = json.loads(args.output.read_text())
+    if args.seconds:
+        result["seconds"] = measure_seconds(args.before)
+        write_whole(args.output, json.dumps(result, indent=1) + "\n")
         return
-    found = {}
-    if args.output.exists():  # of networks that are not measured now
-        old = json.loads(args.output.read_text())["networks"]
-        found = {row["network"]: row for row in old}
-    for name in args.models.split(";"):
-        row = measure(name, args.runs, folder)
-        row = found[name] = {**row, "runs": args.runs, "environment": environment()}
-        result = {
-            "what": "LiteRT, XNNPACK, one thread, float32, batch 1",
-            "networks": [found[case] for case in CASES if case in found],
-            "environment": environment(),
-        }
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
-        for one in row["widths"]:
-            print(
-                f"  {one['width']:.4g}: dense {one['dense_ms']:.3f} ms, "
-                f"auto {one['auto_ms']:.3f} ms, {one['ratio']:.2f}x",
-                flush=True,
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.networks.split(";"):
+            runs = 0 if args.only_convert else args.runs
+            row = measure(name, runs, args.files or Path(folder))
+            if row is None:
+                continue
+            rows = {old["network"]: old for old in result["networks"]}
+            rows[name] = {**row, "runs": runs, "environment": environment()}
+            result["networks"] = [rows[case] for case in CASES if case in rows]
+            result["environment"] = environment()
+            write_whole(args.output, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ def autoencoder(inputs: int = 640) -> keras.Model:
     """The autoencoder of MLPerf Tiny's anomaly detection: a code of 8 between 128s."""
     x = start = keras.Input((inputs,), name="frame")
     for units in (128, 128, 128, 128, 8, 128, 128, 128, 128):
-        x = _L.Dense(units, use_bias=False)(x)
+        name = "code" if units == 8 else None
+        x = _L.Dense(units, use_bias=False, name=name)(x)
         x = _L.ReLU()(_L.BatchNormalization(momentum=0.9)(x))
     return keras.Model(start, _L.Dense(inputs, name="same")(x), name="autoencoder")
 

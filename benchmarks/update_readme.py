@@ -277,78 +277,165 @@ def backends() -> str:
 
 
 def export() -> str:
-    """Bytes and milliseconds of exported files."""
+    """Weights, bytes, executed MACs and milliseconds of exported files."""
     result = load("export")
     rows = []
-    for one in result["networks"]:
-        full = one["bytes"]["dense, full width"]
-        for width in one["widths"]:
-            others = {
-                other["equal"]: other["ms"]
-                for other in one["alternatives"]
-                if other["width"] == width["width"]
-            }
+    for network in result["networks"]:
+        name = network["network"]
+        widths = [row["width"] for row in network["files"][BALANCED]["widths"]]
+        for label, file in network["files"].items():
+            by_width = {row["width"]: row for row in file["widths"]}
+            known = [by_width.get(width) for width in widths]
             rows.append(
                 [
-                    one["network"],
-                    f"{width['width']:.4g}",
-                    f"{width['auto_ms']:.3g} ms",
-                    f"{width['dense_ms']:.3g} ms",
-                    f"{width['ratio']:.2f}x",
-                    *(f"{others[key]:.3g} ms" for key in ("weights", "macs")),
+                    name,
+                    label,
+                    f"{file['bytes'] / 1e6:.2f} MB",
+                    _counted(file["stored_weights"]),
+                    *(_cost(row, "executed_macs") for row in known),
+                    *_to_plain(network, label, [widths[0], widths[-1]]),
                 ]
             )
+        for equal, title in (("weights", "as many weights"), ("macs", "as many MACs")):
+            chosen = [
+                row
+                for row in network["alternatives"]
+                if (row["arm"], row["equal"]) == (BALANCED, equal)
+            ]
+            rows.append(
+                [
+                    *(name, f"plain, {title}"),
+                    f"{sum(row['bytes'] for row in chosen) / 1e6:.2f} MB",
+                    _counted(sum(row["weights"] for row in chosen)),
+                    *(_cost(row, "macs") for row in chosen),
+                    *("", ""),
+                ]
+            )
+    places = ["narrowest width", "second", "third", "full width"]
     head = [
-        *("network", "width", "as exported", "dense kernels", "faster by"),
-        *("plain, equal weights", "plain, equal MACs"),
+        *("network", "any-width, or plain", "4 widths", "weights stored", *places),
+        *("narrowest, to plain of as many weights", "full width"),
     ]
-    labels = {
-        "auto, 4 widths": "4 widths, one file",
-        "auto, 8 widths": "8 widths, one file",
-        "dense, 4 widths": "4 widths, one file, dense",
-        "S-Net, a file a width": "4 widths of an S-Net",
-    }
-    sizes = []
-    columns = [
-        *("network", "full width, dense", *labels.values()),
-        *(f"full width faster by, {count} widths" for count in (4, 8)),
-    ]
-    runs = " or ".join(map(str, sorted({one["runs"] for one in result["networks"]})))
-    for one in result["networks"]:
-        full = one["bytes"]["dense, full width"]
-        ratios = [f"{one['bytes'][label] / full:.2f}x" for label in labels]
-        times = one["full_width_ms"]
-        faster = [
-            f"{times['dense, full width'] / times[f'auto, {count} widths']:.2f}x"
-            for count in (4, 8)
-        ]
-        sizes.append([one["network"], f"{full / 1e6:.2f} MB", *ratios, *faster])
+    runs = ", ".join(sorted({str(row["runs"]) for row in result["networks"]}))
     return (
         f"{table(head, rows)}\n\n"
-        f"{table(columns, sizes)}\n\n"
-        f"{result['what']}, medians of {runs} runs in turns, one process. "
+        "Widths: 0.25, 0.5, 0.75, 1; of MobileNetV2 and EfficientNetB0 0.35, 0.5667, "
+        "0.7834, 1. At each: multiply-accumulates that the file executes, and "
+        "milliseconds. To plain: milliseconds over those of a plain network with as "
+        f"many weights as are active. Plain networks are those that fit `{BALANCED}` "
+        f"best, a file for each width. {result['what']}, medians of {runs} runs, one "
+        f"process. {where(result['environment'])}"
+    )
+
+
+BALANCED = "nested, balanced"
+
+
+def _cost(row: dict[str, Any] | None, macs: str) -> str:
+    return "" if row is None else f"{_counted(row[macs])}, {row['ms']:.3g} ms"
+
+
+def _counted(count: float) -> str:
+    millions = count / 1e6
+    return f"{millions:,.0f} M" if millions >= 100 else f"{millions:.3g} M"
+
+
+def _to_plain(network: dict[str, Any], arm: str, widths: list[float]) -> list[str]:
+    """Milliseconds over those of plain networks of as many weights."""
+    plain = {
+        (row["arm"], row["width"]): row["ms"]
+        for row in network["alternatives"]
+        if row["equal"] == "weights"
+    }
+    times = {row["width"]: row["ms"] for row in network["files"][arm]["widths"]}
+    return [
+        f"{times[width] / plain[arm, width]:.2f}x" if (arm, width) in plain else ""
+        for width in widths
+    ]
+
+
+def export_seconds() -> str:
+    """How long an export takes."""
+    result = load("export")["seconds"]
+    (stock,) = (row for row in result["rows"] if row["what"] == "stock")
+    rows = []
+    for row in result["rows"]:
+        label = "one stock conversion" if row is stock else f"export, {row['what']}"
+        rows.append(
+            [
+                label,
+                f"{row['widths']}",
+                f"{row['seconds']:.1f} s",
+                f"{row['seconds'] / stock['seconds']:.1f}x",
+                f"{row['verification'] / row['seconds']:.0%}",
+                f"{row['bytes'] / 1e6:.2f} MB",
+            ]
+        )
+    head = ["", "widths", "time", "of one conversion", "of it verification", "file"]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"{result['what']}; each in a process of its own. "
         f"{where(result['environment'])}"
     )
+
+
+def chains() -> str:
+    """Inverted residuals, whole and cut."""
+    result = load("chains")
+    rows = [
+        [
+            row["chain"],
+            f"{row['whole']:.0f} us",
+            *(f"{row[form] / row['whole']:.2f}x" for form in ("joined", "as chosen")),
+            f"{row['added']} of {row['blocks']}",
+        ]
+        for row in result["rows"]
+    ]
+    head = [
+        *("inverted residual", "whole", "cut, joined", "cut, as chosen"),
+        "blocks of the projection that add",
+    ]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"{result['what']}, medians of {result['runs']} runs in turns. "
+        f"{where(result['environment'])}"
+    )
+
+
+def _speed(network: dict[str, Any], arm: str) -> list[str]:
+    """What one file costs and gains: a row."""
+    file = network["files"][arm]
+    narrow, *_, wide = file["widths"]
+    plain = [
+        row["bytes"]
+        for row in network["alternatives"]
+        if (row["arm"], row["equal"]) == (arm, "weights")
+    ]
+    divisor = 1 if network["network"].startswith("LeNet") else 8
+    return [
+        network["network"],
+        f"{32 if '32' in arm else divisor}",
+        f"{file['bytes'] / sum(plain):.2f}x",
+        f"{file['bytes'] / plain[-1]:.2f}x",
+        f"{wide['executed_macs'] / network['plain']['macs']:.2f}x",
+        *_to_plain(network, arm, [wide["width"], narrow["width"]]),
+        f"{wide['ms'] / narrow['ms']:.1f}x at {narrow['width']:g}",
+    ]
 
 
 def speed() -> str:
     """What one file costs and gains, in one line for each network."""
     result = load("export")
     rows = []
-    for one in result["networks"]:
-        full = one["bytes"]["dense, full width"]
-        narrow, *_, wide = one["widths"]
-        rows.append(
-            [
-                one["network"],
-                f"{one['bytes']['auto, 4 widths'] / full:.2f}x",
-                f"{wide['ratio']:.2f}x",
-                f"{wide['auto_ms'] / narrow['auto_ms']:.1f}x at {narrow['width']:g}",
-            ]
-        )
+    for network in result["networks"]:
+        for arm in (BALANCED, f"{BALANCED}, blocks of 32"):
+            if arm in network["files"]:
+                rows.append(_speed(network, arm))
     head = [
-        *("network", "bytes: 4 widths in one file, to the full width alone"),
-        *("full width faster by", "narrowest width faster than full by"),
+        *("network", "blocks of", "bytes of 4 widths, to 4 plain networks"),
+        *("to the largest alone", "MACs executed at full width"),
+        *("time at full width", "at the narrowest"),
+        "narrowest width faster than full by",
     ]
     timed = load("train_step")
     step = {row["arm"]: row for row in timed["rows"]}
@@ -358,8 +445,9 @@ def speed() -> str:
     less = many["median_ms"] / step["S-Net, 32 channels, 4 widths"]["median_ms"]
     return (
         f"{table(head, rows)}\n\n"
-        "Against the same network with dense kernels. LiteRT on one thread. "
-        f"{where(result['environment'])}\n\n"
+        '`width_multiplier="balanced"`, against plain networks of one width with as '
+        "many weights as are active at each; MACs against the network before. LiteRT "
+        f"on one thread. {where(result['environment'])}\n\n"
         f"A step that trains four widths takes {many['ratio_to_plain']:.2f}x one of a "
         f"plain network of as many channels, {more:.2f}x one of a plain network of "
         "32, not 45, which has about as many weights that are not zero, and "
@@ -489,6 +577,70 @@ def families() -> str:
     )
 
 
+def waste() -> str:
+    """What reaches no output, in the paper's staircase and in a nested one."""
+    result = load("waste")
+    by_case: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        case = by_case.setdefault((row["network"], row["divisor"]), {})
+        case[row["staircase"]] = row
+    rows = []
+    for (network, divisor), case in by_case.items():
+        cells = [network, f"{divisor}"]
+        for staircase in ("paper", "nested"):
+            row = case[staircase]
+            answers = "" if row["answers"] is None else f", {row['answers']:,}"
+            cells += [
+                f"{row['unread_macs']:.1%} ({row['unread_parameters']:.1%})",
+                f"{row['networks']:,}{answers}",
+                " ".join(f"{part:.2f}" for part in row["relative_macs"]),
+            ]
+        rows.append(cells)
+    widths = ", ".join(f"{width:g}" for width in result["widths"])
+    head = ["network", "divisor"]
+    for name in ("paper's", "nested"):
+        head += [f"{name}: unread", "networks, answers", "MACs"]
+    return (
+        f"{table(head, rows)}\n\n"
+        "Unread: multiply-accumulates (weights) at full width on which no output "
+        "depends. Networks: widths at which a channel appears; answers: how many of "
+        "them differ in their outputs. MACs: of slim networks at widths "
+        f"{widths}, relative to the plain network's. {result['what']}. "
+        f"{where(result['environment'])}"
+    )
+
+
+def staircases() -> str:
+    """Accuracy in the paper's staircase and in a nested one."""
+    result = load("grades")
+    by_arm: dict[tuple[str, str], list[list[float]]] = {}
+    for row in result["rows"]:
+        by_arm.setdefault((row["network"], row["arm"]), []).append(row["result"])
+    titles = {
+        "autoencoder": "autoencoder, squared error",
+        "u_net": "U-Net, intersection over union",
+        "lenet": "LeNet-3C1L, accuracy",
+        "mobilenet": "MobileNetV2, alpha 0.35, accuracy",
+    }
+    arms = {
+        "plain": "plain",
+        "paper": "paper's",
+        "nested": "nested",
+        "stages": "nested, a code of at least 4",
+    }
+    rows = []
+    for (network, arm), results in by_arm.items():
+        means = [sum(values) / len(values) for values in zip(*results, strict=True)]
+        cells = [f"{mean:.3f}" for mean in means]
+        blank = [""] * (len(result["widths"]) - len(cells))
+        rows.append([titles[network], arms[arm], f"{len(results)}", *blank, *cells])
+    head = ["network", "staircase", "seeds", *(f"{w:g}" for w in result["widths"])]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"{result['what']}; means of the seeds. {where(result['environment'])}"
+    )
+
+
 def warm_start() -> str:
     """Epochs to an AUC, with and without trained weights."""
     result = load("warm_start")
@@ -588,7 +740,11 @@ BLOCKS = {
         "improvements_cifar10": lambda: improvements("cifar10"),
         "changes_in_five_epochs": changes_in_five_epochs,
         "warm_start": warm_start,
+        "waste": waste,
+        "staircases": staircases,
         "export": export,
+        "export_seconds": export_seconds,
+        "chains": chains,
         "refinement": refinement,
         "precision": precision,
         "benchmark": benchmark,
