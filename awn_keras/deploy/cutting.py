@@ -5,6 +5,10 @@ holds the outputs between two ends, and reads only the inputs that the last of t
 read. If every exported width ends at the end of a block, a narrower network consists
 of the first blocks of a wider one, byte for byte. A *readout* reads all active
 channels, and is cut on its input side: its output is the sum over blocks of channels.
+
+Between two layers that are cut, channels stay in blocks. A row block that reads several
+of them joins them first, or has a kernel for each and adds the results: an expansion,
+its depthwise convolution and the projection after it then copy nothing.
 """
 
 from __future__ import annotations
@@ -457,7 +461,7 @@ class _Cutter:
                 first, *others = part.terms
                 terms = [
                     block(label, first),
-                    *(block(f"{label}_scale", x, zeros=shifts) for x in others),
+                    *(block(f"{label}_scale", term, zeros=shifts) for term in others),
                 ]
                 parts.append(self._sum(layer, len(parts), terms))
             elif has_weights:
