@@ -31,7 +31,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras import SandwichWidths, lenet_3c1l, to_any_width
+from awn_keras import SandwichWidths, count_macs, lenet_3c1l, to_any_width
 from awn_keras.data import ImageData, load_data
 from awn_keras.environment import environment
 from awn_keras.files import write_whole
@@ -112,6 +112,10 @@ def _padded(images: ImageData) -> tuple[np.ndarray, ...]:
     return train[:10_000], images.y_train[:10_000], test, images.y_test
 
 
+_CLASSIFIER: dict[str, Any] = {
+    "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    "metric": partial(keras.metrics.SparseCategoricalAccuracy, name="result"),
+}
 TASKS = {
     "autoencoder": Task(
         partial(autoencoder, 784),
@@ -137,8 +141,7 @@ TASKS = {
     "lenet": Task(
         partial(lenet_3c1l, triangular=False),
         divisor=1,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metric=partial(keras.metrics.SparseCategoricalAccuracy, name="result"),
+        **_CLASSIFIER,
         epochs=4,
         batch_size=128,
         data=_classes,
@@ -146,8 +149,7 @@ TASKS = {
     "mobilenet": Task(
         _mobilenet,
         divisor=8,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metric=partial(keras.metrics.SparseCategoricalAccuracy, name="result"),
+        **_CLASSIFIER,
         epochs=4,
         batch_size=64,
         data=_padded,
@@ -155,19 +157,34 @@ TASKS = {
 }
 
 
+def build(task: Task, arm: str) -> keras.Model:
+    """The network of an arm, untrained."""
+    model = task.network()
+    if arm == "plain":
+        return model
+    return to_any_width(
+        model,
+        divisor=task.divisor,
+        staircase="paper" if arm == "paper" else "nested",
+        stages=task.stages if arm == "stages" else None,
+    )
+
+
+def relative_macs(task: Task, arm: str) -> list[float]:
+    """Multiply-accumulates at each width, relative to the plain network's."""
+    plain, model = task.network(), build(task, arm)
+    widths = [1.0] if arm == "plain" else WIDTHS
+    return [count_macs(model, width) / count_macs(plain) for width in widths]
+
+
 def train(name: str, arm: str, seed: int, images: ImageData) -> dict[str, Any]:
     """Trains one network."""
     task = TASKS[name]
     keras.utils.set_random_seed(seed)
-    model = task.network()
+    model = build(task, arm)
     compiled: dict[str, Any] = {}
     evaluated: dict[str, Any] = {"return_dict": True}
     if arm != "plain":
-        staircase = "paper" if arm == "paper" else "nested"
-        stages = task.stages if arm == "stages" else None
-        model = to_any_width(
-            model, divisor=task.divisor, staircase=staircase, stages=stages
-        )
         sampler = SandwichWidths(0.25, 1.0, 4, seed)
         compiled = {"widths": sampler, "width_reduction": "mean"}
         evaluated = {"widths": WIDTHS}
@@ -209,6 +226,10 @@ def main() -> None:
                     row = train(name, arm, seed, images)
                     write_whole(path, json.dumps(row) + "\n")
                 rows.append(json.loads(path.read_text()))
+    arms = {(row["network"], row["arm"]) for row in rows}
+    macs = {key: relative_macs(TASKS[key[0]], key[1]) for key in sorted(arms)}
+    for row in rows:
+        row["relative_macs"] = macs[row["network"], row["arm"]]
     result = {
         "what": "Fashion-MNIST, Adam, sandwich rule with 4 widths",
         "widths": WIDTHS,

@@ -614,6 +614,9 @@ def staircases() -> str:
     """Accuracy in the paper's staircase and in a nested one."""
     result = load("grades")
     by_arm: dict[tuple[str, str], list[list[float]]] = {}
+    macs = {
+        (row["network"], row["arm"]): row["relative_macs"] for row in result["rows"]
+    }
     for row in result["rows"]:
         by_arm.setdefault((row["network"], row["arm"]), []).append(row["result"])
     titles = {
@@ -631,13 +634,18 @@ def staircases() -> str:
     rows = []
     for (network, arm), results in by_arm.items():
         means = [sum(values) / len(values) for values in zip(*results, strict=True)]
-        cells = [f"{mean:.3f}" for mean in means]
+        cells = [
+            f"{mean:.3f} ({part:.2f})"
+            for mean, part in zip(means, macs[network, arm], strict=True)
+        ]
         blank = [""] * (len(result["widths"]) - len(cells))
         rows.append([titles[network], arms[arm], f"{len(results)}", *blank, *cells])
     head = ["network", "staircase", "seeds", *(f"{w:g}" for w in result["widths"])]
     return (
         f"{table(head, rows)}\n\n"
-        f"{result['what']}; means of the seeds. {where(result['environment'])}"
+        f"{result['what']}; means of the seeds. In brackets: multiply-accumulates of "
+        "the slim network, relative to the plain network's. "
+        f"{where(result['environment'])}"
     )
 
 
