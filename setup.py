@@ -56,6 +56,7 @@ setup(
         "keras>=3.15,<4",
         "matplotlib>=3.8",
         "numpy>=2.0",
+        "pillow>=10.1",
         "scikit-learn>=1.4",
         "tensorflow>=2.21,<3",
         "tensorflow-datasets>=4.9.7",
