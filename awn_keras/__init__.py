@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from awn_keras.architectures import lenet_3c1l, mobilenet_v2
+from awn_keras.architectures import efficientnet_lite0, lenet_3c1l, mobilenet_v2
 from awn_keras.callbacks import WidthProgbar, WidthTensorBoard
 from awn_keras.constraints import LowerTriangular, triangular_mask
 from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
@@ -66,6 +66,7 @@ __all__ = [
     "channel_grades",
     "count_macs",
     "count_parameters",
+    "efficientnet_lite0",
     "explore_widths",
     "export_tflite",
     "lenet_3c1l",

