@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import groupby
 from typing import Any
 
@@ -11,6 +13,45 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError
 from awn_keras.widths import channel_grades
+
+#: What forbidden entries are multiplied by while a step trains; `None` for 0.
+_share: ContextVar[Any] = ContextVar("share_of_forbidden_entries", default=None)
+
+
+@contextmanager
+def forbidden_entries_act(share: Any) -> Iterator[None]:
+    """A context in which forbidden entries of kernels act in part: a training step.
+
+    Args:
+        share: What they are multiplied by, a scalar in [0, 1]; constraints let them be
+            until it is 0. `None` for the triangle as it is everywhere else.
+
+    Yields:
+        Nothing.
+    """
+    token = _share.set(share)
+    try:
+        yield
+    finally:
+        _share.reset(token)
+
+
+def forbidden_part(kernel: Any, *, acting: bool) -> Any:
+    """What stands in the place of a kernel's forbidden entries.
+
+    Args:
+        kernel: The kernel, a tensor.
+        acting: Whether to give what acts in a forward pass, or what an optimizer's
+            step leaves in the variable.
+
+    Returns:
+        Zeros; in a step in which forbidden entries act a tensor like the kernel.
+    """
+    share = _share.get()
+    if share is None:
+        return keras.ops.zeros_like(kernel)
+    factor = share if acting else keras.ops.greater(share, 0)
+    return kernel * keras.ops.cast(factor, kernel.dtype)
 
 
 def triangular_mask(
@@ -161,7 +202,8 @@ class LowerTriangular(keras.constraints.Constraint):
         if self.inner is not None:
             w = self.inner(w)
         w = keras.ops.convert_to_tensor(w)
-        return keras.ops.where(self.mask(w.shape), w, keras.ops.zeros_like(w))
+        kept = forbidden_part(w, acting=False)
+        return keras.ops.where(self.mask(w.shape), w, kept)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, grades run-length encoded."""

@@ -40,6 +40,7 @@ from awn_keras.rules import (
 )
 from awn_keras.slices import chosen_slices
 from awn_keras.stages import Stages, Widths
+from awn_keras.training.schedules import Fade, fade_schedule
 from awn_keras.widening import WidthMultiplier, multiplier_of, new_sizes
 
 ORDERS = ("keep", "importance")
@@ -72,6 +73,7 @@ def to_any_width(
     stages: Stages | None = None,
     width_multiplier: WidthMultiplier = 1.0,
     order: str = "keep",
+    fade: Fade = None,
 ) -> AnyWidthModel:
     """Makes an any-width model of a functional or Sequential Keras model.
 
@@ -110,6 +112,13 @@ def to_any_width(
         order: `"keep"`, or `"importance"` for a trained model: the strongest channels
             of each layer come first, and so belong to the narrow widths; see
             `reorder_channels`.
+        fade: For a trained model: over how many optimizer steps what the triangle
+            forbids fades out, by `(1 - t) ** 3`, or a schedule of
+            `keras.optimizers.schedules` from 1 to 0. `fit` starts from the model as it
+            was, and ends with the triangle; choose about two thirds of its steps. What
+            fades acts in training steps alone (the log `fade` says how much), so that
+            evaluation, `slim` and files are those of the triangle all the time, and of
+            little use before the end. `None` to drop it at once.
 
     Returns:
         The any-width model, not compiled.
@@ -146,6 +155,12 @@ def to_any_width(
     trained = _is_trained(source)
     if order == "importance":
         _check_can_be_ordered(source, trained)
+    fade = fade_schedule(fade)
+    if fade is not None and not trained:
+        raise ArgumentError(
+            f"Model '{model.name}' is untrained: it has nothing worth keeping that "
+            f"could fade out. Leave `fade` out. Received: fade={fade}"
+        )
 
     def build(sizes: dict[int, int]) -> tuple[AnyWidthModel, _Copies]:
         copies = _Copies(traced, sizes)
@@ -157,6 +172,7 @@ def to_any_width(
             widths_grid=widths_grid,
             staircase=staircase,
             stages=stages,
+            fade=fade,
         )
         return built, copies
 
@@ -454,5 +470,5 @@ class _Copies:
                     for value, index in zip(values, slices, strict=True)
                 ]
             assign(copy, values)
-            if isinstance(copy, TriangularKernel):
+            if isinstance(copy, TriangularKernel) and not copy.keeps_forbidden:
                 copy.apply_masks()

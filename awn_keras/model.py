@@ -16,6 +16,7 @@ from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, propagate_triangles
 from awn_keras.rules import PerWidth
 from awn_keras.stages import Stages, Widths
+from awn_keras.training.schedules import Fade, fade_schedule
 from awn_keras.trunk import Split, split
 
 
@@ -66,6 +67,8 @@ class AnyWidthModel(MultiWidthModel):
             {"min_width": 0.5}}`. If several patterns match a layer, the first one
             counts. Of layers that are added to each other the one of fewest channels
             counts; of layers of equal size, the first input of the `Add`.
+        fade: For a trained model whose forbidden entries are to fade out; see
+            `to_any_width`.
         **kwargs: `trainable`.
 
     Raises:
@@ -102,8 +105,10 @@ class AnyWidthModel(MultiWidthModel):
         widths_grid: Sequence[float] | None = None,
         staircase: str = "nested",
         stages: Stages | None = None,
+        fade: Fade = None,
         **kwargs: Any,
     ) -> None:
+        self._fade = fade_schedule(fade)  # layers get their places in what follows
         super().__init__(
             inputs,
             outputs,
@@ -152,8 +157,30 @@ class AnyWidthModel(MultiWidthModel):
         for node in triangles.nodes:
             if isinstance(node.operation, TriangularKernel):
                 flow = triangles.flows[id(node)]
-                node.operation.set_grades(*flow.grades())
+                node.operation.set_grades(
+                    *flow.grades(), keeps_forbidden=self._fade is not None
+                )
         return acting
+
+    @property
+    def fade(self) -> keras.optimizers.schedules.LearningRateSchedule | None:
+        """Share in which forbidden entries act in each training step, or `None`."""
+        return self._fade
+
+    def has_forbidden_entries(self) -> bool:
+        """Whether there is something left that fades out."""
+        return self._fade is not None and any(
+            layer.has_forbidden_entries()
+            for layer in self.layers
+            if isinstance(layer, TriangularKernel) and layer.built
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the functional model's config and the widths' arguments."""
+        config = super().get_config()
+        if self._fade is not None:
+            config["fade"] = keras.saving.serialize_keras_object(self._fade)
+        return config
 
     def _features(self, inputs: Any, training: bool | None) -> list[Any]:
         """Runs the trunk, once for all widths."""

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.constraints import LowerTriangular, pack_grades
+from awn_keras.constraints import LowerTriangular, forbidden_part, pack_grades
 from awn_keras.errors import ArgumentError, UnsupportedError
 
 
@@ -144,6 +144,10 @@ class TriangularKernel(keras.Layer):
     #: The weights under a mask, by name; each is an attribute of the layer, too.
     kernels: Mapping[str, KernelAxes] = PLAIN
 
+    #: Whether forbidden entries are kept, and saved, although they do not act: for a
+    #: training in which they fade out.
+    keeps_forbidden = False
+
     def _init_triangle(
         self,
         in_grades: Sequence[Any] | np.ndarray | None,
@@ -240,7 +244,8 @@ class TriangularKernel(keras.Layer):
     def masked(self, kernel: Any, name: str | None = None) -> Any:
         """Returns a kernel with its forbidden entries at zero.
 
-        The optimizer applies a constraint only after an update: an initial, an
+        (In a training step of a model with `fade`, at a share of what they are.) The
+        optimizer applies a constraint only after an update: an initial, an
         assigned or an averaged kernel has not been through it.
 
         Args:
@@ -251,7 +256,7 @@ class TriangularKernel(keras.Layer):
         if mask is None or mask.all():  # `None` until the kernel is there
             return kernel
         kernel = keras.ops.convert_to_tensor(kernel)
-        return keras.ops.where(mask, kernel, keras.ops.zeros_like(kernel))
+        return keras.ops.where(mask, kernel, forbidden_part(kernel, acting=True))
 
     def apply_masks(self) -> None:
         """Sets the forbidden entries of the kernels to zero, for good."""
@@ -289,7 +294,13 @@ class TriangularKernel(keras.Layer):
             return np.swapaxes(kernel, -1, -2), mask.T
         return kernel, mask
 
-    def set_grades(self, in_grades: np.ndarray, out_grades: np.ndarray) -> None:
+    def set_grades(
+        self,
+        in_grades: np.ndarray,
+        out_grades: np.ndarray,
+        *,
+        keeps_forbidden: bool = False,
+    ) -> None:
         """Gives the layer its place in an any-width model, once.
 
         `AnyWidthModel` calls this. A kernel that was neither trained nor loaded is
@@ -298,10 +309,13 @@ class TriangularKernel(keras.Layer):
         Args:
             in_grades: Grades of the input channels, `(in_channels,)`.
             out_grades: Grades of the output channels, `(out_channels,)`.
+            keeps_forbidden: Whether to keep what the triangle forbids, which then
+                acts only in `forbidden_entries_act`.
 
         Raises:
             ValueError: If the layer has other grades already.
         """
+        self.keeps_forbidden = keeps_forbidden
         grades = (np.asarray(in_grades, float), np.asarray(out_grades, float))
         if self.in_grades is not None and self.out_grades is not None:
             same = np.array_equal(grades[0], self.in_grades)
@@ -324,11 +338,21 @@ class TriangularKernel(keras.Layer):
             self._drawn[name] = TriangularInitializer(drawn.inner, triangle)
             if untouched:
                 kernel.assign(self._drawn[name](kernel.shape, self.dtype))
-            else:
+            elif not keeps_forbidden:
                 kernel.assign(self.masked(kernel, name))
 
+    def has_forbidden_entries(self) -> bool:
+        """Whether a kernel has something in its forbidden entries."""
+        return any(
+            bool(np.any(np.where(self.masks[name], 0, keras.ops.convert_to_numpy(k))))
+            for name, k in self.triangular_variables.items()
+        )
+
     def save_own_variables(self, store: Any) -> None:
-        """Saves what acts: the kernels under their masks."""
+        """Saves what acts, the kernels under their masks, and what is to fade out."""
+        if self.keeps_forbidden:
+            super().save_own_variables(store)
+            return
         values: dict[str, Any] = {}
         super().save_own_variables(values)
         masked = dict(zip(map(id, self.weights), self.masked_weights(), strict=True))

@@ -38,6 +38,41 @@ def at_step(value: Schedule, step: Any) -> Any:
     return value
 
 
+#: Optimizer steps in which something fades out, or a schedule of what is left of it.
+Fade: TypeAlias = Any
+
+
+def fade_schedule(fade: Fade) -> Schedule | None:
+    """Reads what a user says of forbidden entries that fade out.
+
+    Args:
+        fade: Number of optimizer steps, a schedule, one that Keras has serialized, or
+            `None`.
+
+    Returns:
+        A schedule from 1 to 0; for a number t of steps by `(1 - step / t) ** 3`.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If it is a number below 1.
+
+    Reference:
+        Zhu and Gupta, To Prune, or not to Prune (2017), equation 1.
+    """
+    if isinstance(fade, dict):
+        fade = keras.saving.deserialize_keras_object(fade)
+    if fade is None or is_schedule(fade):
+        return fade
+    if isinstance(fade, bool) or not isinstance(fade, int | np.integer):
+        raise ArgumentTypeError(
+            "`fade` must be a number of optimizer steps, or a schedule of "
+            f"`keras.optimizers.schedules`. Received: fade={fade!r}"
+        )
+    if fade < 1:
+        raise ArgumentError(f"`fade` must be at least 1. Received: fade={fade}")
+    return keras.optimizers.schedules.PolynomialDecay(1.0, int(fade), 0.0, power=3.0)
+
+
 def check_share(value: Any, name: str) -> Schedule:
     """Checks a number in [0, 1], or a schedule of it.
 

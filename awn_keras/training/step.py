@@ -8,12 +8,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.constraints import forbidden_entries_act
 from awn_keras.training import backends, private
 from awn_keras.training.freezing import keep_frozen
 from awn_keras.training.losses import loss_over_widths
 from awn_keras.training.metrics import results_at, update_each
 from awn_keras.training.samplers import draw_levels, expected_levels, loss_factors
 from awn_keras.widths import name_at_width
+
+#: Name in the logs of the share in which forbidden entries act.
+FADE = "fade"
 
 
 def train_step(model: Any, data: Any) -> dict[str, Any]:
@@ -30,6 +34,13 @@ def train_step(model: Any, data: Any) -> dict[str, Any]:
         Vu et al., Any-Width Networks (2020), algorithm 1, whose passes share a trunk
         here.
     """
+    share = model.share_of_forbidden_entries()
+    with forbidden_entries_act(share):
+        logs = _train_step(model, data)
+    return logs if share is None else {**logs, FADE: share}
+
+
+def _train_step(model: Any, data: Any) -> dict[str, Any]:
     batch = x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     plan, networks, step = model.plan, model.networks, model.optimizer.iterations
     frozen = keep_frozen(model._acting_from, networks, plan.frozen_up_to, step)

@@ -28,8 +28,8 @@ from awn_keras.training.metrics import (
 )
 from awn_keras.training.plan import TrainingPlan
 from awn_keras.training.samplers import WidthSampler
-from awn_keras.training.schedules import Schedule, is_on
-from awn_keras.training.step import report, test_step, train_step
+from awn_keras.training.schedules import Schedule, at_step, is_on
+from awn_keras.training.step import FADE, report, test_step, train_step
 from awn_keras.widths import Networks, check_widths
 
 
@@ -62,6 +62,8 @@ class WidthTrainer(keras.Model):
     shares_features = True
 
     _plan: TrainingPlan | None = None
+    #: Whether there was something to fade out when training began.
+    _fading = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -71,6 +73,21 @@ class WidthTrainer(keras.Model):
     def networks(self) -> Networks:
         """The different networks that the model holds."""
         raise NotImplementedError
+
+    @property
+    def fade(self) -> Schedule | None:
+        """Share in which forbidden entries act in each training step, or `None`."""
+        return None
+
+    def has_forbidden_entries(self) -> bool:
+        """Whether there is something left that fades out."""
+        return False
+
+    def share_of_forbidden_entries(self) -> Any:
+        """Gives the share of the step that is being run, a scalar, or `None`."""
+        if not self._fading:
+            return None
+        return at_step(self.fade, self.optimizer.iterations)
 
     # --------------------------------------------------------------- compiling
 
@@ -254,6 +271,9 @@ class WidthTrainer(keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         """As in Keras; makes the state of the metrics first, if it can be known."""
         self._make_width_metrics()
+        if self.train_function is None or force:
+            # What has faded out once does not come back with another optimizer.
+            self._fading = self.has_forbidden_entries()
         return super().make_train_function(force)
 
     def make_test_function(self, force: bool = False) -> Any:
@@ -340,6 +360,8 @@ class WidthTrainer(keras.Model):
         A step's logs are those of a replica, or the mean over replicas.
         """
         results = self.get_metrics_result()
+        if FADE in logs:
+            results[FADE] = logs[FADE]
         for states in (self._measured.train_metrics, self._measured.test_metrics):
             # All are reset together: those that the last steps updated have results.
             if states is None or not set(logs) > set(results):
