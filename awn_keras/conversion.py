@@ -23,7 +23,7 @@ from awn_keras.graph import (
 )
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
-from awn_keras.ordering import moves_of, sources_of
+from awn_keras.ordering import moves_for_reading, moves_of, sources_of
 from awn_keras.propagation import (
     Trace,
     check_outputs,
@@ -43,7 +43,7 @@ from awn_keras.stages import Stages, Widths
 from awn_keras.training.schedules import Fade, fade_schedule
 from awn_keras.widening import WidthMultiplier, multiplier_of, new_sizes
 
-ORDERS = ("keep", "importance")
+ORDERS = ("keep", "importance", "reading")
 _NAMED = 2  # layers that a message names one by one, beside the first
 
 
@@ -109,9 +109,10 @@ def to_any_width(
             keep their size (it tries several numbers, seconds each for a large
             network). Readouts and tail keep their size. Only for an untrained model,
             since weights do not fit.
-        order: `"keep"`, or `"importance"` for a trained model: the strongest channels
+        order: `"keep"`, or for a trained model `"importance"`: the strongest channels
             of each layer come first, and so belong to the narrow widths; see
-            `reorder_channels`.
+            `reorder_channels`. `"reading"`: channels come in the order in which the
+            triangle forbids least of what they read, which takes some seconds.
         fade: For a trained model: over how many optimizer steps what the triangle
             forbids fades out, by `(1 - t) ** 3`, or a schedule of
             `keras.optimizers.schedules` from 1 to 0. `fit` starts from the model as it
@@ -153,14 +154,9 @@ def to_any_width(
     traced = _trace(source)
     widths = Widths.of(min_width, divisor, widths_grid, staircase, stages)
     trained = _is_trained(source)
-    if order == "importance":
+    if order != "keep":
         _check_can_be_ordered(source, trained)
-    fade = fade_schedule(fade)
-    if fade is not None and not trained:
-        raise ArgumentError(
-            f"Model '{model.name}' is untrained: it has nothing worth keeping that "
-            f"could fade out. Leave `fade` out. Received: fade={fade}"
-        )
+    fade = _check_fade(fade, model.name, trained)
 
     def build(sizes: dict[int, int]) -> tuple[AnyWidthModel, _Copies]:
         copies = _Copies(traced, sizes)
@@ -193,7 +189,7 @@ def to_any_width(
             f"width_multiplier={width_multiplier}"
         )
     converted, copies = build(sizes)
-    moves = moves_of(traced) if order == "importance" else None
+    moves = _moves(order, traced, widths)
     copies.assign(moves, redraw=not trained)
     if trained:
         _warn_of_frozen(converted)
@@ -362,6 +358,25 @@ def _is_trained(model: keras.Model) -> bool:
                 ):
                     return True
     return not has_constants
+
+
+def _check_fade(fade: Fade, name: str, trained: bool) -> Fade:
+    fade = fade_schedule(fade)
+    if fade is not None and not trained:
+        raise ArgumentError(
+            f"Model '{name}' is untrained: it has nothing worth keeping that could "
+            f"fade out. Leave `fade` out. Received: fade={fade}"
+        )
+    return fade
+
+
+def _moves(order: str, traced: Trace, widths: Widths) -> np.ndarray | None:
+    """For each label that of the channel that takes its place, if they move."""
+    if order == "importance":
+        return moves_of(traced)
+    if order == "reading":
+        return moves_for_reading(traced, traced.grades(widths))
+    return None
 
 
 def _check_can_be_ordered(model: keras.Model, trained: bool) -> None:

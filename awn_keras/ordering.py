@@ -1,8 +1,9 @@
-"""How important each channel of a trained model is, and the place that it gets."""
+"""The place that each channel of a trained model gets, so that little is lost."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -11,6 +12,9 @@ import numpy as np
 from awn_keras.propagation import Trace
 from awn_keras.rules import Kind, Labelled, WidthRule, rule_of
 from awn_keras.slices import weights_of
+
+#: Rounds after which no order was seen to get better by a hundredth.
+_ROUNDS = 10
 
 
 def moves_of(traced: Trace) -> np.ndarray:
@@ -25,6 +29,14 @@ def moves_of(traced: Trace) -> np.ndarray:
         int array `(labels,)`.
     """
     importance = importance_of(traced)
+    moves = np.arange(len(importance))
+    for places in _groups(traced):
+        moves[places] = places[np.argsort(-importance[places], kind="stable")]
+    return moves
+
+
+def _groups(traced: Trace) -> list[np.ndarray]:
+    """Labels of channels that may change places, those of early places first."""
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     homes: dict[int, list[int]] = defaultdict(list)
     order: dict[int, None] = {}  # of first places, in the layer that gives the grade
@@ -36,11 +48,106 @@ def moves_of(traced: Trace) -> np.ndarray:
     for label in order:
         if label not in fixed:
             groups[tuple(homes[label])].append(label)
-    moves = np.arange(len(importance))
-    for group in groups.values():
-        places = np.array(group)
-        moves[places] = places[np.argsort(-importance[places], kind="stable")]
+    return [np.array(group) for group in groups.values()]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How much of what each channel reads comes from which other channel.
+
+    Args:
+        read: Labels of the channels that are read, `(in,)`.
+        readers: Labels of those that read them, `(out,)`. `None` for a readout, which
+            reads at every width.
+        parts: float64 array `(in, out)`; the sum over a layer is 1.
+    """
+
+    read: np.ndarray
+    readers: np.ndarray | None
+    parts: np.ndarray
+
+
+def moves_for_reading(traced: Trace, grades: np.ndarray) -> np.ndarray:
+    """For each label that of the channel that takes its place, so that little is lost.
+
+    What is lost is the part of each channel's input, in squares of kernel entries
+    times the squared size of what they multiply, that comes from channels which appear
+    later than the channel itself; important channels count more. A readout loses what
+    is not there, at the mean over widths. From the order of importance on, the
+    channels of one group after another get the places that lose least while all others
+    stay, until nothing changes.
+
+    Args:
+        traced: The channels of a trained model.
+        grades: float64 array `(labels,)`: the grade of each place.
+
+    Returns:
+        int array `(labels,)`.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    moves = moves_of(traced)
+    groups, readings = _groups(traced), _readings_of(traced)
+    # The grade of each channel, by its label: that of its place.
+    now = np.empty(len(moves))
+    now[moves] = grades[np.arange(len(moves))]
+    for _ in range(_ROUNDS):
+        before = moves.copy()
+        for places in groups:
+            levels = np.unique(grades[places])
+            if len(levels) == 1:
+                continue
+            lost = np.zeros((len(moves), len(levels)))
+            for reading in readings:
+                _add_losses(lost, reading, now, levels)
+            channels = np.sort(moves[places])
+            at = np.searchsorted(levels, grades[places])
+            rows, columns = linear_sum_assignment(lost[channels][:, at])
+            moves[places[columns]] = channels[rows]
+            now[moves[places]] = grades[places]
+        if np.array_equal(now[before], now[moves]):
+            break
     return moves
+
+
+def _add_losses(
+    lost: np.ndarray, reading: _Reading, now: np.ndarray, levels: np.ndarray
+) -> None:
+    """Adds what each channel of a layer would lose, or take from others, at levels."""
+    for column, level in enumerate(levels):
+        if reading.readers is None:
+            np.add.at(lost[:, column], reading.read, level * reading.parts[:, 0])
+            continue
+        by_readers = reading.parts @ (now[reading.readers] < level)
+        np.add.at(lost[:, column], reading.read, by_readers)
+        from_read = (now[reading.read] > level) @ reading.parts
+        np.add.at(lost[:, column], reading.readers, from_read)
+
+
+def _readings_of(traced: Trace) -> list[_Reading]:
+    importance, readings = importance_of(traced), []
+    for node in traced.propagation.nodes:
+        layer, flow = node.operation, traced.propagation.flows[id(node)]
+        rule, into = rule_of(layer) or WidthRule(), flow.inputs[0]
+        if rule.triangular is None or not isinstance(into, Labelled):
+            continue
+        readers = flow.output.labels if isinstance(flow.output, Labelled) else None
+        for name, axes in rule.triangular.kernels.items():
+            kernel = keras.ops.convert_to_numpy(getattr(layer, name)).astype("float64")
+            if axes.inputs > axes.outputs:
+                kernel = np.swapaxes(kernel, -1, -2)
+            energy = np.square(kernel).sum(axis=tuple(range(kernel.ndim - 2)))
+            energy = energy.reshape(len(into.labels), -1, energy.shape[-1]).sum(axis=1)
+            energy *= np.square(importance[into.labels])[:, None]
+            # BatchNormalization after the layer makes each channel's size its factor.
+            parts = energy / np.maximum(energy.sum(axis=0), 1e-30)
+            if readers is None:
+                parts = energy.sum(axis=1, keepdims=True)
+            else:
+                parts *= importance[readers]
+            parts /= max(parts.sum(), 1e-30)
+            readings.append(_Reading(into.labels, readers, parts))
+    return readings
 
 
 def importance_of(traced: Trace) -> np.ndarray:

@@ -96,6 +96,12 @@ class Trace:
             lambda key, channels: widths.grades(channels, names[key])
         )
 
+    def grades(self, widths: Widths) -> np.ndarray:
+        """Grades of all channels in this graph; see `standard_grades`."""
+        standard = self.standard_grades(widths)
+        nested = widths.staircase == "nested"
+        return self.readings().raised(standard) if nested else standard
+
     def with_grades(self, grades: np.ndarray) -> Propagation:
         """Puts grades in the place of labels.
 
@@ -254,8 +260,7 @@ def propagate_triangles(
     check_outputs(model, traced.propagation)
     standard = traced.standard_grades(widths)
     readings = traced.readings()
-    nested = widths.staircase == "nested"
-    grades = readings.raised(standard) if nested else standard
+    grades = traced.grades(widths)
     kept = traced.kept_grades()
     has_place = ~np.isnan(kept)
     # Layers of another model, or of a file, keep their place, if it is one of these
