@@ -16,6 +16,7 @@ from awn_keras.deploy import (
     verify_tflite,
     with_milliseconds,
 )
+from awn_keras.growing import grow
 from awn_keras.layers import (
     TriConv1D,
     TriConv2D,
@@ -69,6 +70,7 @@ __all__ = [
     "efficientnet_lite0",
     "explore_widths",
     "export_tflite",
+    "grow",
     "lenet_3c1l",
     "list_networks",
     "mobilenet_v2",

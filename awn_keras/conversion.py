@@ -150,16 +150,16 @@ def to_any_width(
         raise ArgumentError(
             f"`order` must be one of {ORDERS}. Received: order={order!r}"
         )
-    source = _dissolved(model)
-    traced = _trace(source)
+    source = dissolved(model)
+    traced = traced_channels(source)
     widths = Widths.of(min_width, divisor, widths_grid, staircase, stages)
-    trained = _is_trained(source)
+    trained = is_trained(source)
     if order != "keep":
         _check_can_be_ordered(source, trained)
     fade = _check_fade(fade, model.name, trained)
 
-    def build(sizes: dict[int, int]) -> tuple[AnyWidthModel, _Copies]:
-        copies = _Copies(traced, sizes)
+    def build(sizes: dict[int, int]) -> tuple[AnyWidthModel, Copies]:
+        copies = Copies(traced, sizes)
         built = AnyWidthModel(
             *rebuild(source, copies.call),
             name=model.name,
@@ -222,10 +222,10 @@ def reorder_channels(model: keras.Model) -> keras.Model:
         Liu et al., Learning Efficient Convolutional Networks through Network Slimming
         (2017), for gamma as importance.
     """
-    source = _dissolved(model)
-    traced = _trace(source)
-    _check_can_be_ordered(source, _is_trained(source))
-    copies = _Copies(traced, {}, tri=False)
+    source = dissolved(model)
+    traced = traced_channels(source)
+    _check_can_be_ordered(source, is_trained(source))
+    copies = Copies(traced, {}, tri=False)
     reordered = keras.Model(*rebuild(source, copies.call), name=model.name)
     copies.assign(moves_of(traced))
     return reordered
@@ -252,8 +252,18 @@ def _warn_of_frozen(model: AnyWidthModel) -> None:
 # ------------------------------------------------------------------------ analysis
 
 
-def _dissolved(model: keras.Model) -> keras.Model:
-    """The model without nested ones."""
+def dissolved(model: keras.Model) -> keras.Model:
+    """Copies a model to be converted without nested ones, or gives it as it is.
+
+    Args:
+        model: What the user gave.
+
+    Returns:
+        A functional model.
+
+    Raises:
+        TypeError: See `to_any_width`.
+    """
     if not isinstance(model, keras.Model):
         raise ArgumentTypeError(
             "`model` must be a Keras model; `keras.saving.load_model(path)` reads one "
@@ -274,8 +284,14 @@ def _dissolved(model: keras.Model) -> keras.Model:
     return inline(model) if nested else model
 
 
-def _trace(model: keras.Model) -> Trace:
+def traced_channels(model: keras.Model) -> Trace:
     """Follows the channels of a model to be converted.
+
+    Args:
+        model: What `dissolved` gives.
+
+    Returns:
+        The channels.
 
     Raises:
         ConversionError: With all findings.
@@ -334,11 +350,17 @@ def _named(names: Sequence[str]) -> str:
     return text + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
 
 
-def _is_trained(model: keras.Model) -> bool:
-    """Whether a weight that starts from a constant has another value.
+def is_trained(model: keras.Model) -> bool:
+    """Says whether a weight that starts from a constant has another value.
 
     These are biases, and the factors and statistics of normalization. A model without
     any is taken for trained, so that nothing is lost.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Whether it seems to be trained.
     """
     constants = (
         keras.initializers.Zeros,
@@ -396,7 +418,7 @@ def _check_can_be_ordered(model: keras.Model, trained: bool) -> None:
 # -------------------------------------------------------------------------- copies
 
 
-class _Copies:
+class Copies:
     """The layers of a new graph, each made from one of the old graph.
 
     Args:

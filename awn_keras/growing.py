@@ -1,0 +1,168 @@
+"""A trained network as the narrowest width of a larger one."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.conversion import Copies, dissolved, traced_channels
+from awn_keras.errors import ArgumentError
+from awn_keras.graph import assign, rebuild
+from awn_keras.layers.base import TriangularKernel
+from awn_keras.model import AnyWidthModel
+from awn_keras.propagation import Trace, trace
+from awn_keras.rules import Kind, Labelled, PerWidth
+from awn_keras.slices import chosen_slices
+from awn_keras.stages import Stages, Widths
+from awn_keras.widening import new_sizes
+from awn_keras.widths import block_size
+
+
+def grow(
+    model: keras.Model,
+    factor: float = 2.0,
+    *,
+    divisor: int = 8,
+    name: str | None = None,
+) -> AnyWidthModel:
+    """Makes a trained network the narrowest width of a larger any-width network.
+
+    The network's channels are always on, and read what they read: at `min_width`, about
+    `1 / factor`, the new model is the network, weight by weight. New channels read the
+    old ones and each other. The readout gives them no weight yet, so that the model
+    answers alike at every width, until it is trained. To leave the network as it is
+    meanwhile, `compile(frozen_up_to=model.min_width)`.
+
+    Unlike `to_any_width`, nothing of what was learned is lost; and the work of the full
+    width is about `factor ** 2` times the network's.
+
+    Args:
+        model: A functional or built Sequential model; it is left as it is.
+        factor: How many times as many channels the full width has, above 1; numbers of
+            channels are rounded to multiples of `divisor`.
+        divisor: New channels come and go in blocks of this size.
+        name: Name of the new model. `None` for the old one's.
+
+    Returns:
+        The any-width model, not compiled.
+
+    Raises:
+        TypeError: See `to_any_width`.
+        ConversionError: See `to_any_width`.
+        ValueError: If `factor` is not above 1, or too small to add a channel.
+
+    Examples:
+        >>> import keras
+        >>> from awn_keras import grow
+        >>> base = keras.applications.MobileNetV2(
+        ...     (32, 32, 3), alpha=0.35, weights=None, classes=10)
+        >>> grow(base, 2.0).min_width
+        0.5
+    """
+    number = isinstance(factor, int | float) and not isinstance(factor, bool)
+    if not number or not 1 < factor < math.inf:
+        raise ArgumentError(
+            f"`factor` must be a number above 1. Received: factor={factor!r}"
+        )
+    source = dissolved(model)
+    traced = traced_channels(source)
+    sizes = new_sizes(traced, lambda _: factor, Widths.of(divisor=divisor))
+    if not any(size > len(labels) for labels, size in _sizes(traced, sizes)):
+        raise ArgumentError(
+            f"`factor` adds no channel to a layer of '{model.name}', as numbers of "
+            f"channels are multiples of divisor={divisor}. Received: factor={factor}"
+        )
+    stages = _always_on(traced, sizes, divisor)
+    copies = Copies(traced, sizes)
+    grown = AnyWidthModel(
+        *rebuild(source, copies.call),
+        name=name or model.name,
+        min_width=min(stage["min_width"] for stage in stages.values()),
+        divisor=divisor,
+        stages=stages,
+    )
+    _put_in_place(copies, traced, trace(grown))
+    return grown
+
+
+def _sizes(traced: Trace, sizes: dict[int, int]) -> list[tuple[np.ndarray, int]]:
+    """Labels of each layer that makes channels, and its new number of channels."""
+    return [
+        (labels, sizes.get(id(layer), len(labels))) for layer, labels in traced.makers()
+    ]
+
+
+def _always_on(traced: Trace, sizes: dict[int, int], divisor: int) -> Stages:
+    """Stages by which the old channels of each layer are always on, and no others."""
+    stages = {}
+    for layer, labels in traced.makers():
+        old = len(labels)
+        new = sizes.get(id(layer), old)
+        # The old channels must be whole blocks of the new ones.
+        fitting = next(
+            size for size in range(divisor, 0, -1) if old % block_size(new, size) == 0
+        )
+        # A pattern: what means something in it stands for itself.
+        pattern = "".join(f"[{c}]" if c in "*?[" else c for c in layer.name)
+        stages[pattern] = {"min_width": old / new, "divisor": fitting}
+    return stages
+
+
+def _put_in_place(copies: Copies, old: Trace, new: Trace) -> None:
+    """Sets the old weights between the new ones, and the readouts' new rows to zero."""
+    new_label = _new_labels(copies, old, new)
+    flows = {
+        id(node.operation): new.propagation.flows[id(node)]
+        for node in new.propagation.nodes
+    }
+    for layer, copy, before in copies.copies.values():
+        after = flows[id(copy)]
+        size = after.channels()
+        into = _places(before.inputs[0], after.inputs[0], size[0], new_label)
+        out = _places(before.output, after.output, size[1], new_label)
+        values = []
+        for value, weight, index in zip(
+            layer.get_weights(),
+            copy.weights,
+            chosen_slices(copy, size, into, out),
+            strict=True,
+        ):
+            drawn = keras.ops.convert_to_numpy(weight)
+            reads_new = isinstance(after.output, PerWidth)
+            placed = np.zeros_like(drawn) if reads_new else np.array(drawn)
+            placed[np.ix_(*index)] = value
+            values.append(placed)
+        assign(copy, values)
+        if isinstance(copy, TriangularKernel):
+            copy.apply_masks()
+
+
+def _new_labels(copies: Copies, old: Trace, new: Trace) -> dict[int, int]:
+    """Label of each old channel in the new graph."""
+    labels: dict[int, int] = {}
+    roots = old.channels.resolve(), new.channels.resolve()
+    for layer, copy, _ in copies.copies.values():
+        if id(layer) in old.channels.made:
+            made = old.channels.made[id(layer)], new.channels.made[id(copy)]
+            before, after = (root[own] for root, own in zip(roots, made, strict=True))
+            labels.update(zip(before.tolist(), after.tolist(), strict=False))
+    always = old.channels.fixed().tolist(), new.channels.fixed().tolist()
+    labels.update(zip(*always, strict=True))
+    return labels
+
+
+def _places(before: Kind, after: Kind, size: int, new_label: dict[int, int]) -> Any:
+    """For each channel of an old tensor its place in the new one."""
+    if not isinstance(before, Labelled) or not isinstance(after, Labelled):
+        return np.arange(size)
+    # A label may be here several times (after Flatten, say): its places in order.
+    places: dict[int, list[int]] = defaultdict(list)
+    for place in range(len(after.labels) - 1, -1, -1):
+        places[int(after.labels[place])].append(place)
+    return np.array(
+        [places[new_label[label]].pop() for label in before.labels.tolist()]
+    )
