@@ -41,6 +41,7 @@ def loss_over_widths(
     batch: tuple[Any, Any, Any],
     outputs: Sequence[Any],
     factors: Sequence[Any],
+    answers: Any = None,
     *,
     regularize: bool = True,
 ) -> Any:
@@ -53,6 +54,7 @@ def loss_over_widths(
         outputs: The model's outputs at n widths; if narrow widths are to learn from
             the full one, as the plan's sampler orders them.
         factors: What each width's loss counts, n numbers or scalars.
+        answers: What the plan's teacher answers. `None` to learn from the full width.
         regularize: Whether to add the regularization losses, which count once.
 
     Returns:
@@ -76,7 +78,8 @@ def loss_over_widths(
     share = plan.distillation
     if is_on(share):
         share = at_step(share, model.optimizer.iterations)
-        answers = outputs[plan.widths.fixed.index(1.0)]
+        if answers is None:
+            answers = outputs[plan.widths.fixed.index(1.0)]
         learned = backends.for_each(
             lambda y_pred: distillation_loss(answers, y_pred, sample_weight),
             outputs,
@@ -127,6 +130,27 @@ def check_can_distill(
         raise ArgumentError(
             "`distillation` needs the full width in every step: use `SandwichWidths`, "
             f"or `FixedWidths` with 1.0. Received: widths={list(fixed_widths)}"
+        )
+
+
+def check_can_teach(teacher: keras.Model, model: keras.Model) -> None:
+    """Checks that a model can learn from another one's answers.
+
+    Args:
+        teacher: The other one.
+        model: The model.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    shapes = [
+        [tuple(x.shape[1:]) for x in (*each.inputs, *each.outputs)]
+        for each in (teacher, model)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ArgumentError(
+            f"`teacher` must have inputs and outputs like model '{model.name}', of "
+            f"shapes {shapes[1]}. Received: '{teacher.name}', of shapes {shapes[0]}"
         )
 
 

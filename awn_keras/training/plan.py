@@ -13,7 +13,7 @@ import numpy as np
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.training.freezing import check_frozen_up_to
 from awn_keras.training.samplers import SandwichWidths, WidthSampler
-from awn_keras.training.schedules import Schedule, check_share, is_schedule
+from awn_keras.training.schedules import Schedule, check_share, is_on, is_schedule
 from awn_keras.widths import Networks, check_width, check_widths
 
 _REDUCTIONS = ("mean", "sum")
@@ -34,6 +34,8 @@ class TrainingPlan:
         frozen_up_to: Networks up to this width stay as they are; 0 for none.
         report_widths: Widths of the logs, ascending.
         curve_widths: Widths of the AUC, ascending.
+        teacher: Another model from which all widths learn that share, in place of the
+            full width, or `None`.
     """
 
     widths: WidthSampler
@@ -43,6 +45,7 @@ class TrainingPlan:
     frozen_up_to: Schedule
     report_widths: tuple[float, ...]
     curve_widths: tuple[float, ...]
+    teacher: keras.Model | None = None
 
     @classmethod
     def make(
@@ -56,6 +59,7 @@ class TrainingPlan:
         frozen_up_to: Schedule = 0.0,
         report_widths: Sequence[float] | None = None,
         curve_widths: Sequence[float] | None = None,
+        teacher: keras.Model | None = None,
         shared_seed: bool = False,
     ) -> TrainingPlan:
         """Checks arguments of `compile`, and fills in what is left out.
@@ -69,6 +73,7 @@ class TrainingPlan:
             frozen_up_to: See there.
             report_widths: See there.
             curve_widths: See there.
+            teacher: See there.
             shared_seed: Whether a sampler without a seed gets one that is the same in
                 each process.
 
@@ -76,9 +81,11 @@ class TrainingPlan:
             The plan.
 
         Raises:
-            TypeError: If `widths` is not a `WidthSampler`, `width_power` no number, or
-                `distillation` or `frozen_up_to` neither a number nor a schedule.
-            ValueError: If an argument is out of its range.
+            TypeError: If `widths` is not a `WidthSampler`, `width_power` no number,
+                `distillation` or `frozen_up_to` neither a number nor a schedule, or
+                `teacher` no model.
+            ValueError: If an argument is out of its range, or there is a `teacher`
+                and no `distillation`.
         """
         low = networks.min_width
         if widths is None:
@@ -104,6 +111,15 @@ class TrainingPlan:
                 f"width_power={width_power}"
             )
         distillation = check_share(distillation, "distillation")
+        if teacher is not None and not isinstance(teacher, keras.Model):
+            raise ArgumentTypeError(
+                f"`teacher` must be a Keras model. Received: teacher={teacher!r}"
+            )
+        if teacher is not None and not is_on(distillation):
+            raise ArgumentError(
+                "`teacher` needs a share of the loss: `distillation` above 0. "
+                f"Received: distillation={distillation}"
+            )
         frozen_up_to = check_frozen_up_to(frozen_up_to, low)
         if report_widths is None:
             report_widths = (low, (low + 1) / 2, 1.0)
@@ -119,6 +135,7 @@ class TrainingPlan:
             frozen_up_to,
             _ascending(report_widths, low, "report_widths"),
             _ascending(curve_widths, low, "curve_widths"),
+            teacher,
         )
 
     def measuring_at(self, curve_widths: Sequence[float]) -> TrainingPlan:
@@ -126,10 +143,12 @@ class TrainingPlan:
         return replace(self, curve_widths=tuple(sorted(set(curve_widths))))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `compile`, serialized."""
+        """Returns the arguments of `compile`, serialized; of a teacher the name."""
         config: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, keras.Model):
+                value = value.name
             if isinstance(value, WidthSampler) or is_schedule(value):
                 value = keras.saving.serialize_keras_object(value)
             config[field.name] = list(value) if isinstance(value, tuple) else value

@@ -44,6 +44,10 @@ def _train_step(model: Any, data: Any) -> dict[str, Any]:
     batch = x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     plan, networks, step = model.plan, model.networks, model.optimizer.iterations
     frozen = keep_frozen(model._acting_from, networks, plan.frozen_up_to, step)
+    answers = None
+    if plan.teacher is not None:
+        with backends.without_gradients():
+            answers = plan.teacher(x, training=False)
     levels = draw_levels(plan.widths, networks, step)
     factors = loss_factors(plan.widths, networks, levels, plan.width_power)
 
@@ -51,7 +55,7 @@ def _train_step(model: Any, data: Any) -> dict[str, Any]:
         features = model._features(x, training=True)
         shared = _sum_of_losses(model)
         outputs = model._outputs_at(levels, features, training=True)
-        loss = loss_over_widths(model, plan, batch, outputs, factors)
+        loss = loss_over_widths(model, plan, batch, outputs, factors, answers)
         return model.optimizer.scale_loss(loss), (loss, features, shared, outputs)
 
     gradients, computed = backends.differentiate(model, scaled_loss)

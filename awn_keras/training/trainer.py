@@ -16,7 +16,11 @@ from awn_keras.errors import ArgumentError
 from awn_keras.training import backends, private
 from awn_keras.training.freezing import check_can_freeze
 from awn_keras.training.labels import check_labels, softmax_twice
-from awn_keras.training.losses import check_can_distill, is_stock_loss
+from awn_keras.training.losses import (
+    check_can_distill,
+    check_can_teach,
+    is_stock_loss,
+)
 from awn_keras.training.metrics import (
     WidthMetrics,
     accuracy_name,
@@ -112,6 +116,7 @@ class WidthTrainer(keras.Model):
         frozen_up_to: Schedule = 0.0,
         report_widths: Sequence[float] | None = None,
         curve_widths: Sequence[float] | None = None,
+        teacher: keras.Model | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training, as `keras.Model.compile` does.
@@ -141,11 +146,15 @@ class WidthTrainer(keras.Model):
             curve_widths: Widths in [min_width, 1] over which `evaluate` takes the AUC.
                 `None` for `distinct_widths`, or 64 of them, evenly spread, if there
                 are more.
+            teacher: A trained model of the same inputs and outputs, such as the plain
+                network that was converted: all widths, the full one too, learn the
+                share `distillation` from its answers. A file does not hold it.
             **kwargs: As in Keras.
 
         Raises:
             TypeError: If `widths` is not a `WidthSampler`, `width_power` no number, or
-                `distillation` or `frozen_up_to` neither a number nor a schedule.
+                `distillation` or `frozen_up_to` neither a number nor a schedule, or
+                `teacher` no model.
             ValueError: If a width is below the model's `min_width`, an argument is
                 out of its range, the model cannot be distilled as asked, or
                 `frozen_up_to` is on and the optimizer keeps moving averages of weights.
@@ -170,6 +179,7 @@ class WidthTrainer(keras.Model):
             frozen_up_to=frozen_up_to,
             report_widths=report_widths,
             curve_widths=curve_widths,
+            teacher=teacher,
             shared_seed=several,
         )
         self._plan = None  # A model that cannot be compiled as asked is not compiled.
@@ -183,9 +193,11 @@ class WidthTrainer(keras.Model):
             check_can_distill(
                 self.loss,
                 len(self.outputs),
-                plan.widths.fixed,
+                plan.widths.fixed if teacher is None else (1.0,),
                 loss_weights=kwargs.get("loss_weights", *args[2:3]),
             )
+        if teacher is not None:
+            check_can_teach(teacher, self)
         if is_on(plan.frozen_up_to):
             check_can_freeze(self.optimizer)
         self._plan = plan
@@ -205,6 +217,15 @@ class WidthTrainer(keras.Model):
         """Compiles the model as `get_compile_config` says."""
         # Files of version 0.1 may have it: a reference for tests, now in benchmarks/.
         config = {key: value for key, value in config.items() if key != "loop"}
+        teacher = config.pop("teacher", None)
+        if teacher is not None:
+            config["distillation"] = 0.0
+            warnings.warn(
+                f"Model '{self.name}' learned from the answers of '{teacher}', which "
+                "its file does not hold. To go on so, `compile` it with `teacher=` "
+                "anew; as it is, it learns from labels alone.",
+                stacklevel=2,
+            )
         config = _of_every_backend(config)
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
