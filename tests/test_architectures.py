@@ -7,6 +7,7 @@ from awn_keras import (
     TriConv2D,
     count_macs,
     count_parameters,
+    efficientnet_lite0,
     lenet_3c1l,
     list_networks,
     mobilenet_v2,
@@ -270,3 +271,38 @@ def test_arguments_reach_the_mobilenet():
     # Rounded to nothing, a layer keeps one block.
     tiny = mobilenet_v2((8, 8, 3), width_multiplier=0.1)
     assert tiny.get_layer("block1_project_conv").filters == 8
+
+
+@pytest.mark.parametrize(
+    ("size", "macs", "end"),
+    # At 32 the paper's network; from 96 on as many as keras.applications' at its size.
+    [(32, 87_976_448, 4), (64, 97_806_848, 4), (96, 55_021_952, 3)],
+)
+def test_strides_of_mobilenet_v2_follow_the_size(size, macs, end):
+    model = mobilenet_v2((size, size, 3), width_multiplier=1.0, triangular=False)
+    assert count_macs(model) == macs
+    assert model.get_layer("head_conv").output.shape == (None, end, end, 1280)
+
+
+def test_mobilenet_v2_of_photos_has_the_macs_of_keras_applications():
+    shape = (96, 96, 3)
+    ours = mobilenet_v2(shape, 1000, width_multiplier=1.0, triangular=False)
+    theirs = keras.applications.MobileNetV2(shape, weights=None)
+    # Theirs pads before strides, which adds nothing.
+    assert count_macs(ours) == count_macs(theirs)
+
+
+def test_efficientnet_lite0_takes_pixels_and_any_number_of_classes():
+    model = efficientnet_lite0((64, 48, 3), 5)
+    assert model(np.full((1, 64, 48, 3), 255.0)).shape == (1, 5)
+    scale = model.get_layer("scale")
+    np.testing.assert_allclose(
+        np.asarray(scale(np.float32([0, 127, 255]))), [-127 / 128, 0, 1]
+    )
+
+
+def test_efficientnet_lite0_refuses_what_it_has_no_weights_for():
+    with pytest.raises(ValueError, match="`weights` must be 'imagenet' or None"):
+        efficientnet_lite0(weights="noisy-student")
+    with pytest.raises(ValueError, match=r"3 channels \(RGB\)"):
+        efficientnet_lite0((64, 64, 1))

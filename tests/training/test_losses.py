@@ -199,3 +199,71 @@ def test_us_nets_distil_in_place():
     arguments = {"loss": LOSS, "widths": FixedWidths(WIDTHS)}
     got = gradients_of_a_step(model, x, y, distillation=1.0, **arguments)
     assert_same_gradients(got, wanted)
+
+
+# ------------------------------------------------------------------------ teacher
+
+
+@pytest.mark.backends
+def test_all_widths_learn_from_a_teacher():
+    model, teacher = small_dense(), small_dense()
+    x, y = labelled(model)
+    share = 0.4
+
+    def loss_of(outputs):
+        answers = keras.ops.softmax(teacher(x, training=False))
+        soft = keras.losses.CategoricalCrossentropy(from_logits=True)
+        losses = [
+            (1 - share) * LOSS(y, each) + share * soft(answers, each)
+            for each in outputs
+        ]
+        return sum(losses) / len(losses)
+
+    expected = gradients_by_hand(model, x, loss_of)
+    got = gradients_of_a_step(
+        model,
+        x,
+        y,
+        loss=LOSS,
+        widths=FixedWidths(WIDTHS),
+        distillation=share,
+        teacher=teacher,
+    )
+    assert_same_gradients(got, expected)
+
+
+@pytest.mark.backends
+def test_a_teacher_stays_as_it_is_and_needs_no_full_width():
+    model, teacher = small_conv(), small_conv()
+    before = teacher.get_weights()
+    x, y = labelled(model)
+    model.compile(
+        "sgd", LOSS, widths=FixedWidths([0.25]), distillation=0.5, teacher=teacher
+    )
+    model.fit(x, y, verbose=0)
+    for ours, theirs in zip(teacher.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_file_says_that_it_has_no_teacher(tmp_path):
+    model, teacher = small_dense(), small_dense()
+    teacher.name = "wise"
+    model.compile("sgd", LOSS, distillation=0.5, teacher=teacher)
+    x, y = labelled(model)
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "taught.keras")
+    with pytest.warns(UserWarning, match="from the answers of 'wise', which its file"):
+        loaded = keras.saving.load_model(tmp_path / "taught.keras")
+    assert loaded.plan.teacher is None
+    assert loaded.plan.distillation == 0
+    loaded.fit(x, y, verbose=0)
+
+
+def test_a_teacher_must_fit():
+    model = small_dense()
+    with pytest.raises(ValueError, match=r"`teacher` needs a share of the loss"):
+        model.compile("sgd", LOSS, teacher=small_dense())
+    with pytest.raises(TypeError, match=r"`teacher` must be a Keras model"):
+        model.compile("sgd", LOSS, distillation=0.5, teacher="small_dense")
+    with pytest.raises(ValueError, match=r"`teacher` must have inputs and outputs"):
+        model.compile("sgd", LOSS, distillation=0.5, teacher=small_conv())
