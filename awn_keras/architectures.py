@@ -43,6 +43,7 @@ def lenet_3c1l(
     staircase: str = "nested",
     stages: Stages | None = None,
     triangular: bool = True,
+    preprocessing: keras.Layer | None = None,
     name: str = "lenet_3c1l",
 ) -> keras.Model:
     """LeNet-3C1L: three convolutions and one linear layer.
@@ -71,6 +72,9 @@ def lenet_3c1l(
         stages: See `AnyWidthModel`.
         triangular: `False` for the plain network of ordinary convolutions, which
             `awn_keras.baselines` can slice.
+        preprocessing: A layer on the image, right after the input, such as
+            `ImageData.preprocessing()` gives, which takes pixels. `None` for none: the
+            network then wants what it is trained on to be normalized.
         name: Name of the model.
 
     Returns:
@@ -97,7 +101,8 @@ def lenet_3c1l(
     triangles = triangular and not by_layer
     layers = _Layers(weight_decay, bn_momentum, padding, triangular=triangles)
     inputs = keras.Input(input_shape, name="image")
-    x = layers.convolution(inputs, keras.layers.Conv2D, channels, 3, name="{}1")
+    x = inputs if preprocessing is None else preprocessing(inputs)
+    x = layers.convolution(x, keras.layers.Conv2D, channels, 3, name="{}1")
     x = layers.convolution(x, layers.inner, channels, 3, name="{}2")
     x = keras.layers.MaxPooling2D(name="pool2")(x)
     x = layers.convolution(x, layers.inner, channels, 5, name="{}3")
@@ -128,6 +133,7 @@ def mobilenet_v2(
     staircase: str = "nested",
     stages: Stages | None = None,
     triangular: bool = True,
+    preprocessing: keras.Layer | None = None,
     name: str = "mobilenet_v2",
 ) -> keras.Model:
     """MobileNetV2 for small images: 17 inverted residuals, one linear layer.
@@ -161,6 +167,9 @@ def mobilenet_v2(
         stages: See `AnyWidthModel`.
         triangular: `False` for the plain network of ordinary convolutions, which
             `awn_keras.baselines` can slice.
+        preprocessing: A layer on the image, right after the input, such as
+            `ImageData.preprocessing()` gives, which takes pixels. `None` for none: the
+            network then wants what it is trained on to be normalized.
         name: Name of the model.
 
     Returns:
@@ -186,7 +195,8 @@ def mobilenet_v2(
         return _widened(channels, number or 1.0, divisor)
 
     inputs = keras.Input(input_shape, name="image")
-    x = layers.convolution(inputs, keras.layers.Conv2D, widened(32), 3, name="stem_{}")
+    x = inputs if preprocessing is None else preprocessing(inputs)
+    x = layers.convolution(x, keras.layers.Conv2D, widened(32), 3, name="stem_{}")
     index = 0
     for expansion, channels, blocks, stride in _MOBILENET_V2:
         for block in range(blocks):

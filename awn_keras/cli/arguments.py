@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+from awn_keras.cli.output import write_warning
 from awn_keras.errors import ArgumentError
 
 WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
-INPUTS_HELP = "inputs are (pixels - mean) / std of the training set"
 
 
 class Parser(argparse.ArgumentParser):
@@ -181,6 +181,10 @@ def load_dataset(args: argparse.Namespace, model: Any = None) -> Any:
 
 
 def _check_data_fits(model: Any, data: Any) -> None:
+    import numpy as np
+
+    from awn_keras.data.inputs import takes_pixels
+
     inputs = [tuple(x.shape[1:]) for x in model.inputs]
     if inputs != [data.input_shape]:
         raise ArgumentError(
@@ -193,10 +197,16 @@ def _check_data_fits(model: Any, data: Any) -> None:
             f"`--dataset` must have classes for outputs of shape {outputs}. Received: "
             f"{data.name}, of {data.classes} classes"
         )
+    if not takes_pixels(model):
+        write_warning(
+            f"'{model.name}' has no layer that scales its inputs, and gets the set's "
+            f"pixels as they are, up to {int(np.max(data.x_test[:100]))}: is that what "
+            "it was trained on?"
+        )
 
 
 def metadata_of(data: Any) -> dict[str, Any]:
-    """What those who run a file must know of its inputs and outputs.
+    """What those who run a file must know of its outputs.
 
     Args:
         data: The `ImageData` that the model was trained on.
@@ -204,11 +214,4 @@ def metadata_of(data: Any) -> dict[str, Any]:
     Returns:
         A dict of JSON's types, for `export_tflite`.
     """
-    return {
-        "class_names": list(data.class_names),
-        "normalization": {
-            "formula": "(pixels - mean) / std",
-            "mean": data.mean.tolist(),
-            "std": data.std.tolist(),
-        },
-    }
+    return {"class_names": list(data.class_names)}

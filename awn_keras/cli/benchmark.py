@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from awn_keras.cli.arguments import (
-    INPUTS_HELP,
     Parser,
     add_data_arguments,
     add_widths_argument,
@@ -55,7 +54,7 @@ def add(parser: Parser) -> None:
     add("--html", type=Path, help="write an HTML page with a picture, too")
     add(
         "--dataset",
-        help=f"measure accuracy, too, on this set's test images; {INPUTS_HELP}",
+        help="measure accuracy, too, on this set's test images",
     )
     add_data_arguments(parser)
 

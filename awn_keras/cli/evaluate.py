@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from awn_keras.cli.arguments import (
-    INPUTS_HELP,
     Parser,
     add_data_arguments,
     add_widths_argument,
@@ -21,9 +20,7 @@ HELP = "Evaluate a saved model at many widths."
 def add(parser: Parser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", type=Path, help="a .keras file")
-    parser.add_argument(
-        "--dataset", required=True, help=f"digits, mnist, ...; {INPUTS_HELP}"
-    )
+    parser.add_argument("--dataset", required=True, help="digits, mnist, ...")
     add_widths_argument(parser)
     parser.add_argument("--output", type=Path, help="directory for csv, json, png")
     add_data_arguments(parser)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from awn_keras.cli.arguments import (
-    INPUTS_HELP,
     WIDTHS_HELP,
     Parser,
     add_data_arguments,
@@ -73,7 +72,7 @@ def add(parser: Parser) -> None:
     )
     add(
         "--dataset",
-        help=f"compare on this set's first 100 test images; {INPUTS_HELP}",
+        help="compare on this set's first 100 test images",
     )
     add_data_arguments(parser)
     parser.renamed["path"] = "output"

@@ -11,6 +11,11 @@ def write_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def write_warning(text: str) -> None:
+    """Writes a line to stderr that begins with "warning: "."""
+    sys.stderr.write(f"warning: {text}\n")
+
+
 #: Heads the columns of `agreement`.
 AGREEMENT_HEAD = f"{'largest error':>14} {'on GPU':>8} {'same class':>11}"
 

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from awn_keras.cli.arguments import (
-    INPUTS_HELP,
     Parser,
     add_data_arguments,
     load_dataset,
@@ -27,7 +26,7 @@ def add(parser: Parser) -> None:
     )
     parser.add_argument(
         "--dataset",
-        help=f"compare on this set's first 500 test images; {INPUTS_HELP}",
+        help="compare on this set's first 500 test images",
     )
     add_data_arguments(parser)
 

@@ -1,11 +1,10 @@
 """Image data sets: the paper's by name."""
 
 from awn_keras.data.batches import Batches, shift_and_flip
-from awn_keras.data.images import AUGMENTED, ImageData
+from awn_keras.data.images import ImageData
 from awn_keras.data.named import DATASETS, DatasetUnavailableError, load_data
 
 __all__ = [
-    "AUGMENTED",
     "DATASETS",
     "Batches",
     "DatasetUnavailableError",

@@ -3,52 +3,58 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of normalized images for `fit` and `evaluate`.
+    """Batches of images for `fit` and `evaluate`: pixels as they are, in float32.
 
     Order and augmentation of an epoch depend on the seed and the epoch's number only,
     so that training resumed at `first_epoch` sees what it would have seen. (Pass
     `shuffle=False` to `fit`; otherwise Keras shuffles the batches once more.)
 
     Args:
-        images: uint8 array `(n, rows, cols, channels)`.
+        images: uint8 pixels `(n, rows, cols, channels)`: an array, or anything else
+            that has `shape`, a length, and gives an array for an array of indices.
         labels: Integer array `(n,)`.
-        mean: Mean of each channel, `(channels,)`, in the unit of `images`.
-        std: Standard deviation of each channel, likewise.
         batch_size: Samples in a batch; the last may be smaller.
         shuffle: Whether to draw a new order in every epoch.
-        augment: Whether to shift each image by up to 4 pixels (over a border of the
-            mean colour) and flip it left to right at random.
+        flip: Whether to flip half of the images left to right, drawn at random.
+        shift: Pixels by which an image is shifted at most, up or down and to a side.
+        border: What a shift uncovers, a pixel `(channels,)`; by default black.
+        layers: Keras layers for preprocessing images, such as
+            `keras.layers.RandomRotation`, applied after flip and shift.
         seed: Integer seed of order and augmentation.
         first_epoch: Number of the epoch that comes first.
     """
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: Any,
         labels: np.ndarray,
-        mean: np.ndarray,
-        std: np.ndarray,
         batch_size: int,
         *,
         shuffle: bool = False,
-        augment: bool = False,
+        flip: bool = False,
+        shift: int = 0,
+        border: Any = 0,
+        layers: Sequence[Any] = (),
         seed: int = 0,
         first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self.images = images
         self.labels = labels
-        self.mean = np.asarray(mean, "float32")
-        self.std = np.asarray(std, "float32")
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.augment = augment
+        self.flip = flip
+        self.shift = shift
+        self.border = border
+        self.layers = tuple(layers)
         self.seed = seed
         self.epoch = first_epoch
         self._order = self._new_order()
@@ -61,10 +67,15 @@ class Batches(keras.utils.PyDataset):
         """Returns images `(batch, rows, cols, channels)`, float32, and labels."""
         start = index * self.batch_size
         chosen = self._order[start : start + self.batch_size]
-        images = (self.images[chosen] - self.mean) / self.std
-        if self.augment:
-            rng = np.random.default_rng((self.seed, self.epoch, index + 1))
-            images = shift_and_flip(images, rng)
+        images = self.images[chosen]
+        rng = np.random.default_rng((self.seed, self.epoch, index + 1))
+        if self.flip or self.shift:
+            images = shift_and_flip(
+                images, rng, shift=self.shift, flip=self.flip, border=self.border
+            )
+        images = images.astype("float32")
+        for layer in self.layers:
+            images = _transformed(layer, images, int(rng.integers(2**31)))
         return images, self.labels[chosen]
 
     def on_epoch_end(self) -> None:
@@ -80,15 +91,21 @@ class Batches(keras.utils.PyDataset):
 
 
 def shift_and_flip(
-    images: np.ndarray, rng: np.random.Generator, padding: int = 4
+    images: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    shift: int = 4,
+    flip: bool = True,
+    border: Any = 0,
 ) -> np.ndarray:
     """Crops each image at random from itself with a border, and flips half of them.
 
     Args:
-        images: float32 array `(n, rows, cols, channels)`, normalized: the border is
-            0, the mean colour.
+        images: Array `(n, rows, cols, channels)`.
         rng: Source of randomness.
-        padding: Pixels of border on each side.
+        shift: Pixels of border on each side.
+        flip: Whether to flip any.
+        border: The border's pixel, `(channels,)` or one number.
 
     Returns:
         Array of the same shape and dtype.
@@ -96,14 +113,26 @@ def shift_and_flip(
     Reference:
         Vu et al., Any-Width Networks (2020), section 5.1 (CIFAR).
     """
-    count, rows, cols, _ = images.shape
-    border = (padding, padding)
-    padded = np.pad(images, ((0, 0), border, border, (0, 0)))
-    tops, lefts = rng.integers(0, 2 * padding + 1, (2, count))
-    flips = rng.integers(0, 2, (count,))
+    count, rows, cols, channels = images.shape
+    padded = np.empty((rows + 2 * shift, cols + 2 * shift, channels), images.dtype)
+    padded[:] = border
+    tops, lefts = rng.integers(0, 2 * shift + 1, (2, count))
+    # Drawn in any case: without flips the shifts of the next batch stay the same.
+    flips = rng.integers(0, 2, (count,)) * flip
     shifted = np.empty_like(images)
     # Copying slices takes a third of the time of one fancy index.
-    for i, (top, left, flip) in enumerate(zip(tops, lefts, flips, strict=True)):
-        crop = padded[i, top : top + rows, left : left + cols]
-        shifted[i] = crop[:, ::-1] if flip else crop
+    for i, (top, left, flipped) in enumerate(zip(tops, lefts, flips, strict=True)):
+        padded[shift : shift + rows, shift : shift + cols] = images[i]
+        crop = padded[top : top + rows, left : left + cols]
+        shifted[i] = crop[:, ::-1] if flipped else crop
     return shifted
+
+
+def _transformed(layer: Any, images: np.ndarray, seed: int) -> np.ndarray:
+    """What a Keras layer makes of images with a seed."""
+    # A layer draws from generators that go on from call to call, and some ignore the
+    # `seed` of `get_random_transformation`. Set, they draw alike after a resume, too.
+    states = [v for v in layer.variables if v.name == "seed_generator_state"]
+    for index, state in enumerate(states):
+        state.assign(np.array([seed, index], state.dtype))
+    return keras.ops.convert_to_numpy(layer(images, training=True)).astype("float32")

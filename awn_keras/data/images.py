@@ -4,62 +4,130 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+import keras
 import numpy as np
 
 from awn_keras.data.batches import Batches
+from awn_keras.errors import ArgumentError
 
-#: Those whose training images the paper shifts and flips.
-AUGMENTED = ("cifar10", "cifar100")
+#: Images of which mean and standard deviation are taken where they are read on access.
+_SAMPLED = 2000
+#: Images of which float64 copies are in memory at a time.
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set in memory.
+    """A data set: training and test images, with what their labels mean.
 
     Args:
         name: Its name.
-        x_train: uint8 array `(n, rows, cols, channels)`.
+        x_train: uint8 pixels `(n, rows, cols, channels)`: an array, or `Photos`,
+            which are read on access.
         y_train: int64 array `(n,)`.
         x_test: Like `x_train`.
         y_test: Like `y_train`.
         class_names: What the labels mean, in their order.
-        augment: Whether training images are shifted and flipped. `None` for what the
-            paper does: those of `AUGMENTED`.
+        flip: Whether training images are flipped left to right at random.
+        shift: By how many pixels they are shifted at most, over a border of the mean
+            colour.
+        augment_layers: Keras layers for preprocessing images, such as
+            `keras.layers.RandomRotation(0.1)`, that change training images after
+            that. They see pixels.
+        fingerprint: Tells this set from another one of the same name. `None` for sets
+            that their name decides.
     """
 
     name: str
-    x_train: np.ndarray = field(repr=False)
+    x_train: Any = field(repr=False)
     y_train: np.ndarray = field(repr=False)
-    x_test: np.ndarray = field(repr=False)
+    x_test: Any = field(repr=False)
     y_test: np.ndarray = field(repr=False)
     class_names: tuple[str, ...] = field(default=(), repr=False)
-    augment: bool | None = field(default=None, repr=False)
+    flip: bool = field(default=False, repr=False)
+    shift: int = field(default=0, repr=False)
+    augment_layers: tuple[Any, ...] = field(default=(), repr=False)
+    fingerprint: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Checks how images are changed.
+
+        Raises:
+            ValueError: If `shift` is negative, or as large as the images.
+        """
+        if not 0 <= self.shift < min(self.input_shape[:2]):
+            raise ArgumentError(
+                "`shift` must be at least 0, and below the images' rows and cols, "
+                f"{self.input_shape[:2]}. Received: shift={self.shift}"
+            )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of an image, `(rows, cols, channels)`."""
-        return self.x_train.shape[1:]
+        return tuple(self.x_train.shape[1:])
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return int(self.y_train.max()) + 1
+        return len(self.class_names) or int(self.y_train.max()) + 1
 
     @cached_property  # seconds for CIFAR
-    def mean(self) -> np.ndarray:
-        """Mean of each channel over the training images, `(channels,)`."""
-        return self.x_train.mean(axis=(0, 1, 2), dtype="float64").astype("float32")
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each channel."""
+        images = self.x_train
+        chosen = np.arange(len(images))
+        if not isinstance(images, np.ndarray) and len(images) > _SAMPLED:
+            rng = np.random.default_rng(0)
+            chosen = np.sort(rng.choice(len(images), _SAMPLED, replace=False))
+        total = squares = np.zeros(self.input_shape[2])
+        for start in range(0, len(chosen), _AT_ONCE):
+            # Sums of integers, which float64 holds exactly.
+            pixels = images[chosen[start : start + _AT_ONCE]].astype("float64")
+            total = total + pixels.sum(axis=(0, 1, 2))
+            squares = squares + (pixels**2).sum(axis=(0, 1, 2))
+        count = len(chosen) * self.input_shape[0] * self.input_shape[1]
+        mean = total / count
+        return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
 
-    @cached_property
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of each channel over the training images, `(channels,)`.
+
+        Of photos that are read on access, over 2,000 of them at most, chosen at random,
+        always the same ones.
+        """
+        return self._moments[0].astype("float32")
+
+    @property
     def std(self) -> np.ndarray:
-        """Standard deviation of each channel over the training images."""
-        return self.x_train.std(axis=(0, 1, 2), dtype="float64").astype("float32")
+        """Standard deviation of each channel over the training images, likewise."""
+        return self._moments[1].astype("float32")
+
+    def preprocessing(self) -> keras.layers.Layer:
+        """The layer that makes of pixels what networks like: mean 0, deviation 1.
+
+        It belongs into the network, right after the input, so that the network takes
+        pixels wherever it goes.
+
+        Returns:
+            A new `keras.layers.Normalization`, called "preprocessing"; its numbers
+            are constants, not weights. A channel without any deviation becomes 0.
+        """
+        mean, std = self._moments
+        # In half precision 130.7 would be 131.
+        return keras.layers.Normalization(
+            mean=mean.tolist(),
+            variance=(np.where(std > 0, std, 1.0) ** 2).tolist(),
+            dtype="float32",
+            name="preprocessing",
+        )
 
     def train(
         self, batch_size: int = 128, *, seed: int = 0, first_epoch: int = 0
     ) -> Batches:
-        """Training batches: shuffled, and augmented where `augment` says so.
+        """Training batches: shuffled, and augmented as the set says.
 
         Args:
             batch_size: Samples in a batch.
@@ -72,11 +140,12 @@ class ImageData:
         return Batches(
             self.x_train,
             self.y_train,
-            self.mean,
-            self.std,
             batch_size,
             shuffle=True,
-            augment=self.name in AUGMENTED if self.augment is None else self.augment,
+            flip=self.flip,
+            shift=self.shift,
+            border=np.rint(self.mean).astype("uint8") if self.shift else 0,
+            layers=self.augment_layers,
             seed=seed,
             first_epoch=first_epoch,
         )
@@ -90,4 +159,4 @@ class ImageData:
         Returns:
             Batches for `evaluate` and `trade_off_curve`.
         """
-        return Batches(self.x_test, self.y_test, self.mean, self.std, batch_size)
+        return Batches(self.x_test, self.y_test, batch_size)

@@ -20,6 +20,10 @@ DATASETS = {
 }
 
 
+#: Those whose training images the paper flips, and shifts by up to 4 pixels.
+_AUGMENTED = ("cifar10", "cifar100")
+
+
 class DatasetUnavailableError(AwnError, RuntimeError):
     """A data set is not on this machine and could not be fetched."""
 
@@ -92,7 +96,10 @@ def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageD
 
     try:
         names = tuple(builder.info.features["label"].names)
-        return ImageData(name, *arrays("train"), *arrays("test"), names)
+        changes: dict[str, Any] = {}
+        if name in _AUGMENTED:
+            changes = {"flip": True, "shift": 4}
+        return ImageData(name, *arrays("train"), *arrays("test"), names, **changes)
     except Exception as error:  # as above
         raise _damaged(name, builder.data_path, error) from error
 

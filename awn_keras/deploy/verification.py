@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.data.inputs import random_inputs
 from awn_keras.deploy.converter import custom_operators, input_name
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
 from awn_keras.deploy.litert import Signature, TFLiteFile
@@ -99,7 +100,8 @@ def verify_tflite(
         path: The file, as `export_tflite` writes it.
         model: The model that it was made from.
         samples: Inputs to compare on, `(n, ...)` as for `model.predict`: real ones are
-            best. `None` for 4 random ones, standard normal.
+            best. `None` for 4 random ones, standard normal where the first kernel reads
+            them.
         tolerance: Largest difference allowed, relative to the largest output if that
             exceeds 1. `None` for the exporter's at the file's precision, which the
             manifest beside it tells; without one, that of float32.
@@ -177,11 +179,7 @@ def check_samples(
     Raises:
         ValueError: If they do not fit, or there is none.
     """
-    if samples is None:
-        rng = np.random.default_rng(0)
-        flat = [rng.normal(size=(4, *x.shape[1:])) for x in model.inputs]
-    else:
-        flat = keras.tree.flatten(samples)
+    flat = random_inputs(model, 4) if samples is None else keras.tree.flatten(samples)
     shapes = [np.shape(x) for x in flat]
     fit = len(flat) == len(model.inputs) and all(
         tuple(x.shape[1:]) == tuple(shape[1:])

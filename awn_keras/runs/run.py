@@ -195,8 +195,25 @@ def _started(
         raise ArgumentError(
             f"{directory} holds a run already. Resume it, or name another one."
         )
-    model = load_keras_model(directory / "model.keras")
+    fresh, model = model, load_keras_model(directory / "model.keras")
+    _check_same_layers(fresh, model, directory)
     history = read_json(directory / "history.json")
     steps = len(data.train(recipe.batch_size))
     done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
     return model, history[:done]
+
+
+def _check_same_layers(fresh: keras.Model, kept: keras.Model, directory: Path) -> None:
+    """Checks that a kept model is what the recipe builds today."""
+    new, old = ([layer.name for layer in model.layers] for model in (fresh, kept))
+    if new == old:
+        return
+    missing = [name for name in new if name not in old]
+    gone = [name for name in old if name not in new]
+    parts = [f"lacks {', '.join(missing)}"] if missing else []
+    parts += [f"has {', '.join(gone)}"] if gone else []
+    raise ArgumentError(
+        f"{directory} holds a run of another version of awn_keras: its network "
+        f"{' and '.join(parts) or 'has its layers in another order'}, and would be "
+        "trained on other inputs than before. Name another directory."
+    )

@@ -1,4 +1,6 @@
+import keras
 import numpy as np
+import pytest
 
 from awn_keras.data import Batches, load_data, shift_and_flip
 
@@ -34,10 +36,9 @@ def test_augmentation_depends_on_seed_and_epoch_only():
         return Batches(
             images,
             np.arange(40),
-            np.zeros(3),
-            np.ones(3),
             16,
-            augment=True,
+            flip=True,
+            shift=4,
             seed=seed,
             first_epoch=first_epoch,
         )
@@ -63,10 +64,11 @@ def image(rows=6, cols=5):
 def test_shift_and_flip_crop_from_a_border():
     rng = np.random.default_rng(0)
     images = np.stack([image()] * 300)
-    moved = shift_and_flip(images, rng, padding=2)
+    moved = shift_and_flip(images, rng, shift=2, border=[7, -7])
     assert moved.shape == images.shape
     assert moved.dtype == "float32"
-    padded = np.pad(image(), ((2, 2), (2, 2), (0, 0)))
+    padded = np.tile(np.float32([7, -7]), (10, 9, 1))
+    padded[2:-2, 2:-2] = image()
     possible = {
         (flip, top, left): window[:, :: -1 if flip else 1]
         for flip in (False, True)
@@ -84,8 +86,59 @@ def test_shift_and_flip_crop_from_a_border():
 
 
 def test_batches_leave_the_arrays_alone():
-    x = np.zeros((4, 2, 2, 1), "uint8")
-    batches = Batches(x, np.arange(4), [1.0], [2.0], 4)
-    images, _ = batches[0]
-    assert images.max() == -0.5
-    assert not x.any()
+    x = np.full((4, 2, 2, 1), 7, "uint8")
+    images, _ = Batches(x, np.arange(4), 4, flip=True, shift=1)[0]
+    images[:] = 1
+    assert (x == 7).all()
+
+
+def test_flips_and_shifts_are_turned_off_one_by_one():
+    images = np.stack([image()] * 50)
+    rng = np.random.default_rng
+    flipped = shift_and_flip(images, rng(0), shift=0)
+    assert {tuple(one[0, :, 0]) for one in flipped} == {
+        tuple(image()[0, :, 0]),
+        tuple(image()[0, ::-1, 0]),
+    }
+    shifted = shift_and_flip(images, rng(0), shift=1, flip=False, border=-1)
+    assert len({one.tobytes() for one in shifted}) == 9
+    # Without flips the same shifts are drawn.
+    both = shift_and_flip(images, rng(0), shift=1, border=-1)
+    same = [np.array_equal(*pair) for pair in zip(both, shifted, strict=True)]
+    assert 10 < sum(same) < 40
+
+
+@pytest.mark.backends
+# Keras' RandAugment on PyTorch.
+@pytest.mark.filterwarnings("ignore:Tensor.T is deprecated on 0-D:UserWarning")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.RandomRotation(0.1, seed=1),
+        lambda: keras.layers.RandomBrightness(0.3),
+        lambda: keras.layers.RandAugment(),
+    ],
+    ids=["rotation", "brightness", "rand_augment"],
+)
+def test_layers_of_keras_draw_by_seed_and_epoch_only(layer):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 16, 16, 3), "uint8")
+    layers = [layer()]
+
+    def batches(seed=0, first_epoch=0, layers=layers):
+        return Batches(
+            images, np.arange(8), 4, layers=layers, seed=seed, first_epoch=first_epoch
+        )
+
+    whole = batches()
+    first = [whole[index][0] for index in range(2)]
+    assert first[0].dtype == "float32"
+    assert not np.array_equal(first[0], images[:4])
+    assert not np.array_equal(first[0], batches(seed=1)[0][0])
+    whole.on_epoch_end()
+    second = [whole[index][0] for index in range(2)]
+    assert not np.array_equal(first[0], second[0])
+    # Resumed: new layers, which have drawn nothing yet.
+    resumed = batches(first_epoch=1, layers=[layer()])
+    for index in (1, 0):
+        np.testing.assert_array_equal(resumed[index][0], second[index])
