@@ -67,7 +67,7 @@ class Batches(keras.utils.PyDataset):
         """Returns images `(batch, rows, cols, channels)`, float32, and labels."""
         start = index * self.batch_size
         chosen = self._order[start : start + self.batch_size]
-        images = self.images[chosen]
+        images = np.asarray(self.images[chosen])
         rng = np.random.default_rng((self.seed, self.epoch, index + 1))
         if self.flip or self.shift:
             images = shift_and_flip(

@@ -12,7 +12,7 @@ import numpy as np
 from awn_keras.data.batches import Batches
 from awn_keras.errors import ArgumentError
 
-#: Images of which mean and standard deviation are taken where they are read on access.
+#: Photos of which mean and standard deviation are taken; of named sets it is all.
 _SAMPLED = 2000
 #: Images of which float64 copies are in memory at a time.
 _AT_ONCE = 32
@@ -38,6 +38,8 @@ class ImageData:
             that. They see pixels.
         fingerprint: Tells this set from another one of the same name. `None` for sets
             that their name decides.
+        largest_pixel: The brightest that pixels can be.
+        notes: Lines on what was left out of the set, and why.
     """
 
     name: str
@@ -50,6 +52,8 @@ class ImageData:
     shift: int = field(default=0, repr=False)
     augment_layers: tuple[Any, ...] = field(default=(), repr=False)
     fingerprint: str | None = field(default=None, repr=False)
+    largest_pixel: int = field(default=255, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         """Checks how images are changed.
@@ -78,7 +82,7 @@ class ImageData:
         """Mean and standard deviation of each channel."""
         images = self.x_train
         chosen = np.arange(len(images))
-        if not isinstance(images, np.ndarray) and len(images) > _SAMPLED:
+        if self.fingerprint is not None and len(images) > _SAMPLED:
             rng = np.random.default_rng(0)
             chosen = np.sort(rng.choice(len(images), _SAMPLED, replace=False))
         total = squares = np.zeros(self.input_shape[2])
@@ -95,8 +99,8 @@ class ImageData:
     def mean(self) -> np.ndarray:
         """Mean of each channel over the training images, `(channels,)`.
 
-        Of photos that are read on access, over 2,000 of them at most, chosen at random,
-        always the same ones.
+        Of a folder of photos, over 2,000 of them at most, chosen at random, always the
+        same ones.
         """
         return self._moments[0].astype("float32")
 

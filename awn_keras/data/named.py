@@ -50,6 +50,10 @@ def load_data(
         DatasetUnavailableError: If it is not on this machine, or damaged; the message
             says what to do.
     """
+    if name not in DATASETS and Path(name).is_dir():
+        raise ArgumentError(
+            f"'{name}' is a folder: give it with `--data` (in Python `load_folder`)."
+        )
     if name not in DATASETS:
         raise ArgumentError(
             f"`name` must be one of {sorted(DATASETS)}. Received: name={name!r}"
@@ -68,7 +72,9 @@ def _digits() -> ImageData:
         images, labels, test_size=360, random_state=0, stratify=labels
     )
     names = tuple(map(str, digits.target_names))
-    return ImageData("digits", x_train, y_train, x_test, y_test, names)
+    return ImageData(
+        "digits", x_train, y_train, x_test, y_test, names, largest_pixel=16
+    )
 
 
 def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageData:
