@@ -11,9 +11,14 @@ def write_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def write_note(text: str) -> None:
+    """Writes text and the end of a line to stderr."""
+    sys.stderr.write(text + "\n")
+
+
 def write_warning(text: str) -> None:
     """Writes a line to stderr that begins with "warning: "."""
-    sys.stderr.write(f"warning: {text}\n")
+    write_note(f"warning: {text}")
 
 
 #: Heads the columns of `agreement`.

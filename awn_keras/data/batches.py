@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.photos import PhotoError
+
 
 class Batches(keras.utils.PyDataset):
     """Batches of images for `fit` and `evaluate`: pixels as they are, in float32.
@@ -30,6 +32,10 @@ class Batches(keras.utils.PyDataset):
             `keras.layers.RandomRotation`, applied after flip and shift.
         seed: Integer seed of order and augmentation.
         first_epoch: Number of the epoch that comes first.
+
+    Attributes:
+        fault: What is wrong with a photo that could not be read; backends make of the
+            exception that says so one of their own.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Batches(keras.utils.PyDataset):
         self.layers = tuple(layers)
         self.seed = seed
         self.epoch = first_epoch
+        self.fault: PhotoError | None = None
         self._order = self._new_order()
 
     def __len__(self) -> int:
@@ -67,7 +74,11 @@ class Batches(keras.utils.PyDataset):
         """Returns images `(batch, rows, cols, channels)`, float32, and labels."""
         start = index * self.batch_size
         chosen = self._order[start : start + self.batch_size]
-        images = np.asarray(self.images[chosen])
+        try:
+            images = np.asarray(self.images[chosen])
+        except PhotoError as error:
+            self.fault = error
+            raise
         rng = np.random.default_rng((self.seed, self.epoch, index + 1))
         if self.flip or self.shift:
             images = shift_and_flip(
