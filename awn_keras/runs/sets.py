@@ -89,7 +89,7 @@ def describe_set(recipe: Recipe, data: ImageData) -> dict[str, Any]:
     }
     return {
         "name": data.name,
-        "folder": recipe.folder,
+        "folder": str(Path(recipe.folder).resolve()) if recipe.folder else None,
         "held_out": recipe.held_out if recipe.folder else None,
         "class_names": list(data.class_names),
         **counts,
