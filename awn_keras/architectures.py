@@ -74,6 +74,7 @@ def lenet_3c1l(
     staircase: str = "nested",
     stages: Stages | None = None,
     triangular: bool = True,
+    preprocessing: keras.Layer | None = None,
     name: str = "lenet_3c1l",
 ) -> keras.Model:
     """LeNet-3C1L: three convolutions and one linear layer.
@@ -102,6 +103,9 @@ def lenet_3c1l(
         stages: See `AnyWidthModel`.
         triangular: `False` for the plain network of ordinary convolutions, which
             `awn_keras.baselines` can slice.
+        preprocessing: A layer on the image, right after the input, such as
+            `ImageData.preprocessing()` gives, which takes pixels. `None` for none: the
+            network then wants what it is trained on to be normalized.
         name: Name of the model.
 
     Returns:
@@ -128,7 +132,8 @@ def lenet_3c1l(
     triangles = triangular and not by_layer
     layers = _Layers(weight_decay, bn_momentum, padding, triangular=triangles)
     inputs = keras.Input(input_shape, name="image")
-    x = layers.convolution(inputs, keras.layers.Conv2D, channels, 3, name="{}1")
+    x = inputs if preprocessing is None else preprocessing(inputs)
+    x = layers.convolution(x, keras.layers.Conv2D, channels, 3, name="{}1")
     x = layers.convolution(x, layers.inner, channels, 3, name="{}2")
     x = keras.layers.MaxPooling2D(name="pool2")(x)
     x = layers.convolution(x, layers.inner, channels, 5, name="{}3")
@@ -159,6 +164,7 @@ def mobilenet_v2(
     staircase: str = "nested",
     stages: Stages | None = None,
     triangular: bool = True,
+    preprocessing: keras.Layer | None = None,
     name: str = "mobilenet_v2",
 ) -> keras.Model:
     """MobileNetV2: 17 inverted residuals, one linear layer.
@@ -195,6 +201,9 @@ def mobilenet_v2(
         stages: See `AnyWidthModel`.
         triangular: `False` for the plain network of ordinary convolutions, which
             `awn_keras.baselines` can slice.
+        preprocessing: A layer on the image, right after the input, such as
+            `ImageData.preprocessing()` gives, which takes pixels. `None` for none: the
+            network then wants what it is trained on to be normalized.
         name: Name of the model.
 
     Returns:
@@ -221,8 +230,9 @@ def mobilenet_v2(
 
     stem_stride, residuals = _for_images_of(input_shape, _MOBILENET_V2)
     inputs = keras.Input(input_shape, name="image")
+    x = inputs if preprocessing is None else preprocessing(inputs)
     x = layers.convolution(
-        inputs,
+        x,
         keras.layers.Conv2D,
         widened(32),
         3,

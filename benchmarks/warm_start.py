@@ -47,9 +47,10 @@ def compile_model(model: keras.Model, rate: Any = 0.01, **kwargs: Any) -> None:
     )
 
 
-def untrained() -> keras.Model:
+def untrained(data: ImageData) -> keras.Model:
     """The plain network, with fresh weights."""
-    return keras.models.clone_model(slim(lenet_3c1l(filters=FILTERS), 1.0))
+    model = lenet_3c1l(filters=FILTERS, preprocessing=data.preprocessing())
+    return keras.models.clone_model(slim(model, 1.0))
 
 
 def plain(data: ImageData, seed: int, directory: Path) -> keras.Model:
@@ -58,7 +59,7 @@ def plain(data: ImageData, seed: int, directory: Path) -> keras.Model:
     if path.exists():
         return keras.saving.load_model(path)
     keras.utils.set_random_seed(seed)
-    model = untrained()
+    model = untrained(data)
     batches = data.train(128, seed=seed)
     steps = PLAIN_EPOCHS * len(batches)
     compile_model(
@@ -74,10 +75,12 @@ def plain(data: ImageData, seed: int, directory: Path) -> keras.Model:
     return model
 
 
-def converted(arm: str, trained: keras.Model, seed: int) -> AnyWidthModel:
+def converted(
+    arm: str, trained: keras.Model, data: ImageData, seed: int
+) -> AnyWidthModel:
     """An arm's network before its first epoch."""
     keras.utils.set_random_seed(100 + seed)
-    source = untrained() if arm == "scratch" else trained
+    source = untrained(data) if arm == "scratch" else trained
     order = "importance" if arm == "importance" else "keep"
     return to_any_width(source, min_width=0.25, divisor=1, order=order)
 
@@ -90,7 +93,7 @@ def curve_of(arm: str, data: ImageData, seed: int, directory: Path) -> dict[str,
     trained = plain(data, seed, directory)
     compile_model(trained)
     accuracy = trained.evaluate(data.test(), verbose=0)[1]
-    model = converted(arm, trained, seed)
+    model = converted(arm, trained, data, seed)
     compile_model(model, widths=SandwichWidths(0.25, 1.0, num_widths=4, seed=seed))
     start = model.evaluate(data.test(), return_dict=True, verbose=0)
     history = model.fit(

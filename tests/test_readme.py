@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import awn_keras
+from tests.data.folders import photos
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,6 +44,7 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
 def test_the_code_of_other_pages_runs_as_it_stands(page, tmp_path, monkeypatch):
     text = (ROOT / "docs" / f"{page}.md").read_text()
     monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos", cat=3, dog=3)
     names = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
     if page == "training":

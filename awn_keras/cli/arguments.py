@@ -7,10 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from awn_keras.errors import ArgumentError
-
 WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
-INPUTS_HELP = "inputs are (pixels - mean) / std of the training set"
 
 
 class Parser(argparse.ArgumentParser):
@@ -148,55 +145,23 @@ def parse_integers(text: str) -> tuple[int, ...]:
         ) from error
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Reads rows and cols, or one number for both."""
+    numbers = parse_integers(text)
+    if len(numbers) > 2 or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(
+            f"rows and cols, as in 96 or 96,128. Received: {text!r}"
+        )
+    return numbers[0], numbers[-1]
+
+
 def parse_words(text: str) -> tuple[str, ...]:
     """Reads words, separated by commas."""
     return tuple(text.split(","))
 
 
-# --------------------------------------------------------------------- data sets
-
-
-def load_dataset(args: argparse.Namespace, model: Any = None) -> Any:
-    """Loads the data set of `--dataset`.
-
-    Args:
-        args: The command's arguments.
-        model: A Keras model that it must fit. `None` for any data set.
-
-    Returns:
-        The `ImageData`, or `None` if `--dataset` is not given.
-
-    Raises:
-        ValueError: If there is no such data set, or it does not fit the model.
-        DatasetUnavailableError: If it is missing on this machine.
-    """
-    from awn_keras.data import load_data
-
-    if not args.dataset:
-        return None
-    data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
-    if model is not None:
-        _check_data_fits(model, data)
-    return data
-
-
-def _check_data_fits(model: Any, data: Any) -> None:
-    inputs = [tuple(x.shape[1:]) for x in model.inputs]
-    if inputs != [data.input_shape]:
-        raise ArgumentError(
-            f"`--dataset` must have images of shape {inputs}. Received: {data.name}, "
-            f"of {data.input_shape}"
-        )
-    outputs = [tuple(x.shape[1:]) for x in model.outputs]
-    if outputs != [(data.classes,)]:
-        raise ArgumentError(
-            f"`--dataset` must have classes for outputs of shape {outputs}. Received: "
-            f"{data.name}, of {data.classes} classes"
-        )
-
-
 def metadata_of(data: Any) -> dict[str, Any]:
-    """What those who run a file must know of its inputs and outputs.
+    """What those who run a file must know of its outputs.
 
     Args:
         data: The `ImageData` that the model was trained on.
@@ -204,11 +169,4 @@ def metadata_of(data: Any) -> dict[str, Any]:
     Returns:
         A dict of JSON's types, for `export_tflite`.
     """
-    return {
-        "class_names": list(data.class_names),
-        "normalization": {
-            "formula": "(pixels - mean) / std",
-            "mean": data.mean.tolist(),
-            "std": data.std.tolist(),
-        },
-    }
+    return {"class_names": list(data.class_names)}

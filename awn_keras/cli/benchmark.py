@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from awn_keras.cli.arguments import (
-    INPUTS_HELP,
     Parser,
-    add_data_arguments,
     add_widths_argument,
-    load_dataset,
     parse_integers,
     parse_words,
 )
 from awn_keras.cli.output import write_line
+from awn_keras.cli.sets import add_set_arguments, load_dataset
 from awn_keras.errors import ArgumentError, AwnError
 from awn_keras.files import check_can_write
 
@@ -53,11 +51,7 @@ def add(parser: Parser) -> None:
     add("--merge", action="append", type=Path, default=[], help="add rows of a report")
     add("--csv", type=Path, help="write the rows as CSV, too")
     add("--html", type=Path, help="write an HTML page with a picture, too")
-    add(
-        "--dataset",
-        help=f"measure accuracy, too, on this set's test images; {INPUTS_HELP}",
-    )
-    add_data_arguments(parser)
+    add_set_arguments(parser, "accuracy, too, on the test images of a set")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -178,7 +172,7 @@ def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
 def _accuracies(args: argparse.Namespace, path: Path) -> dict[str, float] | None:
     from awn_keras.deploy.benchmark import accuracies
 
-    data = load_dataset(args)
+    data = load_dataset(args, path)
     if data is None:
         return None
     images, labels = data.test(len(data.y_test))[0]

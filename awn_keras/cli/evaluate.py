@@ -6,13 +6,11 @@ import argparse
 from pathlib import Path
 
 from awn_keras.cli.arguments import (
-    INPUTS_HELP,
     Parser,
-    add_data_arguments,
     add_widths_argument,
-    load_dataset,
 )
 from awn_keras.cli.output import write_line
+from awn_keras.cli.sets import add_set_arguments, load_dataset
 from awn_keras.files import check_can_write
 
 HELP = "Evaluate a saved model at many widths."
@@ -21,12 +19,9 @@ HELP = "Evaluate a saved model at many widths."
 def add(parser: Parser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", type=Path, help="a .keras file")
-    parser.add_argument(
-        "--dataset", required=True, help=f"digits, mnist, ...; {INPUTS_HELP}"
-    )
+    add_set_arguments(parser, "test images", required=True)
     add_widths_argument(parser)
     parser.add_argument("--output", type=Path, help="directory for csv, json, png")
-    add_data_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     output = args.output
     if output:
         check_can_write(output, "--output", folder=True)
-    data = load_dataset(args, model)
+    data = load_dataset(args, args.model, model)
     curve = trade_off_curve(model, data.test(), widths=args.widths)
     write_line(str(curve))
     if output:

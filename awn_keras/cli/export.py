@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from awn_keras.cli.arguments import (
-    INPUTS_HELP,
     WIDTHS_HELP,
     Parser,
-    add_data_arguments,
-    load_dataset,
     metadata_of,
     parse_widths,
 )
 from awn_keras.cli.output import AGREEMENT_HEAD, agreement, write_line
+from awn_keras.cli.sets import add_set_arguments, load_dataset, some_of
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import check_can_write
 
@@ -69,13 +67,9 @@ def add(parser: Parser) -> None:
         "--representative",
         type=Path,
         metavar="FILE.npy",
-        help="training inputs (n, ...) for int8 (default: 200 of --dataset's)",
+        help="training inputs (n, ...) for int8 (default: 200 of --dataset or --data)",
     )
-    add(
-        "--dataset",
-        help=f"compare on this set's first 100 test images; {INPUTS_HELP}",
-    )
-    add_data_arguments(parser)
+    add_set_arguments(parser, "compare on 100 test images of a set")
     parser.renamed["path"] = "output"
 
 
@@ -90,14 +84,15 @@ def run(args: argparse.Namespace) -> None:
         f"{args.model.stem}.tflite" if args.single_file else f"{args.model.stem}_tflite"
     )
     output = check_path(args.output or default, args.single_file)
-    data = load_dataset(args, model)
+    data = load_dataset(args, args.model, model)
     samples = representative = metadata = None
     if args.representative:
         representative = _load_array(args.representative)
     if data is not None:
-        samples = data.test()[0][0][:100]
+        samples = some_of(data.x_test, 100)
         if representative is None:
-            representative = data.train(200)[0][0]
+            trained_on = data.x_train if len(data.x_train) else data.x_test
+            representative = some_of(trained_on, 200)
         metadata = metadata_of(data)
     check_can_write(output, "--output", folder=not args.single_file)
     exported = export_tflite(

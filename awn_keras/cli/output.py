@@ -11,6 +11,16 @@ def write_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def write_note(text: str) -> None:
+    """Writes text and the end of a line to stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def write_warning(text: str) -> None:
+    """Writes a line to stderr that begins with "warning: "."""
+    write_note(f"warning: {text}")
+
+
 #: Heads the columns of `agreement`.
 AGREEMENT_HEAD = f"{'largest error':>14} {'on GPU':>8} {'same class':>11}"
 

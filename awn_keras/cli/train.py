@@ -8,15 +8,18 @@ from pathlib import Path
 
 from awn_keras.cli.arguments import (
     Parser,
-    add_data_arguments,
     add_stages_argument,
     add_widths_argument,
     parse_multiplier,
+    parse_size,
 )
 from awn_keras.cli.output import write_line
+from awn_keras.cli.sets import add_set_arguments
 from awn_keras.files import check_can_write
 
-HELP = "Train a network of the paper; see its curve."
+HELP = "Train a network, on a known set or on your photos; see its curve."
+#: Rows and cols of photos.
+_SIZE = (96, 96)
 _SYSTEM_HELP = (
     "by the paper's recipe: awn_rs, awn, s_net, us_net, shared_bn, plain (default: an "
     "any-width network by the recipe of docs/training.md)"
@@ -26,10 +29,39 @@ _SYSTEM_HELP = (
 def add(parser: Parser) -> None:
     """Adds the command's arguments."""
     add = parser.add_argument
-    add("--dataset", required=True, help="digits, mnist, fashion_mnist, cifar10, ...")
+    add_set_arguments(parser, "train on", required=True)
+    add(
+        "--size",
+        type=parse_size,
+        metavar="N[,N]",
+        help="rows and cols to which photos of --data are scaled (default: 96)",
+    )
+    add(
+        "--held-out",
+        type=float,
+        help="part of each class's photos to test on, if --data has no folder test "
+        "(default: 0.2)",
+    )
+    add(
+        "--cache",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the pixels of --data there, if they are too many for the memory",
+    )
+    add(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="flip training images left to right (default: photos and CIFAR)",
+    )
+    add(
+        "--shift",
+        type=int,
+        help="shift training images by so many pixels at most (default: photos an "
+        "eighth of their size, CIFAR 4)",
+    )
     add("--model", dest="architecture", help="lenet_3c1l (default), mobilenet_v2")
     add("--system", dest="paper_system", help=_SYSTEM_HELP)
-    add("--output", type=Path, help="default: runs/DATASET_MODEL[_SYSTEM]")
+    add("--output", type=Path, help="default: runs/SET_MODEL[_SYSTEM]")
     add("--resume", action="store_true", help="go on from the last finished epoch")
     add(
         "--devices",
@@ -109,7 +141,6 @@ def add(parser: Parser) -> None:
         "four takes a quarter of the rate and four times the decay",
     )
     add("--seed", type=int, help="of everything drawn (default: 0)")
-    add_data_arguments(parser)
     parser.renamed["system"] = "paper_system"
 
 
@@ -121,7 +152,10 @@ def run(args: argparse.Namespace) -> None:
     from awn_keras.runs.run import run as start_run
 
     devices = choose_devices(args.strategy, args.devices)
-    network = (args.dataset, args.architecture or Recipe.architecture)
+    folder = None if args.data is None else args.data.expanduser().resolve()
+    # No set of the paper, whatever its name.
+    dataset = args.dataset or "photos"
+    network = (dataset, args.architecture or Recipe.architecture)
     if args.paper_system is None:
         recipe = recommended_recipe(*network)
     else:
@@ -131,6 +165,8 @@ def run(args: argparse.Namespace) -> None:
         for field in fields(Recipe)
         if getattr(args, field.name, None) is not None
     }
+    if folder is not None:
+        given = {"size": _SIZE, **given, "dataset": folder.name, "folder": str(folder)}
     recipe = replace(recipe, **given)
     name = f"{recipe.dataset}_{recipe.architecture}"
     if args.paper_system is not None:
@@ -143,6 +179,7 @@ def run(args: argparse.Namespace) -> None:
         resume=args.resume,
         data_dir=args.data_dir,
         download=args.download,
+        cache=args.cache,
         devices=devices,
     )
     if not devices.chief:

@@ -6,12 +6,10 @@ import argparse
 from pathlib import Path
 
 from awn_keras.cli.arguments import (
-    INPUTS_HELP,
     Parser,
-    add_data_arguments,
-    load_dataset,
 )
 from awn_keras.cli.output import AGREEMENT_HEAD, agreement, write_line
+from awn_keras.cli.sets import add_set_arguments, load_dataset, some_of
 from awn_keras.errors import ArgumentError
 
 HELP = "Compare a TFLite file with the model."
@@ -25,11 +23,7 @@ def add(parser: Parser) -> None:
         "--precision",
         help="the file's: decides what may differ (default: as its manifest says)",
     )
-    parser.add_argument(
-        "--dataset",
-        help=f"compare on this set's first 500 test images; {INPUTS_HELP}",
-    )
-    add_data_arguments(parser)
+    add_set_arguments(parser, "compare on 500 test images of a set")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,11 +39,11 @@ def run(args: argparse.Namespace) -> None:
             f"{precision}"
         )
     model = load_model(args.against)
-    data = load_dataset(args, model)
+    data = load_dataset(args, args.against, model)
     verified = verify_tflite(
         args.file,
         model,
-        samples=None if data is None else data.test()[0][0],
+        samples=None if data is None else some_of(data.x_test, 500),
         tolerance=None if precision is None else default_tolerance(model, precision),
     )
     write_line(f"{'width':>8} {AGREEMENT_HEAD}  signature")

@@ -139,11 +139,24 @@ def _converter(function: Any) -> Any:
     """The converter for a function; a faster one if all is in its graph."""
     import tensorflow as tf
 
-    if function.captured_inputs:  # of layers that keep tensors besides their weights
+    # Tensors that layers keep besides their weights, as `Normalization` does.
+    kept = {
+        inner.op.name: outer
+        for outer, inner in function.graph.captures
+        if isinstance(outer, tf.Tensor) and outer.dtype not in (tf.resource, tf.variant)
+    }
+    if len(kept) < len(function.captured_inputs):
         return tf.lite.TFLiteConverter.from_concrete_functions([function])
-    return tf.compat.v1.lite.TFLiteConverter(
-        function.graph.as_graph_def(), function.inputs, function.outputs
-    )
+    graph = function.graph.as_graph_def()
+    for node in graph.node:
+        if node.name in kept:
+            value = kept[node.name].numpy()
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    inputs = [x for x in function.inputs if x.op.name not in kept]
+    return tf.compat.v1.lite.TFLiteConverter(graph, inputs, function.outputs)
 
 
 def _feed(representative: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:

@@ -119,9 +119,13 @@ def export_tflite(
             constants, a quarter of the bytes), or `"int8"` (all in integers but the
             inputs and outputs).
         representative: For `"int8"`: some hundred training inputs, `(n, ...)` as for
-            `model.predict`. They decide the ranges of activations, for all widths.
+            `model.predict`. They decide the ranges of activations, for all widths. Or
+            a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable of samples or
+            batches, each with or without labels, or the path of a folder of photos;
+            300 samples are taken of these.
         samples: Inputs to compare on, likewise: a few real ones are best. `None` for
-            some of `representative`, else for 4 random ones, standard normal.
+            some of `representative`, else for 4 random ones, standard normal where the
+            first kernel reads them.
         tolerance: Largest difference allowed, relative to the largest output if that
             exceeds 1. `None` for `TOLERANCES[precision]`, at least 2e-2 if the model
             computes in half precision.

@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.data.inputs import random_inputs
+from awn_keras.data.samples import collect_samples
 from awn_keras.deploy.converter import custom_operators, input_name
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
 from awn_keras.deploy.litert import Signature, TFLiteFile
@@ -99,7 +101,9 @@ def verify_tflite(
         path: The file, as `export_tflite` writes it.
         model: The model that it was made from.
         samples: Inputs to compare on, `(n, ...)` as for `model.predict`: real ones are
-            best. `None` for 4 random ones, standard normal.
+            best. Or up to 300 of a `tf.data.Dataset`, a `PyDataset`, an iterable of
+            samples or batches, or a folder of photos. `None` for 4 random ones,
+            standard normal where the first kernel reads them.
         tolerance: Largest difference allowed, relative to the largest output if that
             exceeds 1. `None` for the exporter's at the file's precision, which the
             manifest beside it tells; without one, that of float32.
@@ -168,7 +172,7 @@ def check_samples(
 
     Args:
         model: The model.
-        samples: Arrays `(n, ...)` as for `model.predict`, or `None` for 4 random ones.
+        samples: What `collect_samples` takes, or `None` for 4 random ones.
         argument: What to call them in an error.
 
     Returns:
@@ -178,10 +182,9 @@ def check_samples(
         ValueError: If they do not fit, or there is none.
     """
     if samples is None:
-        rng = np.random.default_rng(0)
-        flat = [rng.normal(size=(4, *x.shape[1:])) for x in model.inputs]
+        flat: list[Any] = random_inputs(model, 4)
     else:
-        flat = keras.tree.flatten(samples)
+        flat = collect_samples(samples, model, argument)
     shapes = [np.shape(x) for x in flat]
     fit = len(flat) == len(model.inputs) and all(
         tuple(x.shape[1:]) == tuple(shape[1:])

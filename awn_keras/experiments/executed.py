@@ -69,6 +69,8 @@ def _network(recipe_text: str) -> keras.Model:
     recipe = Recipe(**json.loads(recipe_text))
     # All that a network asks of the data set, which may not be on this machine.
     data: Any = SimpleNamespace(
-        input_shape=DATASETS[recipe.dataset], classes=classes_of(recipe.dataset)
+        input_shape=DATASETS[recipe.dataset],
+        classes=classes_of(recipe.dataset),
+        preprocessing=lambda: None,  # it multiplies nothing that is counted
     )
     return NETWORKS[recipe.architecture].build(recipe, data)

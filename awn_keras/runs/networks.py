@@ -29,13 +29,17 @@ class Network:
     unused: tuple[str, ...] = ()
 
 
-def _shared_arguments(recipe: Recipe) -> dict[str, Any]:
+def _shared_arguments(recipe: Recipe, data: ImageData) -> dict[str, Any]:
     names = (
         *("width_multiplier", "weight_decay", "bn_momentum"),
         *("min_width", "divisor", "widths_grid", "staircase", "stages"),
     )
     arguments = {name: getattr(recipe, name) for name in names}
-    return {**arguments, "triangular": recipe.system == "awn"}
+    return {
+        **arguments,
+        "triangular": recipe.system == "awn",
+        "preprocessing": data.preprocessing(),
+    }
 
 
 def _lenet_3c1l(recipe: Recipe, data: ImageData) -> keras.Model:
@@ -45,12 +49,13 @@ def _lenet_3c1l(recipe: Recipe, data: ImageData) -> keras.Model:
         data.classes,
         filters=recipe.filters,
         padding="same" if small else "valid",
-        **_shared_arguments(recipe),
+        **_shared_arguments(recipe, data),
     )
 
 
 def _mobilenet_v2(recipe: Recipe, data: ImageData) -> keras.Model:
-    return mobilenet_v2(data.input_shape, data.classes, **_shared_arguments(recipe))
+    arguments = _shared_arguments(recipe, data)
+    return mobilenet_v2(data.input_shape, data.classes, **arguments)
 
 
 #: Networks by the name of their architecture.

@@ -84,6 +84,11 @@ class Recipe:
         calibration_batches: Training batches that a calibration sees.
         precision: One of `PRECISIONS`.
         seed: Seed of everything that is drawn.
+        folder: Path of a folder of photos to train on; `dataset` is then its name.
+        size: Rows and cols to which photos are scaled.
+        held_out: Part of each class's photos to test on; see `load_folder`.
+        flip: Whether training images are flipped. `None` for what the set does.
+        shift: Pixels by which they are shifted at most, likewise.
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 5.1.
@@ -120,6 +125,11 @@ class Recipe:
     calibration_batches: int = 100
     precision: str = "float32"
     seed: int = 0
+    folder: str | None = None
+    size: tuple[int, int] | None = None
+    held_out: float = 0.2
+    flip: bool | None = None
+    shift: int | None = None
 
     def __post_init__(self) -> None:
         """Checks names and ranges.
@@ -166,6 +176,22 @@ class Recipe:
         if self.lowest_width is not None:
             check_width(self.lowest_width, self.min_width, "lowest_width")
         self._check_unused()
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        if self.folder is not None:
+            if self.size is None:
+                raise ArgumentError(
+                    "`size` must say to which rows and cols photos are scaled. "
+                    "Received: size=None"
+                )
+            return
+        for name in ("size", "held_out"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise ArgumentError(
+                    f"`{name}` is for a folder of photos: leave it out. Received: "
+                    f"{name}={getattr(self, name)}"
+                )
 
     def _check_unused(self) -> None:
         for to, unused in (

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from awn_keras.callbacks import WidthProgbar
-from awn_keras.data import ImageData, load_data
+from awn_keras.data import Batches, ImageData
 from awn_keras.errors import ArgumentError
 from awn_keras.files import read_json, write_whole
 from awn_keras.loading import load_keras_model
@@ -26,6 +27,7 @@ from awn_keras.runs.result import (
     other_run,
     save_model,
 )
+from awn_keras.runs.sets import check_same_set, load_set, write_set
 
 
 class Trace(keras.callbacks.Callback):
@@ -93,6 +95,7 @@ def run(
     resume: bool = False,
     data_dir: Path | None = None,
     download: bool = False,
+    cache: Path | None = None,
     devices: Devices | None = None,
     trace: Callable[[ImageData, Path], Trace] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -100,7 +103,8 @@ def run(
 ) -> Result:
     """Trains a recipe's model, or goes on training it.
 
-    The directory receives, after every epoch, `model.keras` and `history.json`, and
+    The directory receives `recipe.json` and `data.json`, which says what is trained
+    on and names the classes; after every epoch, `model.keras` and `history.json`, and
     at the end `curve.csv`, `curve.png` and `result.json`.
 
     Args:
@@ -110,6 +114,7 @@ def run(
             is that of an uninterrupted run.
         data_dir: See `load_data`.
         download: See `load_data`.
+        cache: Where to keep the pixels of a folder of photos; see `load_folder`.
         devices: What to train on; see `choose_devices`. `None` for one device. The
             finished model is measured on one device in any case. Workers that are not
             the chief leave nothing in the directory.
@@ -125,11 +130,12 @@ def run(
         ValueError: If the directory holds a run and `resume` is not given, or that of
             another recipe; or the devices cannot train this one.
         DatasetUnavailableError: If the data set is missing.
+        PhotoError: If a photo shows in training that it is damaged.
         OSError: If the directory cannot be written.
     """
     devices = devices or Devices()
     _check_devices(recipe, devices)
-    data = load_data(recipe.dataset, data_dir=data_dir, download=download)
+    data = load_set(recipe, data_dir=data_dir, download=download, cache=cache)
     directory.mkdir(parents=True, exist_ok=True)
     with devices.folder(directory) as folder:
         with devices.scope():
@@ -138,30 +144,45 @@ def run(
             devices.check_same_epoch(done, directory)
             recipe_text = json.dumps(recipe.as_json(), indent=1) + "\n"
             write_whole(folder / "recipe.json", recipe_text)
+            write_set(recipe, data, folder)
             traced = trace(data, folder) if trace else None
             train = data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done)
+            test = data.test()
             # A pass for each width and image: only those that need one pass validate.
             one_pass = isinstance(model, AnyWidthModel) or recipe.system == "plain"
-            model.fit(
-                devices.training_batches(train),
-                validation_data=devices.test_batches(data.test()) if one_pass else None,
-                epochs=recipe.epochs_run,
-                initial_epoch=done,
-                shuffle=False,
-                callbacks=[
-                    WidthProgbar(),
-                    *([traced] if traced else []),  # before the checkpoint
-                    _Checkpoint(folder, history, traced),
-                    *callbacks,
-                ],
-                verbose=verbose,
-            )
+            with _naming_faults(train, test):
+                model.fit(
+                    devices.training_batches(train),
+                    validation_data=devices.test_batches(test) if one_pass else None,
+                    epochs=recipe.epochs_run,
+                    initial_epoch=done,
+                    shuffle=False,
+                    callbacks=[
+                        WidthProgbar(),
+                        *([traced] if traced else []),  # before the checkpoint
+                        _Checkpoint(folder, history, traced),
+                        *callbacks,
+                    ],
+                    verbose=verbose,
+                )
         if devices.strategy is not None:
             # Measured by this process alone, on one device.
             last = folder if len(history) > done else directory
             model = load_keras_model(last / "model.keras")
         statistics = traced.statistics if traced else None
         return finish(recipe, folder, model, data, history, statistics)
+
+
+@contextlib.contextmanager
+def _naming_faults(*batches: Batches) -> Iterator[None]:
+    """Says what is wrong with a photo in its own words, not a backend's."""
+    try:
+        yield
+    except Exception as error:
+        for one in batches:
+            if one.fault is not None:
+                raise one.fault from error
+        raise
 
 
 def _check_devices(recipe: Recipe, devices: Devices) -> None:
@@ -195,8 +216,26 @@ def _started(
         raise ArgumentError(
             f"{directory} holds a run already. Resume it, or name another one."
         )
-    model = load_keras_model(directory / "model.keras")
+    check_same_set(data, directory)
+    fresh, model = model, load_keras_model(directory / "model.keras")
+    _check_same_layers(fresh, model, directory)
     history = read_json(directory / "history.json")
     steps = len(data.train(recipe.batch_size))
     done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
     return model, history[:done]
+
+
+def _check_same_layers(fresh: keras.Model, kept: keras.Model, directory: Path) -> None:
+    """Checks that a kept model is what the recipe builds today."""
+    new, old = ([layer.name for layer in model.layers] for model in (fresh, kept))
+    if new == old:
+        return
+    missing = [name for name in new if name not in old]
+    gone = [name for name in old if name not in new]
+    parts = [f"lacks {', '.join(missing)}"] if missing else []
+    parts += [f"has {', '.join(gone)}"] if gone else []
+    raise ArgumentError(
+        f"{directory} holds a run of another version of awn_keras: its network "
+        f"{' and '.join(parts) or 'has its layers in another order'}, and would be "
+        "trained on other inputs than before. Name another directory."
+    )

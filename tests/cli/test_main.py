@@ -54,7 +54,7 @@ def test_a_mistake_is_one_line_of_the_program():
     [
         ("", "required: command"),
         ("fly", "invalid choice: 'fly'"),
-        ("train", "required: --dataset"),
+        ("train", "--dataset --data is required"),
         ("train --dataset imagenet", "`--dataset` must be one of.*'imagenet'"),
         ("train --dataset digits --model resnet", "`--model` must be one of"),
         ("train --dataset digits --model mobilenet_v2 --filters 8", "leave it out"),

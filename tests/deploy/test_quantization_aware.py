@@ -402,7 +402,12 @@ def test_mobilenet_v2(tf_keras, monkeypatch):
 @pytest.mark.slow
 def test_digits_keep_their_accuracy(tf_keras):
     data = load_data("digits")
-    model = lenet_3c1l(data.input_shape, filters=8, padding="same")
+    model = lenet_3c1l(
+        data.input_shape,
+        filters=8,
+        padding="same",
+        preprocessing=data.preprocessing(),
+    )
     classification(model, optimizer="adam")
     model.fit(data.train(32), epochs=8, shuffle=False, verbose=0)
     images, labels = map(np.concatenate, zip(*data.train(), strict=True))

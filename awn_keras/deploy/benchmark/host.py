@@ -214,7 +214,7 @@ def accuracies(
 
     Args:
         path: The file, or where it is; its output is scores, `(1, classes)`.
-        images: Inputs `(n, ...)`, normalized as the model wants them.
+        images: Inputs `(n, ...)`, as the model wants them.
         labels: Integer classes, `(n,)`.
         widths: Those of the file's widths to run. `None` for all.
 

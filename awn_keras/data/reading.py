@@ -1,0 +1,298 @@
+"""Photos of many files as one array of pixels: read on access, or kept."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image
+
+from awn_keras.files import write_whole
+from awn_keras.photos import PhotoError, read_photo
+
+#: Photos that are read at a time where all are read.
+_AT_ONCE = 64
+#: Seconds after which a bar tells how far it is.
+_PATIENCE = 5.0
+
+Shape = tuple[int, int, int]
+
+
+class Photos:
+    """Photos as an array of pixels `(n, rows, cols, channels)`, uint8.
+
+    Whole arrays are taken of it as of any array, by an index, a slice, an array of
+    indices or of booleans. Unless `pixels` are given, files are read when they are
+    taken, by several threads, and forgotten again.
+
+    Args:
+        paths: The files.
+        shape: `(rows, cols, channels)`.
+        pixels: What has been read already: an array, or one on disk.
+        rows: Rows of `pixels` that the files have. `None` for all.
+
+    Attributes:
+        paths: The files.
+        dtype: That of pixels, uint8.
+    """
+
+    dtype = np.dtype("uint8")
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        shape: Shape,
+        pixels: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        self.paths = list(paths)
+        self._shape = shape
+        self._pixels = pixels
+        self._rows = np.arange(len(self.paths)) if rows is None else rows
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """`(n, rows, cols, channels)`."""
+        return (len(self.paths), *self._shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, 4."""
+        return 4
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Takes photos.
+
+        Args:
+            index: As of an array's first axis.
+
+        Returns:
+            uint8 array; of one photo `(rows, cols, channels)`.
+
+        Raises:
+            PhotoError: If a file cannot be read; the message names it.
+        """
+        chosen = np.arange(len(self))[index]
+        if self._pixels is not None:
+            return np.asarray(self._pixels[self._rows[chosen]])
+        if np.ndim(chosen) == 0:
+            return _read_or_say(self.paths[chosen], self._shape)
+        found = np.empty((len(chosen), *self._shape), self.dtype)
+        paths = [self.paths[i] for i in chosen]
+        read = functools.partial(_read_or_say, shape=self._shape)
+        for row, pixels in enumerate(_pool(os.getpid()).map(read, paths)):
+            found[row] = pixels
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:
+    """The threads of a process; a fork has none of its parent's."""
+    return ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)), "photos")
+
+
+def _read_or_say(path: Path, shape: Shape) -> np.ndarray:
+    try:
+        return read_photo(path, shape)
+    except (PhotoError, OSError) as error:
+        raise PhotoError(
+            f"{str(error).rstrip('.')}. Remove the file, and start again; with a cache "
+            "(`cache`) all photos are read, and such files left out, at the beginning."
+        ) from error
+
+
+# ------------------------------------------------------------------------- checking
+
+
+class Bar:
+    """A progress bar that shows only if the work takes more than five seconds.
+
+    Args:
+        total: Number of photos.
+        what: What is done, as in "Reading photos".
+    """
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total = total
+        self._what = what
+        self._done = 0
+        self._start = time.monotonic()
+        self._bar: Any = None
+
+    def step(self, count: int = 1) -> None:
+        """Counts photos that are done."""
+        self._done += count
+        if self._bar is None:
+            if time.monotonic() - self._start < _PATIENCE:
+                return
+            sys.stdout.write(f"{self._what}:\n")
+            self._bar = keras.utils.Progbar(self._total, unit_name="photo")
+        self._bar.update(self._done)
+
+
+def check_headers(paths: Sequence[Path], bar: Bar) -> dict[int, str]:
+    """Looks whether files begin as photos do.
+
+    Args:
+        paths: The files.
+        bar: Told of each.
+
+    Returns:
+        By index what is wrong with those that do not.
+    """
+    return _each(paths, _header_fault, lambda index, found: found, bar)
+
+
+def read_into(
+    pixels: np.ndarray, paths: Sequence[Path], bar: Bar, first: int = 0
+) -> dict[int, str]:
+    """Reads photos into an array.
+
+    Args:
+        pixels: Array `(n, rows, cols, channels)`.
+        paths: The files.
+        bar: Told of each.
+        first: Row of the first file.
+
+    Returns:
+        By row what is wrong with those that cannot be read.
+    """
+    shape = pixels.shape[1:]
+
+    def read(path: Path) -> np.ndarray | str:
+        try:
+            return read_photo(path, shape)
+        except (PhotoError, OSError) as error:
+            return _line(path, error)
+
+    def keep(index: int, found: np.ndarray | str) -> str:
+        if isinstance(found, str):
+            return found
+        pixels[first + index] = found
+        return ""
+
+    faults = _each(paths, read, keep, bar)
+    return {first + index: fault for index, fault in faults.items()}
+
+
+def _line(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{path} may not be read."
+    if isinstance(error, FileNotFoundError):
+        return f"{path} is a link to nowhere."
+    return " ".join(str(error).split())
+
+
+def _header_fault(path: Path) -> str:
+    try:
+        with path.open("rb") as file, Image.open(file):
+            return ""
+    except Exception:  # noqa: BLE001 -- `read_photo` has the words for it
+        pass
+    try:
+        read_photo(path, (1, 1, 3))
+    except (PhotoError, OSError) as error:
+        return _line(path, error)
+    return ""
+
+
+def _each(
+    paths: Sequence[Path],
+    work: Callable[[Path], Any],
+    keep: Callable[[int, Any], str],
+    bar: Bar,
+) -> dict[int, str]:
+    """Works on files by threads, and keeps what comes, in order."""
+    faults = {}
+    pool = _pool(os.getpid())
+    # Some at a time, so that few wait in memory.
+    for start in range(0, len(paths), _AT_ONCE):
+        found = pool.map(work, paths[start : start + _AT_ONCE])
+        for index, one in enumerate(found, start):
+            fault = keep(index, one)
+            if fault:
+                faults[index] = fault
+            bar.step()
+    return faults
+
+
+# ------------------------------------------------------------------------- keeping
+
+
+def kept_on_disk(
+    paths: Sequence[Path], shape: Shape, folder: Path, key: str, bar: Bar
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Reads photos into a file, or finds them there.
+
+    Where reading was ended, by a kill for instance, it goes on.
+
+    Args:
+        paths: The files.
+        shape: `(rows, cols, channels)`.
+        folder: Where to keep pixels; made if missing.
+        key: Tells these files, at this shape, from any others.
+        bar: Told of each that is read.
+
+    Returns:
+        Pixels `(n, rows, cols, channels)` that stay on disk, and by row what is wrong
+        with files that cannot be read.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    full = (len(paths), *shape)
+    if not paths:  # an empty file cannot be mapped
+        return np.empty(full, "uint8"), {}
+    done, whole = folder / f"{key}.json", folder / f"{key}.pixels"
+    if not (done.exists() and whole.exists()):
+        partial, progress = folder / f"{key}.partial", folder / f"{key}.progress"
+        found = _fill(paths, full, partial, progress, bar)
+        if partial.exists():  # or another process was faster, with the same pixels
+            partial.replace(whole)
+        write_whole(done, json.dumps(found) + "\n")
+        progress.unlink(missing_ok=True)
+    faults = json.loads(done.read_text())
+    pixels = np.memmap(whole, "uint8", "r", shape=full)
+    return pixels, {int(row): fault for row, fault in faults.items()}
+
+
+def _fill(
+    paths: Sequence[Path],
+    full: tuple[int, ...],
+    partial: Path,
+    progress: Path,
+    bar: Bar,
+) -> dict[str, str]:
+    """Reads photos into a file, and says in another one how many it has."""
+    state: dict[str, Any] = {"rows": 0, "faults": {}}
+    fits = partial.exists() and partial.stat().st_size == math.prod(full)
+    if fits and progress.exists():
+        state = json.loads(progress.read_text())
+        bar.step(state["rows"])
+    pixels = np.memmap(partial, "uint8", "r+" if fits else "w+", shape=full)
+    step = max(_AT_ONCE, len(paths) // 50)
+    for first in range(state["rows"], len(paths), step):
+        faults = read_into(pixels, paths[first : first + step], bar, first)
+        # Pixels first: what is said to be there is there.
+        pixels.flush()
+        state["faults"] |= {str(row): fault for row, fault in faults.items()}
+        state["rows"] = min(first + step, len(paths))
+        write_whole(progress, json.dumps(state))
+    return state["faults"]

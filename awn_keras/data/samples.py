@@ -1,0 +1,115 @@
+"""Some samples of whatever people keep their inputs in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.data.listing import photos_below
+from awn_keras.errors import ArgumentError
+from awn_keras.photos import PhotoError, read_photo
+
+#: Samples that are taken of what may have many more.
+MOST = 300
+
+
+def collect_samples(samples: Any, model: keras.Model, argument: str) -> list[Any]:
+    """Makes arrays of samples for a model's inputs.
+
+    Args:
+        samples: Arrays `(n, ...)` as for `model.predict`, of which all are taken. Or
+            300 at most of: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+            generator or another iterable, each of batches or single samples, with or
+            without labels; or the path of a folder of photos, which get the size of
+            the model's input.
+        model: The model.
+        argument: What to call them in an error.
+
+    Returns:
+        For each input an array, as flat as `model.inputs`; not checked against these.
+
+    Raises:
+        ValueError: If there is none, or the model's inputs are no photos.
+        OSError: If there is no such folder, or it cannot be read.
+    """
+    if isinstance(samples, str | Path):
+        return [_photos(Path(samples), model, argument)]
+    if not _is_iterated(samples, model):
+        return keras.tree.flatten(samples)
+    taken: list[list[np.ndarray]] = []
+    count = 0
+    for element in _elements(samples):
+        arrays = _as_batch(element, model)
+        taken.append(arrays)
+        count += len(arrays[0]) if arrays and arrays[0].ndim else 1
+        if count >= MOST:
+            break
+    if not taken:
+        raise ArgumentError(
+            f"`{argument}` must have at least one sample. Received: nothing, of a "
+            f"{type(samples).__name__}. A generator can be used up once only."
+        )
+    try:
+        return [np.concatenate(arrays)[:MOST] for arrays in zip(*taken, strict=True)]
+    except ValueError as error:
+        raise ArgumentError(
+            f"`{argument}` must have samples of one shape. Received: {error}"
+        ) from error
+
+
+def _is_iterated(samples: Any, model: keras.Model) -> bool:
+    """Whether it is something that gives samples, rather than arrays of them."""
+    if isinstance(samples, keras.utils.PyDataset):
+        return True
+    if isinstance(samples, list):  # for several inputs it is one array each
+        return len(model.inputs) == 1 and len(samples) > 1
+    if isinstance(samples, Mapping | tuple) or hasattr(samples, "__array__"):
+        return False
+    return isinstance(samples, Iterable) and not keras.ops.is_tensor(samples)
+
+
+def _elements(samples: Any) -> Iterator[Any]:
+    if isinstance(samples, keras.utils.PyDataset):
+        yield from (samples[index] for index in range(len(samples)))
+    else:
+        yield from samples
+
+
+def _as_batch(element: Any, model: keras.Model) -> list[np.ndarray]:
+    """The inputs of an element without its labels, as a batch."""
+    labelled = isinstance(element, tuple | list) and (
+        len(model.inputs) == 1 or len(keras.tree.flatten(element)) != len(model.inputs)
+    )
+    arrays = [
+        np.asarray(keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else x)
+        for x in keras.tree.flatten(element[0] if labelled else element)
+    ]
+    ranks = [len(x.shape) - 1 for x in model.inputs]
+    if [array.ndim for array in arrays] == ranks:
+        return [array[None] for array in arrays]
+    return arrays
+
+
+def _photos(folder: Path, model: keras.Model, argument: str) -> np.ndarray:
+    shapes = [tuple(x.shape[1:]) for x in model.inputs]
+    shape = shapes[0]
+    if len(shapes) > 1 or len(shape) != 3 or None in shape or shape[2] not in (1, 3):
+        raise ArgumentError(
+            f"`{argument}` can be a folder of photos for models of one input, a grey "
+            f"or RGB image of one size. Received: inputs of shape {shapes}"
+        )
+    paths = photos_below(folder.expanduser())
+    chosen = np.linspace(0, len(paths) - 1, min(MOST, len(paths))).round().astype(int)
+    found, faults = [], []
+    for index in chosen:
+        try:
+            found.append(read_photo(paths[index], shape))
+        except (PhotoError, OSError) as error:
+            faults.append(str(error))
+    if not found:
+        raise ArgumentError(f"{folder} has no photo that can be read: {faults[0]}")
+    return np.stack(found)

@@ -1,0 +1,149 @@
+"""The data set of a recipe, and what a run's directory says about it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from awn_keras.data import ImageData, load_data, load_folder
+from awn_keras.errors import ArgumentError
+from awn_keras.files import read_json, write_whole
+from awn_keras.runs.recipe import Recipe
+
+#: Chooses the held-out photos of all runs, so that runs of other seeds are tested on
+#: the same ones.
+SPLIT_SEED = 0
+_FILE = "data.json"
+
+
+def load_set(
+    recipe: Recipe,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    cache: Path | None = None,
+    verbose: bool = True,
+) -> ImageData:
+    """Loads a recipe's data set.
+
+    Args:
+        recipe: The recipe.
+        data_dir: See `load_data`.
+        download: See `load_data`.
+        cache: See `load_folder`.
+        verbose: See `load_folder`.
+
+    Returns:
+        The data, augmented as the recipe says.
+
+    Raises:
+        ValueError: See `load_data` and `load_folder`.
+        OSError: See `load_folder`.
+        DatasetUnavailableError: See `load_data`.
+    """
+    if recipe.folder is None or recipe.size is None:
+        data = load_data(recipe.dataset, data_dir=data_dir, download=download)
+    else:
+        data = load_folder(
+            recipe.folder,
+            size=recipe.size,
+            held_out=recipe.held_out,
+            seed=SPLIT_SEED,
+            cache=cache,
+            verbose=verbose,
+        )
+        if not len(data.x_train):
+            raise ArgumentError(
+                "`held_out` must be below 1, to leave photos to train on. Received: "
+                f"held_out={recipe.held_out}"
+            )
+    changes: dict[str, Any] = {
+        name: getattr(recipe, name)
+        for name in ("flip", "shift")
+        if getattr(recipe, name) is not None
+    }
+    return replace(data, **changes)
+
+
+def describe_set(recipe: Recipe, data: ImageData) -> dict[str, Any]:
+    """Says what a model was trained on, in JSON's types.
+
+    Args:
+        recipe: The recipe.
+        data: Its data set.
+
+    Returns:
+        Its name and folder, the classes in the order of the model's outputs, how many
+        images each has, the images' shape and brightest pixel, and of photos a
+        fingerprint.
+    """
+    counts = {
+        part: {
+            name: Counter(labels.tolist())[label]
+            for label, name in enumerate(data.class_names)
+        }
+        for part, labels in (("train", data.y_train), ("test", data.y_test))
+    }
+    return {
+        "name": data.name,
+        "folder": str(Path(recipe.folder).resolve()) if recipe.folder else None,
+        "held_out": recipe.held_out if recipe.folder else None,
+        "class_names": list(data.class_names),
+        **counts,
+        "input_shape": list(data.input_shape),
+        "largest_pixel": data.largest_pixel,
+        "fingerprint": data.fingerprint,
+    }
+
+
+def write_set(recipe: Recipe, data: ImageData, directory: Path) -> None:
+    """Writes `data.json`; see `describe_set`."""
+    text = json.dumps(describe_set(recipe, data), indent=1, ensure_ascii=False)
+    write_whole(directory / _FILE, text + "\n")
+
+
+def read_set(directory: Path) -> dict[str, Any] | None:
+    """Reads what `write_set` wrote.
+
+    Args:
+        directory: Where a model lies.
+
+    Returns:
+        What `describe_set` says. `None` if there is none.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = directory / _FILE
+    if not path.exists():
+        return None
+    found = read_json(path)
+    if isinstance(found, dict) and isinstance(found.get("class_names"), list):
+        return found
+    raise ArgumentError(f"'{path}' is not what training writes. Remove it.")
+
+
+def check_same_set(data: ImageData, directory: Path) -> None:
+    """Checks that a run that is there was trained on these photos.
+
+    Args:
+        data: The data set.
+        directory: The run's.
+
+    Raises:
+        ValueError: If it was trained on others.
+    """
+    kept = read_set(directory) if (directory / "model.keras").exists() else None
+    if kept is None or kept.get("fingerprint") == data.fingerprint:
+        return
+    before = sum(kept["train"].values()) + sum(kept["test"].values())
+    now = len(data.y_train) + len(data.y_test)
+    raise ArgumentError(
+        f"The photos of {data.name} are not those that the run in {directory} was "
+        f"trained on: there were {before:,}, now there are {now:,}, or some of them "
+        "have other names or contents. Bring the old ones back, or name another "
+        "directory."
+    )
