@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 
 def write_line(text: str) -> None:
     """Writes text and the end of a line to stdout."""
     sys.stdout.write(text + "\n")
+
+
+def write_warning(text: str) -> None:
+    """Writes a line to stderr that begins with "warning: "."""
+    sys.stderr.write(f"warning: {text}\n")
+
+
+@contextlib.contextmanager
+def told_on_stderr(warning: str) -> Iterator[None]:
+    """Lets work that takes long tell on stderr how far it is: stdout has the result.
+
+    Args:
+        warning: A warning that begins so becomes a line there, too.
+    """
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.filterwarnings("always", warning, UserWarning)
+        yield
+    for one in caught:
+        if str(one.message).startswith(warning):
+            write_warning(str(one.message))
+        else:
+            warnings.warn_explicit(
+                one.message, one.category, one.filename, one.lineno, source=one.source
+            )
 
 
 #: Heads the columns of `agreement`.

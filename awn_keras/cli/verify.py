@@ -11,7 +11,12 @@ from awn_keras.cli.arguments import (
     add_data_arguments,
     load_dataset,
 )
-from awn_keras.cli.output import AGREEMENT_HEAD, agreement, write_line
+from awn_keras.cli.output import (
+    AGREEMENT_HEAD,
+    agreement,
+    told_on_stderr,
+    write_line,
+)
 from awn_keras.errors import ArgumentError
 
 HELP = "Compare a TFLite file with the model."
@@ -35,6 +40,7 @@ def add(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from awn_keras.deploy import verify_tflite
+    from awn_keras.deploy.calibration import WARNING
     from awn_keras.deploy.verification import TOLERANCES, default_tolerance
     from awn_keras.loading import load_model
 
@@ -46,12 +52,10 @@ def run(args: argparse.Namespace) -> None:
         )
     model = load_model(args.against)
     data = load_dataset(args, model)
-    verified = verify_tflite(
-        args.file,
-        model,
-        samples=None if data is None else data.test()[0][0],
-        tolerance=None if precision is None else default_tolerance(model, precision),
-    )
+    tolerance = None if precision is None else default_tolerance(model, precision)
+    samples = None if data is None else data.test()[0][0]
+    with told_on_stderr(WARNING):
+        verified = verify_tflite(args.file, model, samples=samples, tolerance=tolerance)
     write_line(f"{'width':>8} {AGREEMENT_HEAD}  signature")
     for network in verified:
         write_line(f"{network.width:8.4g} {agreement(network)}  {network.signature}")
