@@ -4,6 +4,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# All that AnyWidthInterpreter needs. An extra only adds, so that a board without Keras
+# takes `pip install --no-deps awn_keras` and then these.
+RUNTIME = ["ai-edge-litert>=2.1,<3", "numpy>=2.0", "pillow>=10.1"]
 TENSORBOARD = ["tensorboard>=2.20"]
 NOTEBOOKS = ["ipykernel>=6", "ipywidgets>=8", "notebook>=7"]
 TEST = [
@@ -53,18 +56,17 @@ setup(
     py_modules=["_awn"],
     packages=find_packages(include=["awn_keras", "awn_keras.*"]),
     install_requires=[
-        "ai-edge-litert>=2.1,<3",
+        *RUNTIME,
         # TFDS 4.9 needs it on Python 3.11 and later, and does not ask for it.
         "importlib_resources",
         "keras>=3.15,<4",
         "matplotlib>=3.8",
-        "numpy>=2.0",
-        "pillow>=10.1",
         "scikit-learn>=1.4",
         "tensorflow>=2.21,<3",
         "tensorflow-datasets>=4.9.7",
     ],
     extras_require={
+        "runtime": RUNTIME,
         "test": TEST,
         "quantization": QUANTIZATION,
         "tensorboard": TENSORBOARD,

@@ -1,91 +1,126 @@
-"""Any-width networks for Keras: train every width at once, run any of them."""
+"""Any-width networks for Keras: train every width at once, run any of them.
+
+On a machine without Keras, such as a board that runs files, `AnyWidthInterpreter`,
+`AnytimeInterpreter` and `read_photo` are there, which need LiteRT, NumPy and Pillow.
+"""
 
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
 
-from awn_keras.architectures import efficientnet_lite0, lenet_3c1l, mobilenet_v2
-from awn_keras.callbacks import WidthProgbar, WidthTensorBoard
-from awn_keras.constraints import LowerTriangular, triangular_mask
-from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
-from awn_keras.counting import count_macs, count_parameters
-from awn_keras.curves import TradeOffCurve, trade_off_curve
-from awn_keras.deploy import (
-    AnytimeInterpreter,
-    AnyWidthInterpreter,
-    explore_widths,
-    export_tflite,
-    verify_tflite,
-    with_milliseconds,
-)
-from awn_keras.growing import grow
-from awn_keras.layers import (
-    TriConv1D,
-    TriConv2D,
-    TriConv2DTranspose,
-    TriDense,
-    TriSeparableConv2D,
-)
-from awn_keras.model import AnyWidthModel
-from awn_keras.pictures import plot_curves, plot_history, plot_kernel
-from awn_keras.rules import WidthRule, per_channel, per_sample, register_width_rule
-from awn_keras.slimming import slim
-from awn_keras.summary import ModelSummary, NetworkList, list_networks, summarize
-from awn_keras.training.samplers import (
-    FixedWidths,
-    SandwichWidths,
-    UniformWidths,
-    WidthSampler,
-)
-from awn_keras.widths import active_channels, channel_grades
+from awn_keras.deploy.anytime import AnytimeInterpreter
+from awn_keras.deploy.interpreter import AnyWidthInterpreter
+from awn_keras.photos import read_photo
 
 try:
     __version__ = version("awn_keras")
 except PackageNotFoundError:  # running from a source tree
     __version__ = "0+unknown"
 
-__all__ = [
-    "AnyWidthInterpreter",
-    "AnyWidthModel",
-    "AnytimeInterpreter",
-    "ConversionError",
-    "FixedWidths",
-    "LowerTriangular",
-    "ModelSummary",
-    "NetworkList",
-    "SandwichWidths",
-    "TradeOffCurve",
-    "TriConv1D",
-    "TriConv2D",
-    "TriConv2DTranspose",
-    "TriDense",
-    "TriSeparableConv2D",
-    "UniformWidths",
-    "WidthProgbar",
-    "WidthRule",
-    "WidthSampler",
-    "WidthTensorBoard",
-    "active_channels",
-    "channel_grades",
-    "count_macs",
-    "count_parameters",
-    "efficientnet_lite0",
-    "explore_widths",
-    "export_tflite",
-    "grow",
-    "lenet_3c1l",
-    "list_networks",
-    "mobilenet_v2",
-    "per_channel",
-    "per_sample",
-    "plot_curves",
-    "plot_history",
-    "plot_kernel",
-    "register_width_rule",
-    "reorder_channels",
-    "slim",
-    "summarize",
-    "to_any_width",
-    "trade_off_curve",
-    "triangular_mask",
-    "verify_tflite",
-    "with_milliseconds",
-]
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+# All at once where it can be: a saved model that is loaded names classes of which Keras
+# must know.
+if _is_installed("keras"):
+    from awn_keras.architectures import (
+        efficientnet_lite0,
+        lenet_3c1l,
+        mobilenet_v2,
+    )
+    from awn_keras.callbacks import WidthProgbar, WidthTensorBoard
+    from awn_keras.constraints import LowerTriangular, triangular_mask
+    from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
+    from awn_keras.counting import count_macs, count_parameters
+    from awn_keras.curves import TradeOffCurve, trade_off_curve
+    from awn_keras.deploy import (
+        explore_widths,
+        export_tflite,
+        verify_tflite,
+        with_milliseconds,
+    )
+    from awn_keras.growing import grow
+    from awn_keras.layers import (
+        TriConv1D,
+        TriConv2D,
+        TriConv2DTranspose,
+        TriDense,
+        TriSeparableConv2D,
+    )
+    from awn_keras.model import AnyWidthModel
+    from awn_keras.pictures import plot_curves, plot_history, plot_kernel
+    from awn_keras.rules import WidthRule, per_channel, per_sample, register_width_rule
+    from awn_keras.slimming import slim
+    from awn_keras.summary import ModelSummary, NetworkList, list_networks, summarize
+    from awn_keras.training.samplers import (
+        FixedWidths,
+        SandwichWidths,
+        UniformWidths,
+        WidthSampler,
+    )
+    from awn_keras.widths import active_channels, channel_grades
+
+    __all__ = [
+        "AnyWidthInterpreter",
+        "AnyWidthModel",
+        "AnytimeInterpreter",
+        "ConversionError",
+        "FixedWidths",
+        "LowerTriangular",
+        "ModelSummary",
+        "NetworkList",
+        "SandwichWidths",
+        "TradeOffCurve",
+        "TriConv1D",
+        "TriConv2D",
+        "TriConv2DTranspose",
+        "TriDense",
+        "TriSeparableConv2D",
+        "UniformWidths",
+        "WidthProgbar",
+        "WidthRule",
+        "WidthSampler",
+        "WidthTensorBoard",
+        "active_channels",
+        "channel_grades",
+        "count_macs",
+        "count_parameters",
+        "efficientnet_lite0",
+        "explore_widths",
+        "export_tflite",
+        "grow",
+        "lenet_3c1l",
+        "list_networks",
+        "mobilenet_v2",
+        "per_channel",
+        "per_sample",
+        "plot_curves",
+        "plot_history",
+        "plot_kernel",
+        "read_photo",
+        "register_width_rule",
+        "reorder_channels",
+        "slim",
+        "summarize",
+        "to_any_width",
+        "trade_off_curve",
+        "triangular_mask",
+        "verify_tflite",
+        "with_milliseconds",
+    ]
+else:
+    __all__ = ["AnyWidthInterpreter", "AnytimeInterpreter", "read_photo"]
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module 'awn_keras' has no attribute {name!r}")
+        raise ImportError(
+            f"`awn_keras.{name}` needs Keras and TensorFlow, which are not installed: "
+            "`pip install awn_keras`. Without them there are "
+            f"{', '.join(__all__)}, which run exported files."
+        )

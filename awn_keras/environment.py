@@ -1,4 +1,7 @@
-"""Where a number was measured, and on which backend Keras runs."""
+"""Where a number was measured, and on which backend Keras runs.
+
+Keras is imported where it is asked: a machine that only runs files has none.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from awn_keras.errors import UnsupportedError
 
 
@@ -24,6 +25,8 @@ def environment() -> dict[str, Any]:
         that matter (of TensorFlow, too, on other backends, if it is installed: it
         converts files), machine, processor and number of cores.
     """
+    import keras
+
     backend = keras.backend.backend()
     packages = ["awn_keras", "keras", "tensorflow", "numpy", "ai-edge-litert"]
     if backend != "tensorflow":
@@ -59,6 +62,8 @@ def check_runs_on_tensorflow(what: str, reason: str, way_out: str = "") -> None:
     Raises:
         NotImplementedError: If Keras runs on another backend.
     """
+    import keras
+
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise UnsupportedError(

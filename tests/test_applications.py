@@ -90,9 +90,7 @@ def test_missing_weights_are_said_to_be_missing(monkeypatch):
 
     module = importlib.import_module("keras.src.applications.mobilenet_v2")
     monkeypatch.setattr(module.file_utils, "get_file", fails)
-    with pytest.raises(
-        WeightsUnavailableError, match=r"MobileNetV2 .*efficientnet_"
-    ):
+    with pytest.raises(WeightsUnavailableError, match=r"MobileNetV2 .*efficientnet_"):
         application("mobilenet_v2", (96, 96, 3), 4, weights="imagenet")
 
 

@@ -102,6 +102,8 @@ def test_the_code_on_deploying_runs_as_it_stands(tmp_path, monkeypatch):
     assert names["scores"].shape == (3, 10)
     assert len(names["verified"]) == 4
     assert names["answer"].shape == (1, 10)
+    assert names["runner"].labels == ()  # of the file without metadata
+    assert [one.width for one in names["named"]] == [0.25, 1.0]
     assert names["small"][0].bytes < 0.5 * names["exported"][0].bytes
 
 
@@ -178,7 +180,7 @@ def test_public_names_are_documented():
     "command",
     [
         *("train", "convert", "summary", "evaluate", "export", "verify", "reproduce"),
-        *("benchmark", "pick"),
+        *("benchmark", "pick", "predict"),
     ],
 )
 def test_its_commands_are_parsed(command):

@@ -14,6 +14,7 @@ from awn_keras.cli import (
     evaluate,
     export,
     pick,
+    predict,
     reproduce,
     summary,
     train,
@@ -34,6 +35,7 @@ COMMANDS = {
     "summary": summary,
     "export": export,
     "verify": verify,
+    "predict": predict,
     "benchmark": benchmark,
     "pick": pick,
 }

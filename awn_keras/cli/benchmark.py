@@ -15,6 +15,7 @@ from awn_keras.cli.arguments import (
     parse_integers,
     parse_words,
 )
+from awn_keras.cli.images import accuracies_on
 from awn_keras.cli.output import write_line
 from awn_keras.cli.sets import add_set_arguments, load_dataset
 from awn_keras.errors import ArgumentError, AwnError
@@ -170,13 +171,10 @@ def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
 
 
 def _accuracies(args: argparse.Namespace, path: Path) -> dict[str, float] | None:
-    from awn_keras.deploy.benchmark import accuracies
+    from awn_keras.deploy.litert import TFLiteFile
 
     data = load_dataset(args, path)
-    if data is None:
-        return None
-    images, labels = data.test(len(data.y_test))[0]
-    return accuracies(path, images, labels, args.widths)
+    return None if data is None else accuracies_on(TFLiteFile(path), data, args.widths)
 
 
 def _table(costs_of_widths: Any) -> str:

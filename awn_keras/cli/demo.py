@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         widths=widths,
         samples=test[0][0][:100],
         metadata=metadata_of(data),
+        verbose=0,
     )
     chosen = trade_off_curve(result.model, test, widths=widths)
     summary = _summary(result.curve, chosen.accuracy, exported, seconds, directory)

@@ -9,23 +9,34 @@ from awn_keras.cli.arguments import (
     Parser,
     add_widths_argument,
 )
+from awn_keras.cli.images import accuracies_on
 from awn_keras.cli.output import write_line
 from awn_keras.cli.sets import add_set_arguments, load_dataset
+from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write
 
-HELP = "Evaluate a saved model at many widths."
+HELP = "Evaluate a saved model, or an exported file, at many widths."
 
 
 def add(parser: Parser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("model", type=Path, help="a .keras file")
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="a .keras file; or a .tflite file, or a folder of `awn export --separate`",
+    )
     add_set_arguments(parser, "test images", required=True)
     add_widths_argument(parser)
-    parser.add_argument("--output", type=Path, help="directory for csv, json, png")
+    parser.add_argument(
+        "--output", type=Path, help="directory for csv, json, png of a .keras file"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    if args.model.suffix == ".tflite" or args.model.is_dir():
+        _run_file(args)
+        return
     from awn_keras.curves import trade_off_curve
     from awn_keras.loading import load_model
     from awn_keras.pictures import new_figure
@@ -45,3 +56,17 @@ def run(args: argparse.Namespace) -> None:
         figure, ax = new_figure()
         curve.plot(ax)
         figure.savefig(output / "curve.png", dpi=150)
+
+
+def _run_file(args: argparse.Namespace) -> None:
+    """The accuracy of each width of a file, by running it on each test image."""
+    from awn_keras.deploy.litert import open_tflite
+
+    if args.output:
+        raise ArgumentError("`--output` is for a .keras file: leave it.")
+    file = open_tflite(args.model)
+    accuracy = accuracies_on(file, load_dataset(args, args.model), args.widths)
+    write_line(f"{'width':>8} {'accuracy':>10}")
+    for width, signature in file.by_width.items():
+        if signature.name in accuracy:
+            write_line(f"{width:8.4f} {100 * accuracy[signature.name]:8.2f} %")

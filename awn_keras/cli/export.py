@@ -12,7 +12,13 @@ from awn_keras.cli.arguments import (
     metadata_of,
     parse_widths,
 )
-from awn_keras.cli.output import AGREEMENT_HEAD, agreement, write_line
+from awn_keras.cli.images import class_names_beside
+from awn_keras.cli.output import (
+    AGREEMENT_HEAD,
+    agreement,
+    told_on_stderr,
+    write_line,
+)
 from awn_keras.cli.sets import add_set_arguments, load_dataset, some_of
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import check_can_write
@@ -51,6 +57,17 @@ def add(parser: Parser) -> None:
     add("--tune", action="store_true", help="measure layers here, to choose the layout")
     add("--precision", default="float32", help=_PRECISION_HELP)
     add(
+        "--inputs",
+        help="what images are in the file: float32, or uint8 for pixels, which it "
+        "normalizes by itself (default: as the model takes them)",
+    )
+    add(
+        "--outputs",
+        help="model: as it gives them; probabilities: with a softmax; logits: without "
+        "(default: probabilities, if class names are known and the model was trained "
+        "to give logits)",
+    )
+    add(
         "--refine",
         type=parse_widths,
         metavar="W,W",
@@ -76,6 +93,7 @@ def add(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from awn_keras.deploy import export_tflite
+    from awn_keras.deploy.calibration import WARNING
     from awn_keras.deploy.export import check_path
     from awn_keras.loading import load_model
 
@@ -85,7 +103,8 @@ def run(args: argparse.Namespace) -> None:
     )
     output = check_path(args.output or default, args.single_file)
     data = load_dataset(args, args.model, model)
-    samples = representative = metadata = None
+    samples = representative = None
+    metadata: dict[str, Any] | None = None
     if args.representative:
         representative = _load_array(args.representative)
     if data is not None:
@@ -94,21 +113,27 @@ def run(args: argparse.Namespace) -> None:
             trained_on = data.x_train if len(data.x_train) else data.x_test
             representative = some_of(trained_on, 200)
         metadata = metadata_of(data)
+    elif names := class_names_beside(args.model):
+        metadata = {"class_names": names}
     check_can_write(output, "--output", folder=not args.single_file)
-    exported = export_tflite(
-        model,
-        output,
-        widths=args.widths,
-        single_file=args.single_file,
-        layout=args.layout,
-        tune=args.tune,
-        precision=args.precision,
-        representative=representative if args.precision == "int8" else None,
-        samples=samples,
-        metadata=metadata,
-        refine=args.refine,
-        append_to=args.append_to,
-    )
+    before = _options_of(args.append_to)
+    with told_on_stderr(WARNING):
+        exported = export_tflite(
+            model,
+            output,
+            widths=args.widths,
+            single_file=args.single_file,
+            layout=args.layout,
+            tune=args.tune,
+            precision=args.precision,
+            representative=representative if args.precision == "int8" else None,
+            samples=samples,
+            metadata=metadata,
+            refine=args.refine,
+            append_to=args.append_to,
+            inputs=args.inputs or before.get("inputs"),
+            outputs=args.outputs or before.get("outputs") or _outputs(model, metadata),
+        )
     write_line(
         f"{'width':>8} {'MACs':>13} {'executed':>13} {'file kB':>9} {AGREEMENT_HEAD}  "
         "signature, file"
@@ -122,6 +147,26 @@ def run(args: argparse.Namespace) -> None:
     if args.refine:
         narrow, wide = args.refine
         write_line(f"AnytimeInterpreter: answers at {narrow:g}, refines to {wide:g}")
+
+
+def _options_of(append_to: Path | None) -> dict[str, str]:
+    """The `--inputs` and `--outputs` of an earlier export, as its file tells."""
+    from awn_keras.deploy.litert import TFLiteFile
+
+    if append_to is None:
+        return {}
+    changed = TFLiteFile(append_to).described.get("changed", {})
+    softmax = {"added": "probabilities", "left out": "logits", None: "model"}
+    options = {"outputs": softmax[changed.get("softmax")]}
+    return options | ({"inputs": "uint8"} if changed.get("inputs") else {})
+
+
+def _outputs(model: Any, metadata: dict[str, Any] | None) -> str:
+    """What an app wants that names what it sees."""
+    from awn_keras.deploy.interface import gives_logits
+
+    named = bool(metadata and metadata.get("class_names"))
+    return "probabilities" if named and gives_logits(model) else "model"
 
 
 def _load_array(path: Path) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -19,6 +22,28 @@ def write_note(text: str) -> None:
 def write_warning(text: str) -> None:
     """Writes a line to stderr that begins with "warning: "."""
     write_note(f"warning: {text}")
+
+
+@contextlib.contextmanager
+def told_on_stderr(warning: str) -> Iterator[None]:
+    """Lets work that takes long tell on stderr how far it is: stdout has the result.
+
+    Args:
+        warning: A warning that begins so becomes a line there, too.
+    """
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.filterwarnings("always", warning, UserWarning)
+        yield
+    for one in caught:
+        if str(one.message).startswith(warning):
+            write_warning(str(one.message))
+        else:
+            warnings.warn_explicit(
+                one.message, one.category, one.filename, one.lineno, source=one.source
+            )
 
 
 #: Heads the columns of `agreement`.

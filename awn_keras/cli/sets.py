@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ class _Wanted:
         outputs: Shapes of its outputs, likewise.
         trained_on: What it was trained on, as `read_set` says; `None` if unknown.
         class_names: Its classes; `None` if unknown.
-        scaled: Whether it takes pixels; `None` if unknown.
+        scaled: Whether it scales pixels itself; `None` if unknown.
     """
 
     name: str
@@ -137,7 +136,7 @@ def _load_photos(folder: Path, wanted: _Wanted) -> Any:
 
 
 def _of_model(model: Any, path: Path) -> _Wanted:
-    from awn_keras.data.inputs import takes_pixels
+    from awn_keras.data.inputs import scales_inputs
     from awn_keras.runs.sets import read_set
 
     trained_on = read_set(path.parent)
@@ -147,33 +146,26 @@ def _of_model(model: Any, path: Path) -> _Wanted:
         [tuple(x.shape[1:]) for x in model.outputs],
         trained_on,
         None if trained_on is None else trained_on["class_names"],
-        takes_pixels(model),
+        scales_inputs(model),
     )
 
 
 def _of_file(path: Path) -> _Wanted:
-    from awn_keras.deploy.litert import TFLiteFile
+    from awn_keras.deploy.litert import open_tflite
     from awn_keras.runs.sets import read_set
 
-    signatures = TFLiteFile(path).signatures.values()
-    signature = min(signatures, key=lambda one: len(one.inputs) + len(one.outputs))
-    metadata: dict[str, Any] = {}
-    for manifest in (path.with_suffix(".json"), path.with_name("manifest.json")):
-        try:
-            metadata = dict(json.loads(manifest.read_text("utf-8"))["metadata"])
-            break
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    file = open_tflite(path)
+    widest = list(file.by_width.values())[-1]
     trained_on = read_set(path.parent)
-    names = metadata.get("class_names") or (trained_on or {}).get("class_names")
+    names = list(file.labels) or (trained_on or {}).get("class_names")
     return _Wanted(
         str(path),
-        [tensor.sample_shape for tensor in signature.inputs],
-        [tensor.sample_shape for tensor in signature.outputs],
+        [tensor.sample_shape for tensor in widest.inputs],
+        [tensor.sample_shape for tensor in widest.outputs],
         trained_on,
         names,
-        # An earlier version's manifest says how to scale pixels.
-        False if "normalization" in metadata else None,
+        # A file says what it takes, and is given that.
+        None,
     )
 
 

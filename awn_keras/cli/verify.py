@@ -8,7 +8,12 @@ from pathlib import Path
 from awn_keras.cli.arguments import (
     Parser,
 )
-from awn_keras.cli.output import AGREEMENT_HEAD, agreement, write_line
+from awn_keras.cli.output import (
+    AGREEMENT_HEAD,
+    agreement,
+    told_on_stderr,
+    write_line,
+)
 from awn_keras.cli.sets import add_set_arguments, load_dataset, some_of
 from awn_keras.errors import ArgumentError
 
@@ -29,6 +34,7 @@ def add(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from awn_keras.deploy import verify_tflite
+    from awn_keras.deploy.calibration import WARNING
     from awn_keras.deploy.verification import TOLERANCES, default_tolerance
     from awn_keras.loading import load_model
 
@@ -40,12 +46,10 @@ def run(args: argparse.Namespace) -> None:
         )
     model = load_model(args.against)
     data = load_dataset(args, args.against, model)
-    verified = verify_tflite(
-        args.file,
-        model,
-        samples=None if data is None else some_of(data.x_test, 500),
-        tolerance=None if precision is None else default_tolerance(model, precision),
-    )
+    tolerance = None if precision is None else default_tolerance(model, precision)
+    samples = None if data is None else some_of(data.x_test, 500)
+    with told_on_stderr(WARNING):
+        verified = verify_tflite(args.file, model, samples=samples, tolerance=tolerance)
     write_line(f"{'width':>8} {AGREEMENT_HEAD}  signature")
     for network in verified:
         write_line(f"{network.width:8.4g} {agreement(network)}  {network.signature}")

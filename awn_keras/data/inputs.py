@@ -14,7 +14,7 @@ _SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 _ARITHMETIC = {"Add", "Divide", "Multiply", "Subtract", "TrueDivide"}
 
 
-def takes_pixels(model: keras.Model) -> bool:
+def scales_inputs(model: keras.Model) -> bool:
     """Says whether a model scales its inputs itself, before any weights act.
 
     Args:

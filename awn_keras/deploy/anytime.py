@@ -10,6 +10,7 @@ import numpy as np
 
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.deploy.pixels import are_photos, photos_to_inputs
 from awn_keras.deploy.signatures import Refinement
 from awn_keras.errors import ArgumentError, StateError
 
@@ -28,6 +29,10 @@ class AnytimeInterpreter:
     Args:
         path: The file, or its content as bytes. It must stay as it is while in use.
         num_threads: Threads that LiteRT's CPU kernels use, at least 1.
+
+    Attributes:
+        labels: The names of the classes; empty if the file has none.
+        metadata: The file's manifest, `awn.json`; empty if it has none.
 
     Raises:
         TypeError: If `path` is no path or bytes, or `num_threads` not an integer.
@@ -52,7 +57,8 @@ class AnytimeInterpreter:
         )
 
         check_integer(num_threads, "num_threads", 1)
-        signatures = TFLiteFile(path).signatures
+        file = TFLiteFile(path)
+        signatures = file.signatures
         parsed = map(Refinement.parse, signatures)
         pairs = {pair for pair in parsed if pair and pair.is_in(signatures)}
         if len(pairs) != 1:
@@ -64,6 +70,9 @@ class AnytimeInterpreter:
             )
         (pair,) = pairs
         self._pair = pair
+        self.labels: tuple[str, ...] = file.labels
+        self.metadata: dict[str, Any] = file.described
+        self._pixels_of = file.pixels_of
         self._first, self._rest = signatures[pair.keep], signatures[pair.refine]
         self._first.check_takes_samples()
         self._rest.check_takes_samples()
@@ -100,8 +109,10 @@ class AnytimeInterpreter:
         """Computes the outputs at the narrow width.
 
         Args:
-            x: One sample `(1, ...)`; if there are several inputs, a dict of such arrays
-                by name. Cast to the input's dtype as NumPy's "same_kind" rule allows.
+            x: A photo, a `PIL.Image.Image` of any size, if the file says how pixels
+                become inputs. Or one sample `(1, ...)`; if there are several inputs, a
+                dict of such arrays by name. Cast to the input's dtype as NumPy's
+                "same_kind" rule allows.
 
         Returns:
             Array `(1, ...)`; if there are several outputs, a dict of them by name.
@@ -111,6 +122,10 @@ class AnytimeInterpreter:
             ValueError: If names or shapes do not fit, or it is not one sample.
             RuntimeError: If LiteRT fails.
         """
+        if are_photos(x) and len(self._first.inputs) == 1:
+            (tensor,) = self._first.inputs
+            photos = x if isinstance(x, list | tuple) else [x]
+            x = photos_to_inputs(photos, tensor, self._pixels_of(tensor.name))
         arrays = self._first.encode(x)
         count = len(next(iter(arrays.values())))
         if count != 1:

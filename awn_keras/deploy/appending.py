@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from awn_keras.deploy.joining import join
 from awn_keras.deploy.signatures import width_signature
 from awn_keras.errors import ArgumentError
 from awn_keras.layouts import Cut, candidates
@@ -17,7 +18,7 @@ from awn_keras.multi_width import MultiWidthModel
 #: What the manifests of both exports must say alike.
 _ALIKE = (
     *("model", "weights_sha256", "min_width", "layout", "precision"),
-    *("inputs", "outputs"),
+    *("inputs", "outputs", "changed"),
 )
 
 
@@ -30,14 +31,12 @@ class Earlier:
         widths: Its widths, by signature.
         executed_macs: What it computes at each width; see `ExportedWidth`.
         refinement: The widths of its signatures that refine, likewise.
-        metadata: What its manifest says to those who run the file.
     """
 
     content: bytes
     widths: Mapping[str, float]
     executed_macs: Mapping[float, int]
     refinement: Mapping[str, float]
-    metadata: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path, described: Mapping[str, Any]) -> Earlier:
@@ -70,7 +69,7 @@ class Earlier:
                 float(record["width"]): int(record["executed_macs"])
                 for record in manifest["widths"]
             }
-            said = {key: manifest[key] for key in (*_ALIKE, "metadata")}
+            said = {key: manifest[key] for key in _ALIKE}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArgumentError(
                 "`append_to` must be a file of `export_tflite`, with its manifest "
@@ -94,7 +93,52 @@ class Earlier:
                     f"and precision. Its {key} is {said[key]!r}, not {wanted!r}. "
                     f"{received}"
                 )
-        return cls(content, widths, executed, refinement, said["metadata"])
+        return cls(content, widths, executed, refinement)
+
+    @classmethod
+    def of(
+        cls,
+        append_to: str | Path | None,
+        described: Mapping[str, Any],
+        widths: Sequence[float],
+    ) -> Earlier | None:
+        """Reads what `append_to` names, if it does, and checks that widths are new."""
+        if append_to is None:
+            return None
+        earlier = cls.read(Path(append_to), described)
+        earlier.check_has_none_of(widths)
+        return earlier
+
+    @classmethod
+    def metadata_of(cls, append_to: str | Path | None) -> dict[str, Any]:
+        """What an earlier export was told as `metadata`; empty if there is none.
+
+        Args:
+            append_to: The file; its manifest lies beside it. `read` says what is wrong
+                with these.
+        """
+        if append_to is None:
+            return {}
+        path = Path(append_to)
+        try:
+            manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            metadata, inside = manifest["metadata"], manifest["changed"]["inputs"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        # It is computed in the file, for which the manifest does not say it.
+        return {**metadata, "normalization": inside} if inside else dict(metadata)
+
+    def joined_with(self, content: bytes, widths: Sequence[float]) -> bytes:
+        """Joins the file and one of more widths, so that the widest comes first.
+
+        Args:
+            content: The other file.
+            widths: Its widths.
+        """
+        files = [self.content, content]
+        if max(widths) > max(self.widths.values()):
+            files.reverse()
+        return join(files)
 
     def check_has_none_of(self, widths: Sequence[float]) -> None:
         """Raises a ValueError if the file has one of these widths."""

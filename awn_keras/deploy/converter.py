@@ -6,7 +6,7 @@ import functools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from awn_keras.deploy.child import convert_in_child
-from awn_keras.deploy.joining import Converted, join
+from awn_keras.deploy.joining import METADATA, Converted, join
 from awn_keras.errors import ArgumentError, ExportError
 from awn_keras.graph import operation_of
 
@@ -27,6 +27,7 @@ def convert(
     models: Mapping[str, keras.Model],
     precision: str = "float32",
     representative: Sequence[np.ndarray] | None = None,
+    on_converted: Callable[[str], None] | None = None,
 ) -> bytes:
     """Converts plain functional Keras models to one TFLite file, batch size 1.
 
@@ -38,9 +39,12 @@ def convert(
         precision: One of `PRECISIONS`.
         representative: For each input an array `(n, ...)` of samples that training
             data look like; for `"int8"`, which needs it.
+        on_converted: Called with a signature's name when it is converted; of those
+            that another process converts, when all are.
 
     Returns:
-        The file's content.
+        The file's content. What runs it and knows no signatures gets the first of
+        `models`.
 
     Raises:
         ValueError: If `precision` is none of these, or `"int8"` has no samples.
@@ -50,16 +54,21 @@ def convert(
     """
     check_precision(precision, representative)
     if keras.backend.backend() != "tensorflow":
-        return convert_in_child(models, precision, representative)
-    content = join(
-        Converted(
-            _convert(models, model, precision, representative),
-            signature,
-            [input_name(x) for x in model.inputs],
-            model.output_names,
-        )
-        for signature, model in models.items()
-    )
+        content = convert_in_child(models, precision, representative)
+        if on_converted is not None:
+            for signature in models:
+                on_converted(signature)
+        return content
+
+    def converted() -> Iterator[Converted]:
+        for signature, model in models.items():
+            content = _convert(models, model, precision, representative)
+            if on_converted is not None:
+                on_converted(signature)
+            names = [input_name(x) for x in model.inputs]
+            yield Converted(content, signature, names, model.output_names)
+
+    content = join(converted())
     foreign = custom_operators(content)
     if foreign:
         raise ExportError(_not_builtin(models, foreign))
@@ -221,13 +230,17 @@ def constants(content: bytes) -> Constants:
         content: The file's content.
 
     Returns:
-        Their bytes.
+        Their bytes; TFLite Metadata is no constant.
     """
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(content, 0)
+    notes = map(model.Metadata, range(model.MetadataLength()))
+    metadata = {note.Buffer() for note in notes if note.Name() == METADATA}
     buffers = [
-        model.Buffers(i).DataAsNumpy() if model.Buffers(i).DataLength() else b""
+        model.Buffers(i).DataAsNumpy()
+        if model.Buffers(i).DataLength() and i not in metadata
+        else b""
         for i in range(model.BuffersLength())
     ]
     data = [bytes(buffer) for buffer in buffers]

@@ -14,6 +14,7 @@ import numpy as np
 
 from awn_keras.counting import count_macs, count_parameters, executed_macs
 from awn_keras.deploy.appending import Earlier, extended
+from awn_keras.deploy.calibration import check_scale, hold_out, warn_of_agreement
 from awn_keras.deploy.converter import (
     check_precision,
     constants,
@@ -21,8 +22,10 @@ from awn_keras.deploy.converter import (
     input_name,
 )
 from awn_keras.deploy.cutting import continuation, cut_networks
-from awn_keras.deploy.joining import join
+from awn_keras.deploy.interface import Interface
 from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.deploy.metadata import labels_of, with_metadata
+from awn_keras.deploy.progress import Progress
 from awn_keras.deploy.signatures import Refinement, width_signature
 from awn_keras.deploy.tuning import measured
 from awn_keras.deploy.verification import (
@@ -89,13 +92,24 @@ def export_tflite(
     metadata: Mapping[str, Any] | None = None,
     refine: tuple[float, float] | None = None,
     append_to: str | Path | None = None,
+    inputs: str | None = None,
+    outputs: str = "model",
+    verbose: int | str = "auto",
 ) -> list[ExportedWidth]:
     """Writes a TFLite file that runs at several widths, and a manifest beside it.
 
     The file has one signature for each width, named after it (`width_050`), all with
-    the same inputs (of the model's dtypes) and float32 outputs, batch size 1, and
-    builtin operators only.
-    What widths have in common it holds once. Before it is written, each signature is
+    the same inputs (of the model's dtypes, unless `inputs` says otherwise) and float32
+    outputs, batch size 1, and builtin operators only. The widest comes first: it is
+    what an app gets that knows no signatures.
+    What widths have in common it holds once.
+
+    The file says what it is by TFLite Metadata, which MediaPipe and Android read, and
+    by an attached ZIP with `labels.txt` (if `metadata` has `class_names`) and
+    `awn.json`, its manifest. How pixels become inputs is part of that: what
+    `metadata["normalization"]` says; `mean` 0 and `std` 1 if the model `takes_pixels`.
+
+    Before it is written, each signature is
     run with LiteRT on sample inputs and compared with the model at its width; so it is
     on LiteRT's GPU engine, where one is found. The manifest, `model.json` beside
     `model.tflite`, comes last: if it is there, the file is whole.
@@ -123,20 +137,31 @@ def export_tflite(
             a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable of samples or
             batches, each with or without labels, or the path of a folder of photos;
             300 samples are taken of these.
-        samples: Inputs to compare on, likewise: a few real ones are best. `None` for
-            some of `representative`, else for 4 random ones, standard normal where the
-            first kernel reads them.
+        samples: Inputs to compare on, likewise: a hundred real ones are best. `None`
+            for a fifth of `representative`, 100 at most, which then do not decide
+            ranges (its first 16 if it has less than 100); without that for 4 random
+            ones, standard normal where the first kernel reads them.
         tolerance: Largest difference allowed, relative to the largest output if that
             exceeds 1. `None` for `TOLERANCES[precision]`, at least 2e-2 if the model
             computes in half precision.
-        metadata: What the manifest is to say to those who run the file, such as class
-            names and how pixels are normalized; anything that JSON holds.
+        metadata: What the file and its manifest are to say to those who run it;
+            anything that JSON holds. `class_names`, a list, become its labels.
+            `normalization`, a dict with `mean` and `std` (numbers, or lists of three,
+            in the unit of pixels), says that the model takes `(pixels - mean) / std`.
         refine: `(narrow, wide)`, two of `widths`, for two more signatures with which
             `AnytimeInterpreter` answers at the one and then refines the answer to that
             of the other, without computing again what they have in common.
         append_to: A file that an earlier export of this model wrote, with its manifest
             beside it. What is written has its signatures, as they are, besides those
             of `widths`, which are then new ones. `path` may be the same file.
+        inputs: What images are in the file: `"uint8"` for pixels, which it casts and
+            normalizes, so that an app has nothing to compute; `"float32"`; `None` for
+            the model's own dtype.
+        outputs: `"probabilities"` adds a softmax where the model gives logits,
+            `"logits"` leaves out a final softmax, `"model"` does neither.
+        verbose: `1` shows a line for each width when it is converted, and when it is
+            verified. `0` shows nothing. `"auto"` shows them on a terminal and in a
+            notebook, and elsewhere once an export takes long.
 
     Returns:
         A record for each width of the file, ascending.
@@ -146,7 +171,9 @@ def export_tflite(
         ValueError: If there is no width, one is out of range, `path` is not a `.tflite`
             file (or is one, if not `single_file`), samples do not fit the model's
             inputs, these have unknown rows or cols, or an option is none of those
-            named; with `refine`, if these are not two of the widths, ascending, the
+            named, or not possible for this model; if names of classes are not as many
+            as these, or `representative` is not in the scale of the model's inputs;
+            with `refine`, if these are not two of the widths, ascending, the
             file is not one for all widths, `precision` is `"int8"`, or no layer can
             be cut; with `append_to`, if that is no export of this model with these
             options, has one of the widths, or `refine` is given.
@@ -163,23 +190,23 @@ def export_tflite(
         >>> [width.signature for width in exported]
         ['width_025', 'width_050', 'width_100']
     """
+    progress = Progress(verbose)
     _check_append(append_to, widths, single_file, refine)
     widths = _check_widths(model, widths)
     path = check_path(Path(path), single_file)
-    manifest = path.with_suffix(".json") if single_file else path / MANIFEST
-    check_can_write(path if single_file else manifest)
-    _check_manifest(manifest)
-    described = _describe(model, layout, precision, metadata)
-    earlier = None
-    if append_to is not None:
-        earlier = Earlier.read(Path(append_to), described)
-        earlier.check_has_none_of(widths)
-        described["metadata"] = dict(metadata or earlier.metadata)
+    beside = path.with_suffix(".json") if single_file else path / MANIFEST
+    check_can_write(path if single_file else beside)
+    _check_manifest(beside)
+    metadata = _metadata(metadata, append_to)
+    interface = Interface.of(model, inputs, outputs, metadata)
+    described = _describe(model, layout, precision, metadata, interface)
+    earlier = Earlier.of(append_to, described, widths)
     if representative is not None:
         representative = check_samples(model, representative, "representative")
+        check_scale(model, interface, representative, "representative")
     check_precision(precision, representative)
     pair = _check_refine(model, refine, widths, single_file, precision)
-    inputs = _samples(model, samples, representative)
+    compared, representative = _samples(model, interface, samples, representative)
     if tolerance is None:
         tolerance = default_tolerance(model, precision)
 
@@ -188,27 +215,40 @@ def export_tflite(
     adds = precision != "int8" and not refines
     files: dict[Path, tuple[TFLiteFile, list[Verified]]] = {}
     executed = dict(earlier.executed_macs) if earlier is not None else {}
+    progress.begin(_steps(widths, pair, earlier))
     for group in [widths] if single_file else [[width] for width in widths]:
         cuts = _cuts(model, group, layout, tune, earlier)
         macs = executed_macs(model, group, cuts).tolist()
         executed.update(zip(group, macs, strict=True))
         named = {width_signature(width): width for width in group}
-        networks = cut_networks(model, group, cuts, adds=adds)
+        # Who asks for no signature gets the first.
+        networks = cut_networks(model, group[::-1], cuts, adds=adds)
         if pair is not None:
             networks.update(_continued(model, group, pair, cuts))
             named.update({pair.keep: pair.narrow, pair.refine: pair.wide})
         separate = path / f"{model.name}_{next(iter(named))}.tflite"
         place = path if single_file else separate
-        content = convert(networks, precision, representative)
+        content = convert(
+            {name: interface.applied(network) for name, network in networks.items()},
+            precision,
+            _as_file(model, interface, representative),
+            lambda name: progress.done(f"{name} converted"),
+        )
         if earlier is not None:
-            content = join([earlier.content, content])
+            content = earlier.joined_with(content, group)
             named = {**earlier.widths, **earlier.refinement, **named}
+        content = with_metadata(
+            content, _embedded(model, described, named, executed, content)
+        )
         file = TFLiteFile(content, place.name)
-        verified = [
-            compare(model, width, file, name, inputs, tolerance)
-            for name, width in named.items()
-        ]
+        verified = []
+        for name, width in named.items():
+            verified.append(compare(model, width, file, name, compared, tolerance))
+            progress.done(f"{name} verified")
         files[place] = (file, verified)
+    if precision in ("int8", "dynamic_range"):
+        every = [one for _, verified in files.values() for one in verified]
+        warn_of_agreement(every, len(compared[0]), precision)
     exported = [
         _record(model, file, one, executed[one.width])
         for file, verified in files.values()
@@ -216,6 +256,37 @@ def export_tflite(
         if Refinement.parse(one.signature) is None
     ]
     exported.sort(key=lambda record: record.width)
+    _write(beside, described, files, exported)
+    return exported
+
+
+def _metadata(metadata: Any, append_to: str | Path | None) -> Mapping[str, Any]:
+    if metadata is None:
+        return Earlier.metadata_of(append_to)
+    if not isinstance(metadata, Mapping):
+        raise ArgumentTypeError(
+            "`metadata` must be a dict, such as {'class_names': [...]}. Received: "
+            f"{type(metadata).__name__}"
+        )
+    return metadata
+
+
+def _steps(
+    widths: Sequence[float], pair: Refinement | None, earlier: Earlier | None
+) -> int:
+    """Number of signatures to convert, and to verify."""
+    new = len(widths) + (0 if pair is None else 2)
+    old = 0 if earlier is None else len(earlier.widths) + len(earlier.refinement)
+    return 2 * new + old
+
+
+def _write(
+    beside: Path,
+    described: dict[str, Any],
+    files: Mapping[Path, tuple[TFLiteFile, list[Verified]]],
+    exported: list[ExportedWidth],
+) -> None:
+    """Writes the files, and the manifest last."""
     refined = [
         asdict(one)
         for _, verified in files.values()
@@ -228,13 +299,62 @@ def export_tflite(
         file.name: asdict(constants(file.content)) for file, _ in files.values()
     }
     described["widths"] = [asdict(record) for record in exported]
-    manifest.parent.mkdir(parents=True, exist_ok=True)
+    beside.parent.mkdir(parents=True, exist_ok=True)
     # An older manifest must not speak of the new files.
-    manifest.unlink(missing_ok=True)
+    beside.unlink(missing_ok=True)
     for place, (file, _) in files.items():
         write_whole(place, file.content)
-    write_whole(manifest, json.dumps(described, indent=1) + "\n")
-    return exported
+    write_whole(beside, json.dumps(described, indent=1) + "\n")
+
+
+def _as_file(
+    model: MultiWidthModel, interface: Interface, arrays: list[np.ndarray] | None
+) -> list[np.ndarray] | None:
+    """Samples of the model's inputs as the file takes them."""
+    if arrays is None:
+        return None
+    return [
+        interface.to_file(input_name(x), array)
+        for x, array in zip(model.inputs, arrays, strict=True)
+    ]
+
+
+def _embedded(
+    model: MultiWidthModel,
+    described: Mapping[str, Any],
+    named: Mapping[str, float],
+    executed: Mapping[float, int],
+    content: bytes,
+) -> dict[str, Any]:
+    """The manifest that a file holds: what does not depend on the machine or the day.
+
+    So the same model gives the same bytes, and a file tells nothing of who made it.
+    """
+    manifest = {key: value for key, value in described.items() if key != "environment"}
+    rows = [
+        {
+            "width": width,
+            "signature": name,
+            "macs": count_macs(model, width),
+            "executed_macs": executed[width],
+            "parameters": count_parameters(model, width),
+        }
+        for name, width in sorted(named.items(), key=lambda item: item[1])
+        if Refinement.parse(name) is None
+    ]
+    refinement = [
+        {"width": width, "signature": name}
+        for name, width in named.items()
+        if Refinement.parse(name) is not None
+    ]
+    if refinement:
+        manifest["refinement"] = refinement
+    return {
+        **manifest,
+        "packages": described["environment"]["packages"],
+        "constants": asdict(constants(content)),
+        "widths": rows,
+    }
 
 
 def _check_widths(model: Any, widths: Any) -> list[float]:
@@ -374,24 +494,33 @@ def _check_manifest(path: Path) -> None:
 
 
 def _describe(
-    model: MultiWidthModel, layout: str, precision: str, metadata: Any
+    model: MultiWidthModel,
+    layout: str,
+    precision: str,
+    metadata: Mapping[str, Any],
+    interface: Interface,
 ) -> dict[str, Any]:
     """What the manifest says of the export as a whole."""
+    said = dict(metadata)
+    if interface.inside is not None:
+        # It would be taken for what is to be done before the file is run.
+        said.pop("normalization", None)
     described = {
         "model": model.name,
         "min_width": model.min_width,
         "layout": layout,
         "precision": precision,
         "inputs": [
-            _signature_has(input_name(x), x, keras.backend.standardize_dtype(x.dtype))
+            _signature_has(x, input_name(x)) | interface.described(input_name(x))
             for x in model.inputs
         ],
         "outputs": [
-            _signature_has(name, x, "float32")
+            _signature_has(x, name) | _scores(name, interface)
             for name, x in zip(model.output_names, model.outputs, strict=True)
         ],
+        "changed": interface.changed,
         "weights_sha256": _digest(model),
-        "metadata": dict(metadata or {}),
+        "metadata": said,
         "environment": environment(),
     }
     try:
@@ -400,7 +529,28 @@ def _describe(
         raise ArgumentTypeError(
             f"`metadata` must be what JSON holds: {error}"
         ) from error
+    _check_class_names(model, said)
     return described
+
+
+def _scores(name: str, interface: Interface) -> dict[str, Any]:
+    """What a manifest says of an output besides name and shape."""
+    said = {"dtype": "float32"}
+    if name == interface.output and interface.scores is not None:
+        said["scores"] = interface.scores
+    return said
+
+
+def _check_class_names(model: MultiWidthModel, metadata: Mapping[str, Any]) -> None:
+    names = labels_of(metadata)
+    shapes = [tuple(x.shape) for x in model.outputs]
+    if names and len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] > 1:
+        if len(names) == shapes[0][1]:
+            return
+        raise ArgumentError(
+            "`metadata['class_names']` must have a name for each of the "
+            f"{shapes[0][1]} classes. Received: {len(names)} names"
+        )
 
 
 def _digest(model: MultiWidthModel) -> str:
@@ -412,17 +562,24 @@ def _digest(model: MultiWidthModel) -> str:
     return digest.hexdigest()
 
 
-def _signature_has(name: str, x: keras.KerasTensor, dtype: str) -> dict[str, Any]:
+def _signature_has(x: keras.KerasTensor, name: str) -> dict[str, Any]:
     """How a signature has an input or output: with batch size 1."""
-    return {"name": name, "shape": [1, *x.shape[1:]], "dtype": dtype}
+    return {"name": name, "shape": [1, *x.shape[1:]]}
 
 
 def _samples(
-    model: MultiWidthModel, samples: Any, representative: list[np.ndarray] | None
-) -> list[np.ndarray]:
+    model: MultiWidthModel,
+    interface: Interface,
+    samples: Any,
+    representative: list[np.ndarray] | None,
+) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    """What to compare on, and what is left to decide ranges."""
     if samples is None and representative is not None:
-        return [array[:16] for array in representative]
-    return check_samples(model, samples, "samples")
+        return hold_out(representative)
+    given = check_samples(model, samples, "samples")
+    if samples is not None:
+        check_scale(model, interface, given, "samples")
+    return given, representative
 
 
 def _record(

@@ -10,6 +10,8 @@ from typing import Any
 from awn_keras.errors import ArgumentError
 
 _RUNTIME_VERSION = b"min_runtime_version"
+#: The name of the entry that holds TFLite Metadata.
+METADATA = b"TFLITE_METADATA"
 
 
 @dataclass(frozen=True)
@@ -43,24 +45,32 @@ def join(files: Iterable[bytes | Converted]) -> bytes:
 
     Returns:
         The content of a file in which each signature computes what it did before. It
-        depends on nothing but `files` and their order.
+        depends on nothing but `files` and their order: what runs it and knows no
+        signatures gets the first one's of the first file. What is attached to `files`,
+        and TFLite Metadata, which speaks of one of them, is left out.
 
     Raises:
         ValueError: If there is no file, one has no signature, or two have one of the
             same name.
     """
-    import flatbuffers
-
     joined = _Joined()
     for file in files:
         joined.add(file)
     if not joined.model.signatureDefs:
         raise ArgumentError("`files` must not be empty.")
-    for buffer in joined.model.buffers:
+    return pack(joined.model)
+
+
+def pack(model: Any) -> bytes:
+    """Writes the object tree of a TFLite file, LiteRT's `ModelT`, to its content."""
+    import flatbuffers
+
+    size = 0
+    for buffer in model.buffers:
         buffer.Pack = functools.partial(_pack_aligned, buffer)
-    size = sum(map(len, joined.buffers))
+        size += 0 if buffer.data is None else len(buffer.data)
     builder = flatbuffers.Builder(size + size // 64 + 1024)
-    builder.Finish(joined.model.Pack(builder), b"TFL3")
+    builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
@@ -93,7 +103,11 @@ class _Joined:
             other.signatureDefs = [_signature_of(file, other.subgraphs[0])]
         first = len(self.model.subgraphs)
         codes = [self._code(code) for code in other.operatorCodes or ()]
-        buffers = [self._buffer(_data(buffer)) for buffer in other.buffers]
+        left_out = {e.buffer for e in other.metadata or () if e.name == METADATA}
+        buffers = [
+            0 if index in left_out else self._buffer(_data(buffer))
+            for index, buffer in enumerate(other.buffers)
+        ]
         for graph in other.subgraphs:
             for tensor in graph.tensors:
                 tensor.buffer = buffers[tensor.buffer]
@@ -106,6 +120,8 @@ class _Joined:
         self.model.description = self.model.description or other.description
         self._sign(other.signatureDefs or (), first)
         for entry in other.metadata or ():
+            if entry.name == METADATA:
+                continue
             self._note(entry.name, _data(other.buffers[entry.buffer]))
 
     def _sign(self, definitions: Sequence[Any], first: int) -> None:
@@ -204,11 +220,12 @@ def _pack_aligned(buffer: Any, builder: Any) -> int:
     from ai_edge_litert import schema_py_generated as schema
 
     data = None
-    if buffer.data:
-        size = len(buffer.data)
+    content = _data(buffer)
+    if content:
+        size = len(content)
         builder.StartVector(1, size, 16)
         builder.head = builder.Head() - size
-        builder.Bytes[builder.Head() : builder.Head() + size] = buffer.data
+        builder.Bytes[builder.Head() : builder.Head() + size] = content
         data = builder.EndVector()
     schema.BufferStart(builder)
     if data is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from awn_keras.deploy.attachments import LABELS, MANIFEST, attached
 from awn_keras.deploy.checks import check_integer
+from awn_keras.deploy.pixels import Pixels
 from awn_keras.deploy.signatures import signature_width
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.widths import check_width, find_width
@@ -282,6 +285,52 @@ class TFLiteFile:
         return hashlib.sha256(self.content).hexdigest()
 
     @functools.cached_property
+    def _attached(self) -> dict[str, bytes]:
+        return attached(self._source)
+
+    @functools.cached_property
+    def described(self) -> dict[str, Any]:
+        """What awn_keras wrote into the file, its manifest; empty if nothing."""
+        try:
+            described = json.loads(self._attached.get(MANIFEST, b"{}"))
+        except ValueError:
+            return {}
+        return described if isinstance(described, dict) else {}
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, as the file has them; empty if it has none."""
+        text = self._attached.get(LABELS, b"").decode(errors="replace")
+        return tuple(text.splitlines())
+
+    def pixels_of(self, name: str) -> Pixels | None:
+        """How pixels become an input, as the file says; `None` if it does not.
+
+        Args:
+            name: The input's name.
+        """
+        for entry in self.described.get("inputs", ()):
+            if entry["name"] == name:
+                return Pixels.parse(entry.get("pixels"))
+        return None
+
+    def scores_of(self, name: str) -> str | None:
+        """What the file says of an output: `"probabilities"`, `"logits"` or nothing.
+
+        Args:
+            name: The output's name.
+        """
+        for entry in self.described.get("outputs", ()):
+            if entry["name"] == name:
+                return entry.get("scores")
+        return None
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """`sha256` alone, as a `TFLiteFolder` has those of its files."""
+        return (self.sha256,)
+
+    @functools.cached_property
     def by_width(self) -> dict[float, Signature]:
         """The signatures that are called after widths, ascending.
 
@@ -316,15 +365,7 @@ class TFLiteFile:
             TypeError: If `width` is not a number.
             ValueError: If the file has no such width; see `by_width`.
         """
-        known = find_width(check_width(width), self.by_width)
-        if known is None:
-            raise ArgumentError(
-                f"`width` must be one of the file's widths, {list(self.by_width)}. "
-                f"Run one of these, or export the file with this one, too: "
-                f"`export_tflite(model, path, widths=[..., {width}])`. Received: "
-                f"width={width}"
-            )
-        return known
+        return _find_width(width, self.by_width)
 
     def subgraph_of(self, signature: str) -> int:
         """Index of the subgraph that a signature runs.
@@ -341,6 +382,116 @@ class TFLiteFile:
             for definition in definitions
         }
         return int(indices[signature])
+
+
+def _find_width(width: float, by_width: Mapping[float, Signature]) -> float:
+    known = find_width(check_width(width), by_width)
+    if known is None:
+        raise ArgumentError(
+            f"`width` must be one of the file's widths, {list(by_width)}. Run one of "
+            "these, or export the file with this one, too: `export_tflite(model, path, "
+            f"widths=[..., {width}])`. Received: width={width}"
+        )
+    return known
+
+
+class TFLiteFolder:
+    """The files that `export_tflite(..., single_file=False)` wrote, as if one.
+
+    Args:
+        folder: The folder. Its `manifest.json` says which files belong together;
+            without one, all of its `.tflite` files do.
+        num_threads: See `TFLiteFile`.
+
+    Attributes:
+        name: The folder's path.
+        files: The files, open, narrowest first.
+        by_width: A signature for each width, ascending.
+
+    Raises:
+        ValueError: If there is no such file, or two have the same width; see
+            `TFLiteFile`.
+        OSError: If a file cannot be read.
+    """
+
+    def __init__(self, folder: str | Path, num_threads: int = 1) -> None:
+        self.name = str(folder)
+        self.files = [
+            TFLiteFile(path, num_threads=num_threads) for path in _files(Path(folder))
+        ]
+        self.files.sort(key=lambda file: min(file.by_width))
+        signatures = [item for file in self.files for item in file.by_width.items()]
+        self.by_width = dict(sorted(signatures, key=lambda item: item[0]))
+        if len(self.by_width) < len(signatures):
+            raise ArgumentError(
+                f"'{self.name}' has several files of one width: "
+                f"{[file.name for file in self.files]}. Name one file, or a folder "
+                "with the files of one export."
+            )
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the widest file says; see `TFLiteFile`."""
+        return self.files[-1].described
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes; see `TFLiteFile`."""
+        return self.files[-1].labels
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The hash of each file."""
+        return tuple(file.sha256 for file in self.files)
+
+    def pixels_of(self, name: str) -> Pixels | None:
+        """See `TFLiteFile`."""
+        return self.files[-1].pixels_of(name)
+
+    def scores_of(self, name: str) -> str | None:
+        """See `TFLiteFile`."""
+        return self.files[-1].scores_of(name)
+
+    def find_width(self, width: float) -> float:
+        """See `TFLiteFile`."""
+        return _find_width(width, self.by_width)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of the export in a folder."""
+    try:
+        described = json.loads((folder / "manifest.json").read_bytes())
+        return [
+            folder / name for name in sorted({w["file"] for w in described["widths"]})
+        ]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        found = sorted(folder.glob("*.tflite"))
+    if not found:
+        raise ArgumentError(f"`path` must have .tflite files. Received: '{folder}'")
+    return found
+
+
+def open_tflite(
+    path: str | Path | bytes, num_threads: int = 1
+) -> TFLiteFile | TFLiteFolder:
+    """Opens a file, or a folder of files for a width each.
+
+    Args:
+        path: The file, its content, or the folder.
+        num_threads: See `TFLiteFile`.
+
+    Returns:
+        It; a folder has the same attributes but for those of one file.
+
+    Raises:
+        TypeError: See `TFLiteFile`.
+        ValueError: See `TFLiteFile` and `TFLiteFolder`.
+        OSError: See `TFLiteFile`.
+    """
+    if isinstance(path, str | Path) and Path(path).is_dir():
+        check_integer(num_threads, "num_threads", 1)
+        return TFLiteFolder(path, num_threads)
+    return TFLiteFile(path, num_threads=num_threads)
 
 
 def _open(source: str | Path | bytes, name: str, num_threads: int) -> Interpreter:

@@ -15,9 +15,12 @@ import numpy as np
 
 from awn_keras.data.inputs import random_inputs
 from awn_keras.data.samples import collect_samples
+from awn_keras.deploy.attachments import MANIFEST, attached, flatbuffer_of
 from awn_keras.deploy.converter import custom_operators, input_name
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
+from awn_keras.deploy.interface import Interface, image_inputs, takes_pixels
 from awn_keras.deploy.litert import Signature, TFLiteFile
+from awn_keras.deploy.progress import Progress
 from awn_keras.deploy.signatures import Refinement
 from awn_keras.errors import ArgumentError, ArgumentTypeError, ExportError
 from awn_keras.multi_width import MultiWidthModel
@@ -40,7 +43,7 @@ def default_tolerance(model: MultiWidthModel, precision: str) -> float:
 
 
 def precision_of(path: Path) -> str | None:
-    """The precision of a file, as the manifest beside it says.
+    """The precision of a file, as it says, or the manifest beside it.
 
     Args:
         path: The file.
@@ -51,7 +54,12 @@ def precision_of(path: Path) -> str | None:
     Raises:
         OSError: If the file cannot be read.
     """
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    content = path.read_bytes()
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        said = json.loads(attached(content)[MANIFEST])
+        if said["flatbuffer"]["sha256"] == _digest(flatbuffer_of(content)):
+            return str(said["precision"])
+    digest = _digest(content)
     for manifest in (path.with_suffix(".json"), path.with_name("manifest.json")):
         try:
             described = json.loads(manifest.read_text(encoding="utf-8"))
@@ -60,6 +68,10 @@ def precision_of(path: Path) -> str | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -91,10 +103,13 @@ def verify_tflite(
     *,
     samples: Any = None,
     tolerance: float | None = None,
+    verbose: int | str = "auto",
 ) -> list[Verified]:
     """Runs all widths of a TFLite file with LiteRT and compares them with the model.
 
-    They run on the CPU, and on LiteRT's GPU engine, too, where `gpu_is_available()`. A
+    Where the file takes pixels or gives probabilities and the model does not (see
+    `export_tflite`), what the model is given and gives is changed likewise. They run
+    on the CPU, and on LiteRT's GPU engine, too, where `gpu_is_available()`. A
     signature that refines runs after the one that keeps what it needs.
 
     Args:
@@ -105,8 +120,10 @@ def verify_tflite(
             samples or batches, or a folder of photos. `None` for 4 random ones,
             standard normal where the first kernel reads them.
         tolerance: Largest difference allowed, relative to the largest output if that
-            exceeds 1. `None` for the exporter's at the file's precision, which the
-            manifest beside it tells; without one, that of float32.
+            exceeds 1. `None` for the exporter's at the file's precision, which it
+            tells, or the manifest beside it; without both, that of float32.
+        verbose: `1` shows a line for each width, `0` none, and `"auto"` shows them on a
+            terminal and in a notebook, and elsewhere once it takes long.
 
     Returns:
         One record for each signature, widths ascending.
@@ -119,6 +136,7 @@ def verify_tflite(
             more than `tolerance` allows.
         OSError: If it cannot be read.
     """
+    progress = Progress(verbose)
     if not isinstance(model, MultiWidthModel):
         raise ArgumentTypeError(
             "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`: "
@@ -144,9 +162,12 @@ def verify_tflite(
     if tolerance is None:
         precision = precision_of(Path(path)) or "float32"
         tolerance = default_tolerance(model, precision)
-    return [
-        compare(model, width, file, name, inputs, tolerance) for width, name in by_width
-    ]
+    progress.begin(len(by_width))
+    verified = []
+    for width, name in by_width:
+        verified.append(compare(model, width, file, name, inputs, tolerance))
+        progress.done(f"{name} verified")
+    return verified
 
 
 def _width_of(signature: Signature, file: TFLiteFile, model: MultiWidthModel) -> float:
@@ -183,6 +204,14 @@ def check_samples(
     """
     if samples is None:
         flat: list[Any] = random_inputs(model, 4)
+        if takes_pixels(model):
+            images = image_inputs(model)
+            flat = [
+                np.clip(np.rint(values), 0, 255)
+                if any(x is image for image in images)
+                else values
+                for x, values in zip(model.inputs, flat, strict=True)
+            ]
     else:
         flat = collect_samples(samples, model, argument)
     shapes = [np.shape(x) for x in flat]
@@ -230,6 +259,14 @@ def compare(
         ValueError: If the signature has other inputs or outputs than the model.
         ExportError: If an output differs by more than `tolerance` allows.
     """
+    interface = Interface.parse(file.described, model)
+    names = list(map(input_name, model.inputs))
+    by_name = {
+        name: interface.to_file(name, x) for name, x in zip(names, inputs, strict=True)
+    }
+    inputs = [
+        interface.to_model(name, x) for name, x in zip(names, inputs, strict=True)
+    ]
     before = model.width
     try:
         model.width = width
@@ -237,14 +274,15 @@ def compare(
         outputs = keras.tree.flatten(model(structure, training=False))
     finally:
         model.width = before
-    by_name = dict(zip(map(input_name, model.inputs), inputs, strict=True))
     named = {
-        name: keras.ops.convert_to_numpy(value).astype("float32")
+        name: interface.expected(
+            name, keras.ops.convert_to_numpy(value).astype("float32")
+        )
         for name, value in zip(model.output_names, outputs, strict=True)
     }
     _check_contract(file.signatures[signature], by_name, named, model.name)
     where = f"'{model.name}' at width {width}"
-    got = _run(file, by_name, signature)
+    got = _compared(interface, _run(file, by_name, signature))
     largest = _largest_error(got, named, tolerance, where)
     agreement = None
     first = model.output_names[0]
@@ -257,7 +295,7 @@ def compare(
             for arrays in (by_name, named)
         )
         with contextlib.suppress(GPUError):  # it says that it cannot run the file
-            got = _run(file, few, signature, on_gpu=True)
+            got = _compared(interface, _run(file, few, signature, on_gpu=True))
             gpu_error = _largest_error(got, wanted, tolerance, f"{where}, on the GPU,")
     return Verified(width, signature, largest, agreement, gpu_error)
 
@@ -307,6 +345,12 @@ def _run(
     outputs = run_on_gpu(file, list(given.values()), name).outputs
     names = [tensor.name for tensor in signature.outputs]
     return dict(zip(names, outputs, strict=True))
+
+
+def _compared(
+    interface: Interface, outputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    return {name: interface.comparable(name, y) for name, y in outputs.items()}
 
 
 def _largest_error(

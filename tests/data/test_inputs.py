@@ -4,7 +4,7 @@ import pytest
 
 from awn_keras import lenet_3c1l
 from awn_keras.data import load_data
-from awn_keras.data.inputs import random_inputs, takes_pixels
+from awn_keras.data.inputs import random_inputs, scales_inputs
 
 L = keras.layers
 
@@ -28,8 +28,8 @@ def network(*first):
         ([L.Conv2D(3, 1), L.Rescaling(2.0)], False),
     ],
 )
-def test_a_model_takes_pixels_if_it_scales_them_first(first, expected):
-    assert takes_pixels(network(*first)) is expected
+def test_a_model_scales_inputs_if_it_scales_them_first(first, expected):
+    assert scales_inputs(network(*first)) is expected
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,6 @@ def test_random_inputs_are_standard_normal_at_the_first_kernel(first):
 def test_networks_of_a_run_take_pixels():
     layer = load_data("digits").preprocessing()
     model = lenet_3c1l((8, 8, 1), padding="same", filters=4, preprocessing=layer)
-    assert takes_pixels(model)
+    assert scales_inputs(model)
     (x,) = random_inputs(model, 20)
     assert 4 < x.mean() < 6

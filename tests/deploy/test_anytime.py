@@ -3,6 +3,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from awn_keras import (
     AnytimeInterpreter,
@@ -13,6 +14,7 @@ from awn_keras import (
 )
 from awn_keras.deploy.converter import convert
 from tests.conftest import at_width, inputs_of, rich, small_dense
+from tests.deploy.classifiers import NAMES, of_pixels, pixels
 from tests.test_slimming import randomize
 
 PAIR = (0.25, 1.0)
@@ -121,3 +123,23 @@ def test_a_run_that_fails_leaves_nothing_to_refine(model, file):
         interpreter.run(x)
     with pytest.raises(RuntimeError, match="goes on from"):
         interpreter.refine()
+
+
+def test_a_photo_is_run_as_the_file_says(tmp_path):
+    model, path = of_pixels(), tmp_path / "a.tflite"
+    said = {"class_names": NAMES}
+    export_tflite(
+        model, path, widths=PAIR, refine=PAIR, layout="triangular", metadata=said
+    )
+    anytime = AnytimeInterpreter(path)
+    assert anytime.labels == tuple(NAMES)
+    assert anytime.metadata["metadata"] == said
+    x = pixels(1)
+    (sample,) = x
+    photo = Image.fromarray(sample)
+    for one in (photo, [photo]):
+        first, refined = anytime.run(one), anytime.refine()
+        np.testing.assert_array_equal(first, anytime.run(x.astype("float32")))
+        np.testing.assert_array_equal(refined, anytime.refine())
+    with pytest.raises(ValueError, match="must be one sample"):
+        anytime.run([photo, photo])

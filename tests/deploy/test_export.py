@@ -24,6 +24,7 @@ from awn_keras.deploy.litert import TFLiteFile, run_tflite
 from awn_keras.deploy.signatures import width_signature
 from awn_keras.errors import ExportError
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
+from tests.deploy.classifiers import NAMES, classifier, of_pixels, pixels, softmax
 from tests.test_slimming import randomize
 
 
@@ -148,7 +149,12 @@ def test_a_camera_gives_integers(tmp_path):
         )
         manifest = json.loads(path.with_suffix(".json").read_text())
         (frame,), (scores,) = manifest["inputs"], manifest["outputs"]
-        assert frame == {"name": "frame", "shape": [1, 6, 6, 3], "dtype": "uint8"}
+        assert frame == {
+            "name": "frame",
+            "shape": [1, 6, 6, 3],
+            "dtype": "uint8",
+            "pixels": {"mean": [0.0], "std": [1.0]},
+        }
         assert scores == {"name": "scores", "shape": [1, 3], "dtype": "float32"}
         for signature in TFLiteFile(path).signatures.values():
             (takes,), (gives,) = signature.inputs, signature.outputs
@@ -341,6 +347,7 @@ def test_a_stock_layer_in_the_tail_is_converted(tmp_path):
         ),
         ({"single_file": False}, ValueError, "`path` must be a directory"),
         ({"metadata": {"mean": np.zeros(3)}}, TypeError, "must be what JSON holds"),
+        ({"metadata": ["a", "b", "c"]}, TypeError, "`metadata` must be a dict"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, arguments, error, match):
@@ -581,3 +588,137 @@ def test_a_file_of_another_model_or_without_its_manifest_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError):
         export_tflite(small_dense(name="one"), path, **options)
+
+
+# ------------------------------------------------------- what a file takes and gives
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic_range", "int8"])
+@pytest.mark.parametrize("single_file", [True, False])
+def test_a_file_of_pixels_and_probabilities(tmp_path, precision, single_file):
+    model = of_pixels()
+    path = tmp_path / "a.tflite" if single_file else tmp_path
+    records = export_tflite(
+        model,
+        path,
+        widths=WIDTHS,
+        single_file=single_file,
+        precision=precision,
+        representative=pixels(60),
+        inputs="uint8",
+        outputs="probabilities",
+    )
+    photos = pixels(10, seed=1)
+    for record in records:
+        signature = TFLiteFile(tmp_path / record.file).signatures[record.signature]
+        (takes,), (gives,) = signature.inputs, signature.outputs
+        assert (takes.name, takes.dtype, takes.scale) == ("photo", np.uint8, 0)
+        assert (gives.name, gives.dtype) == ("scores", np.float32)
+        model.width = record.width
+        wanted = softmax(model(photos.astype("float32")))
+        # Probabilities: what rounding to 8 or 16 bits does, over three layers.
+        atol = {"float32": 1e-5, "float16": 5e-3}.get(precision, 0.05)
+        got = signature.run(photos)["scores"]
+        np.testing.assert_allclose(got, wanted, atol=atol)
+        assert record.largest_error <= atol
+    verify_tflite(tmp_path / records[0].file, model, samples=photos)
+
+
+@pytest.mark.backends
+def test_normalization_moves_into_a_file_of_pixels(tmp_path):
+    model, path = classifier(), tmp_path / "a.tflite"
+    normalization = {"mean": [120.0, 110.0, 100.0], "std": 60.0}
+    said = {"normalization": normalization, "class_names": NAMES}
+    asked = {"inputs": "uint8", "outputs": "probabilities"}
+    export_tflite(model, path, widths=[0.5, 1.0], metadata=said, **asked)
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    # Nobody is to normalize once more.
+    assert manifest["metadata"] == {"class_names": NAMES}
+    assert manifest["inputs"][0]["pixels"] == {"mean": [0.0], "std": [1.0]}
+    photos = pixels(5)
+    x = (photos - np.float32(normalization["mean"])) / np.float32(60)
+    for width in (0.5, 1.0):
+        (wanted,) = at_width(model, width, x)
+        (got,) = run_tflite(path.read_bytes(), [photos], width_signature(width))
+        # Another library's kernels.
+        np.testing.assert_allclose(got, softmax(wanted), atol=1e-4)
+    # The next widths take the same.
+    export_tflite(model, path, widths=[0.25], append_to=path, **asked)
+    again = json.loads(path.with_suffix(".json").read_text())
+    assert [again[key] for key in ("metadata", "inputs", "changed")] == [
+        manifest[key] for key in ("metadata", "inputs", "changed")
+    ]
+    verify_tflite(path, model, samples=x)
+    with pytest.raises(ValueError, match="Its inputs is "):
+        export_tflite(model, path, widths=[0.75], append_to=path)
+
+
+@pytest.mark.backends
+def test_logits_of_a_model_that_gives_probabilities(tmp_path):
+    model, path = of_pixels(answers="activation"), tmp_path / "a.tflite"
+    export_tflite(model, path, widths=WIDTHS, layout="triangular", outputs="logits")
+    x = pixels(5).astype("float32")
+    for width in WIDTHS:
+        (got,) = run_tflite(path.read_bytes(), [x], width_signature(width))
+        (wanted,) = at_width(model, width, x)
+        assert np.abs(got.sum(-1) - 1).min() > 1e-2
+        np.testing.assert_allclose(softmax(got), wanted, atol=1e-5)
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert manifest["outputs"][0]["scores"] == "logits"
+    assert manifest["changed"]["softmax"] == "left out"
+    verify_tflite(path, model, samples=x)
+    # The comparison is no formality.
+    model.get_layer("scores").bias.assign([1.0, 0.0, 0.0, 0.0])
+    with pytest.raises(ExportError, match="differs from the model"):
+        verify_tflite(path, model, samples=x)
+
+
+def test_a_wider_end_comes_first_in_the_file(tmp_path):
+    model, path = of_pixels(), tmp_path / "a.tflite"
+    export_tflite(model, path, widths=[0.25, 0.5])
+    assert TFLiteFile(path).subgraph_of("width_050") == 0
+    export_tflite(model, path, widths=[1.0], append_to=path)
+    assert TFLiteFile(path).subgraph_of("width_100") == 0
+    export_tflite(model, path, widths=[0.75], append_to=path)
+    assert TFLiteFile(path).subgraph_of("width_100") == 0
+
+
+def test_a_representative_set_in_the_wrong_scale_is_refused(tmp_path):
+    path = tmp_path / "a.tflite"
+    options = {"widths": [1.0], "precision": "int8"}
+    with pytest.raises(ValueError, match=r"`representative` must be pixels, 0 to 255"):
+        export_tflite(of_pixels(), path, representative=pixels(60) / 255, **options)
+    with pytest.raises(ValueError, match=r"`samples` must be pixels, 0 to 255"):
+        export_tflite(of_pixels(), path, samples=pixels(60) / 255, widths=[1.0])
+    assert list(tmp_path.iterdir()) == []
+
+
+# `pytest.warns` lets loose what Keras' own use of NumPy says, which is filtered else.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_representative_set_that_is_not_like_samples_is_told(tmp_path):
+    # Nothing says what the model's inputs are.
+    model, path = classifier(), tmp_path / "a.tflite"
+    colours = np.random.default_rng(0).normal(size=(60, 1, 1, 3))
+    real = pixels(60) / 255 + 3 * colours
+    faint = real / 255
+    options = {"widths": [1.0], "precision": "int8", "tolerance": 100.0}
+    with pytest.warns(UserWarning, match=r"only [\d.]+% at width_100 of 60 samples"):
+        export_tflite(model, path, representative=faint, samples=real, **options)
+    # A few samples say nothing.
+    export_tflite(model, path, representative=faint, samples=real[:9], **options)
+
+
+def test_what_is_compared_on_does_not_decide_ranges(tmp_path, monkeypatch):
+    given = []
+
+    def recorded(networks, precision, representative, *args):
+        given.append(len(representative[0]))
+        return convert(networks, precision, representative, *args)
+
+    monkeypatch.setattr(export, "convert", recorded)
+    options = {"widths": [1.0], "precision": "int8"}
+    for count in (60, 150):
+        export_tflite(
+            of_pixels(), tmp_path / "a.tflite", representative=pixels(count), **options
+        )
+    assert given == [60, 120]

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import sys
 import threading
 import time
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
 
-from awn_keras import slim
+from awn_keras import export_tflite, read_photo, slim
 from awn_keras.deploy import interpreter as module
 from awn_keras.deploy.benchmark.report import Report, Row
 from awn_keras.deploy.export import convert
 from awn_keras.deploy.interpreter import AnyWidthInterpreter
 from awn_keras.deploy.signatures import width_signature
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
+from tests.deploy.classifiers import NAMES, of_pixels, pixels, softmax
 
 WIDTHS = (0.25, 0.5, 0.625, 1.0)
 
@@ -513,3 +516,112 @@ def test_latencies_are_measured_without_a_budget_too(dense, monkeypatch):
     interpreter.run(np.ones((3, 4)), width=0.625)
     interpreter.budget_ms = 6.0
     assert interpreter.width == 0.625
+
+
+# ---------------------------------------------------------------------- photos, labels
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    """A model, and where files of it are: one, a folder of them, one of pixels."""
+    keras.utils.set_random_seed(0)
+    model = of_pixels()
+    folder = tmp_path_factory.mktemp("animals")
+    said = {"widths": [0.25, 1.0], "metadata": {"class_names": NAMES}}
+    export_tflite(model, folder / "one.tflite", **said)
+    export_tflite(model, folder / "each", single_file=False, **said)
+    export_tflite(
+        model,
+        folder / "pixels.tflite",
+        inputs="uint8",
+        outputs="probabilities",
+        **said,
+    )
+    return model, folder
+
+
+@pytest.mark.parametrize("name", ["one.tflite", "each", "pixels.tflite"])
+def test_a_photo_and_the_file_are_enough(animals, name, tmp_path):
+    model, folder = animals
+    interpreter = AnyWidthInterpreter(folder / name)
+    assert interpreter.widths == (0.25, 1.0)
+    assert interpreter.labels == tuple(NAMES)
+    assert interpreter.metadata["metadata"]["class_names"] == NAMES
+    photo = Image.fromarray(pixels(1, (24, 64, 3))[0])
+    photo.save(tmp_path / "photo.png")
+    x = read_photo(photo, (12, 16, 3))[None].astype("float32")
+    for width in (0.25, 1.0):
+        model.width = width
+        wanted = np.asarray(model(x))
+        if name == "pixels.tflite":
+            wanted = softmax(wanted)
+        for photos in (photo, [photo]):
+            got = interpreter.run(photos, width)
+            # Another library's kernels.
+            np.testing.assert_allclose(got, wanted, atol=1e-4)
+        likely = softmax(np.asarray(model(x)))[0]
+        order = np.argsort(-likely)[:3]
+        for source in (photo, tmp_path / "photo.png", str(tmp_path / "photo.png")):
+            found = interpreter.top(source, 3, width)
+            assert [label for label, _ in found] == [NAMES[i] for i in order]
+            np.testing.assert_allclose([p for _, p in found], likely[order], atol=1e-4)
+    assert len(interpreter.run([photo] * 3)) == 3
+    assert interpreter.last_ms > 0
+
+
+def test_what_a_folder_is_made_of(animals, tmp_path):
+    _, folder = animals
+    each = AnyWidthInterpreter(folder / "each")
+    one = AnyWidthInterpreter(folder / "one.tflite")
+    x = pixels(2).astype("float32")
+    for width in each.widths:
+        np.testing.assert_array_equal(each.run(x, width), one.run(x, width))
+    with pytest.raises(ValueError, match=r"must be one of the file's widths, \[0.25, "):
+        each.run(x, 0.5)
+    # The manifest says which files belong together.
+    shutil.copytree(folder / "each", tmp_path / "a")
+    shutil.copy(folder / "one.tflite", tmp_path / "a" / "another.tflite")
+    assert AnyWidthInterpreter(tmp_path / "a").widths == (0.25, 1.0)
+    (tmp_path / "a" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="several files of one width"):
+        AnyWidthInterpreter(tmp_path / "a")
+    (tmp_path / "a" / "another.tflite").unlink()
+    assert AnyWidthInterpreter(tmp_path / "a").widths == (0.25, 1.0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"must have \.tflite files"):
+        AnyWidthInterpreter(tmp_path / "empty")
+    with pytest.raises(TypeError, match="`num_threads` must be an integer"):
+        AnyWidthInterpreter(tmp_path / "a", num_threads=1.5)
+
+
+def test_a_report_of_a_folder_is_of_its_files(animals):
+    _, folder = animals
+    files = sorted((folder / "each").glob("*.tflite"))
+    rows = [
+        Row(
+            *("cpu", width, f"width_{path.stem[-3:]}", path.name),
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            *(1, ms, ms, ms, ms),
+        )
+        for path, width, ms in zip(files, (0.25, 1.0), (1.0, 4.0), strict=True)
+    ]
+    for budget, width in ((5.0, 1.0), (2.0, 0.25)):
+        interpreter = AnyWidthInterpreter(
+            folder / "each", budget_ms=budget, report=Report(rows)
+        )
+        assert interpreter.width == width
+
+
+def test_files_that_say_nothing_take_arrays(conv, two_inputs, animals):
+    photo = Image.fromarray(pixels(1)[0])
+    interpreter = AnyWidthInterpreter(conv[1])
+    assert (interpreter.labels, interpreter.metadata) == ((), {})
+    with pytest.raises(ValueError, match="Photos need an input of shape"):
+        interpreter.run(photo)
+    with pytest.raises(ValueError, match="Photos need a file with one input"):
+        AnyWidthInterpreter(two_inputs[1]).run(photo)
+    content = convert({"width_100": slim(animals[0], 1.0)})
+    with pytest.raises(ValueError, match="does not say how pixels become input 'photo"):
+        AnyWidthInterpreter(content).top(photo)
+    with pytest.raises(ValueError, match="`k` must be at least 1"):
+        AnyWidthInterpreter(animals[1] / "one.tflite").top(photo, k=0)

@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from awn_keras import (
     verify_tflite,
 )
 from awn_keras.deploy import verification
+from awn_keras.deploy.attachments import attach, flatbuffer_of
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.gpu import GPUError, GPURun
 from awn_keras.deploy.litert import TFLiteFile, run_tflite
-from awn_keras.deploy.verification import compare
+from awn_keras.deploy.verification import compare, precision_of
 from awn_keras.errors import ExportError
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize
@@ -118,7 +121,7 @@ def test_both_answers_of_a_refinement_are_compared(tmp_path):
             compare(model, width, TFLiteFile(path), name, [x], 1e-4)
 
 
-def test_the_manifest_tells_what_may_differ(tmp_path):
+def test_the_file_tells_what_may_differ_or_the_manifest(tmp_path):
     model = small_conv()
     x, path = inputs_of(model, 20), tmp_path / "a.tflite"
     export_tflite(
@@ -126,9 +129,23 @@ def test_the_manifest_tells_what_may_differ(tmp_path):
     )
     found = verify_tflite(path, model, samples=x)
     worst = max(one.largest_error for one in found)
-    path.with_suffix(".json").unlink()
     # Eight bits differ by far more than float32's sums do.
     assert worst > 1e-3
+    manifest = path.with_suffix(".json")
+    said = json.loads(manifest.read_text())
+    manifest.unlink()
+    assert verify_tflite(path, model, samples=x) == found
+    content = path.read_bytes()
+    # What is attached to another file is not believed.
+    other = TFLiteFile(content).described | {"flatbuffer": {"sha256": "0"}}
+    files = {"awn.json": json.dumps(other).encode()}
+    path.write_bytes(attach(flatbuffer_of(content), files))
+    assert precision_of(path) is None
+    path.write_bytes(flatbuffer_of(content))
+    said["widths"][0]["sha256"] = TFLiteFile(path).sha256
+    manifest.write_text(json.dumps(said))
+    assert verify_tflite(path, model, samples=x) == found
+    manifest.unlink()
     with pytest.raises(ExportError, match=r"more than tolerance=0\.0001 allows"):
         verify_tflite(path, model, samples=x)
 

@@ -23,7 +23,7 @@ from awn_keras.deploy.benchmark.report import (
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.engine import EngineError, EngineResult, run_apart
 from awn_keras.deploy.gpu import check_gpu_run, why_no_gpu
-from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.deploy.litert import TFLiteFile, TFLiteFolder, open_tflite
 from awn_keras.deploy.verification import precision_of
 from awn_keras.environment import this_machine
 from awn_keras.errors import ArgumentError
@@ -205,7 +205,7 @@ def check_seconds(value: float, name: str) -> None:
 
 
 def accuracies(
-    path: str | Path | TFLiteFile,
+    path: str | Path | TFLiteFile | TFLiteFolder,
     images: np.ndarray,
     labels: np.ndarray,
     widths: Sequence[float] | None = None,
@@ -213,8 +213,9 @@ def accuracies(
     """Accuracy of each width of a file, by running it.
 
     Args:
-        path: The file, or where it is; its output is scores, `(1, classes)`.
-        images: Inputs `(n, ...)`, as the model wants them.
+        path: The file, or where it is; its output is scores, `(1, classes)`. Or the
+            folder of files for a width each.
+        images: Inputs `(n, ...)`, as the file takes them.
         labels: Integer classes, `(n,)`.
         widths: Those of the file's widths to run. `None` for all.
 
@@ -226,7 +227,7 @@ def accuracies(
             `AnyWidthInterpreter`.
         OSError: If it cannot be read.
     """
-    file = TFLiteFile.of(path)
+    file = open_tflite(path) if isinstance(path, str | Path) else path
     labels = np.asarray(labels)
     known = list(file.by_width) if widths is None else map(file.find_width, widths)
     accuracy = {}

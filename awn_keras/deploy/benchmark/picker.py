@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,7 +142,7 @@ def pick_width(
     timed = all(ms is not None for ms in measured)
     if budget_ms is not None and not timed:
         raise ArgumentError("Rows have no latency. Measure anew: `awn benchmark`.")
-    smooth = _monotone(widths, np.array(measured, float)) if timed else None
+    smooth = monotone(widths, np.array(measured, float)) if timed else None
     fits = np.ones(len(rows), bool)
     if budget_ms is not None and smooth is not None:
         fits &= smooth <= budget_ms
@@ -176,13 +176,17 @@ def pick_width(
 
 
 def pick_for_file(
-    report: Report | str | Path, sha256: str, *, budget_ms: float, threads: int
+    report: Report | str | Path,
+    digests: Collection[str],
+    *,
+    budget_ms: float,
+    threads: int,
 ) -> tuple[float, dict[float, float]]:
     """Picks the width at which a file that chooses by itself is to begin.
 
     Args:
         report: See `pick_width`.
-        sha256: The file's hash.
+        digests: The file's hash; those of all, if each width has a file of its own.
         budget_ms: Longest latency, in ms.
         threads: For how many threads of a CPU: this machine's, if it has such rows.
 
@@ -199,7 +203,9 @@ def pick_for_file(
         # What it runs from then on, it chooses by width and latency alone.
         replace(row, accuracy=None)
         for row in report.rows
-        if (row.sha256, row.threads) == (sha256, threads) and row.target.endswith("cpu")
+        if row.sha256 in digests
+        and row.threads == threads
+        and row.target.endswith("cpu")
     ]
     if not rows:
         raise ArgumentError(
@@ -209,6 +215,8 @@ def pick_for_file(
         )
     host = [row for row in rows if row.target == "cpu"]
     rows = [row for row in host if row.device == this_machine()] or host or rows
+    if len(digests) > 1:  # each width has a file, with a name, of its own
+        rows = [replace(row, file="") for row in rows]
     picked = pick_width(Report(rows), budget_ms=budget_ms).width
     latencies = {row.width: latency(row, "p90") for row in rows}
     return picked, {w: ms for w, ms in latencies.items() if w and ms is not None}
@@ -257,11 +265,34 @@ def _choose(
     return chosen
 
 
-def _monotone(widths: np.ndarray, ms: np.ndarray) -> np.ndarray:
-    """Latencies that do not fall as widths rise, nearest to those measured."""
-    from sklearn.isotonic import IsotonicRegression
+def monotone(widths: np.ndarray, ms: np.ndarray) -> np.ndarray:
+    """Latencies that do not fall as widths rise, nearest to those measured.
 
-    return np.asarray(IsotonicRegression().fit_transform(widths, ms))
+    Isotonic regression: those that are out of order get their mean. (A board that runs
+    a file has no scikit-learn.)
+
+    Args:
+        widths: Widths, ascending; one may be there more than once.
+        ms: What was measured at each.
+
+    Returns:
+        A latency for each, with the least sum of squared differences.
+    """
+    distinct, index = np.unique(widths, return_inverse=True)
+    totals: list[float] = []
+    counts: list[int] = []  # of latencies that a mean is of
+    sizes: list[int] = []  # of widths that have it
+    for i in range(len(distinct)):
+        of_width = ms[index == i]
+        total, count, size = float(of_width.sum()), len(of_width), 1
+        while totals and totals[-1] / counts[-1] > total / count:
+            total += totals.pop()
+            count += counts.pop()
+            size += sizes.pop()
+        totals.append(total)
+        counts.append(count)
+        sizes.append(size)
+    return np.repeat(np.divide(totals, counts), sizes)[index]
 
 
 def _widest(

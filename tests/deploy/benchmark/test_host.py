@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from awn_keras import lenet_3c1l, slim
+from awn_keras.deploy.attachments import flatbuffer_of
 from awn_keras.deploy.benchmark import host
 from awn_keras.deploy.benchmark.host import accuracies, benchmark_tflite
 from awn_keras.deploy.converter import convert
@@ -45,7 +46,7 @@ def test_short_runs_are_repeated_until_the_time_is_over(exported):
 
 def test_the_manifest_of_another_file_is_not_believed(exported, tmp_path):
     path = tmp_path / "net.tflite"
-    path.write_bytes(exported.read_bytes() + b"\0")
+    path.write_bytes(flatbuffer_of(exported.read_bytes()) + b"\0")
     path.with_suffix(".json").write_bytes(exported.with_suffix(".json").read_bytes())
     report = benchmark_tflite(path, widths=[0.5], **FAST)
     assert report.rows[0].precision is None

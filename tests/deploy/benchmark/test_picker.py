@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from awn_keras.deploy.benchmark.picker import pareto_front, pick_width
+from awn_keras.deploy.benchmark.picker import monotone, pareto_front, pick_width
 from awn_keras.deploy.benchmark.report import Report
 from tests.deploy.benchmark.test_report import row
 
@@ -46,7 +46,7 @@ def test_an_answer_if_nothing_fits():
 def test_picks_keep_to_the_budget_and_none_wider_does(medians, budget):
     pick = pick_width(report(medians), budget_ms=budget)
     assert pick.fits == (pick.ms <= budget)
-    smooth = IsotonicRegression().fit_transform(WIDTHS, medians)
+    smooth = monotone(np.array(WIDTHS), np.array(medians))
     assert pick.fits == (smooth[0] <= budget)
     i = WIDTHS.index(pick.width)
     assert pick.ms == smooth[i]
@@ -54,6 +54,14 @@ def test_picks_keep_to_the_budget_and_none_wider_does(medians, budget):
     assert all(ms > budget for ms in smooth[i + 1 :] if pick.fits)
     # A larger budget never picks a narrower width.
     assert pick_width(report(medians), budget_ms=2 * budget).width >= pick.width
+
+
+@given(MS, st.lists(st.sampled_from(WIDTHS), min_size=4, max_size=4))
+def test_monotone_latencies_are_those_of_isotonic_regression(medians, widths):
+    widths = np.sort(widths)
+    wanted = IsotonicRegression().fit_transform(widths, medians)
+    # Sums in another order.
+    np.testing.assert_allclose(monotone(widths, np.array(medians)), wanted, rtol=1e-12)
 
 
 def test_latencies_that_fall_are_made_monotone_and_less_certain():

@@ -1,0 +1,145 @@
+"""From pixels to the numbers that a file takes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from awn_keras.errors import ArgumentError
+from awn_keras.photos import read_photo
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How pixels 0..255 become inputs: `(pixels - mean) / std`.
+
+    Args:
+        mean: One number for all channels, or one for each.
+        std: Likewise, above 0.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def parse(cls, said: Any) -> Pixels | None:
+        """Reads what a manifest, or `metadata`, says of normalization.
+
+        Args:
+            said: A mapping with `mean` and `std`, numbers or lists of them, in the
+                unit of pixels. Anything else says nothing that can be computed with.
+
+        Returns:
+            It; `None` if it says nothing.
+
+        Raises:
+            ValueError: If there are a `mean` and a `std` that cannot be used.
+        """
+        if not isinstance(said, Mapping) or not {"mean", "std"} <= set(said):
+            return None
+        try:
+            mean, std = (np.ravel(np.asarray(said[k], float)) for k in ("mean", "std"))
+        except (TypeError, ValueError) as error:
+            raise _unusable(said) from error
+        fits = {len(mean), len(std)} <= {1, 3}
+        if not fits or not np.isfinite([*mean, *std]).all() or not (std > 0).all():
+            raise _unusable(said)
+        return cls(tuple(map(float, mean)), tuple(map(float, std)))
+
+    def of_channels(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and std of each channel, float32.
+
+        Raises:
+            ValueError: If there are others than for these channels.
+        """
+        if not {len(self.mean), len(self.std)} <= {1, channels}:
+            raise ArgumentError(
+                "`metadata['normalization']` must have one mean and std, or one for "
+                f"each of the input's {channels} channels. Received: mean={self.mean}, "
+                f"std={self.std}"
+            )
+        mean, std = (
+            np.broadcast_to(np.asarray(values, "float32"), channels)
+            for values in (self.mean, self.std)
+        )
+        return mean, std
+
+    def to_inputs(self, pixels: np.ndarray) -> np.ndarray:
+        """Normalizes pixels `(..., channels)`, to float32."""
+        mean, std = self.of_channels(pixels.shape[-1])
+        return (np.asarray(pixels, "float32") - mean) / std
+
+    def to_pixels(self, x: np.ndarray) -> np.ndarray:
+        """The uint8 pixels nearest to inputs `(..., channels)`."""
+        mean, std = self.of_channels(x.shape[-1])
+        pixels = np.rint(np.asarray(x, "float32") * std + mean)
+        return np.clip(pixels, 0, 255).astype("uint8")
+
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest input that pixels 0..255 give."""
+        ends = self.to_inputs(np.repeat([[0.0], [255.0]], max(len(self.mean), 3), 1))
+        return float(ends.min()), float(ends.max())
+
+    def described(self) -> dict[str, list[float]]:
+        """As a manifest has it."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+
+def _unusable(said: Mapping[str, Any]) -> ArgumentError:
+    return ArgumentError(
+        "`metadata['normalization']` must have numbers as `mean` and `std`, one or "
+        "three of each, in the unit of pixels, std above 0. Received: "
+        f"mean={said['mean']!r}, std={said['std']!r}"
+    )
+
+
+def is_image_shape(shape: Any) -> bool:
+    """Whether a shape is that of an image, `(batch, rows, cols, 1 or 3)`."""
+    return len(shape) == 4 and shape[-1] in (1, 3)
+
+
+def are_photos(x: Any) -> bool:
+    """Whether it is a `PIL.Image.Image`, or a list or tuple of these."""
+    if isinstance(x, list | tuple) and x:
+        return all(isinstance(one, Image.Image) for one in x)
+    return isinstance(x, Image.Image)
+
+
+def photos_to_inputs(photos: Any, tensor: Any, pixels: Pixels | None) -> np.ndarray:
+    """Reads photos as an input of a file takes them.
+
+    Args:
+        photos: Photos as `read_photo` reads them, in a list.
+        tensor: The input, a `litert.Tensor`.
+        pixels: How pixels become inputs, as far as the file says.
+
+    Returns:
+        Array `(n, rows, cols, channels)`: pixels if these are what it takes, else
+        float32.
+
+    Raises:
+        ValueError: If the input is no image, or takes floats of which the file does
+            not say how pixels become these, or a photo cannot be read.
+        OSError: If one cannot be read.
+    """
+    if not is_image_shape(tensor.shape):
+        raise ArgumentError(
+            "Photos need an input of shape (1, rows, cols, 1 or 3). Received: input "
+            f"'{tensor.name}' of shape {tensor.shape}. Give an array."
+        )
+    read = np.stack([read_photo(photo, tensor.sample_shape) for photo in photos])
+    takes_pixels = tensor.dtype == np.uint8 and (not tensor.scale or pixels is None)
+    if takes_pixels:
+        return read
+    if pixels is None:
+        raise ArgumentError(
+            f"The file does not say how pixels become input '{tensor.name}', "
+            f"{tensor.dtype}. Give an array, as the model takes it; or export the file "
+            "with `metadata={'normalization': {'mean': ..., 'std': ...}}`, or from a "
+            "model that begins with a `Rescaling` or `Normalization` layer."
+        )
+    return pixels.to_inputs(read)

@@ -1,0 +1,36 @@
+import sys
+import warnings
+
+import pytest
+
+from awn_keras.cli.output import told_on_stderr
+
+
+def test_progress_and_a_warning_go_to_stderr_in_a_line_each(capsys):
+    with told_on_stderr("At precision"):
+        sys.stdout.write("[1/2] width_050 converted\n")
+        warnings.warn("At precision 'int8' it is wrong", UserWarning, stacklevel=1)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines() == [
+        "[1/2] width_050 converted",
+        "warning: At precision 'int8' it is wrong",
+    ]
+
+
+def test_other_warnings_stay_what_they_are():
+    with (
+        pytest.raises(RuntimeWarning, match="another"),
+        told_on_stderr("At precision"),
+    ):
+        warnings.warn("another", RuntimeWarning, stacklevel=1)
+
+
+def test_what_is_only_shown_is_shown_after():
+    def work():
+        with told_on_stderr("At precision"):
+            warnings.simplefilter("default")
+            warnings.warn("another", RuntimeWarning, stacklevel=1)
+
+    with pytest.warns(RuntimeWarning, match="another"):
+        work()

@@ -1,0 +1,27 @@
+"""Classifies a photo by MediaPipe; runs in an environment that has it, and no Keras.
+
+Arguments: a PNG, then model files. Prints JSON: for each file its categories, the most
+likely first, as [name, score].
+"""
+
+import json
+import sys
+
+import mediapipe
+import numpy as np
+from mediapipe.tasks import python
+from mediapipe.tasks.python import vision
+from PIL import Image
+
+photo, *models = sys.argv[1:]
+pixels = np.asarray(Image.open(photo).convert("RGB"))
+image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
+answers = []
+for model in models:
+    options = vision.ImageClassifierOptions(
+        base_options=python.BaseOptions(model_asset_path=model), max_results=-1
+    )
+    with vision.ImageClassifier.create_from_options(options) as classifier:
+        (head,) = classifier.classify(image).classifications
+    answers.append([[one.category_name, one.score] for one in head.categories])
+json.dump(answers, sys.stdout)
