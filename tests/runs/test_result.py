@@ -29,7 +29,7 @@ def test_older_recipes_are_still_read(tmp_path):
 def test_a_run_writes_what_it_says(finished):
     result, directory = finished
     assert sorted(path.name for path in directory.iterdir()) == [
-        *("curve.csv", "curve.png", "history.json"),
+        *("curve.csv", "curve.png", "data.json", "history.json"),
         *("model.keras", "recipe.json", "result.json"),
     ]
     content = json.loads((directory / "result.json").read_text())
