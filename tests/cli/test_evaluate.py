@@ -62,4 +62,4 @@ def test_evaluate_a_file_on_what_does_not_fit(trained, bad_files, tmp_path, caps
     code = main(f"export {bad_files}/three.keras --output {three}".split())
     assert code == 0
     assert main(f"evaluate {three} --dataset digits".split()) == 2
-    assert "one output of scores" in capsys.readouterr().err
+    assert "must have classes for outputs of shape [(3,)]" in capsys.readouterr().err
