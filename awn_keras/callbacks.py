@@ -12,7 +12,10 @@ import numpy as np
 from awn_keras.errors import ArgumentTypeError
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.pictures import COLORS, new_figure
+from awn_keras.training.callbacks import WidthProgbar, without_widths
 from awn_keras.widths import name_at_width, split_name_at_width
+
+__all__ = ["WidthProgbar", "WidthTensorBoard"]
 
 
 class WidthTensorBoard(keras.callbacks.TensorBoard):
@@ -65,7 +68,7 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the epoch's scalars and the curve."""
         logs = logs or {}
-        super().on_epoch_end(epoch, _without_widths(logs))
+        super().on_epoch_end(epoch, without_widths(logs))
         for name in logs:
             if parts := split_name_at_width(name):
                 metric, width = parts
@@ -79,11 +82,11 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Writes the step's scalars, if `update_freq` asks for them."""
-        super().on_train_batch_end(batch, _without_widths(logs))
+        super().on_train_batch_end(batch, without_widths(logs))
 
     def on_test_end(self, logs: Any = None) -> None:
         """Writes the evaluation's scalars."""
-        super().on_test_end(_without_widths(logs))
+        super().on_test_end(without_widths(logs))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the files."""
@@ -117,37 +120,3 @@ def _picture(widths: tuple[float, ...], percent: np.ndarray, title: str) -> np.n
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[None, ..., :3].copy()
-
-
-class WidthProgbar(keras.callbacks.ProgbarLogger):
-    """The progress bar of `fit` without a number for each width, but with the AUC.
-
-    It replaces Keras' own, which shows loss and metrics at all report widths. They
-    stay in the logs, for the history and for other callbacks. While an epoch runs it
-    shows what a plain model's bar does; with `validation_data` the epoch's line ends
-    with `val_auc`, the accuracy averaged over all widths.
-
-    Examples:
-        >>> model.fit(data, validation_data=test_data, callbacks=[WidthProgbar()])
-    """
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Shows the step."""
-        super().on_train_batch_end(batch, _without_widths(logs))
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Shows the step."""
-        super().on_test_batch_end(batch, _without_widths(logs))
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Shows the epoch, the AUC last."""
-        super().on_epoch_end(epoch, _without_widths(logs))
-
-    def on_test_end(self, logs: Any = None) -> None:
-        """Shows the evaluation."""
-        super().on_test_end(_without_widths(logs))
-
-
-def _without_widths(logs: Any) -> dict[str, Any]:
-    kept = {k: v for k, v in (logs or {}).items() if not split_name_at_width(k)}
-    return dict(sorted(kept.items(), key=lambda item: item[0].endswith("auc")))

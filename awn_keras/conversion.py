@@ -74,6 +74,7 @@ def to_any_width(
     width_multiplier: WidthMultiplier = 1.0,
     order: str = "keep",
     fade: Fade = None,
+    bn_momentum: float | None = None,
 ) -> AnyWidthModel:
     """Makes an any-width model of a functional or Sequential Keras model.
 
@@ -120,6 +121,11 @@ def to_any_width(
             fades acts in training steps alone (the log `fade` says how much), so that
             evaluation, `slim` and files are those of the triangle all the time, and of
             little use before the end. `None` to drop it at once.
+        bn_momentum: Of the moving statistics of all BatchNormalization. Those of
+            `keras.applications` have 0.99 or 0.999, with which they follow the
+            network's new values only after hundreds or thousands of steps; about 20
+            times as many steps as `1 / (1 - bn_momentum)` are safe. `None` to leave
+            each layer its own.
 
     Returns:
         The any-width model, not compiled.
@@ -157,6 +163,7 @@ def to_any_width(
     if order != "keep":
         _check_can_be_ordered(source, trained)
     fade = _check_fade(fade, model.name, trained)
+    _check_momentum(bn_momentum)
 
     def build(sizes: dict[int, int]) -> tuple[AnyWidthModel, Copies]:
         copies = Copies(traced, sizes)
@@ -189,6 +196,8 @@ def to_any_width(
             f"width_multiplier={width_multiplier}"
         )
     converted, copies = build(sizes)
+    if bn_momentum is not None:
+        set_momentum(converted, bn_momentum)
     moves = _moves(order, traced, widths)
     copies.assign(moves, redraw=not trained)
     if trained:
@@ -390,6 +399,28 @@ def _check_fade(fade: Fade, name: str, trained: bool) -> Fade:
             f"fade out. Leave `fade` out. Received: fade={fade}"
         )
     return fade
+
+
+def _check_momentum(momentum: float | None) -> None:
+    if momentum is None:
+        return
+    number = isinstance(momentum, int | float) and not isinstance(momentum, bool)
+    if not number or not 0 <= momentum < 1:
+        raise ArgumentError(
+            f"`bn_momentum` must be in [0, 1). Received: bn_momentum={momentum!r}"
+        )
+
+
+def set_momentum(model: keras.Model, momentum: float) -> None:
+    """Gives all BatchNormalization of a functional model another momentum.
+
+    Args:
+        model: The model, with no model nested in it.
+        momentum: Of the moving statistics, in [0, 1).
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
 
 
 def _moves(order: str, traced: Trace, widths: Widths) -> np.ndarray | None:

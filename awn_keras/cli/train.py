@@ -20,6 +20,8 @@ from awn_keras.files import check_can_write
 HELP = "Train a network, on a known set or on your photos; see its curve."
 #: Rows and cols of photos.
 _SIZE = (96, 96)
+#: What photos are trained on: its weights come in a package.
+_NETWORK = "efficientnet_lite0"
 _SYSTEM_HELP = (
     "by the paper's recipe: awn_rs, awn, s_net, us_net, shared_bn, plain (default: an "
     "any-width network by the recipe of docs/training.md)"
@@ -59,7 +61,40 @@ def add(parser: Parser) -> None:
         help="shift training images by so many pixels at most (default: photos an "
         "eighth of their size, CIFAR 4)",
     )
-    add("--model", dest="architecture", help="lenet_3c1l (default), mobilenet_v2")
+    add(
+        "--model",
+        dest="architecture",
+        help="lenet_3c1l (default), mobilenet_v2, efficientnet_lite0 (default of "
+        "--data), any of keras.applications, as in efficientnet_b0, or a .keras file",
+    )
+    add(
+        "--weights",
+        choices=("imagenet", "none"),
+        help="to start from (default: none; imagenet for efficientnet_lite0 on --data)",
+    )
+    add(
+        "--order",
+        help="of trained channels: reading (default with --weights), importance, keep",
+    )
+    add(
+        "--fade",
+        type=float,
+        help="part of the steps in which what the triangle forbids of trained weights "
+        "fades out (default: 0.5 with --weights)",
+    )
+    add(
+        "--warm-up",
+        type=float,
+        help="part of the steps in which the rate rises (default: 0; 0.1 for networks "
+        "that are converted)",
+    )
+    add(
+        "--patience",
+        type=int,
+        help="end after so many epochs without a better val_auc; the best one is "
+        "best.keras",
+    )
+    add("--precision", help="of steps: float32 (default), mixed_bfloat16")
     add("--system", dest="paper_system", help=_SYSTEM_HELP)
     add("--output", type=Path, help="default: runs/SET_MODEL[_SYSTEM]")
     add("--resume", action="store_true", help="go on from the last finished epoch")
@@ -77,10 +112,10 @@ def add(parser: Parser) -> None:
     add(
         "--epochs",
         type=int,
-        help="default: 20, for CIFAR 100; mobilenet_v2: 350, other systems than AWNs "
-        "100",
+        help="default: 20, for CIFAR 100; mobilenet_v2 without --data: 350, other "
+        "systems than AWNs 100",
     )
-    add("--batch-size", type=int, help="default: 128")
+    add("--batch-size", type=int, help="default: 128; 64 if converted")
     add(
         "--learning-rate",
         type=float,
@@ -155,11 +190,20 @@ def run(args: argparse.Namespace) -> None:
     folder = None if args.data is None else args.data.expanduser().resolve()
     # No set of the paper, whatever its name.
     dataset = args.dataset or "photos"
-    network = (dataset, args.architecture or Recipe.architecture)
+    default = Recipe.architecture if folder is None else _NETWORK
+    architecture = args.architecture or default
+    weights = args.weights
+    if weights is None and folder is not None and architecture == _NETWORK:
+        weights = "imagenet"
+    args.weights = None if weights == "none" else weights
     if args.paper_system is None:
-        recipe = recommended_recipe(*network)
+        recipe = recommended_recipe(
+            dataset, architecture, weights=args.weights, folder=folder is not None
+        )
     else:
-        recipe = paper_recipe(*network, args.paper_system)
+        recipe = paper_recipe(
+            dataset, architecture, args.paper_system, weights=args.weights
+        )
     given = {
         field.name: getattr(args, field.name)
         for field in fields(Recipe)
@@ -168,7 +212,7 @@ def run(args: argparse.Namespace) -> None:
     if folder is not None:
         given = {"size": _SIZE, **given, "dataset": folder.name, "folder": str(folder)}
     recipe = replace(recipe, **given)
-    name = f"{recipe.dataset}_{recipe.architecture}"
+    name = f"{recipe.dataset}_{Path(recipe.architecture).stem}"
     if args.paper_system is not None:
         name += f"_{args.paper_system}"
     output = args.output or Path("runs") / name

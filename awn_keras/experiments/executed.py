@@ -13,7 +13,7 @@ import keras
 from awn_keras.counting import macs_at
 from awn_keras.data import DATASETS
 from awn_keras.experiments.paper import PaperRun, classes_of
-from awn_keras.runs.networks import NETWORKS
+from awn_keras.runs.networks import network_of
 from awn_keras.runs.recipe import Recipe
 
 #: A finished run with its result.
@@ -73,4 +73,4 @@ def _network(recipe_text: str) -> keras.Model:
         classes=classes_of(recipe.dataset),
         preprocessing=lambda: None,  # it multiplies nothing that is counted
     )
-    return NETWORKS[recipe.architecture].build(recipe, data)
+    return network_of(recipe.architecture).build(recipe, data)

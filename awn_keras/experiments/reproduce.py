@@ -17,7 +17,7 @@ from awn_keras.experiments.statistics import trace_of
 from awn_keras.experiments.tables import Table
 from awn_keras.files import write_whole
 from awn_keras.pictures import save_figure
-from awn_keras.runs.networks import NETWORKS
+from awn_keras.runs.networks import NETWORKS, network_of
 from awn_keras.runs.recipe import PRECISIONS, Recipe
 from awn_keras.runs.run import run
 
@@ -229,7 +229,7 @@ def _plain_networks(recipe: Recipe, results: Path) -> list[Finished]:
 
 
 def _unused(recipe: Recipe) -> tuple[str, ...]:
-    return NETWORKS[recipe.architecture].unused
+    return network_of(recipe.architecture).unused
 
 
 def write_report(results: Path) -> None:

@@ -9,7 +9,7 @@ import keras
 from awn_keras.baselines import SharedBN, SNet, USNet
 from awn_keras.data import ImageData
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.runs.networks import NETWORKS
+from awn_keras.runs.networks import network_of
 from awn_keras.runs.recipe import Recipe
 from awn_keras.training.samplers import (
     FixedWidths,
@@ -37,7 +37,7 @@ def build(recipe: Recipe, data: ImageData) -> keras.Model:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)
     try:
-        network = NETWORKS[recipe.architecture].build(recipe, data)
+        network = network_of(recipe.architecture).build(recipe, data)
     finally:
         keras.config.set_dtype_policy(policy)
     model = _of_system(recipe, network)
@@ -75,6 +75,14 @@ def _schedule(recipe: Recipe, steps: int) -> Any:
     schedules = keras.optimizers.schedules
     joint = _last_early_step(recipe, steps) if recipe.frozen_up_to else 0
     joint = joint or steps  # Refining from the first step on is a run like any other.
+    if recipe.schedule == "cosine" and recipe.warm_up:
+        warm_up = round(recipe.warm_up * steps)
+        return schedules.CosineDecay(
+            0.0,
+            max(steps - warm_up, 1),
+            warmup_target=recipe.learning_rate,
+            warmup_steps=warm_up,
+        )
     if recipe.schedule == "cosine":
         first = joint + 1  # That is when `_late` begins.
         if first >= steps:

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from awn_keras.architectures import lenet_3c1l, mobilenet_v2
+from awn_keras.applications import application, application_names, plain
+from awn_keras.architectures import efficientnet_lite0, lenet_3c1l, mobilenet_v2
+from awn_keras.conversion import dissolved, set_momentum, to_any_width
 from awn_keras.data import ImageData
+from awn_keras.data.inputs import scales_inputs
+from awn_keras.errors import ArgumentError
+from awn_keras.loading import load_keras_model
+from awn_keras.multi_width import MultiWidthModel
+from awn_keras.training.callbacks import fitting_momentum
 
 if TYPE_CHECKING:
     from awn_keras.runs.recipe import Recipe
@@ -35,6 +42,8 @@ def _shared_arguments(recipe: Recipe, data: ImageData) -> dict[str, Any]:
         *("min_width", "divisor", "widths_grid", "staircase", "stages"),
     )
     arguments = {name: getattr(recipe, name) for name in names}
+    if recipe.bn_momentum is None:
+        arguments["bn_momentum"] = 0.9
     return {
         **arguments,
         "triangular": recipe.system == "awn",
@@ -54,12 +63,120 @@ def _lenet_3c1l(recipe: Recipe, data: ImageData) -> keras.Model:
 
 
 def _mobilenet_v2(recipe: Recipe, data: ImageData) -> keras.Model:
+    if recipe.weights is not None:
+        return _application(recipe, data)
     arguments = _shared_arguments(recipe, data)
     return mobilenet_v2(data.input_shape, data.classes, **arguments)
 
 
-#: Networks by the name of their architecture.
+def _efficientnet_lite0(recipe: Recipe, data: ImageData) -> keras.Model:
+    network = efficientnet_lite0(data.input_shape, data.classes, weights=recipe.weights)
+    return _converted(recipe, data, network)
+
+
+def _application(recipe: Recipe, data: ImageData) -> keras.Model:
+    network = application(
+        recipe.architecture, data.input_shape, data.classes, weights=recipe.weights
+    )
+    return _converted(recipe, data, network)
+
+
+def _file(recipe: Recipe, data: ImageData) -> keras.Model:
+    """A model of the user's: as it is, or up to its features, with a new readout."""
+    path = recipe.architecture
+    network = load_keras_model(path, compiled=False)
+    if isinstance(network, MultiWidthModel):
+        raise ArgumentError(
+            f"{path} holds a model of several widths already. To train it longer, load "
+            "it in Python and call `fit`; `--model` takes the plain one that it was "
+            "made of."
+        )
+    shapes = [tuple(x.shape[1:]) for x in network.inputs]
+    if shapes != [data.input_shape]:
+        raise ArgumentError(
+            f"{path} must take images of shape {data.input_shape}. Received: a model "
+            f"with inputs of shape {shapes}"
+        )
+    x = inputs = keras.Input(data.input_shape, name="image")
+    if not scales_inputs(network):
+        x = data.preprocessing()(x)
+    outputs = [tuple(y.shape[1:]) for y in network.outputs]
+    x = network(x)
+    if len(outputs) != 1 or len(outputs[0]) not in (1, 3):
+        raise ArgumentError(
+            f"{path} must have one output: scores of {data.classes} classes, or "
+            f"features (rows, cols, channels). Received: outputs of shape {outputs}"
+        )
+    if len(outputs[0]) == 3:
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        x = keras.layers.Dense(data.classes, dtype="float32", name="logits")(x)
+    elif outputs != [(data.classes,)]:
+        raise ArgumentError(
+            f"{path} must have scores of {data.classes} classes, as {data.name} has. "
+            f"Received: outputs of shape {outputs}. Save the model without its last "
+            "layers, up to features (rows, cols, channels), to get a new readout."
+        )
+    return _converted(recipe, data, keras.Model(inputs, x, name=network.name))
+
+
+def _converted(recipe: Recipe, data: ImageData, network: keras.Model) -> keras.Model:
+    steps = recipe.epochs_run * len(data.train(recipe.batch_size))
+    momentum = recipe.bn_momentum
+    if momentum is None:
+        momentum = fitting_momentum(steps)
+    if recipe.system != "awn":
+        network = dissolved(network)
+        set_momentum(network, momentum)
+        return network
+    return to_any_width(
+        network,
+        min_width=recipe.min_width,
+        divisor=recipe.divisor,
+        widths_grid=recipe.widths_grid,
+        staircase=recipe.staircase,
+        stages=recipe.stages,
+        width_multiplier=recipe.width_multiplier,
+        order=recipe.order,
+        fade=round(recipe.fade * steps) or None,
+        bn_momentum=momentum,
+    )
+
+
+#: What means nothing to networks that are converted.
+_CONVERTED = ("filters", "weight_decay")
+#: What means nothing to those that are built of Tri layers.
+_BUILT = ("order", "fade")
+
+#: Networks by the name of their architecture, besides those of keras.applications.
 NETWORKS = {
-    "lenet_3c1l": Network(_lenet_3c1l),
+    "lenet_3c1l": Network(_lenet_3c1l, unused=("weights", *_BUILT)),
     "mobilenet_v2": Network(_mobilenet_v2, unused=("filters",)),
+    "efficientnet_lite0": Network(_efficientnet_lite0, unused=_CONVERTED),
 }
+
+
+def network_of(architecture: str) -> Network:
+    """Gives the network that a recipe names.
+
+    Args:
+        architecture: One of `NETWORKS`, a name of `keras.applications`, or the path of
+            a `.keras` file.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if architecture in NETWORKS:
+        return NETWORKS[architecture]
+    if architecture.endswith(".keras"):
+        return Network(_file, unused=(*_CONVERTED, "weights"))
+    names = application_names()
+    if plain(architecture) in names:
+        return Network(_application, unused=_CONVERTED)
+    raise ArgumentError(
+        f"`architecture` must be one of {sorted(NETWORKS)}, the path of a .keras file, "
+        f"or one of keras.applications: {sorted(names.values())}. Received: "
+        f"architecture={architecture!r}"
+    )

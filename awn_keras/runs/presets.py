@@ -37,6 +37,25 @@ PAPER_SYSTEMS: Mapping[str, Mapping[str, Any]] = {
 #: The same for an architecture and a recipe's system together.
 _PAPER_EPOCHS = {("mobilenet_v2", "awn"): {"epochs": 350}}
 
+#: For networks that are converted, of which the paper has none: a mean of losses,
+#: weights of 1 (a multiplier would not fit trained ones), a rate for batches of 64.
+_CONVERTED: Mapping[str, Any] = {
+    "width_multiplier": 1.0,
+    "divisor": 8,
+    "staircase": "nested",
+    "width_reduction": "mean",
+    "batch_size": 64,
+    "learning_rate": 0.05,
+    "schedule": "cosine",
+    "warm_up": 0.1,
+    "weight_decay": 0.0,
+    "bn_momentum": None,
+}
+#: The same for one that starts from trained weights.
+_TRAINED: Mapping[str, Any] = {"order": "reading", "fade": 0.5}
+#: Networks of Tri layers, which are built and not converted.
+_BUILT = ("lenet_3c1l", "mobilenet_v2")
+
 #: What did better than the paper's AWN+RS as a mean of losses, for an architecture and
 #: a data set; `None` stands for any other data set. All of it was measured in the
 #: paper's staircase. With an architecture that has no row nothing was compared.
@@ -53,18 +72,25 @@ _RECOMMENDED: Mapping[tuple[str, str | None], Mapping[str, Any]] = {
 
 
 def paper_recipe(
-    dataset: str, architecture: str = "lenet_3c1l", system: str = "awn_rs"
+    dataset: str,
+    architecture: str = "lenet_3c1l",
+    system: str = "awn_rs",
+    *,
+    weights: str | None = None,
 ) -> Recipe:
     """Gives the paper's recipe for a system and an architecture on a data set.
 
     Args:
         dataset: Name of a data set.
-        architecture: One of `NETWORKS`.
+        architecture: See `network_of`.
         system: `"awn"` (four fixed widths), `"awn_rs"` (random sampling by the
             sandwich rule), `"s_net"`, `"us_net"`, `"shared_bn"` (four fixed widths) or
             `"plain"`. Only AWNs are widened by sqrt(2).
+        weights: `"imagenet"` to start from trained weights, or `None`.
 
     Returns:
+        For networks that are converted, of which the paper has none, what
+        `recommended_recipe` gives, for this system. Else
         20 epochs without weight decay; on CIFAR 100 epochs with 5e-4. AWNs of
         `mobilenet_v2` train 350 epochs (the paper: 350 to 1050); the rest of its
         schedule is LeNet's.
@@ -80,6 +106,8 @@ def paper_recipe(
             f"`system` must be one of {sorted(PAPER_SYSTEMS)}. Received: "
             f"system={system!r}"
         )
+    if architecture not in _BUILT or weights is not None:
+        return _converted_recipe(dataset, architecture, weights, system)
     changes = {
         **_PAPER_DATASETS.get(dataset, {}),
         **_PAPER_ARCHITECTURES.get(architecture, {}),
@@ -91,12 +119,20 @@ def paper_recipe(
     return replace(Recipe(dataset, architecture), **changes)
 
 
-def recommended_recipe(dataset: str, architecture: str = "lenet_3c1l") -> Recipe:
-    """Gives the recipe that `awn train` starts from, at the paper's epochs.
+def recommended_recipe(
+    dataset: str,
+    architecture: str = "lenet_3c1l",
+    *,
+    weights: str | None = None,
+    folder: bool = False,
+) -> Recipe:
+    """Gives the recipe that `awn train` starts from.
 
     Args:
-        dataset: Name of a data set.
-        architecture: One of `NETWORKS`.
+        dataset: Name of a data set, or of a folder of photos.
+        architecture: See `network_of`.
+        weights: `"imagenet"` to start from trained weights, or `None`.
+        folder: Whether the data set is a folder of photos.
 
     Returns:
         For an AWN that takes the mean of the losses. With `lenet_3c1l` the arm of
@@ -105,12 +141,33 @@ def recommended_recipe(dataset: str, architecture: str = "lenet_3c1l") -> Recipe
         paper's rate and decay, as a mean 0.04 and 1.25e-4, and all widths in each
         step, weighed as the sandwich draws them. Else, by Fashion-MNIST,
         `cosine_fast_decay`: 0.12 and 5e-4. With `mobilenet_v2`, with which nothing was
-        compared, the paper's AWN+RS, in a nested staircase.
+        compared, the paper's AWN+RS, in a nested staircase. Networks that are
+        converted warm up and then follow half a cosine, from 0.05 with batches of 64;
+        what the triangle forbids of trained weights fades out. Photos are trained on
+        for 20 epochs.
 
     Raises:
         ValueError: If the name of the architecture is wrong.
     """
+    if architecture not in _BUILT or weights is not None:
+        return _converted_recipe(dataset, architecture, weights, "awn_rs")
     paper = paper_recipe(dataset, architecture)
     default = _RECOMMENDED.get((architecture, None), {"staircase": "nested"})
-    better = _RECOMMENDED.get((architecture, dataset), default)
+    # Whatever a folder is called, it is no set of the paper.
+    row = (architecture, None if folder else dataset)
+    better = dict(_RECOMMENDED.get(row, default))
+    if folder:
+        better |= {"epochs": Recipe.epochs, "schedule": "cosine"}
     return replace(paper, **{**paper.as_mean, **better})
+
+
+def _converted_recipe(
+    dataset: str, architecture: str, weights: str | None, system: str
+) -> Recipe:
+    trained = weights is not None or architecture.endswith(".keras")
+    changes = {**PAPER_SYSTEMS[system], **_CONVERTED}
+    kind = changes.get("system", Recipe.system)
+    if trained and kind == "awn":
+        changes |= _TRAINED
+    changes = {k: value for k, value in changes.items() if k not in UNUSED[kind]}
+    return Recipe(dataset, architecture, weights=weights, **changes)

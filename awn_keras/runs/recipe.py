@@ -7,9 +7,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from awn_keras.conversion import ORDERS
 from awn_keras.errors import ArgumentError
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.runs.networks import NETWORKS
+from awn_keras.runs.networks import network_of
 from awn_keras.stages import Stages, Widths
 from awn_keras.widths import STAIRCASES, check_width, check_widths
 
@@ -44,7 +45,7 @@ class Recipe:
 
     Args:
         dataset: Name of a data set that `load_data` knows.
-        architecture: One of `NETWORKS`.
+        architecture: See `network_of`.
         system: One of `SYSTEMS`.
         filters: Channels of each convolution, before `width_multiplier`; for
             `lenet_3c1l` only.
@@ -78,7 +79,8 @@ class Recipe:
         late: Part of the steps, in [0, 1), after which these two begin.
         lowest_width: The smallest width that is trained and evaluated, if above
             `min_width`; what is active at `min_width` is dense.
-        bn_momentum: Of the moving statistics of BatchNormalization.
+        bn_momentum: Of the moving statistics of BatchNormalization. `None` for what
+            fits the number of steps.
         calibrations: Numbers of evenly spread widths at which a US-Net is calibrated;
             each gives a curve.
         calibration_batches: Training batches that a calibration sees.
@@ -89,6 +91,15 @@ class Recipe:
         held_out: Part of each class's photos to test on; see `load_folder`.
         flip: Whether training images are flipped. `None` for what the set does.
         shift: Pixels by which they are shifted at most, likewise.
+        weights: `"imagenet"` to start from, or `None` for random ones.
+        order: Of the channels of trained weights; see `to_any_width`.
+        fade: Part of the steps, in [0, 1), in which what the triangle forbids of
+            trained weights fades out; 0 to drop it at once. See `to_any_width`.
+        warm_up: Part of the steps, in [0, 1), in which the learning rate rises to its
+            value; with the cosine only.
+        patience: Epochs without a better `val_auc` (of a plain network a better
+            accuracy) after which training ends. `None` to train to the end. Then the
+            best epoch's model is the result.
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 5.1.
@@ -120,7 +131,7 @@ class Recipe:
     frozen_up_to: float = 0.0
     late: float = 0.5
     lowest_width: float | None = None
-    bn_momentum: float = 0.9
+    bn_momentum: float | None = 0.9
     calibrations: tuple[int, ...] = (4, 10, 20)
     calibration_batches: int = 100
     precision: str = "float32"
@@ -130,6 +141,11 @@ class Recipe:
     held_out: float = 0.2
     flip: bool | None = None
     shift: int | None = None
+    weights: str | None = None
+    order: str = "keep"
+    fade: float = 0.0
+    warm_up: float = 0.0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         """Checks names and ranges.
@@ -138,12 +154,12 @@ class Recipe:
             ValueError: If one is wrong.
         """
         for name, allowed in (
-            ("architecture", NETWORKS),
             ("system", SYSTEMS),
             ("schedule", SCHEDULES),
             ("sampler", SAMPLERS),
             ("precision", PRECISIONS),
             ("staircase", STAIRCASES),
+            ("order", ORDERS),
         ):
             if getattr(self, name) not in allowed:
                 raise ArgumentError(
@@ -162,9 +178,11 @@ class Recipe:
         for name in ("learning_rate", "width_multiplier"):
             _check_above_0(getattr(self, name), name)
         for name, end in (
-            *(("momentum", 1), ("bn_momentum", 1), ("late", 1)),
-            *(("weight_decay", math.inf), ("seed", 2**32)),
+            *(("momentum", 1), ("bn_momentum", 1), ("late", 1), ("fade", 1)),
+            *(("weight_decay", math.inf), ("seed", 2**32), ("warm_up", 1)),
         ):
+            if getattr(self, name) is None and name == "bn_momentum":
+                continue
             if not 0 <= getattr(self, name) < end:
                 raise ArgumentError(
                     f"`{name}` must be in [0, {end}). Received: "
@@ -177,6 +195,30 @@ class Recipe:
             check_width(self.lowest_width, self.min_width, "lowest_width")
         self._check_unused()
         self._check_folder()
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """Checks how training begins and ends."""
+        if self.warm_up and (self.schedule != "cosine" or self.frozen_up_to):
+            raise ArgumentError(
+                "`warm_up` needs `schedule='cosine'`, and no `frozen_up_to`. Received: "
+                f"warm_up={self.warm_up}, schedule={self.schedule!r}, "
+                f"frozen_up_to={self.frozen_up_to}"
+            )
+        if self.weights not in (None, "imagenet"):
+            raise ArgumentError(
+                f"`weights` must be 'imagenet' or None. Received: weights="
+                f"{self.weights!r}"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise ArgumentError(
+                f"`patience` must be at least 1. Received: patience={self.patience}"
+            )
+        if self.patience is not None and self.system not in ("awn", "plain"):
+            raise ArgumentError(
+                "`patience` needs a validation after each epoch, which only the "
+                f"systems awn and plain have. Received: system={self.system!r}"
+            )
 
     def _check_folder(self) -> None:
         if self.folder is not None:
@@ -195,7 +237,7 @@ class Recipe:
 
     def _check_unused(self) -> None:
         for to, unused in (
-            ("architecture", NETWORKS[self.architecture].unused),
+            ("architecture", network_of(self.architecture).unused),
             ("system", UNUSED[self.system]),
         ):
             for name in unused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 import keras
 
-from awn_keras.callbacks import WidthProgbar
 from awn_keras.data import Batches, ImageData
 from awn_keras.errors import ArgumentError
 from awn_keras.files import read_json, write_whole
@@ -28,6 +28,9 @@ from awn_keras.runs.result import (
     save_model,
 )
 from awn_keras.runs.sets import check_same_set, load_set, write_set
+
+#: The best epoch's model, where training ends early.
+BEST = "best.keras"
 
 
 class Trace(keras.callbacks.Callback):
@@ -88,6 +91,45 @@ class _Checkpoint(keras.callbacks.Callback):
         save_model(self.model, self.directory)
 
 
+class _Best(keras.callbacks.Callback):
+    """Keeps the best epoch's model, and ends training when that is long ago.
+
+    All that decides is in the history: a run that is resumed ends where it would have.
+    """
+
+    def __init__(
+        self, directory: Path, history: list[dict[str, Any]], patience: int
+    ) -> None:
+        super().__init__()
+        self.directory = directory
+        self.history = history
+        self.patience = patience
+
+    @property
+    def epoch(self) -> int:
+        """Number of the best epoch, the first of equal ones; -1 before the first."""
+        scores = [
+            logs.get("val_auc", logs.get("val_accuracy", 0.0)) for logs in self.history
+        ]
+        return scores.index(max(scores)) if scores else -1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no epoch of the last ones was better."""
+        return (
+            bool(self.history) and len(self.history) - 1 - self.epoch >= self.patience
+        )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Copies what the checkpoint has just written."""
+        if self.epoch == len(self.history) - 1:
+            partial = self.directory / "best.partial.keras"
+            shutil.copy(self.directory / "model.keras", partial)
+            partial.replace(self.directory / BEST)
+        if self.is_over:
+            self.model.stop_training = True
+
+
 def run(
     recipe: Recipe,
     directory: Path,
@@ -105,7 +147,8 @@ def run(
 
     The directory receives `recipe.json` and `data.json`, which says what is trained
     on and names the classes; after every epoch, `model.keras` and `history.json`, and
-    at the end `curve.csv`, `curve.png` and `result.json`.
+    at the end `curve.csv`, `curve.png` and `result.json`. With `patience` the best
+    epoch's model is `best.keras`, of which the curve is.
 
     Args:
         recipe: The recipe.
@@ -150,17 +193,19 @@ def run(
             test = data.test()
             # A pass for each width and image: only those that need one pass validate.
             one_pass = isinstance(model, AnyWidthModel) or recipe.system == "plain"
+            best = _Best(folder, history, recipe.patience or recipe.epochs_run)
+            over = recipe.patience is not None and best.is_over
             with _naming_faults(train, test):
                 model.fit(
                     devices.training_batches(train),
                     validation_data=devices.test_batches(test) if one_pass else None,
-                    epochs=recipe.epochs_run,
+                    epochs=done if over else recipe.epochs_run,
                     initial_epoch=done,
                     shuffle=False,
                     callbacks=[
-                        WidthProgbar(),
                         *([traced] if traced else []),  # before the checkpoint
                         _Checkpoint(folder, history, traced),
+                        *([] if recipe.patience is None else [best]),
                         *callbacks,
                     ],
                     verbose=verbose,
@@ -169,6 +214,9 @@ def run(
             # Measured by this process alone, on one device.
             last = folder if len(history) > done else directory
             model = load_keras_model(last / "model.keras")
+        if recipe.patience is not None:
+            kept = folder if (folder / BEST).exists() else directory
+            model = load_keras_model(kept / BEST)
         statistics = traced.statistics if traced else None
         return finish(recipe, folder, model, data, history, statistics)
 

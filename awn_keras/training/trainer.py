@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError
 from awn_keras.training import backends, private
+from awn_keras.training.callbacks import StatisticsCheck, WidthProgbar
 from awn_keras.training.freezing import check_can_freeze
 from awn_keras.training.labels import check_labels, softmax_twice
 from awn_keras.training.losses import (
@@ -246,6 +248,42 @@ class WidthTrainer(keras.Model):
             and len(self.outputs) == 1
             and is_stock_loss(self.loss)
         )
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains as `keras.Model.fit` does.
+
+        Its progress bar is a `WidthProgbar`, unless `callbacks` have a
+        `keras.callbacks.ProgbarLogger`.
+
+        Args:
+            *args: As in Keras.
+            **kwargs: As in Keras.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Warns:
+            UserWarning: If the moving statistics of BatchNormalization cannot follow
+                in so few steps.
+        """
+        bound = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
+        arguments = dict(bound.arguments)
+        del arguments["self"]
+        callbacks = arguments.get("callbacks")
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            arguments["callbacks"] = self._with_own(
+                keras.tree.flatten(callbacks), arguments.get("verbose", "auto")
+            )
+        return super().fit(**arguments)
+
+    def _with_own(self, callbacks: list[Any], verbose: Any) -> list[Any]:
+        """Callbacks of `fit`, with those that models of several widths add."""
+        callbacks = [callback for callback in callbacks if callback is not None]
+        bars = [isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks]
+        own: list[Any] = [StatisticsCheck()]
+        if verbose and not any(bars):
+            own.append(WidthProgbar())
+        return [*own, *callbacks]
 
     def train_step(self, *args: Any) -> Any:
         """One optimizer step over several widths; see `compile`.

@@ -8,6 +8,7 @@ import pytest
 from awn_keras import count_macs, slim
 from awn_keras.data import load_data
 from awn_keras.loading import load_model
+from awn_keras.runs.build import build
 from awn_keras.runs.presets import paper_recipe
 from awn_keras.runs.run import run
 from tests.runs.conftest import QUICK
@@ -212,3 +213,28 @@ def test_a_finished_run_in_mixed_precision_is_not_trained_again(tmp_path):
         first.model.optimizer.variables, again.model.optimizer.variables, strict=True
     ):
         np.testing.assert_array_equal(one, other)
+
+
+def test_training_ends_when_the_best_epoch_is_long_ago(tmp_path):
+    # A rate that ruins what the first epochs learned.
+    recipe = replace(QUICK, epochs=30, patience=2, learning_rate=3.0)
+    result = run(recipe, tmp_path, verbose=0)
+    scores = [logs["val_auc"] for logs in result.history]
+    best = int(np.argmax(scores))
+    assert len(scores) == best + 3 < 30
+    assert result.curve.auc == pytest.approx(scores[best], abs=1e-6)
+    assert (tmp_path / "best.keras").exists()
+    # A run that is over stays over.
+    again = run(recipe, tmp_path, resume=True, verbose=0)
+    assert len(again.history) == len(scores)
+    assert again.curve.auc == result.curve.auc
+
+
+def test_a_warm_up_comes_before_the_cosine():
+    recipe = replace(QUICK, epochs=10, schedule="cosine", warm_up=0.25)
+    rate = build(recipe, load_data("digits")).optimizer._learning_rate
+    rates = np.array([float(rate(step)) for step in range(120)])
+    assert rates.argmax() == 30
+    np.testing.assert_allclose(rates[:31], 0.01 * np.arange(31) / 30, rtol=1e-5)
+    assert (np.diff(rates[30:]) < 0).all()
+    assert rates[-1] < 1e-5
