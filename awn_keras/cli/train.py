@@ -83,6 +83,13 @@ def add(parser: Parser) -> None:
         "fades out (default: 0.5 with --weights)",
     )
     add(
+        "--grow",
+        type=float,
+        metavar="FACTOR",
+        help="keep the network as the narrowest width, and add channels up to FACTOR "
+        "times as many",
+    )
+    add(
         "--warm-up",
         type=float,
         help="part of the steps in which the rate rises (default: 0; 0.1 for networks "
@@ -211,6 +218,10 @@ def run(args: argparse.Namespace) -> None:
     }
     if folder is not None:
         given = {"size": _SIZE, **given, "dataset": folder.name, "folder": str(folder)}
+    if args.grow is not None:  # which has no triangle to fade
+        recipe = replace(recipe, order=Recipe.order, fade=Recipe.fade)
+    if args.widths_grid and args.min_width is None:
+        given["min_width"] = args.widths_grid[0]
     recipe = replace(recipe, **given)
     name = f"{recipe.dataset}_{Path(recipe.architecture).stem}"
     if args.paper_system is not None:

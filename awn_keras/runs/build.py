@@ -118,7 +118,7 @@ def _sampler(recipe: Recipe, model: MultiWidthModel) -> WidthSampler:
     if recipe.sampler == "fixed":
         return FixedWidths(recipe.widths)
     sampler = UniformWidths if recipe.sampler == "uniform" else SandwichWidths
-    lowest = recipe.lowest_width or recipe.min_width
+    lowest = recipe.lowest_width or model.min_width
     return sampler(
         lowest,
         1.0,

@@ -14,6 +14,7 @@ from awn_keras.conversion import dissolved, set_momentum, to_any_width
 from awn_keras.data import ImageData
 from awn_keras.data.inputs import scales_inputs
 from awn_keras.errors import ArgumentError
+from awn_keras.growing import grow
 from awn_keras.loading import load_keras_model
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.training.callbacks import fitting_momentum
@@ -128,6 +129,10 @@ def _converted(recipe: Recipe, data: ImageData, network: keras.Model) -> keras.M
         network = dissolved(network)
         set_momentum(network, momentum)
         return network
+    if recipe.grow is not None:
+        grown = grow(network, recipe.grow, divisor=recipe.divisor)
+        set_momentum(grown, momentum)
+        return grown
     return to_any_width(
         network,
         min_width=recipe.min_width,
@@ -145,7 +150,7 @@ def _converted(recipe: Recipe, data: ImageData, network: keras.Model) -> keras.M
 #: What means nothing to networks that are converted.
 _CONVERTED = ("filters", "weight_decay")
 #: What means nothing to those that are built of Tri layers.
-_BUILT = ("order", "fade")
+_BUILT = ("order", "fade", "grow")
 
 #: Networks by the name of their architecture, besides those of keras.applications.
 NETWORKS = {

@@ -95,6 +95,9 @@ class Recipe:
         order: Of the channels of trained weights; see `to_any_width`.
         fade: Part of the steps, in [0, 1), in which what the triangle forbids of
             trained weights fades out; 0 to drop it at once. See `to_any_width`.
+        grow: How many times as many channels the full width is to have as the network,
+            which is then the narrowest width; see `awn_keras.grow`. `None` to make the
+            network itself any-width.
         warm_up: Part of the steps, in [0, 1), in which the learning rate rises to its
             value; with the cosine only.
         patience: Epochs without a better `val_auc` (of a plain network a better
@@ -144,6 +147,7 @@ class Recipe:
     weights: str | None = None
     order: str = "keep"
     fade: float = 0.0
+    grow: float | None = None
     warm_up: float = 0.0
     patience: int | None = None
 
@@ -210,6 +214,14 @@ class Recipe:
                 f"`weights` must be 'imagenet' or None. Received: weights="
                 f"{self.weights!r}"
             )
+        if self.grow is not None:
+            for name in ("order", "fade", "widths_grid", "stages", "lowest_width"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ArgumentError(
+                        f"`{name}` means nothing with `grow`, which leaves the network "
+                        f"as it is: leave it out. Received: {name}="
+                        f"{getattr(self, name)!r}, grow={self.grow}"
+                    )
         if self.patience is not None and self.patience < 1:
             raise ArgumentError(
                 f"`patience` must be at least 1. Received: patience={self.patience}"

@@ -141,3 +141,13 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
 def test_settings_that_mean_nothing_are_refused(architecture, changes, match):
     with pytest.raises(ValueError, match=match):
         Recipe("digits", architecture, **changes)
+
+
+def test_a_network_grows_by_its_recipe(folder):
+    recipe = recipe_of(folder, "MobileNet", grow=1.5)
+    model = built(recipe)
+    assert model.min_width == pytest.approx(2 / 3)
+    assert model.plan.widths.smallest == model.min_width
+    assert model.get_layer("conv1").filters == 48
+    with pytest.raises(ValueError, match="`fade` means nothing with `grow`"):
+        replace(recipe, fade=0.5)
