@@ -138,8 +138,9 @@ def to_any_width(
             or an untrained one to be ordered.
 
     Warns:
-        UserWarning: If frozen layers (`trainable=False`) of a trained model become Tri
-            layers: they lose weights that training cannot make up for.
+        UserWarning: If layers that were frozen (`trainable=False`) are trainable
+            again: of a trained model those that lost weights, and BatchNormalization
+            after them.
 
     Examples:
         >>> import keras
@@ -201,7 +202,7 @@ def to_any_width(
     moves = _moves(order, traced, widths)
     copies.assign(moves, redraw=not trained)
     if trained:
-        _warn_of_frozen(converted)
+        _unfreeze(converted)
     return converted
 
 
@@ -240,20 +241,31 @@ def reorder_channels(model: keras.Model) -> keras.Model:
     return reordered
 
 
-def _warn_of_frozen(model: AnyWidthModel) -> None:
-    names = [
-        layer.name
-        for layer in model.layers
-        if isinstance(layer, TriangularKernel)
-        and not layer.trainable
-        and not all(mask.all() for mask in layer.masks.values())
-    ]
-    if names:
+def _unfreeze(model: AnyWidthModel) -> None:
+    """Unfreezes layers that lost weights, and statistics that no longer hold."""
+    cut: list[str] = []
+    unfrozen: list[str] = []
+    for node in model.propagation.nodes:
+        layer = node.operation
+        if not getattr(layer, "weights", []):
+            continue
+        loses = isinstance(layer, TriangularKernel) and not all(
+            mask.all() for mask in layer.masks.values()
+        )
+        # Frozen normalization keeps the statistics of the network as it was.
+        follows = cut and isinstance(layer, keras.layers.BatchNormalization)
+        if loses:
+            cut.append(layer.name)
+        if (loses or follows) and not layer.trainable:
+            layer.trainable = True
+            unfrozen.append(layer.name)
+    if unfrozen:
         warnings.warn(
-            f"Model '{model.name}': {_named(names)} lost the part of their trained "
-            "kernels that the triangle forbids, and cannot make up for it, because "
-            "they are frozen. Unfreeze them before training: `for layer in "
-            "model.layers: layer.trainable = True`.",
+            f"Model '{model.name}': {_named(unfrozen)} are trainable again, although "
+            "they were frozen: layers that lost what the triangle forbids must learn "
+            "to do without, and normalization after them has other statistics. Freeze "
+            "them (`layer.trainable = False`) if that is not meant, or keep them whole "
+            "by `stages`, as in `stages={'block_1_*': {'min_width': 1.0}}`.",
             stacklevel=3,
         )
 

@@ -1,5 +1,6 @@
 import builtins
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -8,7 +9,8 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from awn_keras import WidthProgbar, WidthTensorBoard
-from tests.conftest import classification, eagerly, labelled, small_dense
+from awn_keras.training.callbacks import fitting_momentum
+from tests.conftest import classification, eagerly, labelled, small_conv, small_dense
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard"),
@@ -128,3 +130,67 @@ def test_the_progress_bar_of_evaluate_has_no_widths(capsys):
     shown = capsys.readouterr().out
     assert "accuracy" in shown
     assert "_w" not in shown
+
+
+# ---------------------------------------------------- callbacks that fit adds itself
+
+
+def quiet(model, x, y, **kwargs):
+    """Fits, and gives the warnings that it brings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model.fit(x, y, verbose=0, **kwargs)
+    return [str(w.message) for w in caught if "moving statistics" in str(w.message)]
+
+
+@pytest.mark.parametrize(
+    ("momentum", "epochs", "warns"),
+    [(0.999, 10, True), (0.9, 10, False), (0.9, 1, True)],
+)
+def test_fit_warns_of_statistics_that_cannot_follow(momentum, epochs, warns):
+    model = classification(small_conv())
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+    x, y = labelled(model)
+    # 40 samples in batches of 8: 5 steps an epoch.
+    said = quiet(model, x, y, batch_size=8, epochs=epochs)
+    assert len(said) == warns
+    if momentum == 0.999:
+        assert "trains 50 steps" in said[0]
+        assert "95 % those that it started from" in said[0]
+        assert "to_any_width(model, bn_momentum=0.6)" in said[0]
+
+
+def test_frozen_statistics_need_no_steps():
+    model = classification(small_conv())
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    assert quiet(model, *labelled(model)) == []
+
+
+def test_the_fitting_momentum_follows_within_a_twentieth_of_the_steps():
+    for steps, wanted in (
+        (10, 0.5),
+        (40, 0.5),
+        (200, 0.9),
+        (2000, 0.99),
+        (10**6, 0.99),
+    ):
+        assert fitting_momentum(steps) == pytest.approx(wanted)
+        assert steps < 200 or fitting_momentum(steps) ** steps < 1e-8
+
+
+def test_fit_shows_the_bar_without_widths_unless_another_is_given(capsys):
+    model = classification(small_dense())
+    x, y = labelled(model)
+    model.fit(x, y, verbose=2)
+    assert "accuracy_w" not in capsys.readouterr().out
+    model.fit(x, y, verbose=2, callbacks=keras.callbacks.ProgbarLogger())
+    assert "accuracy_w" in capsys.readouterr().out
+    model.fit(x, y, verbose=0)
+    assert capsys.readouterr().out == ""
+    # Positional, as Keras' own `fit` takes them: x, y, batch_size, epochs, verbose.
+    history = model.fit(x, y, 8, 2, 0, [keras.callbacks.History()])
+    assert len(history.history["loss"]) == 2

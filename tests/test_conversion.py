@@ -752,41 +752,46 @@ repeats_warnings = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @repeats_warnings
-def test_a_frozen_nested_model_stays_frozen():
+def test_of_a_frozen_model_what_was_cut_is_trained_and_the_rest_stays():
     plain = train_a_little(transfer())
     plain.get_layer("base").trainable = False
-    with pytest.warns(UserWarning, match=r"'conv' lost the part.*they are frozen"):
+    with pytest.warns(UserWarning, match=r"'conv'.* are trainable again"):
         model = classification(to_any_width(plain, divisor=2))
-    frozen = [model.get_layer(name) for name in ("bn", "conv")]
+    conv = model.get_layer("conv")
+    assert isinstance(conv, TriConv2D)
+    assert conv.trainable
+    nodes = [node.operation for node in model.propagation.nodes]
+    frozen = [layer for layer in nodes if layer.weights and not layer.trainable]
+    cut = nodes.index(conv)
+    # Before the cut all is as it was; after it normalization learns, too.
+    assert all(
+        nodes.index(layer) < cut or not isinstance(layer, L.BatchNormalization)
+        for layer in frozen
+    )
     before = [value for layer in frozen for value in layer.get_weights()]
-    head = model.get_layer("head").get_weights()
+    kernel = conv.get_weights()[0]
     x, y = labelled(model)
     model.fit(x, y % 2, verbose=0)
     after = [value for layer in frozen for value in layer.get_weights()]
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
-    assert (head[0] != model.get_layer("head").get_weights()[0]).any()
+    assert (conv.get_weights()[0] != kernel).any()
+
+
+def test_the_momentum_of_normalization_can_be_set():
+    plain = train_a_little(conv_net())
+    model = to_any_width(plain, bn_momentum=0.8)
+    assert [model.get_layer(name).momentum for name in ("bn", "bn2")] == [0.8, 0.8]
+    assert plain.get_layer("bn").momentum == 0.99
+    for wrong in (1.0, -0.1, "0.9"):
+        with pytest.raises(ValueError, match=r"`bn_momentum` must be in \[0, 1\)"):
+            to_any_width(plain, bn_momentum=wrong)
 
 
 def test_a_frozen_layer_that_loses_nothing_brings_no_warning():
     plain = train_a_little(transfer())
     plain.get_layer("base").trainable = False
     to_any_width(plain, min_width=1.0)  # pytest makes an error of a warning
-
-
-@repeats_warnings
-def test_a_converted_model_unfreezes_layer_by_layer_as_the_warning_says():
-    plain = train_a_little(transfer())
-    plain.get_layer("base").trainable = False
-    with pytest.warns(UserWarning, match="for layer in model.layers"):
-        model = to_any_width(plain, divisor=2)
-    for layer in model.layers:
-        layer.trainable = True
-    classification(model)
-    before = model.get_layer("conv").get_weights()[0]
-    x, y = labelled(model)
-    model.fit(x, y % 2, verbose=0)
-    assert (model.get_layer("conv").get_weights()[0] != before).any()
 
 
 def test_an_auxiliary_output_that_is_fed_back_is_one_finding():
