@@ -13,13 +13,19 @@ import pytest
 
 import awn_keras
 from tests.data.folders import photos
+from tests.test_pretrained import packaged
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+def python_blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
-    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    blocks = python_blocks(README)
+    code = "\n".join(block for block in blocks if "load_folder" not in block)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     assert "epochs=20" in code
@@ -38,6 +44,23 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     atol = 1e-4 * abs(expected).max()
     np.testing.assert_allclose(names["scores"], expected, atol=atol)
     assert names["runner"].widths == (0.25, 0.5, 0.75, 1.0)
+
+
+@packaged
+@pytest.mark.slow
+def test_the_code_on_photos_in_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos", cat=12, dog=12)
+    blocks = python_blocks(README)
+    (code,) = [block for block in blocks if "load_folder" in block]
+    assert (
+        len([line for line in code.splitlines() if line and "import" not in line]) <= 15
+    )
+    names = {}
+    exec(code.replace("size=96", "size=32").replace("epochs=12", "epochs=2"), names)
+    runner = awn_keras.AnyWidthInterpreter("mine.tflite")
+    assert runner.labels == ("cat", "dog")
+    assert {name for name, _ in runner.top("photos/cat/0.png", 2)} == {"cat", "dog"}
 
 
 @pytest.mark.parametrize("page", ["architectures", "training", "width_rules"])
