@@ -53,9 +53,8 @@ def test_the_code_on_photos_in_the_readme_runs(tmp_path, monkeypatch):
     photos(tmp_path / "photos", cat=12, dog=12)
     blocks = python_blocks(README)
     (code,) = [block for block in blocks if "load_folder" in block]
-    assert (
-        len([line for line in code.splitlines() if line and "import" not in line]) <= 15
-    )
+    lines = [line for line in code.splitlines() if line and "import" not in line]
+    assert len(lines) <= 15
     names = {}
     exec(code.replace("size=96", "size=32").replace("epochs=12", "epochs=2"), names)
     runner = awn_keras.AnyWidthInterpreter("mine.tflite")
