@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from awn_keras.curves import trade_off_curve
     from awn_keras.data import load_data
     from awn_keras.deploy import export_tflite, write_page
+    from awn_keras.deploy.web import LiteRTJs
     from awn_keras.files import write_whole
     from awn_keras.runs.presets import recommended_recipe
     from awn_keras.runs.result import holds_run_of
@@ -43,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
     directory = args.output
     if args.litertjs is not None and not args.web:
         raise ArgumentError("`litertjs` is for the page that `--web` writes.")
+    if args.litertjs is not None:
+        LiteRTJs.find(args.litertjs)
     check_can_write(directory, "--output", folder=True)
     # So narrow that the digits, which are easy, show what width is worth.
     recipe = replace(recommended_recipe("digits"), epochs=15, min_width=0.05)

@@ -87,12 +87,12 @@ def write_page(
     _check_output(output, single_file)
     page = output if single_file else output / "index.html"
     _check_is_ours(page)
-    package = None if litertjs is None else _Package.find(Path(litertjs))
+    package = None if litertjs is None else LiteRTJs.find(Path(litertjs))
     if single_file:
         _check_single(package)
     file = _checked(path)
     name = Path(path).name
-    title = str(file.described.get("model") or Path(path).stem) if not title else title
+    title = title or str(file.described.get("model") or Path(path).stem)
     if single_file and package is not None:
         content = _one_file(package, file.content, name, title)
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def _shapes(tensors: tuple[Tensor, ...]) -> str:
     return ", ".join(f"'{x.name}' of shape {x.shape}" for x in tensors)
 
 
-def _check_single(package: _Package | None) -> None:
+def _check_single(package: LiteRTJs | None) -> None:
     if package is None:
         raise ArgumentError(
             "`single_file=True` needs `litertjs`: the folder of the npm package "
@@ -196,8 +196,8 @@ def _check_single(package: _Package | None) -> None:
 
 
 @dataclass(frozen=True)
-class _Package:
-    """LiteRT.js in a folder.
+class LiteRTJs:
+    """LiteRT.js in folders, as npm installs it.
 
     Args:
         core: The folder of `@litertjs/core`.
@@ -210,7 +210,19 @@ class _Package:
     version: str
 
     @classmethod
-    def find(cls, core: Path) -> _Package:
+    def find(cls, core: Path) -> LiteRTJs:
+        """Finds it.
+
+        Args:
+            core: The folder of `@litertjs/core`; `@litertjs/wasm-utils` lies beside
+                it, or in its own `node_modules`.
+
+        Returns:
+            It, with all files that a page needs.
+
+        Raises:
+            ValueError: If it is another folder, or a file is missing.
+        """
         places = (
             core / "node_modules" / "@litertjs" / "wasm-utils",
             core.parent / "wasm-utils",
@@ -233,7 +245,7 @@ class _Package:
         return package
 
     def files(self) -> dict[str, Path]:
-        """What a page needs of it, by the place in the page's folder."""
+        """What a page needs of it, by its place in the page's folder."""
         names = [f"wasm/{x}.{end}" for x in _VARIANTS for end in ("js", "wasm")]
         of_core = {
             f"litertjs/core/{name}": self.core / name
@@ -267,7 +279,7 @@ def _assets() -> dict[str, str]:
     }
 
 
-def _of_folder(package: _Package | None, name: str, title: str) -> str:
+def _of_folder(package: LiteRTJs | None, name: str, title: str) -> str:
     if package is None:
         places = {x: f"{_CDN}/{x}@{LITERTJS_VERSION}/" for x in ("core", "wasm-utils")}
     else:
@@ -287,7 +299,7 @@ def _of_folder(package: _Package | None, name: str, title: str) -> str:
 
 
 def _write_beside(
-    folder: Path, package: _Package | None, content: bytes, name: str
+    folder: Path, package: LiteRTJs | None, content: bytes, name: str
 ) -> None:
     """Writes what index.html needs."""
     files = {
@@ -303,7 +315,7 @@ def _write_beside(
         write_whole(folder / place, data)
 
 
-def _one_file(package: _Package, content: bytes, name: str, title: str) -> str:
+def _one_file(package: LiteRTJs, content: bytes, name: str, title: str) -> str:
     assets = _assets()
     scripts = {
         f"awn/{asset}": text for asset, text in assets.items() if asset.endswith(".js")

@@ -70,7 +70,8 @@ async function content() {
   if (config.embedded) return embedded("model");
   let response;
   try {
-    response = await fetch(config.model);
+    // Another export may have taken its place.
+    response = await fetch(config.model, { cache: "no-cache" });
   } catch (error) {
     throw new Problem(`“${config.model}” could not be loaded: ${textOf(error)}.`);
   }
@@ -345,7 +346,7 @@ async function compare() {
   const full = rows.at(-1).best.index;
   for (const row of rows) row.same = row.best.index === full;
   find("plot").replaceChildren(
-    plot(rows, count),
+    plot(rows, short),
     made("p", {
       className: "small",
       textContent:
@@ -361,7 +362,7 @@ function tableRow({ width, macs, ms, best, same }) {
   const row = made("tr");
   row.append(
     made("th", { scope: "row", textContent: String(width) }),
-    ...[macs ? count(macs) : "–", milliseconds(ms), best.label]
+    ...[macs ? short(macs) : "–", milliseconds(ms), best.label]
       .concat(percent(best.probability).replace(" %", ""), same ? "yes" : "no")
       .map((textContent) => made("td", { textContent })),
   );
@@ -403,11 +404,15 @@ function made(name, properties = {}) {
 }
 
 function count(number) {
-  const [unit, name] = [
-    [1e9, " billion"],
-    [1e6, " million"],
-    [1, ""],
-  ].find(([size]) => number >= size) ?? [1, ""];
+  return scaled(number, [[1e9, " billion"], [1e6, " million"]]);
+}
+
+function short(number) {
+  return scaled(number, [[1e9, " G"], [1e6, " M"], [1e3, " k"]]);
+}
+
+function scaled(number, units) {
+  const [unit, name] = units.find(([size]) => number >= size) ?? [1, ""];
   const digits = name ? { maximumSignificantDigits: 3 } : {};
   return (number / unit).toLocaleString("en", digits) + name;
 }
@@ -432,9 +437,11 @@ for (const id of ["file", "other"]) {
   find(id).addEventListener(
     "change",
     safely(async ({ target }) => {
-      const [file] = target.files;
-      await choose(file);
-      target.value = ""; // so that the same file may be chosen again
+      try {
+        await choose(target.files[0]);
+      } finally {
+        target.value = ""; // so that the same file may be chosen again
+      }
     }),
   );
 }

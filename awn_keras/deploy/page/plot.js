@@ -34,7 +34,10 @@ export function plot(rows, count) {
   rows.forEach((row, i) => {
     const [cx, cy] = points[i];
     svg.append(element("circle", { cx, cy, r: 5.5, class: row.same ? "same" : "other" }));
-    svg.append(text(String(row.width), cx, cy - 11, "middle", "name"));
+    const [nextX, nextY] = points[i + 1] ?? [];
+    // Beside a near one to the right there is room below only.
+    const crowded = nextX - cx < 34 && cy - nextY < 24;
+    svg.append(text(String(row.width), cx, cy + (crowded ? 19 : -11), "middle", "name"));
   });
   return svg;
 }
