@@ -339,7 +339,7 @@ class TestPage(InABrowser):
         assert page.find("width").get_property("max") == "2"
         assert page.text("chosen") == "1"
         assert page.text("macs") == f"{rows[2]['executed_macs']:,}"
-        assert page.text("share") == "100 % of the full width's"
+        assert page.text("share") == "the full width"
         assert not page.find("compare").is_enabled()
         path = tmp_path / "photo.png"
         Image.fromarray(pixels(1)[0]).save(path)

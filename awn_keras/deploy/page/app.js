@@ -164,23 +164,27 @@ async function answer() {
     const { signature } = chosen();
     ranking = await model.rank(signature, values);
     showAnswer();
-    if (!timeOf(signature)) await measure(signature);
+    if (!timeOf(signature)) await measure(signature, values, () => mine !== turn);
     showWidth();
   });
 }
 
-async function measure(signature) {
-  times.set(`${model.engine} ${signature}`, await model.measure(signature, values));
+async function measure(signature, picture, unwanted) {
+  const time = await model.measure(signature, picture, unwanted);
+  if (time) times.set(`${model.engine} ${signature}`, time);
 }
 
 function showWidth() {
   const { width, macs, signature } = chosen();
-  const full = model.widths.at(-1).macs;
+  const full = model.widths.at(-1);
   find("chosen").textContent = String(width);
   slider.setAttribute("aria-valuetext", `width ${width}`);
   find("macs").textContent = macs ? count(macs) : "not known";
-  find("share").textContent =
-    macs && full ? `${((100 * macs) / full).toFixed(0)} % of the full width's` : "";
+  find("share").textContent = !macs
+    ? ""
+    : signature === full.signature
+      ? "the full width"
+      : `${percentOf(macs, full.macs)} % of the full width's`;
   const time = timeOf(signature);
   find("time").textContent = time ? `${milliseconds(time.ms)} ms` : "–";
   find("runs").textContent = time ? `median of ${time.runs} runs, here` : "";
@@ -335,7 +339,7 @@ async function compare() {
     await queued(async () => {
       for (const one of model.widths) {
         const [best] = await model.rank(one.signature, picture);
-        await measure(one.signature);
+        await measure(one.signature, picture);
         rows.push({ ...one, best, ms: timeOf(one.signature).ms });
       }
     });
@@ -399,16 +403,21 @@ async function checkGpu() {
 
 // ------------------------------------------------------------------------------- words
 
+function percentOf(part, whole) {
+  const percents = (100 * part) / whole;
+  return percents < 1 ? percents.toPrecision(1) : percents.toFixed(0);
+}
+
 function made(name, properties = {}) {
   return Object.assign(document.createElement(name), properties);
 }
 
 function count(number) {
-  return scaled(number, [[1e9, " billion"], [1e6, " million"]]);
+  return scaled(number, [[1e9, "\u00a0billion"], [1e6, "\u00a0million"]]);
 }
 
 function short(number) {
-  return scaled(number, [[1e9, " G"], [1e6, " M"], [1e3, " k"]]);
+  return scaled(number, [[1e9, "\u00a0G"], [1e6, "\u00a0M"], [1e3, "\u00a0k"]]);
 }
 
 function scaled(number, units) {

@@ -173,9 +173,11 @@ export class Model {
 
   /**
    * Measures what one run takes, with copying in and out.
-   * @return {Promise<{ms: number, runs: number}>} The median, and of how many runs.
+   * @param {function(): boolean} unwanted Whether to give up, as nobody waits for it.
+   * @return {Promise<{ms: number, runs: number}|undefined>} The median, and of how many
+   *     runs.
    */
-  async measure(signature, values) {
+  async measure(signature, values, unwanted = () => false) {
     const timed = async (runs) => {
       const start = performance.now();
       for (let i = 0; i < runs; i++) await this.run(signature, values);
@@ -183,15 +185,19 @@ export class Model {
     };
     // A first run prepares the width, and browsers compile what is run often.
     const start = performance.now();
-    do await timed(1);
-    while (performance.now() - start < WARM_UP);
-    const once = Math.max(await timed(3), 0.01);
-    const runs = Math.max(1, Math.ceil(SHORTEST_MEASUREMENT / once));
+    let count = 0;
+    while (!count || performance.now() - start < WARM_UP) {
+      await timed(1);
+      count++;
+    }
+    const once = Math.max((performance.now() - start) / count, 0.01);
+    const runs = Math.ceil(SHORTEST_MEASUREMENT / once);
     const enough = Math.floor(LONGEST_MEASURING / (runs * once));
     const times = [];
     for (let i = 0; i < Math.min(MEASUREMENTS, Math.max(3, enough)); i++) {
-      times.push(await timed(runs));
       await new Promise((done) => setTimeout(done)); // the page stays alive
+      if (unwanted()) return undefined;
+      times.push(await timed(runs));
     }
     times.sort((a, b) => a - b);
     return { ms: times[times.length >> 1], runs: runs * times.length };
