@@ -15,6 +15,7 @@ TEST = [
     "ipywidgets>=8",
     "pytest>=8",
     "pytest-randomly>=3.15",
+    "selenium>=4.30",
 ]
 # tfmot knows Keras 2 only, and tf_keras is Keras 2; its version is TensorFlow's.
 QUANTIZATION = [
@@ -55,6 +56,8 @@ setup(
     # imported; see _awn.py.
     py_modules=["_awn"],
     packages=find_packages(include=["awn_keras", "awn_keras.*"]),
+    # The page of `awn web`.
+    package_data={"awn_keras.deploy": ["page/*"]},
     install_requires=[
         *RUNTIME,
         # TFDS 4.9 needs it on Python 3.11 and later, and does not ask for it.

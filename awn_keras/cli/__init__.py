@@ -19,6 +19,7 @@ from awn_keras.cli import (
     summary,
     train,
     verify,
+    web,
 )
 from awn_keras.cli.arguments import Parser
 from awn_keras.cli.faults import describe_fault
@@ -36,6 +37,7 @@ COMMANDS = {
     "export": export,
     "verify": verify,
     "predict": predict,
+    "web": web,
     "benchmark": benchmark,
     "pick": pick,
 }

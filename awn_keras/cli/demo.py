@@ -10,6 +10,8 @@ from typing import Any
 
 from awn_keras.cli.arguments import Parser, metadata_of
 from awn_keras.cli.output import write_line
+from awn_keras.cli.web import LITERTJS_HELP, how_to_open
+from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write
 
 HELP = "Train on scikit-learn's digits, show the curve, export TFLite."
@@ -20,19 +22,30 @@ def add(parser: Parser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("awn_demo"), help="directory"
     )
+    parser.add_argument(
+        "--web", action="store_true", help="also write a page to draw digits on"
+    )
+    parser.add_argument(
+        "--litertjs", type=Path, metavar="FOLDER", help=f"for --web: {LITERTJS_HELP}"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from awn_keras.curves import trade_off_curve
     from awn_keras.data import load_data
-    from awn_keras.deploy import export_tflite
+    from awn_keras.deploy import export_tflite, write_page
+    from awn_keras.deploy.web import LiteRTJs
     from awn_keras.files import write_whole
     from awn_keras.runs.presets import recommended_recipe
     from awn_keras.runs.result import holds_run_of
     from awn_keras.runs.run import run as start_run
 
     directory = args.output
+    if args.litertjs is not None and not args.web:
+        raise ArgumentError("`litertjs` is for the page that `--web` writes.")
+    if args.litertjs is not None:
+        LiteRTJs.find(args.litertjs)
     check_can_write(directory, "--output", folder=True)
     # So narrow that the digits, which are easy, show what width is worth.
     recipe = replace(recommended_recipe("digits"), epochs=15, min_width=0.05)
@@ -50,13 +63,30 @@ def run(args: argparse.Namespace) -> None:
         directory / "digits.tflite",
         widths=widths,
         samples=test[0][0][:100],
-        metadata=metadata_of(data),
+        metadata={**metadata_of(data), "drawing": _drawing(data)},
         verbose=0,
     )
     chosen = trade_off_curve(result.model, test, widths=widths)
     summary = _summary(result.curve, chosen.accuracy, exported, seconds, directory)
     write_whole(directory / "summary.txt", summary)
     write_line("\n" + summary)
+    if args.web:
+        page = write_page(
+            directory / "digits.tflite",
+            directory / "web",
+            litertjs=args.litertjs,
+            title="Handwritten digits",
+        )
+        write_line(how_to_open(page))
+
+
+def _drawing(data: Any) -> dict[str, int]:
+    """What drawings for the page are made of: digits that fill the image."""
+    return {
+        "paper": int(data.x_train.min()),
+        "ink": int(data.x_train.max()),
+        "margin": 0,
+    }
 
 
 def _summary(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from awn_keras.deploy.timing import with_milliseconds
     from awn_keras.deploy.verification import Verified, verify_tflite
+    from awn_keras.deploy.web import write_page
 
 __all__ = [
     "AnyWidthInterpreter",
@@ -30,6 +31,7 @@ __all__ = [
     "tf_keras_at",
     "verify_tflite",
     "with_milliseconds",
+    "write_page",
 ]
 
 _MODULES = {
@@ -44,6 +46,7 @@ _MODULES = {
     "tf_keras_at": "quantization_aware",
     "verify_tflite": "verification",
     "with_milliseconds": "timing",
+    "write_page": "web",
 }
 
 

@@ -7,12 +7,13 @@ import keras
 import pytest
 
 import awn_keras
+from awn_keras import AnyWidthInterpreter
 from awn_keras.cli import main
 
 
 @pytest.mark.slow
 def test_demo_as_a_program(tmp_path):
-    done = program("demo", "--output", tmp_path / "demo")
+    done = program("demo", "--output", tmp_path / "demo", "--web")
     assert done.returncode == 0
     assert "44 networks in one model" in done.stdout
     found = re.findall(r"width ([\d.]+): +([\d.]+) % right", done.stdout)
@@ -25,6 +26,10 @@ def test_demo_as_a_program(tmp_path):
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"summary.txt", "curve.png", "model.keras", "digits.tflite"} <= names
     assert "digits.json" in names
+    page = tmp_path / "demo" / "web"
+    assert "<h1>Handwritten digits</h1>" in (page / "index.html").read_text()
+    said = AnyWidthInterpreter(page / "digits.tflite").metadata["metadata"]
+    assert said["drawing"] == {"paper": 0, "ink": 16, "margin": 0}
     assert sum(name.endswith(".tflite") for name in names) == 1
     # No warnings, no native log lines.
     assert done.stderr == ""

@@ -1,0 +1,372 @@
+"""A page that runs a file of several widths in the browser, by LiteRT.js."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import importlib.resources
+import json
+import re
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awn_keras.deploy.litert import Tensor, TFLiteFile
+from awn_keras.deploy.pixels import Pixels, is_image_shape
+from awn_keras.errors import ArgumentError
+from awn_keras.files import check_can_write, write_whole
+
+#: The version of LiteRT.js that pages are made for, and get from the CDN.
+LITERTJS_VERSION = "2.5.3"
+_CDN = "https://cdn.jsdelivr.net/npm/@litertjs"
+# For browsers with relaxed SIMD, and for others. One file has to suit all.
+_COMPATIBLE = "litert_wasm_compat_internal"
+_VARIANTS = ("litert_wasm_internal", _COMPATIBLE)
+_LITERTJS_HELP = (
+    f"`npm pack @litertjs/core@{LITERTJS_VERSION} "
+    f"@litertjs/wasm-utils@{LITERTJS_VERSION}` fetches it"
+)
+_NOTICE = (
+    "<!-- This file holds LiteRT.js (@litertjs/core and @litertjs/wasm-utils {}), "
+    "Copyright Google LLC, under the Apache License 2.0. -->"
+)
+
+
+def write_page(
+    path: str | Path,
+    output: str | Path,
+    *,
+    litertjs: str | Path | None = None,
+    single_file: bool = False,
+    title: str | None = None,
+) -> Path:
+    """Writes a page that runs a file in the browser, at the width of a slider.
+
+    The page takes a photo, what the camera sees, or (where the file's metadata has
+    `drawing`) a drawing, and shows the most likely classes, milliseconds and
+    multiply-accumulates. It can compare all widths, and the GPU with the processor.
+    What it must know it reads from the file itself, so that another exported file
+    may take the place of the first.
+
+    Args:
+        path: A file of `export_tflite` for one image and scores of classes. Where it
+            has no labels, the page calls classes by their numbers.
+        output: Folder to write into: `index.html`, the file, and what belongs to them.
+            A web server must serve it; any static one will do. If `single_file`, a
+            path that ends in `.html`.
+        litertjs: Folder of the npm package `@litertjs/core`, such as
+            `node_modules/@litertjs/core`, with `@litertjs/wasm-utils` beside it or in
+            its own `node_modules`. Its files are copied. `None` to let the page load
+            LiteRT.js 2.5.3 from the CDN jsDelivr.
+        single_file: Whether all is in one HTML of some 4 MB, which opens without a
+            server and requests nothing. Needs `litertjs`, of just that version.
+        title: What the page is called. `None` for the model's name.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: If `path` is not a TFLite file, has no signature for a width,
+            several inputs or outputs, no image as input or no scores as output, or
+            does not say how pixels become inputs; if `output` has not the ending that
+            belongs to `single_file`, or its index.html is another page; or if
+            `litertjs` is not that package, or `single_file` lacks it.
+        TypeError: If `path` is no path.
+        OSError: If something cannot be read or written.
+
+    Examples:
+        >>> from awn_keras.deploy import write_page
+        >>> write_page("net.tflite", "page", litertjs="node_modules/@litertjs/core")
+        PosixPath('page/index.html')
+    """
+    output = Path(output)
+    _check_output(output, single_file)
+    page = output if single_file else output / "index.html"
+    _check_is_ours(page)
+    package = None if litertjs is None else LiteRTJs.find(Path(litertjs))
+    if single_file:
+        _check_single(package)
+    file = _checked(path)
+    name = Path(path).name
+    title = title or str(file.described.get("model") or Path(path).stem)
+    if single_file and package is not None:
+        content = _one_file(package, file.content, name, title)
+        page.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        content = _of_folder(package, name, title)
+        _write_beside(output, package, file.content, name)
+    write_whole(page, content)
+    return page
+
+
+# ------------------------------------------------------------------------- checks
+
+
+def _check_output(output: Path, single_file: bool) -> None:
+    received = f"Received: output={str(output)!r}"
+    if single_file and output.suffix != ".html":
+        raise ArgumentError(
+            f"`output` must end in '.html' with `single_file=True`. {received}"
+        )
+    if not single_file and output.suffix == ".html":
+        raise ArgumentError(
+            "`output` must be a folder; a page of one file is made with "
+            f"`single_file=True`. {received}"
+        )
+    check_can_write(output, "output", folder=not single_file)
+
+
+def _check_is_ours(page: Path) -> None:
+    """The page replaces an older one, and nothing else."""
+    if page.is_file() and b'content="awn web"' not in page.read_bytes()[:4000]:
+        raise ArgumentError(
+            f"{page} is there already, and `awn web` did not write it. Choose another "
+            "`output`."
+        )
+
+
+def _checked(path: str | Path) -> TFLiteFile:
+    """Opens a file that the page can run."""
+    if isinstance(path, str | Path) and Path(path).is_dir():
+        raise ArgumentError(
+            f"'{path}' is a folder. The page needs one file, which has all widths: "
+            "export it without `--separate`."
+        )
+    file = TFLiteFile(path)
+    widest = file.by_width[max(file.by_width)]
+    inputs, outputs = widest.inputs, widest.outputs
+    if len(inputs) != 1 or not is_image_shape(inputs[0].shape):
+        raise ArgumentError(
+            f"'{path}' must take one image, (1, rows, cols, 1 or 3), for a page. "
+            f"Received: a file with the inputs {_shapes(inputs)}"
+        )
+    if len(outputs) != 1 or len(outputs[0].shape) != 2:
+        raise ArgumentError(
+            f"'{path}' must give one output of scores, (1, classes), for a page. "
+            f"Received: a file with the outputs {_shapes(outputs)}"
+        )
+    _check_dtypes(path, inputs[0], outputs[0], file.pixels_of(inputs[0].name))
+    return file
+
+
+def _check_dtypes(
+    path: str | Path, image: Tensor, scores: Tensor, pixels: Pixels | None
+) -> None:
+    if image.dtype == np.uint8 and not (image.scale and pixels):
+        known = True
+    else:
+        known = image.dtype == np.float32 and pixels is not None
+    if not known:
+        raise ArgumentError(
+            f"'{path}' does not say how pixels become its input '{image.name}', "
+            f"{image.dtype}. Export it with `metadata={{'normalization': {{'mean': ..."
+            ", 'std': ...}}`, from a model that begins with a `Rescaling` or "
+            "`Normalization` layer, or with `inputs='uint8'`."
+        )
+    if scores.dtype != np.float32:
+        raise ArgumentError(
+            f"'{path}' must give float32, as files of `export_tflite` do. Received: "
+            f"output '{scores.name}' of {scores.dtype}"
+        )
+
+
+def _shapes(tensors: tuple[Tensor, ...]) -> str:
+    return ", ".join(f"'{x.name}' of shape {x.shape}" for x in tensors)
+
+
+def _check_single(package: LiteRTJs | None) -> None:
+    if package is None:
+        raise ArgumentError(
+            "`single_file=True` needs `litertjs`: the folder of the npm package "
+            f"@litertjs/core, which is put into the page; {_LITERTJS_HELP}."
+        )
+    if package.version != LITERTJS_VERSION:
+        raise ArgumentError(
+            f"`single_file=True` needs LiteRT.js {LITERTJS_VERSION}, as it relies on "
+            f"internals of that version; {_LITERTJS_HELP}. Received: version "
+            f"{package.version} in '{package.core}'"
+        )
+
+
+# ---------------------------------------------------------------------- LiteRT.js
+
+
+@dataclass(frozen=True)
+class LiteRTJs:
+    """LiteRT.js in folders, as npm installs it.
+
+    Args:
+        core: The folder of `@litertjs/core`.
+        utils: The folder of `@litertjs/wasm-utils`.
+        version: The first one's.
+    """
+
+    core: Path
+    utils: Path
+    version: str
+
+    @classmethod
+    def find(cls, core: Path) -> LiteRTJs:
+        """Finds it.
+
+        Args:
+            core: The folder of `@litertjs/core`; `@litertjs/wasm-utils` lies beside
+                it, or in its own `node_modules`.
+
+        Returns:
+            It, with all files that a page needs.
+
+        Raises:
+            ValueError: If it is another folder, or a file is missing.
+        """
+        places = (
+            core / "node_modules" / "@litertjs" / "wasm-utils",
+            core.parent / "wasm-utils",
+        )
+        about = _about(core)
+        utils = next((place for place in places if _about(place)), None)
+        if about.get("name") != "@litertjs/core" or utils is None:
+            missing = "@litertjs/core" if not about else "@litertjs/wasm-utils beside"
+            raise ArgumentError(
+                "`litertjs` must be the folder of the npm package @litertjs/core, with "
+                f"@litertjs/wasm-utils beside it; {_LITERTJS_HELP}. Received: "
+                f"litertjs='{core}', which has no {missing}"
+            )
+        package = cls(core, utils, str(about.get("version")))
+        for place in package.files().values():
+            if not place.is_file():
+                raise ArgumentError(
+                    f"`litertjs` is not whole: '{place}' is missing. {_LITERTJS_HELP}."
+                )
+        return package
+
+    def files(self) -> dict[str, Path]:
+        """What a page needs of it, by its place in the page's folder."""
+        names = [f"wasm/{x}.{end}" for x in _VARIANTS for end in ("js", "wasm")]
+        of_core = {
+            f"litertjs/core/{name}": self.core / name
+            for name in ("package.json", "dist/index.js", *names)
+        }
+        of_utils = {
+            f"litertjs/wasm-utils/{name}": self.utils / name
+            for name in ("package.json", "dist/index.js")
+        }
+        return {**of_core, **of_utils}
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((folder / "package.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+# ------------------------------------------------------------------------ the page
+
+
+def _assets() -> dict[str, str]:
+    """The page's own files by name."""
+    folder = importlib.resources.files("awn_keras.deploy") / "page"
+    return {
+        item.name: item.read_text(encoding="utf-8")
+        for item in folder.iterdir()
+        if item.name.endswith((".html", ".css", ".js"))
+    }
+
+
+def _of_folder(package: LiteRTJs | None, name: str, title: str) -> str:
+    if package is None:
+        places = {x: f"{_CDN}/{x}@{LITERTJS_VERSION}/" for x in ("core", "wasm-utils")}
+    else:
+        places = {x: f"./litertjs/{x}/" for x in ("core", "wasm-utils")}
+    modules = {f"@litertjs/{x}": f"{at}dist/index.js" for x, at in places.items()}
+    return _page(
+        title,
+        head='<link rel="stylesheet" href="awn/style.css">',
+        modules={**modules, "awn/": "./awn/"},
+        config={
+            "model": name,
+            "wasm": places["core"] + "wasm/",
+            "version": LITERTJS_VERSION if package is None else package.version,
+            "embedded": False,
+        },
+    )
+
+
+def _write_beside(
+    folder: Path, package: LiteRTJs | None, content: bytes, name: str
+) -> None:
+    """Writes what index.html needs."""
+    files = {
+        f"awn/{asset}": text.encode()
+        for asset, text in _assets().items()
+        if asset != "index.html"
+    }
+    if package is not None:
+        files.update({to: at.read_bytes() for to, at in package.files().items()})
+    files[name] = content
+    for place, data in files.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / place, data)
+
+
+def _one_file(package: LiteRTJs, content: bytes, name: str, title: str) -> str:
+    assets = _assets()
+    scripts = {
+        f"awn/{asset}": text for asset, text in assets.items() if asset.endswith(".js")
+    }
+    for module, folder in (("core", package.core), ("wasm-utils", package.utils)):
+        text = (folder / "dist" / "index.js").read_text(encoding="utf-8")
+        # Its source map is not here, and developer tools would ask for it.
+        scripts[f"@litertjs/{module}"] = re.sub(r"//# sourceMappingURL=.*", "", text)
+    wasm = package.core / "wasm"
+    embedded = {
+        "glue": (wasm / f"{_COMPATIBLE}.js").read_bytes(),
+        "wasm": (wasm / f"{_COMPATIBLE}.wasm").read_bytes(),
+        "model": content,
+    }
+    return _page(
+        title,
+        head=f"{_NOTICE.format(package.version)}\n<style>{assets['style.css']}</style>",
+        modules={
+            module: f"data:text/javascript;base64,{_base64(text.encode())}"
+            for module, text in scripts.items()
+        },
+        config={"model": name, "version": package.version, "embedded": True},
+        embedded="\n".join(
+            f'<script type="application/octet-stream" id="embedded-{key}">'
+            f"{_base64(gzip.compress(data, mtime=0))}</script>"
+            for key, data in embedded.items()
+        ),
+    )
+
+
+def _page(
+    title: str,
+    *,
+    head: str,
+    modules: dict[str, str],
+    config: dict[str, Any],
+    embedded: str = "",
+) -> str:
+    imports = json.dumps({"imports": modules}, indent=1)
+    return string.Template(_assets()["index.html"]).substitute(
+        title=html.escape(title),
+        head=f'{head}\n<script type="importmap">{_in_script(imports)}</script>',
+        embedded=embedded,
+        config=_in_script(json.dumps(config)),
+    )
+
+
+def _in_script(text: str) -> str:
+    """JSON that cannot end the script that it stands in."""
+    return text.replace("<", "\\u003c")
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

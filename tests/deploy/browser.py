@@ -1,0 +1,148 @@
+"""A headless Chromium, LiteRT.js and a web server, for tests of pages.
+
+Debian's packages `chromium` and `chromium-driver`; `tests/deploy/litertjs.sh FOLDER`
+fetches LiteRT.js, and the environment variable AWN_LITERTJS names that folder.
+"""
+
+import contextlib
+import functools
+import http.server
+import os
+import shutil
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+CORE = Path(os.environ.get("AWN_LITERTJS") or "none") / "@litertjs" / "core"
+_PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+_MISSING = [name for name, place in _PROGRAMS.items() if place is None]
+_MISSING += [] if find_spec("selenium") else ["selenium"]
+_LITERTJS = "AWN_LITERTJS names no folder with LiteRT.js (tests/deploy/litertjs.sh)"
+
+needs_litertjs = pytest.mark.skipif(not CORE.is_dir(), reason=_LITERTJS)
+needs_browser = pytest.mark.skipif(
+    bool(_MISSING), reason=f"no {' and no '.join(_MISSING)} on this machine"
+)
+
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--window-size=1200,1000"),
+    # No requests of its own, and a camera that needs no permission.
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--disable-quic", "--no-first-run"),
+    *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
+    # A GPU in software.
+    *("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"),
+)
+
+
+@contextlib.contextmanager
+def chromium(*flags):
+    """A driver of a new browser."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = _PROGRAMS["chromium"]
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (*FLAGS, *flags):
+        options.add_argument(flag)
+    service = webdriver.ChromeService(_PROGRAMS["chromedriver"])
+    driver = webdriver.Chrome(options, service)
+    driver.set_script_timeout(120)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a folder that is served from this machine."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Page:
+    """An open page of `awn web`."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def open(self, address, *, before=""):
+        """Opens a page, and waits until it is ready or has told why it is not.
+
+        `before` is JavaScript that runs before the page's own.
+        """
+        script = self.driver.execute_cdp_cmd(
+            "Page.addScriptToEvaluateOnNewDocument", {"source": before}
+        )
+        self.driver.get(address)
+        self.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+        self.wait("document.documentElement.dataset.ready || !status.hidden === false")
+        return self
+
+    def wait(self, condition, seconds=60):
+        """Waits until JavaScript finds something to be so."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        script = f"const status = document.getElementById('status'); return {condition}"
+        return WebDriverWait(self.driver, seconds, 0.05).until(
+            lambda driver: driver.execute_script(script)
+        )
+
+    def js(self, code, *arguments):
+        """What an async function of that body returns."""
+        return self.driver.execute_script(
+            f"return (async () => {{ {code} }})()", *arguments
+        )
+
+    def find(self, identifier):
+        return self.driver.find_element("id", identifier)
+
+    def text(self, identifier):
+        """What an element says, also where it is hidden."""
+        return self.find(identifier).get_property("textContent").strip()
+
+    @property
+    def problem(self):
+        """The message that is shown, if there is one."""
+        shown = self.find("problem")
+        return shown.text if shown.is_displayed() else ""
+
+    def idle(self):
+        self.js("await new Promise((done) => setTimeout(done)); await awn.idle()")
+
+    def choose_width(self, index):
+        self.js(
+            "const slider = document.getElementById('width'); slider.value = "
+            f"{index}; slider.dispatchEvent(new Event('input', {{bubbles: true}}))"
+        )
+        self.idle()
+
+    def choose_photo(self, path, identifier="file"):
+        # Whether it worked or not, the field is emptied at the end.
+        self.find(identifier).send_keys(str(path))
+        self.wait(f"document.getElementById('{identifier}').value === ''")
+        self.idle()
+
+    @property
+    def answers(self):
+        """`[(label, percent), ...]` as they are shown."""
+        rows = self.js(
+            "return [...document.querySelectorAll('#answers li')].map((li) => "
+            "[...li.children].slice(0, 2).map((span) => span.textContent))"
+        )
+        return [(label, float(percent.removesuffix(" %"))) for label, percent in rows]
