@@ -10,7 +10,7 @@ from awn_keras.cli import main
 from awn_keras.cli.arguments import parse_size
 from tests.data.folders import photos
 
-TRAIN = "--size 16 --filters 4 --epochs 1 --widths-grid 0.25,1"
+TRAIN = "--model lenet_3c1l --size 16 --filters 4 --epochs 1 --widths-grid 0.25,1"
 
 
 @pytest.fixture(scope="module")

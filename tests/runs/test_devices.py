@@ -132,7 +132,7 @@ def finish(directory, *processes):
 
 def results_of(directory):
     assert {path.name for path in directory.iterdir()} == {
-        *("curve.csv", "curve.png", "history.json", "model.keras"),
+        *("curve.csv", "curve.png", "data.json", "history.json", "model.keras"),
         *("recipe.json", "result.json"),
     }
     result = json.loads((directory / "result.json").read_text())

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import count_macs, slim
+from awn_keras import architectures, count_macs, slim
 from awn_keras.data import load_data
 from awn_keras.loading import load_model
 from awn_keras.runs.build import build
@@ -159,7 +159,7 @@ def test_seconds_are_those_of_training_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize("system", ["awn_rs", "s_net", "us_net"])
 def test_the_papers_mobilenet_is_trained_by_its_recipe(system, tmp_path, monkeypatch):
     """Reduced: an epoch, a thirtieth of the channels, three blocks, two widths."""
-    stages = ((1, 16, 1, 1), (6, 24, 2, 1))
+    stages = architectures._MOBILENET_V2[:2]
     monkeypatch.setattr("awn_keras.architectures._MOBILENET_V2", stages)
     recipe = paper_recipe("digits", "mobilenet_v2", system)
     recipe = replace(recipe, width_multiplier=0.03, scale=0.002)
