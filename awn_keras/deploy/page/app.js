@@ -41,6 +41,7 @@ function tell(error) {
   const text = textOf(error);
   find("problem").textContent = error instanceof Problem ? text : `Something failed: ${text}`;
   find("problem").hidden = false;
+  find("problem").scrollIntoView({ block: "nearest" });
 }
 
 function forget() {
