@@ -138,6 +138,21 @@ class Page:
         self.wait(f"document.getElementById('{identifier}').value === ''")
         self.idle()
 
+    def draw(self, points):
+        """Draws a line by the mouse; points are in 0..1."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        paper = self.find("paper")
+        self.js("document.getElementById('paper').scrollIntoView({block: 'center'})")
+        side = paper.size["width"]
+        places = [(round((x - 0.5) * side), round((y - 0.5) * side)) for x, y in points]
+        actions = ActionChains(self.driver, duration=5)
+        actions.move_to_element_with_offset(paper, *places[0]).click_and_hold()
+        for place in places[1:]:
+            actions.move_to_element_with_offset(paper, *place)
+        actions.release().perform()
+        self.idle()
+
     @property
     def answers(self):
         """`[(label, percent), ...]` as they are shown."""

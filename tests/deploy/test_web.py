@@ -200,6 +200,34 @@ def test_one_file_needs_one_version(folder, tmp_path):
     assert config_of(folder_page)["version"] == "2.6.0"
 
 
+def luminance(color):
+    """Of `#rrggbb` or `#rgb`, as WCAG 2.2 defines it."""
+    digits = color[1:] if len(color) == 7 else "".join(2 * c for c in color[1:])
+    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares
+    ]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_text_can_be_read_by_day_and_by_night(folder, tmp_path):
+    page = write_page(folder / "uint8.tflite", tmp_path)
+    style = (page.parent / "awn" / "style.css").read_text()
+    themes = [
+        dict(re.findall(r"--([\w-]+): (#\w+);", block))
+        for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    ]
+    assert len(themes) == 2
+    pairs = [("text", "back"), ("text", "card"), ("soft", "back"), ("soft", "card")]
+    pairs += [("accent", "back"), ("accent", "card"), ("on-accent", "accent")]
+    pairs += [("problem", "problem-back")]
+    for colors in themes:
+        for front, back in pairs:
+            low, high = sorted(luminance(colors[name]) for name in (front, back))
+            # WCAG's level AA, for text of any size.
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (front, back)
+
+
 def test_utils_may_lie_inside(folder, tmp_path):
     core = package(tmp_path)
     inside = core / "node_modules" / "@litertjs"
@@ -349,7 +377,7 @@ class TestPage(InABrowser):
         slider.send_keys("\ue012")  # the left arrow, as by hand
         page.idle()
         assert page.text("chosen") == "0.5"
-        assert slider.get_attribute("aria-valuetext") == "width 0.5"
+        assert slider.get_attribute("aria-valuetext") == "0.5"
         page.choose_width(0)
         assert page.text("chosen") == "0.25"
         assert page.text("macs") == f"{rows[0]['executed_macs']:,}"
@@ -456,7 +484,7 @@ class TestPage(InABrowser):
         assert page.find("drawing").is_displayed()
         # In a scale of its own: photos would make no sense.
         assert not page.find("photos").is_displayed()
-        draw(page, [(0.3, 0.3), (0.3, 0.5)])
+        page.draw([(0.3, 0.3), (0.3, 0.5)])
         found = np.array(page.js("return Array.from(awn.values)")).reshape(8, 8)
         seen = np.rint(found * 6.0 + 5.0)  # what is normalized, again in pixels
         np.testing.assert_allclose((seen - 5.0) / 6.0, found, atol=1e-6)
@@ -474,13 +502,40 @@ class TestPage(InABrowser):
         assert page.answers == []
         assert page.find("none").is_displayed()
 
+    @pytest.mark.parametrize("name", ["uint8", "drawn"])
+    def test_all_controls_have_names_and_fit_on_a_phone(self, site, page, name):
+        page.open(f"{site[1]}/{name}/")
+        tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})
+        focusable = {
+            node["name"]["value"]: node["role"]["value"]
+            for node in tree["nodes"]
+            if any(
+                one["name"] == "focusable" and one["value"]["value"]
+                for one in node.get("properties", ())
+            )
+            and node["role"]["value"] != "RootWebArea"
+        }
+        assert "" not in focusable
+        assert focusable["Width"] == "slider"
+        shown = {
+            "uint8": {"Choose a photo", "Use the camera", "Open another .tflite file"},
+            "drawn": {"Field to draw on", "Clear", "Open another .tflite file"},
+        }
+        assert shown[name] <= set(focusable)
+        size = {"width": 320, "height": 640, "deviceScaleFactor": 1, "mobile": True}
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:
+            assert page.js("return document.documentElement.scrollWidth") <= 320
+        finally:
+            page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
     def test_drawing_by_keyboard(self, site, page):
         page.open(f"{site[1]}/drawn/")
         page.find("paper").send_keys(" ", *["\ue015"] * 5, " ", *["\ue014"] * 2)
         page.idle()
         by_keyboard = page.js("return Array.from(awn.values)")
         page.find("clear").click()
-        draw(page, [(0.5, 0.5), (0.5, 0.7)])
+        page.draw([(0.5, 0.5), (0.5, 0.7)])
         assert by_keyboard == page.js("return Array.from(awn.values)")
 
     def test_another_file_takes_the_place_of_the_first(self, folder, site, page):
@@ -499,22 +554,6 @@ class TestPage(InABrowser):
             page.choose_photo(folder / name, "other")
             assert re.search(match, page.problem)
             assert page.text("facts").startswith("uint8.tflite")
-
-
-def draw(page, points):
-    """Draws a line by the mouse."""
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    paper = page.find("paper")
-    page.js("document.getElementById('paper').scrollIntoView({block: 'center'})")
-    side = paper.size["width"]
-    places = [(round((x - 0.5) * side), round((y - 0.5) * side)) for x, y in points]
-    actions = ActionChains(page.driver, duration=20)
-    actions.move_to_element_with_offset(paper, *places[0]).click_and_hold()
-    for place in places[1:]:
-        actions.move_to_element_with_offset(paper, *place)
-    actions.release().perform()
-    page.idle()
 
 
 class TestMistakes(InABrowser):

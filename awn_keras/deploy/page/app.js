@@ -41,6 +41,7 @@ function tell(error) {
   const text = textOf(error);
   find("problem").textContent = error instanceof Problem ? text : `Something failed: ${text}`;
   find("problem").hidden = false;
+  find("problem").scrollIntoView({ block: "nearest" });
 }
 
 function forget() {
@@ -85,13 +86,15 @@ async function content() {
 }
 
 async function open(bytes, name) {
-  const opened = await queued(() => Model.open(core, bytes, name));
-  stopCamera();
-  model?.close();
-  model = opened;
-  values = undefined;
-  ranking = [];
-  times = new Map();
+  await queued(async () => {
+    const opened = await Model.open(core, bytes, name);
+    stopCamera();
+    model?.close();
+    model = opened;
+    values = undefined;
+    ranking = [];
+    times = new Map();
+  });
   describe();
   find("status").hidden = true;
   document.querySelector("main").hidden = false;
@@ -178,7 +181,7 @@ function showWidth() {
   const { width, macs, signature } = chosen();
   const full = model.widths.at(-1);
   find("chosen").textContent = String(width);
-  slider.setAttribute("aria-valuetext", `width ${width}`);
+  slider.setAttribute("aria-valuetext", String(width));
   find("macs").textContent = macs ? count(macs) : "not known";
   find("share").textContent = !macs
     ? ""
