@@ -52,6 +52,7 @@ def add(parser: Parser) -> None:
     add("--merge", action="append", type=Path, default=[], help="add rows of a report")
     add("--csv", type=Path, help="write the rows as CSV, too")
     add("--html", type=Path, help="write an HTML page with a picture, too")
+    add("--budget-ms", type=float, help="longest latency wanted: a line on that page")
     add_set_arguments(parser, "accuracy, too, on the test images of a set")
 
 
@@ -62,6 +63,11 @@ def run(args: argparse.Namespace) -> None:
     if args.dry:
         _count(args)
         return
+    if args.budget_ms is not None and not (args.html and args.budget_ms > 0):
+        raise ArgumentError(
+            "`--budget-ms` must be above 0, and is for the page of `--html`. Received: "
+            f"{args.budget_ms}"
+        )
     output = args.output or Path(f"{args.files[0].with_suffix('')}.benchmark.json")
     written = {"--output": output, "--csv": args.csv, "--html": args.html}
     for option, path in written.items():
@@ -72,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     if args.csv:
         report.to_csv(args.csv)
     if args.html:
-        write_html(report, args.html)
+        write_html(report, args.html, budget_ms=args.budget_ms)
     shown = report if args.merge else new
     if shown.rows:
         write_line(shown.table())

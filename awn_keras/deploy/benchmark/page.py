@@ -15,13 +15,16 @@ from awn_keras.files import write_whole
 from awn_keras.pictures import COLORS, MARKERS, axes_or_new, new_figure
 
 
-def plot_report(report: Report, ax: Any = None) -> Any:
+def plot_report(
+    report: Report, ax: Any = None, *, budget_ms: float | None = None
+) -> Any:
     """Draws accuracy over median latency, a curve for each target.
 
     Args:
         report: The report. Points are marked with their widths. Where accuracy is not
             known for all, width takes its place.
         ax: Matplotlib axes to draw on. `None` for new ones.
+        budget_ms: Longest latency wanted, in ms, for a line. `None` for none.
 
     Returns:
         The axes; `.figure.savefig(path)` writes a picture.
@@ -64,6 +67,8 @@ def plot_report(report: Report, ax: Any = None) -> Any:
         xlabel="median latency (ms)" if medians else "median or mean latency (ms)",
         ylabel="accuracy (%)" if accurate else "width",
     )
+    if budget_ms is not None:
+        ax.axvline(budget_ms, color="black", linestyle=":", label=f"{budget_ms:g} ms")
     latencies = [_latency(row) or 0.0 for row in rows]
     if max(latencies) > 20 * min(latencies):
         ax.set_xscale("log")
@@ -72,24 +77,33 @@ def plot_report(report: Report, ax: Any = None) -> Any:
     return ax
 
 
-def write_html(report: Report, path: str | Path) -> None:
+def write_html(
+    report: Report, path: str | Path, *, budget_ms: float | None = None
+) -> None:
     """Writes a report as one HTML file: picture, table, what failed.
 
     Args:
         report: The report.
         path: The file.
+        budget_ms: Longest latency wanted, in ms, for a line in the picture and a mark
+            in the table. `None` for none.
 
     Raises:
         OSError: If it cannot be written.
     """
+    rows = report.sorted()
+    title = html.escape(_title(rows))
     parts = [
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>",
-        f"<title>awn benchmark</title><style>{_STYLE}</style></head><body>",
-        "<h1>Latency of each width</h1>",
-        _picture(report),
-        _table(report.sorted()),
-        _list("Noise", report.warnings()),
+        "<meta name='viewport' content='width=device-width'>",
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{title}</h1>",
+        _about(rows),
+        _picture(report, budget_ms),
+        _short_table(rows, budget_ms),
+        _list("Warnings", report.warnings()),
         _list("Not measured", [str(failure) for failure in report.failures]),
+        _details(rows),
         "</body></html>\n",
     ]
     write_whole(Path(path), "\n".join(part for part in parts if part))
@@ -99,6 +113,8 @@ _STYLE = (
     "body{font-family:sans-serif;margin:2em;max-width:80em}"
     "table{border-collapse:collapse;font-size:85%}"
     "td,th{border-bottom:1px solid #ccc;padding:.3em .6em;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}"
+    ".late{color:#a00}"
     "svg{max-width:45em;height:auto}"
 )
 
@@ -115,10 +131,10 @@ def _name(row: Row) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _picture(report: Report) -> str:
+def _picture(report: Report, budget_ms: float | None) -> str:
     figure, ax = new_figure(6.5)
     try:
-        plot_report(report, ax)
+        plot_report(report, ax, budget_ms=budget_ms)
     except ValueError:
         return ""
     text = io.StringIO()
@@ -127,9 +143,82 @@ def _picture(report: Report) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _title(rows: Sequence[Row]) -> str:
+    """Which file, on what, when."""
+    files, devices = (_different(rows, name) for name in ("file", "device"))
+    days = sorted({row.time[:10] for row in rows})
+    parts = [
+        ", ".join(files) or "Latency of each width",
+        f" on {', '.join(devices)}" if devices else "",
+        f", {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else "",
+    ]
+    return "".join(parts)
+
+
+def _different(rows: Sequence[Row], name: str) -> list[str]:
+    values = [getattr(row, name) for row in rows]
+    return [str(value) for value in dict.fromkeys(values) if value is not None]
+
+
+def _about(rows: Sequence[Row]) -> str:
+    """What else is the same for all rows."""
+    parts = []
+    for title, name in (
+        ("precision", "precision"),
+        ("LiteRT", "litert"),
+        ("chip", "soc"),
+        ("build", "build"),
+        ("runs of each width", "runs"),
+    ):
+        values = _different(rows, name)
+        if values:
+            parts.append(f"{title} {', '.join(values)}")
+    return f"<p>{html.escape('; '.join(parts))}.</p>" if parts else ""
+
+
+#: Columns of the table that people look at: a title with the unit, the field, and what
+#: a value is divided by.
+_COLUMNS: tuple[tuple[str, str, float], ...] = (
+    ("width", "width", 1),
+    ("accuracy (%)", "accuracy", 1e-2),
+    ("median (ms)", "median_ms", 1),
+    ("p90 (ms)", "p90_ms", 1),
+    ("MACs (million)", "macs", 1e6),
+    ("file (kB)", "file_bytes", 1e3),
+    ("memory (MB)", "memory_mb", 1),
+)
+
+
+def _short_table(rows: Sequence[Row], budget_ms: float | None) -> str:
+    """Eight columns, with units."""
     if not rows:
         return ""
+    caption = ""
+    if budget_ms is not None:
+        caption = (
+            f"<caption>Red: slower than {budget_ms:g} ms, by the 90th percentile where "
+            "that is known.</caption>"
+        )
+    heads = ["target", *(title for title, _, _ in _COLUMNS)]
+    lines = [f"<table>{caption}", _line("th", heads)]
+    for row in rows:
+        numbers = [(getattr(row, name), unit) for _, name, unit in _COLUMNS]
+        cells = ["" if x is None else _text(float(x) / unit) for x, unit in numbers]
+        slowest = row.p90_ms or row.median_ms or row.mean_ms
+        late = budget_ms is not None and slowest is not None and slowest > budget_ms
+        lines.append(_line("td", [_name(row), *cells], "late" if late else None))
+    return "\n".join([*lines, "</table>"])
+
+
+def _details(rows: Sequence[Row]) -> str:
+    """All that was measured, for those who open it."""
+    if not rows:
+        return ""
+    table = _table(rows)
+    return f"<details><summary>All that was measured</summary>{table}</details>"
+
+
+def _table(rows: Sequence[Row]) -> str:
     first = ("target", "threads", "width", "accuracy")
     names = [x.name for x in fields(Row) if x.name not in (*first, "sha256")]
     shown = [
@@ -142,15 +231,17 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "</table>"])
 
 
-def _line(tag: str, cells: Sequence[str]) -> str:
+def _line(tag: str, cells: Sequence[str], kind: str | None = None) -> str:
     line = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-    return f"<tr>{line}</tr>"
+    return f"<tr class='{kind}'>{line}</tr>" if kind else f"<tr>{line}</tr>"
 
 
 def _text(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

@@ -158,10 +158,27 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
     assert second.startswith("0.25: width_025 of net.tflite, median 1 ms")
 
 
+def test_pick_says_where_the_median_would_decide_otherwise(tmp_path, capsys):
+    rows = [row(0.5, 2.0, p90_ms=2.5), row(1.0, 4.0, p90_ms=6.0)]
+    Report(rows).save(tmp_path / "r.json")
+    assert main(f"pick {tmp_path}/r.json --budget-ms 5".split()) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("0.5: width_050")
+    assert second == (
+        "By its median, 4 ms, width 1 keeps to the budget, too; by its p90 it does "
+        "not. `--quantile median` takes it."
+    )
+    for same in ("--budget-ms 5 --quantile median", "--budget-ms 7", "--budget-ms 3"):
+        assert main(f"pick {tmp_path}/r.json {same}".split()) == 0
+        assert "By its median" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "match"),
     [
         ("benchmark", "required: files"),
+        ("benchmark a.tflite --budget-ms 5", "`--budget-ms` must be above 0, and is"),
+        ("benchmark a.tflite --budget-ms 0 --html x", "`--budget-ms` must be above 0"),
         ("benchmark {tmp}/none.tflite", "No such file"),
         ("benchmark {tmp}/text.tflite", "is not a TFLite file"),
         ("benchmark {tmp}/text.tflite --dry", "is not a TFLite file"),

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from awn_keras.deploy.benchmark.page import plot_report, write_html
@@ -38,6 +40,54 @@ def test_without_accuracy_width_takes_its_place():
     assert ax.get_xscale() == "log"
     with pytest.raises(ValueError, match="no row with a width and a latency"):
         plot_report(Report([row(0.5, None)]))
+
+
+def test_the_budget_is_a_line_and_late_widths_are_marked(tmp_path):
+    rows = [
+        row(w, 8 * w, p90_ms=9 * w, accuracy=0.8 + w / 10) for w in (0.25, 0.5, 1.0)
+    ]
+    (line,) = plot_report(Report(rows), budget_ms=5.0).get_lines()[1:]
+    assert list(line.get_xdata()) == [5.0, 5.0]
+    write_html(Report(rows), tmp_path / "r.html", budget_ms=4.5)
+    text = (tmp_path / "r.html").read_text()
+    table = text[text.index("<table>") : text.index("</table>")]
+    # 2.25, 4.5 and 9 ms by the 90th percentile.
+    assert table.count("class='late'") == 1
+    assert "slower than 4.5 ms" in table
+
+
+def test_the_page_says_of_what_it_is_in_eight_columns_with_units(tmp_path):
+    measured = row(
+        0.5,
+        2.5,
+        p90_ms=2.75,
+        accuracy=0.875,
+        macs=12_500_000,
+        file_bytes=10_400_000,
+        memory_mb=21.5,
+        device="Phone (A)",
+        time="2026-11-29T12:00:00+00:00",
+    )
+    write_html(Report([measured]), tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    title = "net.tflite on Phone (A), 2026-11-29"
+    assert f"<title>{title}</title>" in text
+    assert f"<h1>{title}</h1>" in text
+    table = text[text.index("<table>") : text.index("</table>")]
+    heads, cells = (re.findall(f"<{tag}>(.*?)</{tag}>", table) for tag in ("th", "td"))
+    assert len(heads) == len(cells) == 8
+    assert dict(zip(heads, cells, strict=True)) == {
+        "target": "cpu",
+        "width": "0.5",
+        "accuracy (%)": "87.5",
+        "median (ms)": "2.5",
+        "p90 (ms)": "2.75",
+        "MACs (million)": "12.5",
+        "file (kB)": "10,400",
+        "memory (MB)": "21.5",
+    }
+    # The picture comes before all tables, what few look at is closed.
+    assert text.index("<svg") < text.index("<table>") < text.index("<details>")
 
 
 def test_the_page_needs_nothing_else(tmp_path):
