@@ -68,7 +68,9 @@ def quantize_aware(
 
     Returns:
         A functional `tf_keras.Model`, float32, not compiled, with the model's inputs
-        and outputs. Its layers are called `quant_<name>`.
+        and outputs. Its layers are called `quant_<name>`. A layer that scales images
+        (`Rescaling`, `Normalization`), which tfmot does not know, is a frozen depthwise
+        1x1 convolution.
 
     Raises:
         ImportError: If tf_keras or tfmot is not installed.
@@ -93,7 +95,7 @@ def quantize_aware(
     """
     _check_backend("quantize_aware")
     tfmot = _import_tfmot()
-    plain = tf_keras_at(model, width)
+    plain = _rebuilt(slim(model, width, dtype="float32"), scales_by_convolution=True)
     if representative is not None:
         representative = check_samples(model, representative, "representative")
     _leave_names_to(plain)
@@ -166,6 +168,20 @@ def to_tf_keras(model: keras.Model) -> tf_keras.Model:
         15
     """
     _check_backend("to_tf_keras")
+    return _rebuilt(model)
+
+
+def _rebuilt(
+    model: keras.Model, *, scales_by_convolution: bool = False
+) -> tf_keras.Model:
+    """See `to_tf_keras`.
+
+    Args:
+        model: See there.
+        scales_by_convolution: Whether a depthwise 1x1 convolution takes the place of a
+            layer that scales images. tfmot knows no such layer, and the product and
+            the sum that it is made of have no range in between.
+    """
     keras_2 = _import("tf_keras")
     nodes = graph_nodes(model)
     if isinstance(model, keras.Sequential):
@@ -176,11 +192,20 @@ def to_tf_keras(model: keras.Model) -> tf_keras.Model:
             x.shape[1:], batch_size=x.shape[0], dtype=x.dtype, name=input_name(x)
         )
     copies: dict[int, tuple[keras.Layer, Any]] = {}
+    scaled: dict[int, list[np.ndarray]] = {}
 
     def call(node: Any, *args: Any, **kwargs: Any) -> Any:
         layer = node.operation
         if id(layer) not in copies:
-            copies[id(layer)] = (layer, _layer_like(layer, keras_2))
+            scaling = _scaling(node) if scales_by_convolution else None
+            if scaling is None:
+                copy = _layer_like(layer, keras_2)
+            else:
+                copy = keras_2.layers.DepthwiseConv2D(
+                    1, name=layer.name, trainable=False
+                )
+                scaled[id(layer)] = scaling
+            copies[id(layer)] = (layer, copy)
         return copies[id(layer)][1](*args, **kwargs)
 
     replay(nodes, tensors, call)
@@ -190,7 +215,7 @@ def to_tf_keras(model: keras.Model) -> tf_keras.Model:
         name=model.name,
     )
     for layer, copy in copies.values():
-        assign(copy, layer.get_weights())
+        assign(copy, scaled.get(id(layer), layer.get_weights()))
     _check_equal(model, rebuilt)
     return rebuilt
 
@@ -316,6 +341,26 @@ def _import_tfmot() -> Any:
         os.environ.pop(variable, None)
         if before is not None:
             os.environ[variable] = before
+
+
+def _scaling(node: Any) -> list[np.ndarray] | None:
+    """The kernel and bias that do what a layer does to images, if it scales these."""
+    layer, shape = node.operation, node.outputs[0].shape
+    if len(shape) != 4:
+        return None
+    if isinstance(layer, keras.layers.Rescaling):
+        scale, offset = np.asarray(layer.scale), np.asarray(layer.offset)
+    elif isinstance(layer, keras.layers.Normalization) and not layer.invert:
+        mean, variance = map(keras.ops.convert_to_numpy, (layer.mean, layer.variance))
+        scale = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
+        offset = -mean * scale
+    else:
+        return None
+    kernel, bias = (
+        np.broadcast_to(np.ravel(x), (shape[-1],)).astype("float32")
+        for x in (scale, offset)
+    )
+    return [kernel.reshape(1, 1, -1, 1), bias]
 
 
 def _layer_like(layer: Any, keras_2: Any) -> Any:

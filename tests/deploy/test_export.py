@@ -337,7 +337,11 @@ def test_a_stock_layer_in_the_tail_is_converted(tmp_path):
         ({"widths": [0.1]}, ValueError, "`widths` must be at least the model's"),
         ({"samples": np.zeros((2, 5))}, ValueError, r"`samples` must be.*\(2, 5\)"),
         ({"samples": np.zeros((0, 4))}, ValueError, "at least one sample"),
-        ({"samples": [np.zeros((1, 4))] * 2}, ValueError, "`samples` must be"),
+        (
+            {"samples": [np.zeros((1, 4)), np.zeros((1, 5))]},
+            ValueError,
+            "`samples` must have samples of one shape",
+        ),
         ({"layout": "sparse"}, ValueError, "`layout` must be one of"),
         ({"precision": "int4"}, ValueError, "`precision` must be one of"),
         ({"precision": "int8"}, ValueError, "needs `representative`"),

@@ -399,6 +399,36 @@ def test_mobilenet_v2(tf_keras, monkeypatch):
     assert np.sqrt(np.mean((got - wanted) ** 2)) < 0.05 * np.ptp(wanted)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Rescaling(1 / 128, offset=-127 / 128),
+        keras.layers.Normalization(
+            mean=[120.0, 110.0, 100.0], variance=[9.0, 16.0, 25.0]
+        ),
+    ],
+    ids=["rescaling", "normalization"],
+)
+def test_what_scales_images_is_a_convolution_to_tfmot(layer, tf_keras):
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(8, 3)(layer(inputs))
+    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(TriConv2D(8, 1)(x)))
+    model = AnyWidthModel(inputs, outputs)
+    pixels = np.random.default_rng(0).uniform(0, 255, (50, 6, 6, 3)).astype("float32")
+    quantized = quantize_aware(model, 1.0, representative=pixels)
+    # Training finds the ranges of weights; at a rate of 0 it changes nothing else.
+    quantized.compile(tf_keras.optimizers.SGD(0.0), "mse")
+    quantized.fit(pixels, np.zeros((50, 2)), verbose=0)
+    (wanted,) = at_width(model, 1.0, pixels)
+    # Eight bits for each of three layers, of values up to the largest.
+    np.testing.assert_allclose(
+        quantized(pixels), wanted, atol=0.05 * np.abs(wanted).max()
+    )
+    content = convert_int8(quantized, "width_100")
+    (got,) = run_tflite(content, [pixels])
+    np.testing.assert_allclose(got, wanted, atol=0.06 * np.abs(wanted).max())
+
+
 @pytest.mark.slow
 def test_digits_keep_their_accuracy(tf_keras):
     data = load_data("digits")
