@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from awn_keras.deploy.pixels import Pixels
-from awn_keras.errors import ArgumentError
 
 if TYPE_CHECKING:
     from awn_keras.deploy.litert import TFLiteFile, TFLiteFolder
@@ -61,24 +60,18 @@ def accuracies_on(
 
     Args:
         file: The file; its output is scores.
-        data: The `ImageData`.
+        data: The `ImageData`, which fits it; see `sets.load_dataset`.
         widths: Those of its widths to run. `None` for all.
 
     Returns:
         Accuracy in [0, 1] by signature.
 
     Raises:
-        ValueError: If the data set does not fit the file, or it has no such width.
+        ValueError: If the file has no such width.
     """
     from awn_keras.deploy.benchmark.host import accuracies
 
     widest = list(file.by_width.values())[-1]
-    shapes = [tensor.sample_shape for tensor in widest.inputs]
-    if shapes != [tuple(data.input_shape)]:
-        raise ArgumentError(
-            f"`--dataset` must have images of shape {shapes}. Received: {data.name}, "
-            f"of {data.input_shape}"
-        )
     (tensor,) = widest.inputs
     pixels = file.pixels_of(tensor.name)
     batches = data.test()
