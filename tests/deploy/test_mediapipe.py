@@ -1,13 +1,4 @@
-"""MediaPipe itself classifies photos with exported files.
-
-It cannot be installed beside TensorFlow: AWN_MEDIAPIPE_PYTHON names a Python of an
-environment of its own (`pip install mediapipe==1.2.3`).
-"""
-
-import json
-import os
-import subprocess
-from pathlib import Path
+"""MediaPipe itself classifies photos with exported files."""
 
 import numpy as np
 import pytest
@@ -15,28 +6,15 @@ from PIL import Image
 
 from awn_keras import export_tflite
 from tests.deploy.classifiers import NAMES, classifier, of_pixels, pixels, softmax
+from tests.deploy.mediapipe_client import answers_of, classified, needs_mediapipe
 
-PYTHON = os.environ.get("AWN_MEDIAPIPE_PYTHON")
-PROGRAM = Path(__file__).with_name("mediapipe_program.py")
 WIDTHS = [0.25, 0.5, 1.0]
 
-pytestmark = pytest.mark.skipif(
-    not PYTHON, reason="AWN_MEDIAPIPE_PYTHON names no Python that has MediaPipe"
-)
+pytestmark = needs_mediapipe
 
 #: MediaPipe normalizes all channels alike; what a file does inside is its own.
 ALIKE = {"mean": [120.0, 120.0, 120.0], "std": 60.0}
 EACH = {"mean": [120.0, 110.0, 100.0], "std": [58.0, 57.0, 60.0]}
-
-
-def classified(*arguments):
-    return subprocess.run(
-        [PYTHON, PROGRAM, *arguments],
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -68,13 +46,12 @@ def test_categories_and_scores_are_the_models(tmp_path, make, metadata, options)
     photo = pixels(1, seed=3)
     Image.fromarray(photo[0]).save(tmp_path / "photo.png")
     files = [tmp_path / "files" / record.file for record in records]
-    done = classified(tmp_path / "photo.png", *files)
-    assert done.returncode == 0, done.stderr
+    all_answers = answers_of(tmp_path / "photo.png", *files)
     x = photo.astype("float32")
     if metadata:
         said = metadata["normalization"]
         x = (x - np.float32(said["mean"])) / np.float32(said["std"])
-    for record, answers in zip(records, json.loads(done.stdout), strict=True):
+    for record, answers in zip(records, all_answers, strict=True):
         model.width = record.width
         (wanted,) = softmax(model(x))
         # What int8 costs is the exporter's to say, on other photos; a step of the
