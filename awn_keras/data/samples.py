@@ -61,6 +61,42 @@ def collect_samples(samples: Any, model: keras.Model, argument: str) -> list[Any
         ) from error
 
 
+def fitting_arrays(
+    arrays: list[Any], model: keras.Model, argument: str
+) -> list[np.ndarray]:
+    """Checks that samples fit a model's inputs.
+
+    Args:
+        arrays: What `collect_samples` gives.
+        model: The model.
+        argument: What to call them in an error.
+
+    Returns:
+        For each input an array of its dtype, in the model's order.
+
+    Raises:
+        ValueError: If they do not fit, or there is none.
+    """
+    shapes = [np.shape(x) for x in arrays]
+    fit = len(arrays) == len(model.inputs) and all(
+        tuple(x.shape[1:]) == tuple(shape[1:])
+        for shape, x in zip(shapes, model.inputs, strict=True)
+    )
+    if not fit or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
+        raise ArgumentError(
+            f"`{argument}` must be at least one sample for inputs of shape "
+            f"{[tuple(x.shape) for x in model.inputs]}. Received: arrays of shape "
+            f"{shapes}"
+        )
+    return [
+        np.asarray(
+            keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else x,
+            keras.backend.standardize_dtype(spec.dtype),
+        )
+        for x, spec in zip(arrays, model.inputs, strict=True)
+    ]
+
+
 def _is_iterated(samples: Any, model: keras.Model) -> bool:
     """Whether it is something that gives samples, rather than arrays of them."""
     if isinstance(samples, keras.utils.PyDataset):

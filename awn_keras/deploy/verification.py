@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from awn_keras.data.inputs import random_inputs
-from awn_keras.data.samples import collect_samples
+from awn_keras.data.samples import collect_samples, fitting_arrays
 from awn_keras.deploy.attachments import MANIFEST, attached, flatbuffer_of
 from awn_keras.deploy.converter import custom_operators, input_name
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
@@ -214,24 +214,7 @@ def check_samples(
             ]
     else:
         flat = collect_samples(samples, model, argument)
-    shapes = [np.shape(x) for x in flat]
-    fit = len(flat) == len(model.inputs) and all(
-        tuple(x.shape[1:]) == tuple(shape[1:])
-        for shape, x in zip(shapes, model.inputs, strict=True)
-    )
-    if not fit or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
-        raise ArgumentError(
-            f"`{argument}` must be at least one sample for inputs of shape "
-            f"{[tuple(x.shape) for x in model.inputs]}. Received: arrays of shape "
-            f"{shapes}"
-        )
-    return [
-        np.asarray(
-            keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else x,
-            keras.backend.standardize_dtype(spec.dtype),
-        )
-        for x, spec in zip(flat, model.inputs, strict=True)
-    ]
+    return fitting_arrays(flat, model, argument)
 
 
 def compare(
