@@ -54,6 +54,7 @@ if _is_installed("keras"):
     )
     from awn_keras.model import AnyWidthModel
     from awn_keras.pictures import plot_curves, plot_history, plot_kernel
+    from awn_keras.rotating import rotate_channels
     from awn_keras.rules import WidthRule, per_channel, per_sample, register_width_rule
     from awn_keras.slimming import slim
     from awn_keras.summary import ModelSummary, NetworkList, list_networks, summarize
@@ -105,6 +106,7 @@ if _is_installed("keras"):
         "read_photo",
         "register_width_rule",
         "reorder_channels",
+        "rotate_channels",
         "slim",
         "summarize",
         "to_any_width",

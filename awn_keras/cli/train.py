@@ -73,6 +73,12 @@ def add(parser: Parser) -> None:
         help="to start from (default: none; imagenet for efficientnet_lite0 on --data)",
     )
     add(
+        "--rotate",
+        action=argparse.BooleanOptionalAction,
+        help="rotate trained bottlenecks, so that their first channels are read most "
+        "(default: with --weights)",
+    )
+    add(
         "--order",
         help="of trained channels: reading (default with --weights), importance, keep",
     )
@@ -80,7 +86,7 @@ def add(parser: Parser) -> None:
         "--fade",
         type=float,
         help="part of the steps in which what the triangle forbids of trained weights "
-        "fades out (default: 0.5 with --weights)",
+        "fades out (default: 0.7 with --weights)",
     )
     add(
         "--grow",
@@ -122,12 +128,12 @@ def add(parser: Parser) -> None:
         help="default: 20, for CIFAR 100; mobilenet_v2 without --data: 350, other "
         "systems than AWNs 100",
     )
-    add("--batch-size", type=int, help="default: 128; 64 if converted")
+    add("--batch-size", type=int, help="default: 128; 64 if converted, 32 with --weights")
     add(
         "--learning-rate",
         type=float,
         help="of SGD, at first (default: 0.12; 0.04 for CIFAR and mobilenet_v2; with "
-        "--system 0.01)",
+        "--system 0.01; 0.05 if converted, 0.02 with --weights)",
     )
     add(
         "--schedule",
@@ -190,7 +196,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from awn_keras.runs.devices import choose_devices
     from awn_keras.runs.presets import paper_recipe, recommended_recipe
-    from awn_keras.runs.recipe import Recipe
+    from awn_keras.runs.recipe import TRIANGLE, Recipe
     from awn_keras.runs.run import run as start_run
 
     devices = choose_devices(args.strategy, args.devices)
@@ -219,7 +225,8 @@ def run(args: argparse.Namespace) -> None:
     if folder is not None:
         given = {"size": _SIZE, **given, "dataset": folder.name, "folder": str(folder)}
     if args.grow is not None:  # which has no triangle to fade
-        recipe = replace(recipe, order=Recipe.order, fade=Recipe.fade)
+        untouched = {name: getattr(Recipe, name) for name in TRIANGLE}
+        recipe = replace(recipe, **untouched)
     if args.widths_grid and args.min_width is None:
         given["min_width"] = args.widths_grid[0]
     recipe = replace(recipe, **given)

@@ -28,7 +28,9 @@ def _concatenate(call: LayerCall) -> Kind:
     return Labelled(np.concatenate(parts))
 
 
-for _name in ("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract"):
+for _name in ("Maximum", "Minimum", "Multiply"):
     register_width_rule(getattr(keras.layers, _name), WidthRule(merge))
+for _name in ("Add", "Average", "Subtract"):
+    register_width_rule(getattr(keras.layers, _name), WidthRule(merge, alike=True))
 register_width_rule(keras.layers.Concatenate, WidthRule(_concatenate))
 register_operations("Concatenate", WidthRule(_concatenate))

@@ -38,10 +38,11 @@ def _reduction(call: LayerCall) -> Kind:
     return call.kinds[0]
 
 
+register_operations("Add Subtract", WidthRule(_element_wise, alike=True))
 register_operations(
-    "Absolute Add Clip Divide Exp Elu Gelu HardSigmoid HardSilu LeakyRelu Maximum "
+    "Absolute Clip Divide Exp Elu Gelu HardSigmoid HardSilu LeakyRelu Maximum "
     "Minimum Multiply Negative ReLU Relu Relu6 Sigmoid Silu Softplus Sqrt Square "
-    "Subtract Tanh TrueDivide",
+    "Tanh TrueDivide",
     WidthRule(_element_wise),
 )
 register_operations("LogSoftmax Softmax", WidthRule(per_sample))

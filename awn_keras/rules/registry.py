@@ -188,6 +188,8 @@ class WidthRule:
         flattens: Whether it gives all channels of the first position first, then those
             of the next.
         inert: Whether it only acts in training.
+        alike: Whether outside training it does the same to all channels, and is
+            linear: of sums of channels it gives the sums of what it gives of each.
         shifts: Names of weights that add a constant. If they are 0, the layer is linear
             outside training. A sum may then go through it term by term, and only the
             first term keeps these weights. Empty if the layer is not of this kind.
@@ -209,6 +211,7 @@ class WidthRule:
     cuts: bool = False
     flattens: bool = False
     inert: bool = False
+    alike: bool = False
     shifts: tuple[str, ...] = ()
     importance: str | None = None
     tail: str | None = None
@@ -403,7 +406,8 @@ def check_activation(call: LayerCall) -> None:
     if activation is None or activation in _CHANNELWISE_ACTIVATIONS:
         return
     # A layer that treats each channel by itself, and has no weights.
-    if rule_of(activation) in (WidthRule(), WidthRule(inert=True)):
+    rule = rule_of(activation)
+    if rule is not None and replace(rule, inert=False, alike=False) == WidthRule():
         return
     name = getattr(activation, "__name__", str(activation))
     if call.last and isinstance(call.layer, TriangularKernel):

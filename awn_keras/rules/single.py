@@ -32,22 +32,22 @@ def _check_permute(call: LayerCall) -> None:
 
 
 _LAYERS = "Activation ELU LeakyReLU ReLU RepeatVector Resizing"
-_LAYERS_OF_DIMENSIONS = (
-    "AveragePooling Cropping GlobalAveragePooling GlobalMaxPooling MaxPooling "
-    "UpSampling ZeroPadding"
-)
+_LAYERS_OF_DIMENSIONS = "GlobalMaxPooling MaxPooling UpSampling"
+_ALIKE = "AveragePooling Cropping GlobalAveragePooling ZeroPadding"
 _IN_TRAINING_ONLY = (
     "ActivityRegularization AlphaDropout GaussianDropout GaussianNoise Identity "
     "SpatialDropout1D SpatialDropout2D SpatialDropout3D"
 )
 for _name in _LAYERS.split():
     register_width_rule(getattr(_L, _name))
-for _name in _LAYERS_OF_DIMENSIONS.split():
-    for _dimensions in ("1D", "2D", "3D"):
+for _dimensions in ("1D", "2D", "3D"):
+    for _name in _LAYERS_OF_DIMENSIONS.split():
         register_width_rule(getattr(_L, _name + _dimensions))
+    for _name in _ALIKE.split():
+        register_width_rule(getattr(_L, _name + _dimensions), WidthRule(alike=True))
 for _name in _IN_TRAINING_ONLY.split():
-    register_width_rule(getattr(_L, _name), WidthRule(inert=True))
-register_width_rule(_L.Dropout, WidthRule(check=_check_dropout, inert=True))
+    register_width_rule(getattr(_L, _name), WidthRule(inert=True, alike=True))
+register_width_rule(_L.Dropout, WidthRule(check=_check_dropout, inert=True, alike=True))
 register_width_rule(_L.Rescaling, WidthRule(check=_check_rescaling))
 register_width_rule(_L.Permute, WidthRule(check=_check_permute))
 register_width_rule(_L.PReLU, WidthRule(in_axes={"alpha": -1}))

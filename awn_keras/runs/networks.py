@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from awn_keras.errors import ArgumentError
 from awn_keras.growing import grow
 from awn_keras.loading import load_keras_model
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.rotating import rotate_channels
 from awn_keras.training.callbacks import fitting_momentum
 
 if TYPE_CHECKING:
@@ -133,6 +135,11 @@ def _converted(recipe: Recipe, data: ImageData, network: keras.Model) -> keras.M
         grown = grow(network, recipe.grow, divisor=recipe.divisor)
         set_momentum(grown, momentum)
         return grown
+    if recipe.rotate:
+        with warnings.catch_warnings():
+            # Many networks have nothing to rotate, and this is the default for all.
+            warnings.filterwarnings("ignore", ".*only linear layers know")
+            network = rotate_channels(network, data.train(recipe.batch_size))
     return to_any_width(
         network,
         min_width=recipe.min_width,
@@ -150,7 +157,7 @@ def _converted(recipe: Recipe, data: ImageData, network: keras.Model) -> keras.M
 #: What means nothing to networks that are converted.
 _CONVERTED = ("filters", "weight_decay")
 #: What means nothing to those that are built of Tri layers.
-_BUILT = ("order", "fade", "grow")
+_BUILT = ("rotate", "order", "fade", "grow")  # of a plain network
 
 #: Networks by the name of their architecture, besides those of keras.applications.
 NETWORKS = {

@@ -51,8 +51,10 @@ _CONVERTED: Mapping[str, Any] = {
     "weight_decay": 0.0,
     "bn_momentum": None,
 }
-#: The same for one that starts from trained weights.
-_TRAINED: Mapping[str, Any] = {"order": "reading", "fade": 0.5}
+#: The same for one that starts from trained weights: smaller steps keep more of them.
+_TRAINED: Mapping[str, Any] = {"batch_size": 32, "learning_rate": 0.02}
+#: The same for one of which a triangle forbids a part.
+_TRIANGLE: Mapping[str, Any] = {"rotate": True, "order": "reading", "fade": 0.7}
 #: Networks of Tri layers, which are built and not converted.
 _BUILT = ("lenet_3c1l", "mobilenet_v2")
 
@@ -142,9 +144,10 @@ def recommended_recipe(
         step, weighed as the sandwich draws them. Else, by Fashion-MNIST,
         `cosine_fast_decay`: 0.12 and 5e-4. With `mobilenet_v2`, with which nothing was
         compared, the paper's AWN+RS, in a nested staircase. Networks that are
-        converted warm up and then follow half a cosine, from 0.05 with batches of 64;
-        what the triangle forbids of trained weights fades out. Photos are trained on
-        for 20 epochs.
+        converted warm up and then follow half a cosine, from 0.05 with batches of 64,
+        or from 0.02 with batches of 32 if they are trained already; then bottlenecks
+        are rotated, and what the triangle forbids fades out. Photos are trained on for
+        20 epochs.
 
     Raises:
         ValueError: If the name of the architecture is wrong.
@@ -167,7 +170,9 @@ def _converted_recipe(
     trained = weights is not None or architecture.endswith(".keras")
     changes = {**PAPER_SYSTEMS[system], **_CONVERTED}
     kind = changes.get("system", Recipe.system)
-    if trained and kind == "awn":
+    if trained:
         changes |= _TRAINED
+    if trained and kind == "awn":
+        changes |= _TRIANGLE
     changes = {k: value for k, value in changes.items() if k not in UNUSED[kind]}
     return Recipe(dataset, architecture, weights=weights, **changes)

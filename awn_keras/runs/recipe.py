@@ -39,6 +39,10 @@ UNUSED: dict[str, tuple[str, ...]] = {
 }
 
 
+#: Fields that say how trained weights come into the triangle.
+TRIANGLE = ("rotate", "order", "fade")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a training run. Defaults are the paper's for LeNet.
@@ -92,6 +96,8 @@ class Recipe:
         flip: Whether training images are flipped. `None` for what the set does.
         shift: Pixels by which they are shifted at most, likewise.
         weights: `"imagenet"` to start from, or `None` for random ones.
+        rotate: Whether the channels of trained bottlenecks are rotated, by some of the
+            training images; see `rotate_channels`.
         order: Of the channels of trained weights; see `to_any_width`.
         fade: Part of the steps, in [0, 1), in which what the triangle forbids of
             trained weights fades out; 0 to drop it at once. See `to_any_width`.
@@ -145,6 +151,7 @@ class Recipe:
     flip: bool | None = None
     shift: int | None = None
     weights: str | None = None
+    rotate: bool = False
     order: str = "keep"
     fade: float = 0.0
     grow: float | None = None
@@ -215,7 +222,7 @@ class Recipe:
                 f"{self.weights!r}"
             )
         if self.grow is not None:
-            for name in ("order", "fade", "widths_grid", "stages", "lowest_width"):
+            for name in (*TRIANGLE, "widths_grid", "stages", "lowest_width"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise ArgumentError(
                         f"`{name}` means nothing with `grow`, which leaves the network "

@@ -14,6 +14,7 @@ from awn_keras.runs.presets import paper_recipe, recommended_recipe
 from awn_keras.runs.recipe import Recipe
 from awn_keras.runs.sets import load_set
 from tests.data.folders import photos
+from tests.test_conversion import train_a_little
 
 L = keras.layers
 
@@ -61,9 +62,29 @@ def test_a_pretrained_network_fades(folder, monkeypatch):
     )
     model = built(recipe_of(folder, "efficientnet_lite0", weights="imagenet"))
     assert float(model.fade(0)) == 1
-    assert float(model.fade(49)) > 0
-    assert float(model.fade(50)) == 0  # half of 100 steps
+    assert float(model.fade(69)) > 0
+    assert float(model.fade(70)) == 0  # 0.7 of 100 steps
     assert model.has_forbidden_entries()
+
+
+def test_a_pretrained_network_is_rotated(folder, monkeypatch):
+    """At full width, with nothing forbidden, it answers as it did."""
+    base = train_a_little(efficientnet_lite0((32, 32, 3), 2))
+    monkeypatch.setattr(
+        "awn_keras.runs.networks.efficientnet_lite0", lambda *args, **kwargs: base
+    )
+    recipe = recipe_of(folder, "efficientnet_lite0", weights="imagenet")
+    whole = replace(recipe, min_width=1.0, order="keep", fade=0.0)
+    assert whole.rotate
+    model, same = built(whole), built(replace(whole, rotate=False))
+    kernels = [
+        each.get_layer("block3_project_conv").get_weights()[0] for each in (model, same)
+    ]
+    assert not np.allclose(*kernels)
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
+    answers = [keras.ops.convert_to_numpy(each(pixels)) for each in (model, same)]
+    # As in tests/test_rotating.py.
+    np.testing.assert_allclose(*answers, atol=2e-4 * abs(answers[1]).max(), rtol=0)
 
 
 def test_a_plain_system_trains_the_network_itself(folder):
@@ -74,6 +95,10 @@ def test_a_plain_system_trains_the_network_itself(folder):
         assert isinstance(model, kind)
         assert not isinstance(model, AnyWidthModel)
         assert momenta(model) == {0.8}
+
+
+#: For a file whose weights are not worth keeping.
+UNTRAINED = {"rotate": False, "order": "keep", "fade": 0.0}
 
 
 def saved(path, *layers, size=16):
@@ -91,7 +116,7 @@ TRUNK = (
 def test_a_file_with_scores_of_the_classes_stays_as_it_is(folder, tmp_path):
     layers = (L.Rescaling(1 / 255), *TRUNK, L.GlobalAveragePooling2D(), L.Dense(2))
     path = saved(tmp_path / "mine.keras", *layers)
-    model = built(recipe_of(folder, path, 16, order="keep", fade=0.0))
+    model = built(recipe_of(folder, path, 16, **UNTRAINED))
     assert "preprocessing" not in [layer.name for layer in model.layers]
     assert model.output_shape == (None, 2)
     kept = keras.saving.load_model(path).get_layer("first").get_weights()[0]
@@ -102,7 +127,7 @@ def test_a_file_with_scores_of_the_classes_stays_as_it_is(folder, tmp_path):
 
 def test_a_file_of_features_gets_pixels_scaled_and_a_readout(folder, tmp_path):
     path = saved(tmp_path / "trunk.keras", *TRUNK)
-    model = built(recipe_of(folder, path, 16, order="keep", fade=0.0))
+    model = built(recipe_of(folder, path, 16, **UNTRAINED))
     names = [layer.name for layer in model.layers]
     assert "preprocessing" in names
     assert names[-2:] == ["pool", "logits"]

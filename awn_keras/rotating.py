@@ -1,0 +1,363 @@
+"""A basis for channels that only linear layers know, the directions read most first."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.conversion import Copies, dissolved, is_trained, traced_channels
+from awn_keras.data.samples import collect_samples, fitting_arrays
+from awn_keras.errors import ArgumentError
+from awn_keras.graph import data_tensors, rebuild
+from awn_keras.layers.base import TriangularKernel
+from awn_keras.propagation import Trace
+from awn_keras.rules import Labelled, WidthRule, mixes_channels, rule_of
+
+#: Variances below this part of the largest count as this much: what multiplies by the
+#: inverse of their roots must not lose the digits of float32.
+_FLOOR = 1e-4
+
+
+def rotate_channels(
+    model: keras.Model, samples: Any, *, batch_size: int = 64, verbose: int = 1
+) -> keras.Model:
+    """Copies a trained model so that the first channels of its bottlenecks say most.
+
+    Between the layers that make them and the layers that read them, the channels of a
+    linear bottleneck (those of MobileNetV2 and V3, MnasNet, EfficientNet) are only
+    normalized, added and pooled. Nothing there depends on the basis: a matrix may be
+    multiplied to the layers before, and its inverse to those after, and the model
+    computes what it computed. The new channels are uncorrelated, of equal size, and in
+    the order of how much is read of each. So fewer of what a channel reads comes from
+    later ones, and `to_any_width` forbids less.
+
+    Other channels stay as they are, such as all of a ResNet's, which ReLU knows one by
+    one.
+
+    Args:
+        model: A trained functional or Sequential model; it is left as it is.
+        samples: Some hundreds of the model's inputs, as they are in training: an array
+            `(n, ...)`, of which all are taken; or 300 at most of a data set or
+            generator of batches, labels or not, or a folder of photos.
+        batch_size: Samples that are computed at a time.
+        verbose: 1 shows a bar while samples are computed, 0 shows nothing.
+
+    Returns:
+        A functional `keras.Model` of the same layers, not compiled. Its outputs are the
+        model's, up to rounding, outside training; in training its bottlenecks are
+        normalized in their new directions.
+
+    Raises:
+        TypeError: See `to_any_width`.
+        ConversionError: See `to_any_width`.
+        ValueError: If the model is untrained or has Tri layers, or samples do not fit.
+
+    Warns:
+        UserWarning: If the model has no such channels.
+
+    Examples:
+        >>> import keras
+        >>> from awn_keras import rotate_channels, to_any_width
+        >>> trained = keras.saving.load_model("mine.keras")  # doctest: +SKIP
+        >>> rotated = rotate_channels(trained, "photos")  # doctest: +SKIP
+        >>> model = to_any_width(rotated, order="reading")  # doctest: +SKIP
+
+    Reference:
+        Ashkboos et al., SliceGPT (2024), section 3.1, for networks without
+        normalization of single channels, by principal components.
+    """
+    source = dissolved(model)
+    _check_can_be_rotated(source)
+    copies = Copies(traced_channels(source), {}, tri=False)
+    copy = keras.Model(*rebuild(source, copies.call), name=model.name)
+    copies.assign(None)
+    streams = _streams(traced_channels(copy))
+    if not streams:
+        warnings.warn(
+            f"Model '{model.name}' has no channels that only linear layers know, and "
+            "is copied as it is.",
+            stacklevel=2,
+        )
+        return copy
+    inputs = fitting_arrays(collect_samples(samples, copy, "samples"), copy, "samples")
+    tensors = {
+        id(mixer.tensor): mixer.tensor
+        for stream in streams
+        for mixer in (*stream.makers, *stream.readers)
+    }
+    moments = _moments(copy, tensors, inputs, batch_size, verbose)
+    for stream in streams:
+        _rotate(stream, moments)
+    return copy
+
+
+def _check_can_be_rotated(model: keras.Model) -> None:
+    if not is_trained(model):
+        raise ArgumentError(
+            f"Model '{model.name}' is untrained: no direction of its channels is read "
+            "more than another. Load trained weights first."
+        )
+    tri = [layer.name for layer in model.layers if isinstance(layer, TriangularKernel)]
+    if tri:
+        raise ArgumentError(
+            f"Model '{model.name}' has Tri layers, such as '{tri[0]}', whose channels "
+            "have their places. Rotate the plain model, and convert it then."
+        )
+
+
+# ---------------------------------------------------------------- which can be rotated
+
+
+@dataclass(frozen=True)
+class _Mixer:
+    """A layer that mixes channels, of a single call.
+
+    Args:
+        layer: The layer.
+        normalization: The BatchNormalization that alone reads what the layer gives, or
+            `None`.
+        tensor: Where the rotated channels are: what the layer reads, or what it gives,
+            after the normalization.
+    """
+
+    layer: keras.Layer
+    normalization: keras.Layer | None
+    tensor: Any
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Channels that only linear layers know: who makes them, and who reads them."""
+
+    makers: list[_Mixer] = field(default_factory=list)
+    readers: list[_Mixer] = field(default_factory=list)
+
+
+class _Calls:
+    """The calls of a graph, and who reads what."""
+
+    def __init__(self, traced: Trace) -> None:
+        self.nodes = traced.propagation.nodes
+        self.kinds = traced.propagation.kinds
+        self.count = Counter(id(node.operation) for node in self.nodes)
+        self.following: defaultdict[int, list[Any]] = defaultdict(list)
+        for node in self.nodes:
+            for x in data_tensors(node):
+                self.following[id(x)].append(node)
+
+    def labels(self, x: Any) -> tuple[int, ...]:
+        """Labels of a tensor's channels, none if they do not come and go."""
+        kind = self.kinds[id(x)]
+        return tuple(kind.labels.tolist()) if isinstance(kind, Labelled) else ()
+
+    def normalization_after(self, node: Any) -> Any:
+        """The call of the BatchNormalization that alone reads what a layer gives."""
+        following = self.following[id(node.outputs[0])]
+        if len(following) != 1 or not _is_linear(node.operation):
+            return None
+        layer = following[0].operation
+        is_plain = type(layer) is keras.layers.BatchNormalization
+        if is_plain and layer.scale and layer.center and self.count[id(layer)] == 1:
+            return following[0]
+        return None
+
+
+def _is_linear(layer: Any) -> bool:
+    activation = getattr(layer, "activation", None)
+    return activation is None or activation is keras.activations.linear
+
+
+def _streams(traced: Trace) -> list[_Stream]:
+    calls = _Calls(traced)
+    streams: defaultdict[tuple[int, ...], _Stream] = defaultdict(_Stream)
+    known: set[int] = set()  # labels of channels of which each is known by itself
+    normalizing: set[int] = set()  # layers that belong to one that mixes
+    for node in calls.nodes:
+        layer = node.operation
+        read = [labels for x in data_tensors(node) if (labels := calls.labels(x))]
+        made = calls.labels(node.outputs[0])
+        if id(layer) in normalizing:
+            continue
+        if not mixes_channels(layer):
+            rule = rule_of(layer)
+            through = rule is not None and rule.alike and set(read) == {made}
+            # `x + 1` is no sum of two tensors.
+            is_whole = isinstance(layer, keras.Layer) or len(read) == 2
+            if not (through and is_whole):
+                known.update(made, *read)
+            continue
+        after = calls.normalization_after(node)
+        if after is not None:
+            normalizing.add(id(after.operation))
+        normalization = None if after is None else after.operation
+        once = calls.count[id(layer)] == 1
+        for labels in read:
+            if once and len(_rule(layer).in_axes) == 1:
+                (x,) = data_tensors(node)
+                streams[labels].readers.append(_Mixer(layer, normalization, x))
+            else:
+                known.update(labels)
+        if made and once and _is_linear(layer):
+            x = (node if after is None else after).outputs[0]
+            streams[made].makers.append(_Mixer(layer, normalization, x))
+        else:
+            known.update(made)
+    owners = Counter(label for labels in streams for label in set(labels))
+    return [
+        stream
+        for labels, stream in streams.items()
+        if len(set(labels)) == len(labels) > 1
+        and known.isdisjoint(labels)
+        and all(owners[label] == 1 for label in labels)
+        and stream.makers
+        and stream.readers
+    ]
+
+
+# ------------------------------------------------------------------------- the basis
+
+
+def _moments(
+    model: keras.Model,
+    tensors: Mapping[int, Any],
+    inputs: list[np.ndarray],
+    batch_size: int,
+    verbose: int,
+) -> dict[int, np.ndarray]:
+    """Covariances `(channels, channels)` of tensors over samples and positions."""
+    probe = keras.Model(model.inputs, list(tensors.values()))
+    sums = {key: np.zeros(x.shape[-1]) for key, x in tensors.items()}
+    squares = {key: np.zeros((x.shape[-1],) * 2) for key, x in tensors.items()}
+    counts = dict.fromkeys(tensors, 0)
+    starts = range(0, len(inputs[0]), batch_size)
+    bar = keras.utils.Progbar(len(starts), verbose=verbose, unit_name="batch")
+    for step, start in enumerate(starts):
+        batch = [x[start : start + batch_size] for x in inputs]
+        outputs = keras.tree.flatten(probe(batch, training=False))
+        for key, output in zip(tensors, outputs, strict=True):
+            values = keras.ops.convert_to_numpy(output).astype("float64")
+            values = values.reshape(-1, values.shape[-1])
+            sums[key] += values.sum(axis=0)
+            squares[key] += values.T @ values
+            counts[key] += len(values)
+        bar.update(step + 1)
+    return {
+        key: squares[key] / counts[key]
+        - np.outer(sums[key], sums[key]) / counts[key] ** 2
+        for key in tensors
+    }
+
+
+def _rotate(stream: _Stream, covariances: Mapping[int, np.ndarray]) -> None:
+    """Gives a stream its new basis: the layers compute what they did."""
+    tensors = {id(reader.tensor) for reader in stream.readers}
+    spreads = [covariances[key] for key in tensors]
+    sizes = [np.trace(spread) for spread in spreads]
+    if min(sizes) <= 0:  # nothing comes through
+        return
+    covariance = np.mean([c / size for c, size in zip(spreads, sizes, strict=True)], 0)
+    variances, axes = np.linalg.eigh(covariance)
+    deviations = np.sqrt(np.maximum(variances, _FLOOR * variances[-1]))
+    root, inverse = (axes * deviations) @ axes.T, (axes / deviations) @ axes.T
+    # How much the layers read of each direction of what has unit variance in all; each
+    # of their channels counts the same, as normalization makes them equal.
+    read = np.zeros_like(root)
+    for reader in stream.readers:
+        columns = np.concatenate(list(root @ _kernel(reader.layer)), axis=-1)
+        columns = columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-30)
+        read += columns @ columns.T / columns.shape[1]
+    directions = np.linalg.eigh(read)[1][:, ::-1]
+    # As large on the whole as before: `covariance` has a trace of 1.
+    size = np.sqrt(1 / len(root))
+    forward, back = size * directions.T @ inverse, root @ directions / size
+    for reader in stream.readers:
+        _read_rotated(reader, back)
+    for maker in stream.makers:
+        _make_rotated(maker, forward, covariances[id(maker.tensor)])
+
+
+def _read_rotated(reader: _Mixer, back: np.ndarray) -> None:
+    """Lets a layer read `x` where it read `back @ x`."""
+    old = _kernel(reader.layer)
+    new = back.T @ old
+    if reader.normalization is not None:
+        # Of the size that training has found; steps are relative to it.
+        scale = _norms(old) / np.maximum(_norms(new), 1e-30)
+        new = new * scale
+        if reader.layer.use_bias:
+            reader.layer.bias.assign(_numpy(reader.layer.bias) * scale)
+        _rescale(reader.normalization, scale)
+    _assign_kernel(reader.layer, new)
+
+
+def _rescale(normalization: Any, scale: np.ndarray) -> None:
+    """Lets a BatchNormalization give what it did, of inputs times a scale."""
+    variance, epsilon = _numpy(normalization.moving_variance), normalization.epsilon
+    factor = np.sqrt((variance * scale**2 + epsilon) / (variance + epsilon)) / scale
+    normalization.gamma.assign(_numpy(normalization.gamma) * factor)
+    normalization.moving_mean.assign(_numpy(normalization.moving_mean) * scale)
+    normalization.moving_variance.assign(variance * scale**2)
+
+
+def _make_rotated(maker: _Mixer, forward: np.ndarray, covariance: np.ndarray) -> None:
+    """Lets a layer, after its normalization, give `forward @ y` where it gave `y`."""
+    layer, after = maker.layer, maker.normalization
+    old = _kernel(layer)
+    scale: Any = 1.0
+    if after is not None:
+        epsilon = after.epsilon
+        factor = _numpy(after.gamma) / np.sqrt(_numpy(after.moving_variance) + epsilon)
+        forward_of_layer = forward * factor
+        new = old @ forward_of_layer.T
+        scale = _norms(old).mean() / np.maximum(_norms(new), 1e-30)
+        variance = np.einsum("ij,jk,ik->i", forward, covariance, forward) * scale**2
+        mean = forward_of_layer @ _numpy(after.moving_mean)
+        after.gamma.assign(np.sqrt(variance + epsilon) / scale)
+        after.beta.assign(forward @ _numpy(after.beta))
+        after.moving_mean.assign(mean * scale)
+        after.moving_variance.assign(variance)
+    else:
+        forward_of_layer = forward
+        new = old @ forward.T
+    if layer.use_bias:
+        layer.bias.assign(forward_of_layer @ _numpy(layer.bias) * scale)
+    _assign_kernel(layer, new * scale)
+
+
+# ------------------------------------------------------------------------- weights
+
+
+def _rule(layer: Any) -> WidthRule:
+    return rule_of(layer) or WidthRule()
+
+
+def _numpy(weight: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(weight).astype("float64")
+
+
+def _norms(kernel: np.ndarray) -> np.ndarray:
+    """Of each output channel's part of a kernel, `(out,)`."""
+    return np.sqrt(np.square(kernel).sum(axis=(0, 1)))
+
+
+def _kernel(layer: Any) -> np.ndarray:
+    """The kernel that mixes channels, float64 `(positions, in, out)`."""
+    (name,), rule = _rule(layer).kernels, _rule(layer)
+    axes = (rule.in_axes[name], rule.out_axes[name])
+    kernel = np.moveaxis(_numpy(getattr(layer, name)), axes, (-2, -1))
+    return kernel.reshape(-1, *kernel.shape[-2:])
+
+
+def _assign_kernel(layer: Any, kernel: np.ndarray) -> None:
+    (name,), rule = _rule(layer).kernels, _rule(layer)
+    weight = getattr(layer, name)
+    axes = (rule.in_axes[name], rule.out_axes[name])
+    positions = weight.shape[:-2]
+    new = kernel.reshape(*positions, *kernel.shape[-2:])
+    weight.assign(np.moveaxis(new, (-2, -1), axes))
