@@ -128,7 +128,11 @@ def add(parser: Parser) -> None:
         help="default: 20, for CIFAR 100; mobilenet_v2 without --data: 350, other "
         "systems than AWNs 100",
     )
-    add("--batch-size", type=int, help="default: 128; 64 if converted, 32 with --weights")
+    add(
+        "--batch-size",
+        type=int,
+        help="default: 128; 64 if converted, 32 with --weights",
+    )
     add(
         "--learning-rate",
         type=float,
@@ -156,7 +160,8 @@ def add(parser: Parser) -> None:
     add(
         "--min-width",
         type=float,
-        help="smallest width (default: 0.25; 0.35 for mobilenet_v2)",
+        help="smallest width (default: 0.25; 0.35 for mobilenet_v2; with --weights "
+        "0.5, 0.67, 0.83 and 1, or all from the one given here)",
     )
     add(
         "--divisor",
@@ -195,8 +200,12 @@ def add(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from awn_keras.runs.devices import choose_devices
-    from awn_keras.runs.presets import paper_recipe, recommended_recipe
-    from awn_keras.runs.recipe import TRIANGLE, Recipe
+    from awn_keras.runs.presets import (
+        paper_recipe,
+        recommended_recipe,
+        without_triangle,
+    )
+    from awn_keras.runs.recipe import Recipe
     from awn_keras.runs.run import run as start_run
 
     devices = choose_devices(args.strategy, args.devices)
@@ -224,11 +233,14 @@ def run(args: argparse.Namespace) -> None:
     }
     if folder is not None:
         given = {"size": _SIZE, **given, "dataset": folder.name, "folder": str(folder)}
-    if args.grow is not None:  # which has no triangle to fade
-        untouched = {name: getattr(Recipe, name) for name in TRIANGLE}
-        recipe = replace(recipe, **untouched)
-    if args.widths_grid and args.min_width is None:
-        given["min_width"] = args.widths_grid[0]
+    grid = args.widths_grid
+    if args.grow is not None:  # which leaves the network as it is
+        recipe = without_triangle(recipe)
+    elif recipe.widths_grid and args.min_width not in (None, recipe.min_width):
+        # The recipe's few widths do not begin there.
+        recipe = replace(recipe, widths_grid=None, widths=Recipe.widths)
+    elif grid and args.min_width is None:
+        given["min_width"] = grid[0]
     recipe = replace(recipe, **given)
     name = f"{recipe.dataset}_{Path(recipe.architecture).stem}"
     if args.paper_system is not None:

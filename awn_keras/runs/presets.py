@@ -37,6 +37,8 @@ PAPER_SYSTEMS: Mapping[str, Mapping[str, Any]] = {
 #: The same for an architecture and a recipe's system together.
 _PAPER_EPOCHS = {("mobilenet_v2", "awn"): {"epochs": 350}}
 
+#: The widths of a network that starts from trained weights.
+TRAINED_WIDTHS = (0.5, 0.67, 0.83, 1.0)
 #: For networks that are converted, of which the paper has none: a mean of losses,
 #: weights of 1 (a multiplier would not fit trained ones), a rate for batches of 64.
 _CONVERTED: Mapping[str, Any] = {
@@ -53,8 +55,15 @@ _CONVERTED: Mapping[str, Any] = {
 }
 #: The same for one that starts from trained weights: smaller steps keep more of them.
 _TRAINED: Mapping[str, Any] = {"batch_size": 32, "learning_rate": 0.02}
-#: The same for one of which a triangle forbids a part.
-_TRIANGLE: Mapping[str, Any] = {"rotate": True, "order": "reading", "fade": 0.7}
+#: The same for one of which a triangle forbids a part: little of a few wide widths.
+_TRIANGLE: Mapping[str, Any] = {
+    "rotate": True,
+    "order": "reading",
+    "fade": 0.7,
+    "min_width": 0.5,
+    "widths_grid": TRAINED_WIDTHS,
+    "widths": TRAINED_WIDTHS,
+}
 #: Networks of Tri layers, which are built and not converted.
 _BUILT = ("lenet_3c1l", "mobilenet_v2")
 
@@ -145,9 +154,9 @@ def recommended_recipe(
         `cosine_fast_decay`: 0.12 and 5e-4. With `mobilenet_v2`, with which nothing was
         compared, the paper's AWN+RS, in a nested staircase. Networks that are
         converted warm up and then follow half a cosine, from 0.05 with batches of 64,
-        or from 0.02 with batches of 32 if they are trained already; then bottlenecks
-        are rotated, and what the triangle forbids fades out. Photos are trained on for
-        20 epochs.
+        or from 0.02 with batches of 32 if they are trained already; then they get four
+        widths from 0.5, bottlenecks are rotated, and what the triangle forbids fades
+        out. Photos are trained on for 20 epochs.
 
     Raises:
         ValueError: If the name of the architecture is wrong.
@@ -162,6 +171,19 @@ def recommended_recipe(
     if folder:
         better |= {"epochs": Recipe.epochs, "schedule": "cosine"}
     return replace(paper, **{**paper.as_mean, **better})
+
+
+def without_triangle(recipe: Recipe) -> Recipe:
+    """Takes back what a recipe does so that a triangle forbids little.
+
+    Args:
+        recipe: What `recommended_recipe` gives for trained weights.
+
+    Returns:
+        The recipe, with `Recipe`'s defaults in these fields: for a network that grows,
+        or to compare with.
+    """
+    return replace(recipe, **{name: getattr(Recipe, name) for name in _TRIANGLE})
 
 
 def _converted_recipe(

@@ -39,10 +39,6 @@ UNUSED: dict[str, tuple[str, ...]] = {
 }
 
 
-#: Fields that say how trained weights come into the triangle.
-TRIANGLE = ("rotate", "order", "fade")
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a training run. Defaults are the paper's for LeNet.
@@ -222,7 +218,10 @@ class Recipe:
                 f"{self.weights!r}"
             )
         if self.grow is not None:
-            for name in (*TRIANGLE, "widths_grid", "stages", "lowest_width"):
+            for name in (
+                *("rotate", "order", "fade", "widths_grid", "stages"),
+                "lowest_width",
+            ):
                 if getattr(self, name) != getattr(type(self), name):
                     raise ArgumentError(
                         f"`{name}` means nothing with `grow`, which leaves the network "

@@ -6,7 +6,12 @@ import pytest
 
 from awn_keras.cli import main
 from awn_keras.errors import AwnError
-from awn_keras.runs.presets import paper_recipe, recommended_recipe
+from awn_keras.runs.presets import (
+    paper_recipe,
+    recommended_recipe,
+    without_triangle,
+)
+from awn_keras.runs.recipe import Recipe
 
 
 def test_train_takes_the_papers_other_systems(tmp_path, capsys):
@@ -35,6 +40,13 @@ def test_train_prints_the_curve_and_keeps_the_run(trained, capsys):
         *("width", "0.2500", "0.5000", "1.0000")
     ]
     assert lines[-1].startswith(f"AUC {100 * result['auc']:.2f} %")
+
+
+TRAINED = "mnist --model efficientnet_lite0 --weights imagenet"
+
+
+def trained_recipe():
+    return recommended_recipe("mnist", "efficientnet_lite0", weights="imagenet")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +79,32 @@ def test_train_prints_the_curve_and_keeps_the_run(trained, capsys):
             "cifar10 --system awn_rs --model mobilenet_v2 --min-width 0.5 --epochs 7",
             replace(paper_recipe("cifar10", "mobilenet_v2"), min_width=0.5, epochs=7),
             "cifar10_mobilenet_v2_awn_rs",
+        ),
+        (TRAINED, trained_recipe(), "mnist_efficientnet_lite0"),
+        (
+            f"{TRAINED} --min-width 0.5",
+            trained_recipe(),
+            "mnist_efficientnet_lite0",
+        ),
+        (
+            f"{TRAINED} --min-width 0.25",
+            replace(
+                trained_recipe(),
+                min_width=0.25,
+                widths_grid=None,
+                widths=Recipe.widths,
+            ),
+            "mnist_efficientnet_lite0",
+        ),
+        (
+            f"{TRAINED} --widths-grid 0.25,1",
+            replace(trained_recipe(), min_width=0.25, widths_grid=(0.25, 1.0)),
+            "mnist_efficientnet_lite0",
+        ),
+        (
+            f"{TRAINED} --grow 1.5",
+            replace(without_triangle(trained_recipe()), grow=1.5),
+            "mnist_efficientnet_lite0",
         ),
     ],
 )

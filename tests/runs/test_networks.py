@@ -10,7 +10,11 @@ from awn_keras import AnyWidthModel, lenet_3c1l
 from awn_keras.architectures import efficientnet_lite0
 from awn_keras.baselines import USNet
 from awn_keras.runs.build import build
-from awn_keras.runs.presets import paper_recipe, recommended_recipe
+from awn_keras.runs.presets import (
+    paper_recipe,
+    recommended_recipe,
+    without_triangle,
+)
 from awn_keras.runs.recipe import Recipe
 from awn_keras.runs.sets import load_set
 from tests.data.folders import photos
@@ -74,7 +78,7 @@ def test_a_pretrained_network_is_rotated(folder, monkeypatch):
         "awn_keras.runs.networks.efficientnet_lite0", lambda *args, **kwargs: base
     )
     recipe = recipe_of(folder, "efficientnet_lite0", weights="imagenet")
-    whole = replace(recipe, min_width=1.0, order="keep", fade=0.0)
+    whole = replace(recipe, widths_grid=(1.0,), min_width=1.0, order="keep", fade=0.0)
     assert whole.rotate
     model, same = built(whole), built(replace(whole, rotate=False))
     kernels = [
@@ -169,7 +173,7 @@ def test_settings_that_mean_nothing_are_refused(architecture, changes, match):
 
 
 def test_a_network_grows_by_its_recipe(folder):
-    recipe = recipe_of(folder, "MobileNet", grow=1.5)
+    recipe = replace(without_triangle(recipe_of(folder, "MobileNet")), grow=1.5)
     model = built(recipe)
     assert model.min_width == pytest.approx(2 / 3)
     assert model.plan.widths.smallest == model.min_width

@@ -2,7 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from awn_keras.runs.presets import paper_recipe, recommended_recipe
+from awn_keras.runs.presets import (
+    paper_recipe,
+    recommended_recipe,
+    without_triangle,
+)
 
 
 def test_the_papers_recipes():
@@ -75,3 +79,19 @@ def test_a_data_set_without_a_row_gets_the_default():
     for recipe in (paper_recipe, recommended_recipe):
         wanted = replace(recipe("fashion_mnist"), dataset="imagenet")
         assert recipe("imagenet") == wanted
+
+
+def test_trained_weights_get_what_keeps_most_of_them():
+    names = ("photos", "efficientnet_lite0")
+    recipe = recommended_recipe(*names, weights="imagenet", folder=True)
+    assert (recipe.rotate, recipe.order, recipe.fade) == (True, "reading", 0.7)
+    assert recipe.widths_grid == recipe.widths == (0.5, 0.67, 0.83, 1.0)
+    random = recommended_recipe(*names, folder=True)
+    steps = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
+    assert replace(without_triangle(recipe), weights=None) == replace(random, **steps)
+    for system in ("plain", "us_net"):
+        other = paper_recipe(*names, system, weights="imagenet")
+        assert other.batch_size == recipe.batch_size
+        assert not other.rotate
+    fixed = paper_recipe(*names, "awn", weights="imagenet")
+    assert fixed.widths == fixed.widths_grid
