@@ -24,6 +24,7 @@ from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.engine import EngineError, EngineResult, run_apart
 from awn_keras.deploy.gpu import check_gpu_run, why_no_gpu
 from awn_keras.deploy.litert import TFLiteFile, TFLiteFolder, open_tflite
+from awn_keras.deploy.progress import Progress
 from awn_keras.deploy.verification import precision_of
 from awn_keras.environment import this_machine
 from awn_keras.errors import ArgumentError
@@ -129,6 +130,7 @@ def benchmark_tflite(
     accuracy: Mapping[str, float] | None = None,
     timeout: float = 600,
     on_progress: Callable[[Report], None] | None = None,
+    verbose: int | str = "auto",
 ) -> Report:
     """Measures each width of a TFLite file on this machine.
 
@@ -149,6 +151,7 @@ def benchmark_tflite(
         accuracy: Accuracy by signature, to be reported beside; see `accuracies`.
         timeout: Seconds that a measurement may take.
         on_progress: Called with the report after each row and each failure, to save it.
+        verbose: Whether to print a line for each repetition; see `export_tflite`.
 
     Returns:
         The report: a row for each width, target and number of threads that could be
@@ -167,6 +170,7 @@ def benchmark_tflite(
         )
     check_seconds(min_seconds, "min_seconds")
     check_seconds(timeout, "timeout")
+    progress = Progress(verbose)
     subject = Subject.of(path, widths, accuracy)
     how = {
         "warm_up": warm_up,
@@ -180,10 +184,12 @@ def benchmark_tflite(
         arms.append(("gpu", 1))
     tasks = [(signature, *arm) for signature in subject.widths for arm in arms]
     order = random.Random(0)  # the same at each call
+    progress.begin(repeats)
     for _ in range(repeats):
         order.shuffle(tasks)
         for task in tasks:
             bench.measure(*task)
+        progress.done(f"repetition of {subject.path.name} here")
     return bench.report
 
 

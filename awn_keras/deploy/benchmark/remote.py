@@ -25,6 +25,7 @@ from awn_keras.deploy.benchmark.devices import (
 )
 from awn_keras.deploy.benchmark.host import Subject, check_counts, check_seconds
 from awn_keras.deploy.benchmark.report import Failure, Report, Row
+from awn_keras.deploy.progress import Progress
 from awn_keras.errors import ArgumentError
 
 #: What a device can run a file on.
@@ -47,6 +48,7 @@ def benchmark_device(
     accuracy: Mapping[str, float] | None = None,
     timeout: float = 300,
     on_progress: Callable[[Report], None] | None = None,
+    verbose: int | str = "auto",
 ) -> Report:
     """Measures each width of a TFLite file on a device.
 
@@ -71,6 +73,7 @@ def benchmark_device(
         accuracy: Accuracy by signature, to be reported beside.
         timeout: Seconds that one repetition may take.
         on_progress: Called with the report after each row and each failure, to save it.
+        verbose: Whether to print a line for each repetition; see `export_tflite`.
 
     Returns:
         The report.
@@ -86,6 +89,7 @@ def benchmark_device(
     check_seconds(cooldown, "cooldown")
     check_seconds(min_seconds, "min_seconds")
     check_seconds(timeout, "timeout")
+    progress = Progress(verbose)
     subject = Subject.of(path, widths, accuracy)
     bench = _Bench(subject, device, on_progress or (lambda _: None))
     arms = [("cpu", count) for count in threads] if "cpu" in units else []
@@ -101,6 +105,7 @@ def benchmark_device(
             device.push(program, there)
             device.push(Path(path), f"{folder}/model.tflite")
             device.run(["chmod", "755", there])
+            progress.begin(repeats)
             for _ in range(repeats):
                 order.shuffle(tasks)
                 for signature, unit, count in tasks:
@@ -116,6 +121,7 @@ def benchmark_device(
                         min_seconds=min_seconds,
                     )
                     bench.measure(words, signature, unit, count, timeout)
+                progress.done(f"repetition of {subject.path.name} on {device.name}")
     except DeviceError as error:
         bench.fail(None, None, None, str(error))
     return bench.report

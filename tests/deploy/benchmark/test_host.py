@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,15 @@ def test_every_width_is_measured_in_a_process_of_its_own(exported):
         assert row.precision == "float32"
         assert row.macs > 0
         assert row.litert
+
+
+def test_each_repetition_is_told(exported, capsys):
+    benchmark_tflite(exported, widths=[0.25], verbose=1, **FAST)
+    lines = capsys.readouterr().out.splitlines()
+    for number, line in enumerate(lines, start=1):
+        told = rf"\[{number}/2\] repetition of {exported.name} here in [\d.]+ s"
+        assert re.fullmatch(told, line)
+    assert len(lines) == 2
 
 
 def test_short_runs_are_repeated_until_the_time_is_over(exported):

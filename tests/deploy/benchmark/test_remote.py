@@ -68,6 +68,17 @@ def test_every_width_is_measured_and_the_phone_left_as_it_was(
     assert found["android-gpu", 1, 0.5].fully_accelerated is True
 
 
+def test_each_repetition_is_told(phones, program, exported, capsys):
+    phone = phones.add("R5CT1")
+    benchmark_device(exported, phone, program, runs=3, repeats=2, verbose=1)
+    lines = capsys.readouterr().out.splitlines()
+    starts = [
+        f"[{n}/2] repetition of {exported.name} on {phone.name} in" for n in (1, 2)
+    ]
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start)
+
+
 @pytest.mark.parametrize("version", ["2.18", "litert"])
 def test_other_versions_of_the_program(phones, tmp_path, exported, version):
     phone = phones.add("A")
