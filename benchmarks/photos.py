@@ -1,22 +1,24 @@
 """What a pretrained start is worth on photos, and how much of it a triangle keeps.
 
-    python -m benchmarks.photos --photos photos --directory runs/photos [--arms a,b]
-        [--seeds 0 1] [--data-dir DIR]
+    python -m benchmarks.photos [--photos cifar10 elpv] [--arms a,b] [--seeds 0 1]
+        [--directory runs/photos] [--data-dir DIR]
 
 EfficientNet-Lite0 with ImageNet weights (extra `pretrained`), trained on photos of 10
-classes, 500 each, and tested on 200 each: images of CIFAR-10, written as JPEG of 96x96
-to `--photos`, if that is not there. 4 epochs, 12 in arms that say so; SGD from 0.05 (a
-warm-up, then half a cosine) with batches of 64, flipped and shifted, the mean of four
-widths' losses by the sandwich rule.
+classes, 500 each, and tested on 200 each: images of CIFAR-10, written as JPEG of 96x96.
+`elpv` are the 2,624 photos of solar cells of the package elpv-dataset, defective ones
+and others, of which a fifth is held out to test on. 4 epochs, 12 in arms that say so;
+SGD from 0.02 (a warm-up, then half a cosine) with batches of 32, flipped and shifted,
+the mean of four widths' losses by the sandwich rule.
 
 `ARMS` says what differs. A run is one of `awn_keras.runs`: one that was killed goes on,
 and finished ones are not run again. Six to fifteen minutes a run on two cores; all of
-them take a night. The teacher's arm needs `plain` of the same seed first.
+them take a night.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,23 +32,35 @@ from PIL import Image
 from awn_keras.data import load_data
 from awn_keras.environment import environment
 from awn_keras.files import write_whole
-from awn_keras.runs.presets import paper_recipe, recommended_recipe
+from awn_keras.runs.presets import (
+    TRAINED_WIDTHS,
+    paper_recipe,
+    recommended_recipe,
+    without_triangle,
+)
 from awn_keras.runs.recipe import Recipe
 from awn_keras.runs.run import run
 
 OUTPUT = Path(__file__).parents[1] / "results" / "photos.json"
 NETWORK = "efficientnet_lite0"
 SIZE = 96
+#: As with trained weights, in all arms that do not say otherwise.
+STEPS: Mapping[str, Any] = {"batch_size": 32, "learning_rate": 0.02}
 #: Photos of each class, to train and to test on.
 TRAIN, TEST = 500, 200
 EPOCHS = 4
 GRID = (0.25, 0.5, 0.75, 1.0)
-WIDE = (0.5, 2 / 3, 5 / 6, 1.0)
+WIDE = TRAINED_WIDTHS
 #: The first stages, in which most of the work and few of the weights are, stay whole.
 EARLY = {"stem_*": {"min_width": 1.0}, "block[1-5]_*": {"min_width": 1.0}}
 
-#: What each arm changes of the recommended recipe for trained weights with neither an
-#: order nor a fade.
+#: What trained weights are given on their way into the triangle.
+FADE: Mapping[str, Any] = {"order": "reading", "fade": 0.7}
+ROTATED: Mapping[str, Any] = {**FADE, "rotate": True}
+IN_GRID: Mapping[str, Any] = {"widths_grid": GRID}
+IN_WIDE: Mapping[str, Any] = {"widths_grid": WIDE, "min_width": 0.5, "widths": WIDE}
+
+#: What each arm changes of the recipe of `awn train --weights imagenet` without these.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     # Plain networks and other systems, from the same weights.
     "plain": {"system": "plain"},
@@ -59,48 +73,29 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     # (b) Fading.
     "fade_0.3": {"order": "reading", "fade": 0.3},
     "fade_0.5": {"order": "reading", "fade": 0.5},
-    "fade_0.7": {"order": "reading", "fade": 0.7},
+    "fade_0.7": FADE,
     # (c) Distillation from the full width.
-    "distilled": {"order": "reading", "fade": 0.5, "distillation": 0.5},
-    # (d) Orders.
-    "order_keep": {"order": "keep", "fade": 0.5},
-    "order_importance": {"order": "importance", "fade": 0.5},
+    "distilled": {**FADE, "distillation": 0.5},
+    # (d) Orders, and bases.
+    "order_keep": {"fade": 0.7},
+    "order_importance": {"order": "importance", "fade": 0.7},
+    "rotated": ROTATED,
+    "rotated_hard": {**ROTATED, "fade": 0.0},
     # (e) Few widths, early stages that are whole.
-    "grid": {"order": "reading", "fade": 0.5, "widths_grid": GRID},
-    "wide_grid": {
-        "order": "reading",
-        "fade": 0.5,
-        "widths_grid": WIDE,
-        "min_width": 0.5,
-        "widths": WIDE,
-    },
-    "early": {"order": "reading", "fade": 0.5, "widths_grid": GRID, "stages": EARLY},
+    "grid": {**FADE, **IN_GRID},
+    "rotated_grid": {**ROTATED, **IN_GRID},
+    "wide_grid": {**FADE, **IN_WIDE},
+    "rotated_wide_grid": {**ROTATED, **IN_WIDE},
+    "rotated_early": {**ROTATED, **IN_GRID, "stages": EARLY},
     # (f) Growing.
     "grown": {"grow": 2**0.5},
-    # (g) More steps, other rates.
-    "early_batch_32": {
-        "order": "reading",
-        "fade": 0.5,
-        "widths_grid": GRID,
-        "stages": EARLY,
-        "batch_size": 32,
-    },
-    "early_rate_0.1": {
-        "order": "reading",
-        "fade": 0.5,
-        "widths_grid": GRID,
-        "stages": EARLY,
-        "learning_rate": 0.1,
-    },
+    # (g) Other rates, more steps.
+    "plain_0.05": {"system": "plain", "learning_rate": 0.05, "batch_size": 64},
+    "plain_0.01": {"system": "plain", "learning_rate": 0.01},
+    "rotated_0.05": {**ROTATED, **IN_WIDE, "learning_rate": 0.05, "batch_size": 64},
+    "rotated_0.01": {**ROTATED, **IN_WIDE, "learning_rate": 0.01},
     "plain_12": {"system": "plain", "epochs": 3 * EPOCHS},
-    "early_batch_32_12": {
-        "order": "reading",
-        "fade": 0.5,
-        "widths_grid": GRID,
-        "stages": EARLY,
-        "batch_size": 32,
-        "epochs": 3 * EPOCHS,
-    },
+    "rotated_12": {**ROTATED, **IN_WIDE, "epochs": 3 * EPOCHS},
 }
 
 
@@ -108,23 +103,23 @@ def main() -> None:
     """Runs the arms that are not finished, one seed after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--photos", type=Path, default=Path("runs/photos/photos"))
+    add("--photos", nargs="+", choices=PHOTOS, default=["cifar10"])
     add("--directory", type=Path, default=Path("runs/photos"))
     add("--arms", help="separated by commas (default: all)")
     add("--seeds", type=int, nargs="+", default=[0, 1])
     add("--data-dir", type=Path, help="folder of prepared TFDS data sets")
     add("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
-    if not args.photos.exists():
-        write_photos(args.photos, args.data_dir)
     chosen = args.arms.split(",") if args.arms else list(ARMS)
-    for seed in args.seeds:
-        for arm in chosen:
-            if find(args.output, arm, seed) is None:
-                save(args.output, measured(arm, seed, args.photos, args.directory))
+    for photos, seed, arm in itertools.product(args.photos, args.seeds, chosen):
+        folder = args.directory / photos
+        if not folder.exists():
+            PHOTOS[photos](folder, args.data_dir)
+        if find(args.output, photos, arm, seed) is None:
+            save(args.output, measured(arm, seed, folder, args.directory))
 
 
-def write_photos(folder: Path, data_dir: Path | None) -> None:
+def write_cifar10(folder: Path, data_dir: Path | None) -> None:
     """Writes images of CIFAR-10 as photos in folders of classes."""
     data = load_data("cifar10", data_dir=data_dir)
     for part, images, labels, count in (
@@ -142,6 +137,21 @@ def write_photos(folder: Path, data_dir: Path | None) -> None:
                 image.save(place / f"{number:04d}.jpg", quality=90)
 
 
+def write_elpv(folder: Path, _: Path | None) -> None:
+    """Writes the photos of elpv-dataset (CC BY-NC-SA) in folders of classes."""
+    from elpv_dataset.utils import load_dataset
+
+    images, probabilities, _ = load_dataset()
+    pairs = zip(images, probabilities, strict=True)
+    for number, (image, probability) in enumerate(pairs):
+        place = folder / ("defective" if probability > 0.5 else "functional")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number:04d}.png")
+
+
+PHOTOS = {"cifar10": write_cifar10, "elpv": write_elpv}
+
+
 def recipe_of(arm: str, seed: int, photos: Path) -> Recipe:
     """The recipe of an arm."""
     changes = dict(ARMS[arm])
@@ -149,10 +159,11 @@ def recipe_of(arm: str, seed: int, photos: Path) -> Recipe:
     system = changes.pop("system", None)
     if system is None:
         recipe = recommended_recipe(photos.name, NETWORK, weights=weights, folder=True)
-        recipe = replace(recipe, order=Recipe.order, fade=Recipe.fade)
+        recipe = without_triangle(recipe)
     else:
         recipe = paper_recipe(photos.name, NETWORK, system, weights=weights)
-    common = {"epochs": EPOCHS, "seed": seed, "size": (SIZE, SIZE)}
+    # From other weights nothing is to be kept by small steps; all else is to be equal.
+    common = {"epochs": EPOCHS, "seed": seed, "size": (SIZE, SIZE), **STEPS}
     return replace(recipe, folder=str(photos.resolve()), **{**common, **changes})
 
 
@@ -160,11 +171,13 @@ def measured(arm: str, seed: int, photos: Path, directory: Path) -> dict[str, An
     """Trains an arm, or goes on; what it reached at its four widths."""
     keras.backend.clear_session()
     recipe = recipe_of(arm, seed, photos)
-    result = run(recipe, directory / f"{arm}_seed{seed}", resume=True, verbose=2)
+    place = directory / f"{photos.name}_{arm}_seed{seed}"
+    result = run(recipe, place, resume=True, verbose=2)
     curve = result.curve
     widths = _widths(recipe, min(curve.widths))
     at = [max(i for i, w in enumerate(curve.widths) if w <= x + 1e-9) for x in widths]
     return {
+        "photos": photos.name,
         "arm": arm,
         "seed": seed,
         "epochs": recipe.epochs,
@@ -188,12 +201,12 @@ def _widths(recipe: Recipe, smallest: float) -> tuple[float, ...]:
     return recipe.widths_grid or GRID
 
 
-def find(path: Path, arm: str, seed: int) -> dict[str, Any] | None:
+def find(path: Path, photos: str, arm: str, seed: int) -> dict[str, Any] | None:
     """What is finished of an arm."""
     if not path.exists():
         return None
     for record in json.loads(path.read_text()):
-        if (record["arm"], record["seed"]) == (arm, seed):
+        if (record["photos"], record["arm"], record["seed"]) == (photos, arm, seed):
             return record
     return None
 
@@ -201,12 +214,20 @@ def find(path: Path, arm: str, seed: int) -> dict[str, Any] | None:
 def save(path: Path, record: dict[str, Any]) -> None:
     """Adds a record, in the order of `ARMS`."""
     records = json.loads(path.read_text()) if path.exists() else []
-    order = list(ARMS)
-    records = sorted(
-        [*records, record], key=lambda each: (order.index(each["arm"]), each["seed"])
-    )
+    sets, arms = list(PHOTOS), list(ARMS)
+
+    def place(each: dict[str, Any]) -> tuple[int, int, int]:
+        return sets.index(each["photos"]), arms.index(each["arm"]), each["seed"]
+
+    records = sorted([*records, record], key=place)
     write_whole(path, json.dumps(records, indent=1) + "\n")
-    print(record["arm"], record["seed"], np.round(record["accuracy"], 4), flush=True)
+    print(
+        record["photos"],
+        record["arm"],
+        record["seed"],
+        np.round(record["accuracy"], 4),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -718,6 +718,92 @@ def scaling() -> str:
     )
 
 
+#: Titles of the arms of benchmarks/photos.py.
+_STARTS = {
+    "plain": "plain",
+    "plain_scratch": "plain, from scratch",
+    "s_net": "S-Net",
+    "us_net": "US-Net",
+    "hard": "triangle at once, order of importance",
+    "scratch": "any-width, from scratch",
+    "fade_0.3": "fade over 0.3",
+    "fade_0.5": "fade over 0.5",
+    "fade_0.7": "fade over 0.7",
+    "distilled": "fade over 0.7, distilled from the full width",
+    "order_keep": "fade over 0.7, channels as they were",
+    "order_importance": "fade over 0.7, in the order of importance",
+    "rotated": "fade over 0.7, rotated",
+    "rotated_hard": "rotated, triangle at once",
+    "grid": "fade over 0.7, four widths",
+    "rotated_grid": "fade over 0.7, four widths, rotated",
+    "wide_grid": "fade over 0.7, four widths from 0.5",
+    "rotated_wide_grid": "fade over 0.7, four widths from 0.5, rotated: `awn train`",
+    "rotated_early": "rotated, four widths, first stages whole",
+    "grown": "grown by sqrt(2)",
+    "plain_0.05": "plain, rate 0.05, batches of 64",
+    "plain_0.01": "plain, rate 0.01",
+    "rotated_0.05": "`awn train`, rate 0.05, batches of 64",
+    "rotated_0.01": "`awn train`, rate 0.01",
+    "plain_12": "plain, 12 epochs",
+    "rotated_12": "`awn train`, 12 epochs",
+}
+
+
+_PHOTOS = {
+    "cifar10": "10 classes of 500 photos (of CIFAR-10), 2,000 to test on",
+    "elpv": "2,624 photos of solar cells, defective or not, a fifth to test on",
+}
+
+
+def photos(name: str) -> str:
+    """Accuracy on photos from trained weights, by how they come into the triangle."""
+    records = json.loads((ROOT / "results" / "photos.json").read_text())
+    records = [record for record in records if record["photos"] == name]
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_arm.setdefault(record["arm"], []).append(record)
+    (whole, *_) = by_arm["plain"]
+    rows = []
+    for arm, runs in by_arm.items():
+        first = runs[0]
+        accuracy = [
+            f"{100 * sum(values) / len(runs):.1f} %"
+            for values in zip(*(run["accuracy"] for run in runs), strict=True)
+        ]
+        macs = [f"{count / whole['macs'][-1]:.2f}" for count in first["macs"]]
+        cells = [
+            f"{right} ({part})" for right, part in zip(accuracy, macs, strict=True)
+        ]
+        blank = [""] * (4 - len(cells))
+        rows.append([_STARTS[arm], str(len(runs)), *blank, *cells])
+    head = ["start", "seeds", "narrowest", "second", "third", "full width"]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"EfficientNet-Lite0 from ImageNet's weights, 96x96, {_PHOTOS[name]}, 4 epochs "
+        "unless said, means of the seeds. In brackets: multiply-accumulates of the "
+        "slim network, relative to the plain network's. `python -m benchmarks.photos`. "
+        f"{where(records[-1]['environment'])}"
+    )
+
+
+def walk() -> str:
+    """How long the commands of docs/photos.md take."""
+    result = load("walk")
+    rows = [[row["step"], _duration(row["seconds"])] for row in result["steps"]]
+    rows.append(["all", _duration(sum(row["seconds"] for row in result["steps"]))])
+    return (
+        f"{table(['step', 'time'], rows)}\n\n"
+        "In a fresh virtual environment, packages from pip's cache or a near mirror "
+        f"(`python benchmarks/walk.py`). {where(result['environment'])}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds + 0.5) // 60} min {int(seconds + 0.5) % 60} s"
+
+
 #: The tables, and the page that each is on.
 BLOCKS = {
     ROOT / "README.md": {
@@ -727,6 +813,7 @@ BLOCKS = {
         "families": families,
     },
     ROOT / "docs" / "distributed.md": {"scaling": scaling},
+    ROOT / "docs" / "photos.md": {"walk": walk},
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,
         "backends": backends,
@@ -748,6 +835,7 @@ BLOCKS = {
         "improvements_cifar10": lambda: improvements("cifar10"),
         "changes_in_five_epochs": changes_in_five_epochs,
         "warm_start": warm_start,
+        "photos": lambda: photos("cifar10"),
         "waste": waste,
         "staircases": staircases,
         "export": export,

@@ -157,7 +157,7 @@ def _converted(recipe: Recipe, data: ImageData, network: keras.Model) -> keras.M
 #: What means nothing to networks that are converted.
 _CONVERTED = ("filters", "weight_decay")
 #: What means nothing to those that are built of Tri layers.
-_BUILT = ("rotate", "order", "fade", "grow")  # of a plain network
+_BUILT = ("rotate", "order", "fade", "grow")
 
 #: Networks by the name of their architecture, besides those of keras.applications.
 NETWORKS = {
