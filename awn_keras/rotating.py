@@ -288,7 +288,7 @@ def _read_rotated(reader: _Mixer, back: np.ndarray) -> None:
     new = back.T @ old
     if reader.normalization is not None:
         # Of the size that training has found; steps are relative to it.
-        scale = _norms(old) / np.maximum(_norms(new), 1e-30)
+        scale = _scale(_norms(old), _norms(new))
         new = new * scale
         if reader.layer.use_bias:
             reader.layer.bias.assign(_numpy(reader.layer.bias) * scale)
@@ -315,7 +315,7 @@ def _make_rotated(maker: _Mixer, forward: np.ndarray, covariance: np.ndarray) ->
         factor = _numpy(after.gamma) / np.sqrt(_numpy(after.moving_variance) + epsilon)
         forward_of_layer = forward * factor
         new = old @ forward_of_layer.T
-        scale = _norms(old).mean() / np.maximum(_norms(new), 1e-30)
+        scale = _scale(_norms(old).mean(), _norms(new))
         variance = np.einsum("ij,jk,ik->i", forward, covariance, forward) * scale**2
         mean = forward_of_layer @ _numpy(after.moving_mean)
         after.gamma.assign(np.sqrt(variance + epsilon) / scale)
@@ -344,6 +344,15 @@ def _numpy(weight: Any) -> np.ndarray:
 def _norms(kernel: np.ndarray) -> np.ndarray:
     """Of each output channel's part of a kernel, `(out,)`."""
     return np.sqrt(np.square(kernel).sum(axis=(0, 1)))
+
+
+def _scale(wanted: Any, norms: np.ndarray) -> np.ndarray:
+    """What kernels are multiplied by to be as large as wanted, `(out,)`.
+
+    Normalization undoes any factor above 0; what is next to nothing stays so.
+    """
+    large = (norms > 1e-12) & (wanted > 1e-12)
+    return np.clip(np.where(large, wanted / np.where(large, norms, 1), 1), 1e-3, 1e3)
 
 
 def _kernel(layer: Any) -> np.ndarray:

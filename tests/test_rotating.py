@@ -182,6 +182,7 @@ def test_no_directions_are_read_more_than_the_first(seed, count):
     assert others[:count].sum() <= first[:count].sum() + 1e-9
 
 
+@pytest.mark.backends
 def test_a_triangle_forbids_less():
     model = trained(bottlenecks)
 
@@ -290,6 +291,26 @@ def test_what_cannot_be_rotated_is_told():
         copy = rotate_channels(plain, np.zeros((3, 28, 28, 1)), verbose=0)
     for ours, theirs in zip(copy.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.backends
+def test_channels_whose_kernels_are_zero_stay_so():
+    """As weight decay leaves them, where ReLU lets nothing through."""
+    model = trained(bottlenecks)
+    for name in ("second_expand_conv", "second_project_conv", "head_conv"):
+        layer = model.get_layer(name)
+        (kernel,) = layer.get_weights()
+        kernel[..., ::3] = 0.0
+        layer.set_weights([kernel])
+    copy = rotated(model)
+    assert all(np.isfinite(weight).all() for weight in copy.get_weights())
+    kernel = copy.get_layer("second_expand_conv").get_weights()[0]
+    assert (kernel[..., ::3] == 0).all()
+    x = inputs_of(model)
+    wanted = values(model, x)
+    np.testing.assert_allclose(
+        values(copy, x), wanted, atol=2e-4 * abs(wanted).max(), rtol=0
+    )
 
 
 def test_a_bottleneck_through_which_nothing_comes_stays():
