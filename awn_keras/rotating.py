@@ -30,7 +30,7 @@ def rotate_channels(
     """Copies a trained model so that the first channels of its bottlenecks say most.
 
     Between the layers that make them and the layers that read them, the channels of a
-    linear bottleneck (those of MobileNetV2 and V3, MnasNet, EfficientNet) are only
+    linear bottleneck (those of MobileNetV2 and V3, EfficientNet) are only
     normalized, added and pooled. Nothing there depends on the basis: a matrix may be
     multiplied to the layers before, and its inverse to those after, and the model
     computes what it computed. The new channels are uncorrelated, of equal size, and in
@@ -185,11 +185,11 @@ def _streams(traced: Trace) -> list[_Stream]:
         if id(layer) in normalizing:
             continue
         if not mixes_channels(layer):
-            rule = rule_of(layer)
-            through = rule is not None and rule.alike and set(read) == {made}
-            # `x + 1` is no sum of two tensors.
+            # All that is added must turn along: no number, as in `x + 1`, and no
+            # tensor of one channel, which is added to each.
+            all_turn = all(calls.labels(x) == made for x in data_tensors(node))
             is_whole = isinstance(layer, keras.Layer) or len(read) == 2
-            if not (through and is_whole):
+            if not (_rule(layer).alike and all_turn and is_whole):
                 known.update(made, *read)
             continue
         after = calls.normalization_after(node)
