@@ -102,6 +102,11 @@ def add(parser: Parser) -> None:
         "that are converted)",
     )
     add(
+        "--label-smoothing",
+        type=float,
+        help="share of a label that is spread over all classes (default: 0)",
+    )
+    add(
         "--patience",
         type=int,
         help="end after so many epochs without a better val_auc; the best one is "
@@ -161,7 +166,7 @@ def add(parser: Parser) -> None:
         "--min-width",
         type=float,
         help="smallest width (default: 0.25; 0.35 for mobilenet_v2; with --weights "
-        "0.5, 0.67, 0.83 and 1, or all from the one given here)",
+        "0.7, 0.8, 0.9 and 1, or all from the one given here)",
     )
     add(
         "--divisor",

@@ -17,6 +17,7 @@ from awn_keras.training.samplers import (
     UniformWidths,
     WidthSampler,
 )
+from awn_keras.training.smoothing import SmoothedCrossentropy
 
 
 def build(recipe: Recipe, data: ImageData) -> keras.Model:
@@ -54,11 +55,17 @@ def build(recipe: Recipe, data: ImageData) -> keras.Model:
         }
     model.compile(
         keras.optimizers.SGD(_schedule(recipe, steps), momentum=recipe.momentum),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        _loss(recipe),
         metrics=["accuracy"],
         **arguments,
     )
     return model
+
+
+def _loss(recipe: Recipe) -> keras.losses.Loss:
+    if recipe.label_smoothing:
+        return SmoothedCrossentropy(recipe.label_smoothing)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def _of_system(recipe: Recipe, network: keras.Model) -> keras.Model:

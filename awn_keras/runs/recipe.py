@@ -102,6 +102,7 @@ class Recipe:
             network itself any-width.
         warm_up: Part of the steps, in [0, 1), in which the learning rate rises to its
             value; with the cosine only.
+        label_smoothing: Share of a label, in [0, 1), that is spread over all classes.
         patience: Epochs without a better `val_auc` (of a plain network a better
             accuracy) after which training ends. `None` to train to the end. Then the
             best epoch's model is the result.
@@ -152,6 +153,7 @@ class Recipe:
     fade: float = 0.0
     grow: float | None = None
     warm_up: float = 0.0
+    label_smoothing: float = 0.0
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -187,6 +189,7 @@ class Recipe:
         for name, end in (
             *(("momentum", 1), ("bn_momentum", 1), ("late", 1), ("fade", 1)),
             *(("weight_decay", math.inf), ("seed", 2**32), ("warm_up", 1)),
+            ("label_smoothing", 1),
         ):
             if getattr(self, name) is None and name == "bn_momentum":
                 continue

@@ -9,6 +9,7 @@ import keras
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import is_stock, operation_of
 from awn_keras.rules import WidthRule, rule_of
+from awn_keras.training.smoothing import SmoothedCrossentropy
 
 _ONE_HOT = keras.losses.CategoricalCrossentropy
 _CLASS_NUMBERS = keras.losses.SparseCategoricalCrossentropy
@@ -129,6 +130,8 @@ def _check_shape(output: Any, kind: type, shape: tuple[Any, ...]) -> None:
 
 def kind_of_labels(loss: Any) -> type | None:
     """Which stock cross-entropy over classes a loss is, however `compile` was told."""
+    if type(loss) is SmoothedCrossentropy:
+        return _CLASS_NUMBERS
     if isinstance(loss, CROSS_ENTROPIES):
         # A subclass may take what it likes.
         own = type(loss) in CROSS_ENTROPIES and getattr(loss, "axis", -1) == -1

@@ -238,3 +238,8 @@ def test_a_warm_up_comes_before_the_cosine():
     np.testing.assert_allclose(rates[:31], 0.01 * np.arange(31) / 30, rtol=1e-5)
     assert (np.diff(rates[30:]) < 0).all()
     assert rates[-1] < 1e-5
+
+
+def test_labels_are_smoothed():
+    model = build(replace(QUICK, label_smoothing=0.2), load_data("digits"))
+    assert model.loss.label_smoothing == 0.2
