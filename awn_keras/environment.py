@@ -23,7 +23,8 @@ def environment() -> dict[str, Any]:
     Returns:
         A dict with the date (UTC), Keras' backend, versions of Python and the packages
         that matter (of TensorFlow, too, on other backends, if it is installed: it
-        converts files), machine, processor and number of cores.
+        converts files), machine, processor, number of cores, and the names of the
+        backend's accelerators.
     """
     import keras
 
@@ -39,7 +40,29 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "accelerators": _accelerators(backend),
     }
+
+
+def _accelerators(backend: str) -> list[str]:
+    """Names of the GPUs, or the like, that a backend trains on."""
+    if backend == "jax":
+        import jax
+
+        return [each.device_kind for each in jax.devices() if each.platform != "cpu"]
+    if backend == "torch":
+        import torch
+
+        return [
+            torch.cuda.get_device_name(index)
+            for index in range(torch.cuda.device_count())
+        ]
+    import tensorflow as tf
+
+    return [
+        tf.config.experimental.get_device_details(each).get("device_name", each.name)
+        for each in tf.config.list_physical_devices("GPU")
+    ]
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

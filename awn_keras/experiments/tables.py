@@ -116,15 +116,14 @@ def machine(environment: dict[str, Any]) -> str:
         environment: That of its result.
 
     Returns:
-        Processor and versions, a sentence.
+        Processor, accelerators and versions, a sentence.
     """
     versions = environment["packages"]
     backend = environment.get("backend", "tensorflow")  # older results do not say
     name = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}[backend]
-    return (
-        f"{environment['processor']}, {name} {versions[backend]}, Keras "
-        f"{versions['keras']}."
-    )
+    kinds = sorted(set(environment.get("accelerators", ())))
+    packages = [f"{name} {versions[backend]}", f"Keras {versions['keras']}"]
+    return f"{', '.join([environment['processor'], *kinds, *packages])}."
 
 
 def _notes(finished: Sequence[Finished]) -> list[str]:
