@@ -50,52 +50,77 @@ STEPS: Mapping[str, Any] = {"batch_size": 32, "learning_rate": 0.02}
 TRAIN, TEST = 500, 200
 EPOCHS = 4
 GRID = (0.25, 0.5, 0.75, 1.0)
-WIDE = TRAINED_WIDTHS
+WIDE = (0.5, 0.67, 0.83, 1.0)
 #: The first stages, in which most of the work and few of the weights are, stay whole.
 EARLY = {"stem_*": {"min_width": 1.0}, "block[1-5]_*": {"min_width": 1.0}}
 
 #: What trained weights are given on their way into the triangle.
 FADE: Mapping[str, Any] = {"order": "reading", "fade": 0.7}
 ROTATED: Mapping[str, Any] = {**FADE, "rotate": True}
-IN_GRID: Mapping[str, Any] = {"widths_grid": GRID}
-IN_WIDE: Mapping[str, Any] = {"widths_grid": WIDE, "min_width": 0.5, "widths": WIDE}
+
+
+def in_widths(*widths: float) -> Mapping[str, Any]:
+    """The part of a recipe that trains these widths and no others."""
+    return {"widths_grid": widths, "min_width": widths[0], "widths": widths}
+
+
+IN_WIDE = in_widths(*WIDE)
+#: What `awn train --weights imagenet` does.
+DEFAULT: Mapping[str, Any] = {**ROTATED, **in_widths(*TRAINED_WIDTHS)}
+PLAIN: Mapping[str, Any] = {"system": "plain"}
+ROTATED_WIDE: Mapping[str, Any] = {**ROTATED, **IN_WIDE}
+LONG = {"epochs": 3 * EPOCHS}
 
 #: What each arm changes of the recipe of `awn train --weights imagenet` without these.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     # Plain networks and other systems, from the same weights.
-    "plain": {"system": "plain"},
-    "plain_scratch": {"system": "plain", "weights": None},
+    "plain": PLAIN,
+    "plain_scratch": {**PLAIN, "weights": None},
     "s_net": {"system": "s_net"},
-    "us_net": {"system": "us_net"},
+    "us_net": {"system": "us_net", "calibrations": (4,)},
     # (a) The triangle at once.
     "hard": {"order": "importance"},
     "scratch": {"weights": None},
-    # (b) Fading.
-    "fade_0.3": {"order": "reading", "fade": 0.3},
-    "fade_0.5": {"order": "reading", "fade": 0.5},
-    "fade_0.7": FADE,
+    # (b) Fading, over which part of the steps.
+    "rotated_wide_hard": {**ROTATED_WIDE, "fade": 0.0},
+    "rotated_wide_fade_0.5": {**ROTATED_WIDE, "fade": 0.5},
+    "rotated_wide_fade_0.9": {**ROTATED_WIDE, "fade": 0.9},
     # (c) Distillation from the full width.
-    "distilled": {**FADE, "distillation": 0.5},
+    "rotated_wide_distilled": {**ROTATED_WIDE, "distillation": 0.5, "late": 0.0},
     # (d) Orders, and bases.
-    "order_keep": {"fade": 0.7},
-    "order_importance": {"order": "importance", "fade": 0.7},
-    "rotated": ROTATED,
-    "rotated_hard": {**ROTATED, "fade": 0.0},
-    # (e) Few widths, early stages that are whole.
-    "grid": {**FADE, **IN_GRID},
-    "rotated_grid": {**ROTATED, **IN_GRID},
-    "wide_grid": {**FADE, **IN_WIDE},
-    "rotated_wide_grid": {**ROTATED, **IN_WIDE},
-    "rotated_early": {**ROTATED, **IN_GRID, "stages": EARLY},
+    "wide_keep": {"fade": FADE["fade"], **IN_WIDE},
+    "wide_importance": {**FADE, **IN_WIDE, "order": "importance"},
+    "wide_reading": {**FADE, **IN_WIDE},
+    "rotated_wide": ROTATED_WIDE,
+    # (e) Few widths, wide ones, early stages that are whole; their part in the loss.
+    "rotated_grid": {**ROTATED, **in_widths(*GRID)},
+    "rotated_wide_early": {**ROTATED_WIDE, "stages": EARLY},
+    "rotated_two": {**ROTATED, **in_widths(0.5, 1.0), "num_widths": 2},
+    "rotated_three": {**ROTATED, **in_widths(0.71, 0.86, 1.0), "num_widths": 3},
+    "default": DEFAULT,
+    "rotated_wide_all": {**ROTATED_WIDE, "sampler": "all"},
+    "rotated_wide_power": {**ROTATED_WIDE, "width_power": 1.0},
     # (f) Growing.
     "grown": {"grow": 2**0.5},
     # (g) Other rates, more steps.
-    "plain_0.05": {"system": "plain", "learning_rate": 0.05, "batch_size": 64},
-    "plain_0.01": {"system": "plain", "learning_rate": 0.01},
-    "rotated_0.05": {**ROTATED, **IN_WIDE, "learning_rate": 0.05, "batch_size": 64},
-    "rotated_0.01": {**ROTATED, **IN_WIDE, "learning_rate": 0.01},
-    "plain_12": {"system": "plain", "epochs": 3 * EPOCHS},
-    "rotated_12": {**ROTATED, **IN_WIDE, "epochs": 3 * EPOCHS},
+    "rotated_wide_0.04": {**ROTATED_WIDE, "learning_rate": 0.04},
+    "rotated_wide_0.01": {**ROTATED_WIDE, "learning_rate": 0.01},
+    "rotated_wide_16": {**ROTATED_WIDE, "batch_size": 16},
+    "plain_12": {**PLAIN, **LONG},
+    "rotated_wide_12": {**ROTATED_WIDE, **LONG},
+    "rotated_wide_0.04_12": {**ROTATED_WIDE, **LONG, "learning_rate": 0.04},
+    "rotated_two_12": {**ROTATED, **in_widths(0.5, 1.0), "num_widths": 2, **LONG},
+    "default_12": {**DEFAULT, **LONG},
+    "grown_12": {"grow": 2**0.5, **LONG},
+    # Augmentation: pixels of a shift, where others take an eighth of the side, 12.
+    "plain_shift_0": {**PLAIN, "shift": 0},
+    "plain_shift_4": {**PLAIN, "shift": 4},
+    "rotated_wide_shift_0": {**ROTATED_WIDE, "shift": 0},
+    "rotated_wide_shift_4": {**ROTATED_WIDE, "shift": 4},
+    "plain_shift_4_12": {**PLAIN, "shift": 4, **LONG},
+    "rotated_wide_shift_4_12": {**ROTATED_WIDE, "shift": 4, **LONG},
+    "plain_smoothed": {**PLAIN, "label_smoothing": 0.1},
+    "rotated_wide_smoothed": {**ROTATED_WIDE, "label_smoothing": 0.1},
 }
 
 
@@ -152,6 +177,14 @@ def write_elpv(folder: Path, _: Path | None) -> None:
 PHOTOS = {"cifar10": write_cifar10, "elpv": write_elpv}
 
 
+class _OfFourWidths(Recipe):
+    """A recipe for a network of which each width is measured by a pass of its own."""
+
+    def curve_widths(self, _: Any) -> list[float]:
+        """The four of a grid."""
+        return list(GRID)
+
+
 def recipe_of(arm: str, seed: int, photos: Path) -> Recipe:
     """The recipe of an arm."""
     changes = dict(ARMS[arm])
@@ -162,6 +195,8 @@ def recipe_of(arm: str, seed: int, photos: Path) -> Recipe:
         recipe = without_triangle(recipe)
     else:
         recipe = paper_recipe(photos.name, NETWORK, system, weights=weights)
+        if system != "plain":
+            recipe = _OfFourWidths(**vars(recipe))
     # From other weights nothing is to be kept by small steps; all else is to be equal.
     common = {"epochs": EPOCHS, "seed": seed, "size": (SIZE, SIZE), **STEPS}
     return replace(recipe, folder=str(photos.resolve()), **{**common, **changes})

@@ -723,29 +723,42 @@ _STARTS = {
     "plain": "plain",
     "plain_scratch": "plain, from scratch",
     "s_net": "S-Net",
-    "us_net": "US-Net",
-    "hard": "triangle at once, order of importance",
-    "scratch": "any-width, from scratch",
-    "fade_0.3": "fade over 0.3",
-    "fade_0.5": "fade over 0.5",
-    "fade_0.7": "fade over 0.7",
-    "distilled": "fade over 0.7, distilled from the full width",
-    "order_keep": "fade over 0.7, channels as they were",
-    "order_importance": "fade over 0.7, in the order of importance",
-    "rotated": "fade over 0.7, rotated",
-    "rotated_hard": "rotated, triangle at once",
-    "grid": "fade over 0.7, four widths",
-    "rotated_grid": "fade over 0.7, four widths, rotated",
-    "wide_grid": "fade over 0.7, four widths from 0.5",
-    "rotated_wide_grid": "fade over 0.7, four widths from 0.5, rotated: `awn train`",
-    "rotated_early": "rotated, four widths, first stages whole",
+    "us_net": "US-Net, 4 widths calibrated",
+    "hard": "all widths from 0.25, triangle at once, order of importance",
+    "scratch": "all widths from 0.25, from scratch",
+    "rotated_wide_hard": "rotated, from 0.5, triangle at once",
+    "rotated_wide_fade_0.5": "rotated, from 0.5, fade over 0.5 of the steps",
+    "rotated_wide_fade_0.9": "rotated, from 0.5, fade over 0.9",
+    "rotated_wide_distilled": "rotated, from 0.5, distilled from the full width",
+    "wide_keep": "from 0.5, channels as they were",
+    "wide_importance": "from 0.5, in the order of importance",
+    "wide_reading": "from 0.5, in the order of reading",
+    "rotated_wide": "rotated, from 0.5",
+    "rotated_grid": "rotated, from 0.25",
+    "rotated_wide_early": "rotated, from 0.5, first stages whole",
+    "rotated_two": "rotated, two widths, 0.5 and 1",
+    "rotated_three": "rotated, three widths from 0.71",
+    "default": "rotated, from 0.7: `awn train`",
+    "rotated_wide_all": "rotated, from 0.5, all widths in each step",
+    "rotated_wide_power": "rotated, from 0.5, losses weighed by width",
     "grown": "grown by sqrt(2)",
-    "plain_0.05": "plain, rate 0.05, batches of 64",
-    "plain_0.01": "plain, rate 0.01",
-    "rotated_0.05": "`awn train`, rate 0.05, batches of 64",
-    "rotated_0.01": "`awn train`, rate 0.01",
+    "rotated_wide_0.04": "rotated, from 0.5, rate 0.04",
+    "rotated_wide_0.01": "rotated, from 0.5, rate 0.01",
+    "rotated_wide_16": "rotated, from 0.5, batches of 16",
     "plain_12": "plain, 12 epochs",
-    "rotated_12": "`awn train`, 12 epochs",
+    "rotated_wide_12": "rotated, from 0.5, 12 epochs",
+    "rotated_wide_0.04_12": "rotated, from 0.5, rate 0.04, 12 epochs",
+    "rotated_two_12": "rotated, two widths, 0.5 and 1, 12 epochs",
+    "default_12": "rotated, from 0.7, 12 epochs",
+    "grown_12": "grown by sqrt(2), 12 epochs",
+    "plain_shift_0": "plain, not shifted",
+    "plain_shift_4": "plain, shifted by 4 pixels at most",
+    "rotated_wide_shift_0": "rotated, from 0.5, not shifted",
+    "rotated_wide_shift_4": "rotated, from 0.5, shifted by 4 pixels at most",
+    "plain_shift_4_12": "plain, shifted by 4 pixels at most, 12 epochs",
+    "rotated_wide_shift_4_12": "rotated, from 0.5, shifted by 4 pixels, 12 epochs",
+    "plain_smoothed": "plain, labels smoothed by 0.1",
+    "rotated_wide_smoothed": "rotated, from 0.5, labels smoothed by 0.1",
 }
 
 
@@ -765,24 +778,23 @@ def photos(name: str) -> str:
     (whole, *_) = by_arm["plain"]
     rows = []
     for arm, runs in by_arm.items():
-        first = runs[0]
-        accuracy = [
-            f"{100 * sum(values) / len(runs):.1f} %"
-            for values in zip(*(run["accuracy"] for run in runs), strict=True)
-        ]
-        macs = [f"{count / whole['macs'][-1]:.2f}" for count in first["macs"]]
-        cells = [
-            f"{right} ({part})" for right, part in zip(accuracy, macs, strict=True)
-        ]
-        blank = [""] * (4 - len(cells))
-        rows.append([_STARTS[arm], str(len(runs)), *blank, *cells])
-    head = ["start", "seeds", "narrowest", "second", "third", "full width"]
+        cells = []
+        for place in (0, -1):
+            right = sum(run["accuracy"][place] for run in runs) / len(runs)
+            part = runs[0]["macs"][place] / whole["macs"][-1]
+            cells.append(f"{100 * right:.1f} % ({part:.2f})")
+        if len(runs[0]["widths"]) == 1:
+            cells[0] = ""
+        rows.append([_STARTS[arm], str(len(runs)), *cells])
+    head = ["start", "seeds", "narrowest", "full width"]
+    machines = sorted({tables.machine(record["environment"]) for record in records})
     return (
         f"{table(head, rows)}\n\n"
         f"EfficientNet-Lite0 from ImageNet's weights, 96x96, {_PHOTOS[name]}, 4 epochs "
-        "unless said, means of the seeds. In brackets: multiply-accumulates of the "
+        "unless said, means of the seeds; what the triangle forbids fades out over 0.7 "
+        "of the steps unless said. In brackets: multiply-accumulates of the "
         "slim network, relative to the plain network's. `python -m benchmarks.photos`. "
-        f"{where(records[-1]['environment'])}"
+        f"{' '.join(machines)}"
     )
 
 

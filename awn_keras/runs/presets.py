@@ -38,7 +38,7 @@ PAPER_SYSTEMS: Mapping[str, Mapping[str, Any]] = {
 _PAPER_EPOCHS = {("mobilenet_v2", "awn"): {"epochs": 350}}
 
 #: The widths of a network that starts from trained weights.
-TRAINED_WIDTHS = (0.5, 0.67, 0.83, 1.0)
+TRAINED_WIDTHS = (0.7, 0.8, 0.9, 1.0)
 #: For networks that are converted, of which the paper has none: a mean of losses,
 #: weights of 1 (a multiplier would not fit trained ones), a rate for batches of 64.
 _CONVERTED: Mapping[str, Any] = {
@@ -60,7 +60,7 @@ _TRIANGLE: Mapping[str, Any] = {
     "rotate": True,
     "order": "reading",
     "fade": 0.7,
-    "min_width": 0.5,
+    "min_width": TRAINED_WIDTHS[0],
     "widths_grid": TRAINED_WIDTHS,
     "widths": TRAINED_WIDTHS,
 }
@@ -155,7 +155,7 @@ def recommended_recipe(
         compared, the paper's AWN+RS, in a nested staircase. Networks that are
         converted warm up and then follow half a cosine, from 0.05 with batches of 64,
         or from 0.02 with batches of 32 if they are trained already; then they get four
-        widths from 0.5, bottlenecks are rotated, and what the triangle forbids fades
+        widths from 0.7, bottlenecks are rotated, and what the triangle forbids fades
         out. Photos are trained on for 20 epochs.
 
     Raises:

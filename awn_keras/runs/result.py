@@ -104,7 +104,9 @@ def _curves(
         for count in recipe.calibrations:
             train = data.train(recipe.batch_size, seed=recipe.seed)
             model.calibrate(train, count, batches=recipe.calibration_batches)
-            curves[count] = trade_off_curve(model, test)
+            curves[count] = trade_off_curve(
+                model, test, widths=recipe.curve_widths(model)
+            )
         return curves
     if isinstance(model, MultiWidthModel):
         return {0: trade_off_curve(model, test, widths=recipe.curve_widths(model))}

@@ -82,7 +82,7 @@ def trained_recipe():
         ),
         (TRAINED, trained_recipe(), "mnist_efficientnet_lite0"),
         (
-            f"{TRAINED} --min-width 0.5",
+            f"{TRAINED} --min-width 0.7",
             trained_recipe(),
             "mnist_efficientnet_lite0",
         ),

@@ -85,7 +85,7 @@ def test_trained_weights_get_what_keeps_most_of_them():
     names = ("photos", "efficientnet_lite0")
     recipe = recommended_recipe(*names, weights="imagenet", folder=True)
     assert (recipe.rotate, recipe.order, recipe.fade) == (True, "reading", 0.7)
-    assert recipe.widths_grid == recipe.widths == (0.5, 0.67, 0.83, 1.0)
+    assert recipe.widths_grid == recipe.widths == (0.7, 0.8, 0.9, 1.0)
     random = recommended_recipe(*names, folder=True)
     steps = {"batch_size": recipe.batch_size, "learning_rate": recipe.learning_rate}
     assert replace(without_triangle(recipe), weights=None) == replace(random, **steps)
