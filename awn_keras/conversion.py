@@ -36,6 +36,7 @@ from awn_keras.rules import (
     WidthRule,
     comes_and_goes,
     mixes_channels,
+    resized,
     rule_of,
 )
 from awn_keras.slices import chosen_slices
@@ -480,7 +481,9 @@ class Copies:
         """Calls the copy of a node's layer."""
         layer, flow = node.operation, self.flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            return layer(*args, **kwargs)
+            given = keras.tree.flatten((args, kwargs))
+            (x, *_) = (x for x in given if isinstance(x, keras.KerasTensor))
+            return resized(layer, flow, x.shape[-1])(*args, **kwargs)
         rule = rule_of(layer) or WidthRule()
         if rule.resize is not None and comes_and_goes(flow.output):
             # A shared Reshape, say, may have a shape of its own at each of its calls.

@@ -32,6 +32,7 @@ from awn_keras.rules import (
     LayerCall,
     PerWidth,
     WidthRule,
+    check_each_sample_alone,
     check_mixes_no_samples,
     comes_and_goes,
     is_opaque,
@@ -398,14 +399,16 @@ def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind:
 
 def _no_rule(call: LayerCall) -> UnsupportedError:
     name = type(call.layer).__name__
-    way_out = (
-        f"If it treats each channel by itself, say so with `register_width_rule({name})"
-        "`; otherwise it can only stand after the readout."
-    )
     if not isinstance(call.layer, keras.Layer):
-        way_out = "Use a Keras layer in its place, or wrap it in a layer of your own."
+        return UnsupportedError(
+            f"No width rule for operation '{call.layer.name}' ({name}) before the "
+            "readout. Use a layer in its place: a stock one, or one of your own with "
+            "`register_width_rule`."
+        )
     return UnsupportedError(
-        f"No width rule for layer '{call.layer.name}' ({name}). {way_out}"
+        f"No width rule for layer '{call.layer.name}' ({name}). If it treats each "
+        f"channel by itself, say so with `register_width_rule({name})`; otherwise it "
+        "can only stand after the readout."
     )
 
 
@@ -480,20 +483,17 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
             f"cannot stand after a readout, because {reason}. {hint}; else leave the "
             "layer out."
         )
+    if not isinstance(call.layer, keras.Layer):
+        check_each_sample_alone(call)
+        return PerWidth(readout)
     check_mixes_no_samples(call)
     name = type(call.layer).__name__
-    stock = isinstance(call.layer, keras.Layer) and is_stock(call.layer)
     hides = is_opaque(call.layer) or isinstance(call.layer, keras.Model)
-    if rule is None and (hides or not stock):
-        way_out = (
-            "If it computes each sample of a batch by itself, say so with "
-            f"`register_width_rule({name}, WidthRule(per_sample))`."
-        )
-        if not isinstance(call.layer, keras.Layer):
-            way_out = "Use a Keras layer in its place."
+    if rule is None and (hides or not is_stock(call.layer)):
         raise UnsupportedError(
             f"No width rule for layer '{call.layer.name}' ({name}) after the readout "
-            f"'{readout}'. {way_out}"
+            f"'{readout}'. If it computes each sample of a batch by itself, say so "
+            f"with `register_width_rule({name}, WidthRule(per_sample))`."
         )
     return PerWidth(readout)
 

@@ -11,7 +11,7 @@ from awn_keras.errors import ArgumentError
 from awn_keras.graph import copy_layer, fill, rebuild
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
-from awn_keras.rules import Flow, WidthRule, comes_and_goes, rule_of
+from awn_keras.rules import Flow, WidthRule, comes_and_goes, resized, rule_of
 from awn_keras.slices import active, active_slices
 from awn_keras.widths import check_width
 
@@ -63,7 +63,8 @@ def _slim(model: MultiWidthModel, width: float, dtype: str | None) -> keras.Mode
     def call(node: Any, *args: Any, **kwargs: Any) -> Any:
         layer, flow = node.operation, flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            return layer(*args, **kwargs)
+            into = active(flow.inputs[0], flow.input_shapes[0], width)
+            return resized(layer, flow, int(into.sum()))(*args, **kwargs)
         copy = copies.get(id(layer))
         rule = rule_of(layer)
         if copy is None or (rule is not None and rule.resize is not None):

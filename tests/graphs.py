@@ -141,7 +141,20 @@ class _Builder:
         return layer(L.ReLU()(layer(x)))
 
     def operators(self, x):
-        return keras.ops.relu(x + 1.0) * 0.5
+        ops = keras.ops
+        kinds = (
+            lambda x: ops.relu(x + 1.0) * 0.5,
+            lambda x: ops.where(x > 0, ops.tanh(x) ** 2, ops.rsqrt(x**2 + 1)),
+            lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), axis=1),
+            lambda x: ops.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))),
+            lambda x: x - ops.sum(x, axis=(1, 2), keepdims=True) / 36,
+            lambda x: ops.softmax(x, axis=1),
+            lambda x: ops.reshape(
+                ops.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3])),
+                (-1, *x.shape[1:]),
+            ),
+        )
+        return self.draw(st.sampled_from(kinds))(x)
 
     def gate(self, x):
         """One channel for all others."""

@@ -26,6 +26,8 @@ from awn_keras.rules.kinds import (
     comes_and_goes,
     grades_of,
 )
+from awn_keras.rules.operations import resized
+from awn_keras.rules.probing import check_each_sample_alone
 from awn_keras.rules.registry import (
     LayerCall,
     WidthRule,
@@ -53,6 +55,7 @@ __all__ = [
     "LayerCall",
     "PerWidth",
     "WidthRule",
+    "check_each_sample_alone",
     "check_mixes_no_samples",
     "comes_and_goes",
     "grades_of",
@@ -69,6 +72,7 @@ __all__ = [
     "refusal_of",
     "refused",
     "register_width_rule",
+    "resized",
     "rule_of",
     "shapes",
     "single",

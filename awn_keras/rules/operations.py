@@ -1,49 +1,339 @@
-"""Functions of `keras.ops`, such as the `+` between tensors."""
+"""Functions of `keras.ops`, such as the `+` between tensors.
+
+Most of them treat each channel by itself. The tables here say which do: some act on
+each entry, others along the axes that `along` finds. Before the readout these must be
+rows and cols, as samples are apart and channels come and go with the width.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
-from awn_keras.rules.kinds import Kind
+from awn_keras.rules.kinds import Flow, Kind, comes_and_goes
 from awn_keras.rules.registry import (
     LayerCall,
     WidthRule,
+    accept_activation,
+    check_channels_last,
     merge,
     per_sample,
     register_operations,
+    rule_of,
 )
+from awn_keras.rules.shapes import tiled
+
+#: Finds the axes of the first input that a call mixes, moves or drops.
+Along = Callable[[LayerCall], set[int]]
+
+
+# ------------------------------------------------------------------------ each entry
 
 
 def _element_wise(call: LayerCall) -> Kind:
-    constants = [
-        value
-        for value in keras.tree.flatten(
-            (call.node.arguments.args, call.node.arguments.kwargs)
-        )
-        if not isinstance(value, keras.KerasTensor) and np.ndim(value)
-    ]
-    if constants:
-        raise call.error("an array cannot follow the channels; use a layer.")
+    rank = max(map(len, call.input_shapes))
+    for value in _constants(call):
+        shape = np.shape(value)
+        follows_channels = len(shape) > 0 and shape[-1] != 1
+        follows_samples = len(shape) > rank or (len(shape) == rank and shape[0] != 1)
+        if shape and (follows_channels or follows_samples):
+            raise call.error(
+                "an array cannot follow the channels, which come and go with the "
+                "width: it must have one entry for all channels and samples. Use a "
+                f"layer in its place. Received: an array of shape {shape}"
+            )
     return merge(call)
 
 
-def _reduction(call: LayerCall) -> Kind:
-    """A mean or maximum over positions."""
-    axes, rank = call.layer.axis, len(call.input_shapes[0])
-    if axes is None or any(axis % rank in (0, rank - 1) for axis in np.ravel(axes)):
+def _constants(call: LayerCall) -> list[Any]:
+    """Arguments that are no tensors of the graph; a list of numbers is an array."""
+    arguments = call.node.arguments
+    return _without_tensors([*arguments.args, *arguments.kwargs.values()])
+
+
+def _without_tensors(values: list[Any]) -> list[Any]:
+    constants = []
+    for value in values:
+        parts = keras.tree.flatten(value)
+        if not any(isinstance(part, keras.KerasTensor) for part in parts):
+            constants.append(value)
+        elif isinstance(value, list | tuple):
+            constants += _without_tensors(list(value))
+    return constants
+
+
+# ------------------------------------------------------------------- along some axes
+
+
+def _along(along: Along) -> Callable[[LayerCall], Kind]:
+    """The kind of what an operation gives that acts along rows and cols alone."""
+
+    def kind(call: LayerCall) -> Kind:
+        check_channels_last(call)
+        shape = call.input_shapes[0]
+        wrong = along(call) & {0, len(shape) - 1}
+        if wrong:
+            names = {0: "the samples", len(shape) - 1: "the channels"}
+            raise call.error(
+                f"acts on {' and '.join(names[axis] for axis in sorted(wrong))} of an "
+                f"input of shape {shape}. Before the readout it may act along rows and "
+                "cols only, as samples are apart, and channels come and go with the "
+                "width. Put it after the readout."
+            )
+        return merge(call)
+
+    return kind
+
+
+def _all_axes(call: LayerCall) -> set[int]:
+    return set(range(len(call.input_shapes[0])))
+
+
+def _axes_of(call: LayerCall, axes: Any, rank: int | None = None) -> set[int]:
+    if axes is None:
+        return _all_axes(call)
+    rank = len(call.input_shapes[0]) if rank is None else rank
+    return {int(axis) % rank for axis in np.ravel(axes)}
+
+
+def _axis(call: LayerCall) -> set[int]:
+    """As `axis` or `axes` say; `None` stands for all."""
+    operation = call.layer
+    return _axes_of(
+        call, operation.axis if hasattr(operation, "axis") else operation.axes
+    )
+
+
+def _quantile(call: LayerCall) -> set[int]:
+    # Several quantiles make a new first axis.
+    several = any(np.ndim(value) for value in _constants(call))
+    return _axis(call) | ({0} if several else set())
+
+
+def _fixed_axis(axis: int) -> Along:
+    return lambda _: {axis}
+
+
+def _two_axes(call: LayerCall) -> set[int]:
+    return _axes_of(call, (call.layer.axis1, call.layer.axis2))
+
+
+def _inserted(call: LayerCall) -> set[int]:
+    """A new axis: before the samples, after the channels, or between them."""
+    rank, new_rank = len(call.input_shapes[0]), len(call.output_shape)
+    places = _axes_of(call, call.layer.axis, new_rank)
+    return ({0} & places) | ({rank - 1} if new_rank - 1 in places else set())
+
+
+def _squeezed(call: LayerCall) -> set[int]:
+    if call.layer.axis is not None:
+        return _axis(call)
+    return {axis for axis, size in enumerate(call.input_shapes[0]) if size == 1}
+
+
+def _moved(call: LayerCall) -> set[int]:
+    operation, axes = call.layer, np.arange(len(call.input_shapes[0]))
+    shape = np.empty(np.arange(1, len(axes) + 1))  # axis i has i + 1 entries
+    name = type(operation).__name__
+    if name == "Transpose":
+        shape = np.transpose(shape, operation.axes)
+    elif name == "Moveaxis":
+        shape = np.moveaxis(shape, operation.source, operation.destination)
+    else:
+        shape = np.swapaxes(shape, operation.axis1, operation.axis2)
+    return {axis for axis in axes.tolist() if shape.shape[axis] != axis + 1}
+
+
+def _padded(call: LayerCall) -> set[int]:
+    rank = len(call.input_shapes[0])
+    widths = np.broadcast_to(np.asarray(call.layer.pad_width), (rank, 2))
+    return {axis for axis in range(rank) if widths[axis].any()}
+
+
+def _tiled(call: LayerCall) -> set[int]:
+    rank, repeats = len(call.input_shapes[0]), np.ravel(call.layer.repeats).tolist()
+    if len(repeats) > rank:
+        return {0}
+    first = rank - len(repeats)
+    return {first + i for i, repeat in enumerate(repeats) if repeat != 1}
+
+
+def _indexed(call: LayerCall) -> set[int]:
+    """Axes that `x[key]` takes a part of, or puts new ones before or behind."""
+    arguments = call.node.arguments
+    key = arguments.kwargs["key"] if "key" in arguments.kwargs else arguments.args[1]
+    keys = list(key) if isinstance(key, tuple) else [key]
+    rank = len(call.input_shapes[0])
+    if not all(_is_plain_index(part) for part in keys):
+        return _all_axes(call)
+    used = sum(part is not None and part is not Ellipsis for part in keys)
+    if Ellipsis not in keys:
+        keys.append(Ellipsis)
+    axis, touched = 0, set()
+    for part in keys:
+        if part is Ellipsis:
+            axis += rank - used
+        elif part is None:
+            touched |= {0} if axis == 0 else {rank - 1} if axis == rank else set()
+        else:
+            if part != slice(None):
+                touched.add(axis)
+            axis += 1
+    return touched
+
+
+def _is_plain_index(part: Any) -> bool:
+    if part is None or part is Ellipsis:
+        return True
+    parts = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
+    return all(each is None or isinstance(each, int | np.integer) for each in parts)
+
+
+def _sliced(call: LayerCall) -> set[int]:
+    sizes = call.layer.shape
+    shape = call.input_shapes[0]
+    return {
+        i for i, (new, old) in enumerate(zip(sizes, shape, strict=True)) if new != old
+    }
+
+
+def _spatial(axes: int) -> Along:
+    """Operations on rows and cols of `(batch, rows, cols, channels)`."""
+
+    def along(call: LayerCall) -> set[int]:
+        return set() if len(call.input_shapes[0]) == axes else {0}
+
+    return along
+
+
+# ----------------------------------------------------------------------------- shape
+
+
+def _reshape(call: LayerCall) -> Kind:
+    old, new = call.input_shapes[0][1:], tuple(call.layer.newshape)
+    if -1 not in new[1:] and math.prod(new[1:]) != math.prod(n or 0 for n in old):
         raise call.error(
-            f"`axis` must name neither batch nor channels. Received: axis={axes}"
+            f"must keep the samples apart. Received: newshape={new} for an input of "
+            f"shape {call.input_shapes[0]}. Begin `newshape` with -1, and let the rest "
+            "have as many entries as a sample."
         )
-    return call.kinds[0]
+    if call.output_shape[-1] == call.input_shapes[0][-1]:
+        return call.kinds[0]
+    if len(call.output_shape) == 2:
+        return tiled(call)
+    raise call.error(
+        "must keep the channels as the last axis, or flatten. Received: "
+        f"newshape={new} for an input of shape {call.input_shapes[0]}"
+    )
 
 
-register_operations("Add Subtract", WidthRule(_element_wise, alike=True))
-register_operations(
-    "Absolute Clip Divide Exp Elu Gelu HardSigmoid HardSilu LeakyRelu Maximum "
-    "Minimum Multiply Negative ReLU Relu Relu6 Sigmoid Silu Softplus Sqrt Square "
-    "Tanh TrueDivide",
-    WidthRule(_element_wise),
+def resized(operation: Any, flow: Flow, inputs: int) -> Any:
+    """Gives an operation for another number of channels.
+
+    Args:
+        operation: An operation of `keras.ops`.
+        flow: What comes in and goes out.
+        inputs: Number of input channels that there are.
+
+    Returns:
+        The operation itself, unless its arguments name the number of channels.
+    """
+    resize = (rule_of(operation) or WidthRule()).resize
+    if resize is None or not comes_and_goes(flow.output):
+        return operation
+    return type(operation)(**resize(operation, flow, inputs))
+
+
+def _resized_shape(operation: Any, flow: Flow, inputs: int) -> dict[str, Any]:
+    old, new = flow.input_shapes[0][-1], list(operation.newshape)
+    if new[-1] != -1:
+        new[-1] = new[-1] // old * inputs
+    return {"newshape": tuple(new)}
+
+
+# ----------------------------------------------------------------------------- tables
+
+_ENTRIES = (
+    "Abs Absolute Angle Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh "
+    "BitwiseAnd BitwiseInvert BitwiseLeftShift BitwiseNot BitwiseOr "
+    "BitwiseRightShift BitwiseXor Cast Cbrt Ceil Celu Clip Conj Conjugate "
+    "ConvertToTensor Copy Cos Cosh Deg2rad Divide DivideNoNan Elu Equal Erf Erfc "
+    "Erfinv Exp Exp2 Expm1 Fabs Floor FloorDivide Fmax Fmin Fmod FullLike Gcd Gelu "
+    "Greater GreaterEqual HardShrink HardSigmoid HardSilu HardTanh Heaviside Hypot "
+    "I0 Imag Isclose Isfinite Isinf Isnan Isneginf Isposinf Isreal Lcm Ldexp "
+    "LeakyRelu LeftShift Less LessEqual Log Log10 Log1p Log2 LogSigmoid Logaddexp "
+    "Logaddexp2 LogicalAnd LogicalNot LogicalOr LogicalXor Maximum Minimum Mish "
+    "Mod Multiply NanToNum Negative Nextafter NotEqual OnesLike Polar Power "
+    "Rad2deg Real Reciprocal ReLU Relu Relu6 RightShift Round Rsqrt SaturateCast "
+    "Select Selu Sigmoid Sign Signbit Silu Sin Sinc Sinh SoftShrink Softplus "
+    "Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus StopGradient Tan "
+    "Tanh TanhShrink Threshold TrueDivide Trunc Where ZerosLike"
 )
-register_operations("LogSoftmax Softmax", WidthRule(per_sample))
-register_operations("Max Mean", WidthRule(_reduction))
+#: Each entry by itself; a second argument is a table that all entries share.
+_LOOKED_UP = "Digitize IsIn"
+_OF_AXIS = (
+    "All Amax Amin Any Append Argmax Argmin Argpartition Argsort ArraySplit Average "
+    "CountNonzero Cumprod Cumsum Diff Flip LogSoftmax Logsumexp Max Median "
+    "Min Moments Nanargmax Nanargmin Nancumprod Nancumsum Nanmax Nanmean Nanmedian "
+    "Nanmin Nanprod Nanstd Nansum Nanvar Norm Normalize Prod Ptp Repeat Roll Softmax "
+    "Sort Sparsemax Split Std Take TakeAlongAxis Trapezoid Unstack Var"
+)
+#: The same, if linear.
+_LINEAR_OF_AXIS = "Mean Sum"
+_ALONG: dict[str, Along] = {
+    _OF_AXIS: _axis,
+    "Nanpercentile Nanquantile Percentile Quantile": _quantile,
+    "ExpandDims Stack": _inserted,
+    "Squeeze": _squeezed,
+    "Moveaxis Swapaxes Transpose": _moved,
+    "Pad": _padded,
+    "Tile": _tiled,
+    "GetItem": _indexed,
+    "Slice": _sliced,
+    "Rot90": _axis,
+    "Trace": _two_axes,
+    "Flipud Vsplit Vstack": _fixed_axis(0),
+    "Fliplr Hsplit Hstack": _fixed_axis(1),
+    "Dsplit Dstack": _fixed_axis(2),
+    "AffineTransform CropImages GaussianBlur PadImages": _spatial(4),
+    "PerspectiveTransform Resize": _spatial(4),
+    "AdaptiveAveragePool AdaptiveMaxPool AveragePool MaxPool": lambda _: set(),
+}
+#: They mix channels, or entries of which nothing says where they come from.
+_MIXING = (
+    "BatchNorm BinaryCrossentropy BroadcastTo CTCDecode CTCLoss "
+    "CategoricalCrossentropy Cholesky Conv ConvTranspose Cross DepthToSpace "
+    "DepthwiseConv Det Diag Diagonal Dot DotProductAttention Einsum ExtractPatches "
+    "ExtractSequences FFT FFT2 Fold Glu HSVToRGB IFFT2 IRFFT ISTFT InTopK Inner "
+    "Inv Kron LayerNorm Logdet Matmul MultiHot OneHot Outer PSNR RFFT "
+    "RGBToGrayscale RGBToHSV RMSNorm Ravel SSIM STFT SVD ScaleAndTranslate "
+    "SeparableConv SobelEdges Solve SpaceToDepth SparseCategoricalCrossentropy "
+    "Tensordot TopK Tril Triu Unfold"
+)
+
+
+def _function_of(name: str) -> Any:
+    """The function of `keras.ops` that a class belongs to, or `None`."""
+    letters = [f"_{c.lower()}" if c.isupper() else c for c in name]
+    return getattr(keras.ops, "".join(letters).lstrip("_"), None)
+
+
+def _register(names: str, kind: Callable[[LayerCall], Kind], **traits: Any) -> None:
+    register_operations(names, WidthRule(kind, **traits))
+
+
+_register(_ENTRIES, _element_wise)
+_register("Add Subtract", _element_wise, alike=True)
+_register(_LOOKED_UP, merge)
+for _names, _along_axes in _ALONG.items():
+    _register(_names, _along(_along_axes))
+_register(_LINEAR_OF_AXIS, _along(_axis), alike=True)
+_register("Reshape", _reshape, resize=_resized_shape)
+_register(_MIXING, per_sample)
+for _name in _ENTRIES.split():
+    if (_function := _function_of(_name)) is not None:
+        accept_activation(_function)

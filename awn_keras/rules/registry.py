@@ -396,6 +396,11 @@ _CHANNELWISE_ACTIVATIONS = {
 }
 
 
+def accept_activation(function: Callable[..., Any]) -> None:
+    """Says that a function acts on each entry of a tensor by itself."""
+    _CHANNELWISE_ACTIVATIONS.add(function)
+
+
 def check_activation(call: LayerCall) -> None:
     """Checks that a layer's activation acts on each channel by itself.
 
@@ -448,10 +453,9 @@ def check_mixes_no_samples(call: LayerCall) -> None:
         )
     if getattr(layer, "stateful", False):
         raise call.error("`stateful` must be False: a batch holds several widths.")
-    joins = is_stock_operation(layer) or isinstance(layer, keras.layers.Concatenate)
-    axes, rank = getattr(layer, "axis", -1), len(call.input_shapes[0])
-    if joins and (axes is None or any(axis % rank == 0 for axis in np.ravel(axes))):
-        raise call.error(f"`axis` must not be the batch's. Received: axis={axes}")
+    axis, rank = getattr(layer, "axis", -1), len(call.input_shapes[0])
+    if isinstance(layer, keras.layers.Concatenate) and axis % rank == 0:
+        raise call.error(f"`axis` must not be the batch's. Received: axis={axis}")
 
 
 def makes_channels(call: LayerCall) -> Kind:

@@ -1,0 +1,83 @@
+"""Whether an operation computes each sample of a batch by itself, found by trying it.
+
+Below a readout all channels are there, and a batch holds the samples of several
+widths. There an operation may do what it likes to a sample. Whether it looks at other
+samples depends on its arguments (`softmax(x, axis=0)`), so it is run on a batch of
+random samples, and on each of them alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.graph import data_tensors
+from awn_keras.rules.registry import LayerCall
+
+_SAMPLES = 3
+#: Rows or cols where they are not known.
+_UNKNOWN = 4
+#: Sums may be taken in another order; half precision has three digits.
+_TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
+
+
+def check_each_sample_alone(call: LayerCall) -> None:
+    """Checks a call of an operation of `keras.ops` below the readout.
+
+    Args:
+        call: The call.
+
+    Raises:
+        ValueError: If the operation mixes the samples of a batch, or cannot be tried.
+    """
+    tensors = {id(x): x for x in data_tensors(call.node)}
+    rng = np.random.default_rng(0)
+    values = {key: _random(x, rng) for key, x in tensors.items()}
+    try:
+        together = _run(call, values)
+        alone = [
+            _run(call, {key: value[i : i + 1] for key, value in values.items()})
+            for i in range(_SAMPLES)
+        ]
+    except Exception as error:  # whatever a backend raises for what it cannot compute
+        raise call.error(
+            f"cannot be tried on a batch of {_SAMPLES} samples, as must be possible "
+            f"after a readout, where a batch holds several widths: {error}"
+        ) from error
+    for whole, *parts in zip(together, *alone, strict=True):
+        if not _agree(whole, parts):
+            raise call.error(
+                "mixes the samples of a batch (an axis of 0, say), and cannot stand "
+                "after a readout, where a batch holds several widths."
+            )
+
+
+def _random(x: Any, rng: np.random.Generator) -> Any:
+    """Samples of a tensor of the graph, `(samples, ...)`."""
+    shape = (_SAMPLES, *(_UNKNOWN if n is None else n for n in x.shape[1:]))
+    kind = keras.backend.standardize_dtype(x.dtype)
+    if "float" in kind:
+        return keras.ops.cast(rng.normal(size=shape).astype("float32"), kind)
+    return keras.ops.cast(rng.integers(0, 2, shape), kind)
+
+
+def _run(call: LayerCall, values: dict[int, Any]) -> list[np.ndarray]:
+    args, kwargs = call.node.arguments.fill_in(values)
+    outputs = keras.tree.flatten(call.layer(*args, **kwargs))
+    return [keras.ops.convert_to_numpy(output) for output in outputs]
+
+
+def _agree(whole: np.ndarray, parts: list[np.ndarray]) -> bool:
+    if any(np.shape(part)[:1] != (1,) for part in parts):
+        return False
+    apart = np.concatenate(parts)
+    tolerance = _TOLERANCES.get(str(whole.dtype), 1e-4)
+    return apart.shape == whole.shape and np.allclose(
+        apart.astype("float64"),
+        whole.astype("float64"),
+        rtol=tolerance,
+        atol=tolerance,
+        equal_nan=True,
+    )

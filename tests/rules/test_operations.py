@@ -1,0 +1,160 @@
+import keras
+import numpy as np
+import pytest
+
+from awn_keras import AnyWidthModel, slim, to_any_width
+from awn_keras.propagation import propagate
+from awn_keras.rules import Graded
+from awn_keras.stages import Widths
+from awn_keras.widths import channel_grades
+from tests.conftest import at_width, inputs_of
+
+pytestmark = pytest.mark.backends
+
+L, ops = keras.layers, keras.ops
+
+#: Operations on feature maps `(batch, 4, 4, 6)` that treat each channel by itself.
+EXACT = {
+    "power": lambda x: x**2,
+    "log": lambda x: ops.log(ops.abs(x) + 1),
+    "rsqrt": lambda x: ops.rsqrt(ops.square(x) + 1),
+    "erf": ops.erf,
+    "round": ops.round,
+    "sign": ops.sign,
+    "selu": ops.selu,
+    "celu": ops.celu,
+    "softsign": ops.softsign,
+    "where": lambda x: ops.where(x > 0, x, 0.1 * x),
+    "floor division": lambda x: x // 0.3,
+    "cast": lambda x: ops.cast(ops.cast(x, "int32"), "float32"),
+    "stop_gradient": ops.stop_gradient,
+    "positions": lambda x: x + np.arange(16.0).reshape(1, 4, 4, 1).astype("float32"),
+    "sum": lambda x: ops.sum(x, axis=(1, 2)),
+    "var": lambda x: ops.var(x, axis=1, keepdims=True),
+    "std": lambda x: ops.std(x, axis=2),
+    "min": lambda x: ops.min(x, axis=-2),
+    "logsumexp": lambda x: ops.logsumexp(x, axis=1),
+    "median": lambda x: ops.median(x, axis=1),
+    "quantile": lambda x: ops.quantile(x, 0.3, axis=1),
+    "argmax": lambda x: ops.cast(ops.argmax(x, axis=1), "float32"),
+    "softmax": lambda x: ops.softmax(x, axis=(1, 2)),
+    "normalize": lambda x: ops.normalize(x, axis=1),
+    "cumsum": lambda x: ops.cumsum(x, axis=1),
+    "sort": lambda x: ops.sort(x, axis=2),
+    "flip": lambda x: ops.flip(x, axis=1),
+    "roll": lambda x: ops.roll(x, 1, axis=2),
+    "repeat": lambda x: ops.repeat(x, 2, axis=1),
+    "tile": lambda x: ops.tile(x, (1, 2, 1, 1)),
+    "take": lambda x: ops.take(x, [2, 0], axis=1),
+    "split": lambda x: ops.split(x, 2, axis=1)[1],
+    "unstack": lambda x: ops.unstack(x, axis=1)[2],
+    "stack": lambda x: ops.stack([x, 2 * x], axis=1),
+    "pad": lambda x: ops.pad(x, ((0, 0), (1, 2), (0, 1), (0, 0))),
+    "last": lambda x: x[:, -1],
+    "strided": lambda x: x[:, ::2, 1:-1],
+    "ellipsis": lambda x: x[:, 1, ..., :],
+    "new axis": lambda x: x[:, None, :, 1],
+    "expand_dims": lambda x: ops.expand_dims(x, 2),
+    "squeeze": lambda x: ops.squeeze(ops.max(x, axis=1, keepdims=True), 1),
+    "transpose": lambda x: ops.transpose(x, (0, 2, 1, 3)),
+    "moveaxis": lambda x: ops.moveaxis(x, 1, 2),
+    "swapaxes": lambda x: ops.swapaxes(x, 1, 2),
+    "rot90": lambda x: ops.rot90(x, axes=(1, 2)),
+    "reshape": lambda x: ops.reshape(x, (-1, 16, 6)),
+    "average_pool": lambda x: ops.average_pool(x, 2, data_format="channels_last"),
+    "max_pool": lambda x: ops.max_pool(x, 2, data_format="channels_last"),
+    "resize": lambda x: ops.image.resize(x, (3, 5), data_format="channels_last"),
+    "crop": lambda x: ops.image.crop_images(
+        x, 1, 1, target_height=2, target_width=2, data_format="channels_last"
+    ),
+}  # fmt: skip
+GRADES = channel_grades(6, min_width=0.25)
+
+
+@pytest.fixture(scope="module")
+def kinds():
+    """Kinds of what each operation gives of six graded channels."""
+    inputs = keras.Input((4, 4, 1))
+    x = L.Conv2D(6, 1, name="stem")(inputs)
+    given = {name: operation(x) for name, operation in EXACT.items()}
+    heads = [L.Dense(1)(L.Flatten()(y)) for y in given.values()]
+    propagation = propagate(keras.Model(inputs, heads), Widths())
+    return {name: propagation.kinds[id(y)] for name, y in given.items()}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_exact_operation_keeps_the_channels(name, kinds):
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 6)).astype("float32")
+    # What names the number of channels can only run on all of them.
+    some = list(range(6)) if name == "reshape" else [0, 2, 5]
+    whole, part = (
+        keras.ops.convert_to_numpy(EXACT[name](keras.ops.convert_to_tensor(y)))
+        for y in (x, x[..., some])
+    )
+    np.testing.assert_allclose(part, whole[..., some], atol=1e-6)  # sums in any order
+    assert kinds[name] == Graded(GRADES)
+
+
+def test_flattening_by_reshape_tiles_grades():
+    inputs = keras.Input((4, 4, 1))
+    x = ops.reshape(L.Conv2D(6, 1)(inputs), (-1, 96))
+    propagation = propagate(keras.Model(inputs, L.Dense(1)(x)), Widths())
+    assert propagation.kinds[id(x)] == Graded(np.tile(GRADES, 16))
+
+
+def test_models_with_operations_slim_and_widen():
+    inputs = keras.Input((4, 4, 1))
+    x = L.Conv2D(8, 3, padding="same")(inputs)
+    x = ops.selu(x) ** 2
+    x = ops.reshape(x[:, 1:], (-1, 12, 8))
+    x = L.Dense(8, activation=ops.relu)(x)
+    x = ops.pad(ops.sum(x, axis=1, keepdims=True), ((0, 0), (0, 1), (0, 0)))
+    x = ops.reshape(x, (-1, 16))
+    plain = keras.Model(inputs, L.Dense(3)(L.Dense(8)(x)))
+    for multiplier in (1.0, 2.0):
+        model = to_any_width(plain, divisor=1, width_multiplier=multiplier)
+        x = inputs_of(model)
+        for width in (0.25, 0.5, 1.0):
+            # The same sums in another order.
+            np.testing.assert_allclose(
+                at_width(model, width, x)[0],
+                keras.ops.convert_to_numpy(slim(model, width)(x)),
+                rtol=1e-5,
+                atol=1e-5,
+            )
+
+
+@pytest.mark.parametrize(
+    ("operation", "match"),
+    [
+        (lambda x: ops.softmax(x), r"acts on the channels.*\(None, 4, 4, 6\)"),
+        (lambda x: ops.sum(x, axis=(0, 1)), "acts on the samples of an input"),
+        (lambda x: ops.mean(x), "acts on the samples and the channels"),
+        (lambda x: ops.flip(x), "acts on the samples and the channels"),
+        (lambda x: x[..., :3], "acts on the channels"),
+        (lambda x: x[..., None], "acts on the channels"),
+        (lambda x: ops.transpose(x, (0, 3, 1, 2)), "acts on the channels"),
+        (lambda x: ops.expand_dims(x, -1), "acts on the channels"),
+        (lambda x: ops.stack([x, x], axis=-1), "acts on the channels"),
+        (lambda x: ops.pad(x, 1), "acts on the samples and the channels"),
+        (lambda x: ops.quantile(x, [0.1, 0.9], axis=1), "acts on the samples"),
+        (lambda x: ops.repeat(x, 2), "acts on the samples and the channels"),
+        (
+            lambda x: ops.average_pool(x, 2, data_format="channels_first"),
+            "`data_format` must be 'channels_last'",
+        ),
+        (lambda x: ops.reshape(x, (-1, 6)), "must keep the samples apart.*newshape"),
+        (lambda x: ops.reshape(x, (-1, 24, 4)), "must keep the channels as the last"),
+        (lambda x: x * np.ones(6, "float32"), "an array cannot follow the channels"),
+        (lambda x: x + np.ones((2, 1, 1, 1), "float32"), "an array cannot follow"),
+        (lambda x: ops.top_k(x, 2)[0], "mixes channels"),
+        (lambda x: ops.einsum("bhwc,bhwd->bcd", x, x), "mixes channels"),
+    ],
+)
+def test_an_operation_on_samples_or_channels_is_refused(operation, match):
+    inputs = keras.Input((4, 4, 1))
+    y = operation(L.Conv2D(6, 1, name="stem")(inputs))
+    if len(y.shape) < 2:
+        y = ops.reshape(y, (-1, 1))
+    with pytest.raises(ValueError, match=match):
+        AnyWidthModel(inputs, L.Dense(2)(y))
