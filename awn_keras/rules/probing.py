@@ -74,9 +74,10 @@ def _agree(whole: np.ndarray, parts: list[np.ndarray]) -> bool:
         return False
     apart = np.concatenate(parts)
     tolerance = _TOLERANCES.get(str(whole.dtype), 1e-4)
+    wide = "complex128" if np.iscomplexobj(whole) else "float64"  # NumPy knows both
     return apart.shape == whole.shape and np.allclose(
-        apart.astype("float64"),
-        whole.astype("float64"),
+        apart.astype(wide),
+        whole.astype(wide),
         rtol=tolerance,
         atol=tolerance,
         equal_nan=True,
