@@ -47,9 +47,13 @@ if _is_installed("keras"):
     from awn_keras.growing import grow
     from awn_keras.layers import (
         TriConv1D,
+        TriConv1DTranspose,
         TriConv2D,
         TriConv2DTranspose,
+        TriConv3D,
+        TriConv3DTranspose,
         TriDense,
+        TriSeparableConv1D,
         TriSeparableConv2D,
     )
     from awn_keras.model import AnyWidthModel
@@ -78,9 +82,13 @@ if _is_installed("keras"):
         "SandwichWidths",
         "TradeOffCurve",
         "TriConv1D",
+        "TriConv1DTranspose",
         "TriConv2D",
         "TriConv2DTranspose",
+        "TriConv3D",
+        "TriConv3DTranspose",
         "TriDense",
+        "TriSeparableConv1D",
         "TriSeparableConv2D",
         "UniformWidths",
         "WidthProgbar",

@@ -1,18 +1,26 @@
 """Layers whose output channels read only channels of the same or a smaller grade."""
 
-from awn_keras.layers.conv import TriConv1D, TriConv2D
+from awn_keras.layers.conv import TriConv1D, TriConv2D, TriConv3D
 from awn_keras.layers.dense import TriDense
-from awn_keras.layers.separable import TriSeparableConv2D
-from awn_keras.layers.transposed import TriConv2DTranspose
+from awn_keras.layers.separable import TriSeparableConv1D, TriSeparableConv2D
+from awn_keras.layers.transposed import (
+    TriConv1DTranspose,
+    TriConv2DTranspose,
+    TriConv3DTranspose,
+)
 
 #: The Tri layer of each stock layer that has one.
 TRI_CLASSES = {
     layer_class.stock_class: layer_class
     for layer_class in (
         TriConv1D,
+        TriConv1DTranspose,
         TriConv2D,
         TriConv2DTranspose,
+        TriConv3D,
+        TriConv3DTranspose,
         TriDense,
+        TriSeparableConv1D,
         TriSeparableConv2D,
     )
 }
@@ -20,8 +28,12 @@ TRI_CLASSES = {
 __all__ = [
     "TRI_CLASSES",
     "TriConv1D",
+    "TriConv1DTranspose",
     "TriConv2D",
     "TriConv2DTranspose",
+    "TriConv3D",
+    "TriConv3DTranspose",
     "TriDense",
+    "TriSeparableConv1D",
     "TriSeparableConv2D",
 ]

@@ -135,8 +135,16 @@ class TriConv1D(TriangularKernel, keras.layers.Conv1D):
         return self._with_bias_and_activation(outputs)
 
 
+class _Convolution(TriangularKernel):
+    """Mixin for a Keras convolution that convolves by its `convolution_op`."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Convolves `inputs` with the masked kernel."""
+        return super().convolution_op(inputs, self.masked(kernel))
+
+
 @keras.saving.register_keras_serializable(package="awn_keras")
-class TriConv2D(TriangularKernel, keras.layers.Conv2D):
+class TriConv2D(_Convolution, keras.layers.Conv2D):
     """2-D convolution whose output channels read only channels of no larger grade.
 
     `outputs = activation(conv2d(inputs, kernel * mask) + bias)`, with
@@ -241,6 +249,104 @@ class TriConv2D(TriangularKernel, keras.layers.Conv2D):
         )
         self._init_triangle(in_grades, out_grades)
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """Convolves `inputs` with the masked kernel."""
-        return super().convolution_op(inputs, self.masked(kernel))
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class TriConv3D(_Convolution, keras.layers.Conv3D):
+    """3-D convolution whose output channels read only channels of no larger grade.
+
+    `outputs = activation(conv3d(inputs, kernel * mask) + bias)`, with
+    `mask[t, s] = in_grade[t] <= out_grade[s]`; see `TriConv2D`, which is the same for
+    images. If every grade is 0 the layer is `keras.layers.Conv3D`.
+
+    Args:
+        filters: As in `keras.layers.Conv3D`, and so are all arguments that are not
+            listed here.
+        kernel_size: See `filters`.
+        strides: See `filters`.
+        padding: See `filters`.
+        data_format: `"channels_last"` or `None`.
+        dilation_rate: See `filters`.
+        groups: 1.
+        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
+            by itself (not softmax).
+        use_bias: See `filters`.
+        kernel_initializer: See `filters`. `VarianceScaling` initializers use each
+            output channel's own fan-in.
+        bias_initializer: See `filters`.
+        kernel_regularizer: See `filters`.
+        bias_regularizer: See `filters`.
+        activity_regularizer: See `filters`.
+        kernel_constraint: Applied after each update, before the triangle.
+        bias_constraint: See `filters`.
+        in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
+            `None` for `channel_grades(in_channels)`; then `out_grades` too.
+        out_grades: Grades of the output channels, `(filters,)`, likewise.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        `(batch, steps, rows, cols, in_channels)`, of a floating dtype.
+
+    Output shape:
+        `(batch, new_steps, new_rows, new_cols, filters)`, of the layer's compute dtype.
+
+    Raises:
+        ValueError: If `data_format` is `"channels_first"`, `groups` is not 1, only
+            one of the grades is given, or they do not fit the channels.
+        NotImplementedError: If LoRA or Keras quantization is asked for.
+
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriConv3D
+        >>> layer = TriConv3D(16, 3, padding="same")
+        >>> layer(np.ones((1, 4, 8, 8, 8), "float32")).shape
+        TensorShape([1, 4, 8, 8, 16])
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 3.2, figure 3.
+    """
+
+    stock_class = keras.layers.Conv3D
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int, int],
+        strides: int | tuple[int, int, int] = (1, 1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, int, int] = (1, 1, 1),
+        groups: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
+        in_grades: Sequence[Any] | np.ndarray | None = None,
+        out_grades: Sequence[Any] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+        self._init_triangle(in_grades, out_grades)

@@ -1,4 +1,4 @@
-"""Triangular depthwise-separable convolution."""
+"""Triangular depthwise-separable convolutions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,139 @@ import numpy as np
 from awn_keras.layers.base import SEPARABLE, TriangularKernel
 
 
+class _Separable(TriangularKernel):
+    """Mixin for a depthwise convolution with a pointwise one after it."""
+
+    kernels = SEPARABLE
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the outputs `(batch, ..., filters)`."""
+        outputs = keras.ops.separable_conv(
+            inputs,
+            self.depthwise_kernel,
+            self.masked(self.pointwise_kernel),
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+        return self._with_bias_and_activation(outputs)
+
+
 @keras.saving.register_keras_serializable(package="awn_keras")
-class TriSeparableConv2D(TriangularKernel, keras.layers.SeparableConv2D):
+class TriSeparableConv1D(_Separable, keras.layers.SeparableConv1D):
+    """1-D separable convolution whose channels read only no larger grades.
+
+    `outputs = activation(conv1d(depthwise(inputs), pointwise_kernel * mask) + bias)`;
+    see `TriSeparableConv2D`, which is the same for images. If every grade is 0 the
+    layer is `keras.layers.SeparableConv1D`.
+
+    Args:
+        filters: As in `keras.layers.SeparableConv1D`, and so are all arguments that
+            are not listed here.
+        kernel_size: See `filters`.
+        strides: See `filters`.
+        padding: See `filters`.
+        data_format: `"channels_last"` or `None`.
+        dilation_rate: See `filters`.
+        depth_multiplier: See `filters`.
+        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
+            by itself (not softmax).
+        use_bias: See `filters`.
+        depthwise_initializer: See `filters`.
+        pointwise_initializer: See `filters`. `VarianceScaling` initializers use each
+            output channel's own fan-in.
+        bias_initializer: See `filters`.
+        depthwise_regularizer: See `filters`.
+        pointwise_regularizer: See `filters`.
+        bias_regularizer: See `filters`.
+        activity_regularizer: See `filters`.
+        depthwise_constraint: See `filters`.
+        pointwise_constraint: Applied after each update, before the triangle.
+        bias_constraint: See `filters`.
+        in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1],
+            whatever `depth_multiplier` is. `None` for `channel_grades(in_channels)`;
+            then `out_grades` too.
+        out_grades: Grades of the output channels, `(filters,)`, likewise.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        `(batch, steps, in_channels)`, of a floating dtype.
+
+    Output shape:
+        `(batch, new_steps, filters)`, of the layer's compute dtype.
+
+    Raises:
+        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
+            given, or they do not fit the channels.
+        NotImplementedError: If LoRA or Keras quantization is asked for.
+
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriSeparableConv1D
+        >>> layer = TriSeparableConv1D(16, 3, depth_multiplier=2)
+        >>> layer(np.ones((1, 8, 4), "float32")).shape
+        TensorShape([1, 6, 16])
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 3.2, figure 3.
+    """
+
+    stock_class = keras.layers.SeparableConv1D
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int],
+        strides: int | tuple[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int] = 1,
+        depth_multiplier: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "glorot_uniform",
+        pointwise_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        depthwise_regularizer: Any = None,
+        pointwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        pointwise_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
+        in_grades: Sequence[Any] | np.ndarray | None = None,
+        out_grades: Sequence[Any] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            depth_multiplier=depth_multiplier,
+            activation=activation,
+            use_bias=use_bias,
+            depthwise_initializer=depthwise_initializer,
+            pointwise_initializer=pointwise_initializer,
+            bias_initializer=bias_initializer,
+            depthwise_regularizer=depthwise_regularizer,
+            pointwise_regularizer=pointwise_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            depthwise_constraint=depthwise_constraint,
+            pointwise_constraint=pointwise_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+        self._init_triangle(in_grades, out_grades)
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class TriSeparableConv2D(_Separable, keras.layers.SeparableConv2D):
     """Separable convolution whose output channels read only no larger grades.
 
     `outputs = activation(conv2d(depthwise(inputs), pointwise_kernel * mask) + bias)`.
@@ -73,7 +204,6 @@ class TriSeparableConv2D(TriangularKernel, keras.layers.SeparableConv2D):
     """
 
     stock_class = keras.layers.SeparableConv2D
-    kernels = SEPARABLE
 
     def __init__(
         self,
@@ -124,16 +254,3 @@ class TriSeparableConv2D(TriangularKernel, keras.layers.SeparableConv2D):
             **kwargs,
         )
         self._init_triangle(in_grades, out_grades)
-
-    def call(self, inputs: Any) -> Any:
-        """Returns the outputs `(batch, new_rows, new_cols, filters)`."""
-        outputs = keras.ops.separable_conv(
-            inputs,
-            self.depthwise_kernel,
-            self.masked(self.pointwise_kernel),
-            strides=self.strides,
-            padding=self.padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )
-        return self._with_bias_and_activation(outputs)

@@ -1,4 +1,4 @@
-"""Triangular transposed convolution."""
+"""Triangular transposed convolutions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,131 @@ import numpy as np
 from awn_keras.layers.base import TRANSPOSED, TriangularKernel
 
 
+class _Transposed(TriangularKernel):
+    """Mixin for a transposed convolution, whose kernel is `(..., out, in)`."""
+
+    kernels = TRANSPOSED
+
+    def call(self, inputs: Any) -> Any:
+        """Returns the outputs `(batch, ..., filters)`."""
+        outputs = keras.ops.conv_transpose(
+            inputs,
+            self.masked(self.kernel),
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+        return self._with_bias_and_activation(outputs)
+
+
 @keras.saving.register_keras_serializable(package="awn_keras")
-class TriConv2DTranspose(TriangularKernel, keras.layers.Conv2DTranspose):
+class TriConv1DTranspose(_Transposed, keras.layers.Conv1DTranspose):
+    """1-D transposed convolution whose channels read only no larger grades.
+
+    `outputs = activation(conv1d_transpose(inputs, kernel * mask) + bias)`; see
+    `TriConv2DTranspose`, which is the same for images. If every grade is 0 the layer
+    is `keras.layers.Conv1DTranspose`.
+
+    Args:
+        filters: As in `keras.layers.Conv1DTranspose`, and so are all arguments that
+            are not listed here.
+        kernel_size: See `filters`.
+        strides: See `filters`.
+        padding: See `filters`.
+        output_padding: See `filters`.
+        data_format: `"channels_last"` or `None`.
+        dilation_rate: See `filters`.
+        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
+            by itself (not softmax).
+        use_bias: See `filters`.
+        kernel_initializer: See `filters`. `VarianceScaling` initializers make up for
+            what an output channel may not read; one that reads everything has the
+            scale of the Keras layer, whose fan-in is the number of output channels
+            times the window.
+        bias_initializer: See `filters`.
+        kernel_regularizer: See `filters`.
+        bias_regularizer: See `filters`.
+        activity_regularizer: See `filters`.
+        kernel_constraint: Applied after each update, before the triangle.
+        bias_constraint: See `filters`.
+        in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
+            `None` for `channel_grades(in_channels)`; then `out_grades` too.
+        out_grades: Grades of the output channels, `(filters,)`, likewise.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        `(batch, steps, in_channels)`, of a floating dtype.
+
+    Output shape:
+        `(batch, new_steps, filters)`, of the layer's compute dtype.
+
+    Raises:
+        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
+            given, or they do not fit the channels.
+        NotImplementedError: If LoRA or Keras quantization is asked for.
+
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriConv1DTranspose
+        >>> layer = TriConv1DTranspose(8, 3, strides=2, padding="same")
+        >>> layer(np.ones((1, 10, 16), "float32")).shape
+        TensorShape([1, 20, 8])
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 3.2, figure 3.
+    """
+
+    stock_class = keras.layers.Conv1DTranspose
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int],
+        strides: int | tuple[int] = 1,
+        padding: str = "valid",
+        output_padding: int | tuple[int] | None = None,
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int] = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
+        in_grades: Sequence[Any] | np.ndarray | None = None,
+        out_grades: Sequence[Any] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            output_padding=output_padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+        self._init_triangle(in_grades, out_grades)
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class TriConv2DTranspose(_Transposed, keras.layers.Conv2DTranspose):
     """Transposed convolution whose output channels read only no larger grades.
 
     `outputs = activation(conv2d_transpose(inputs, kernel * mask) + bias)`, with
@@ -70,7 +193,6 @@ class TriConv2DTranspose(TriangularKernel, keras.layers.Conv2DTranspose):
     """
 
     stock_class = keras.layers.Conv2DTranspose
-    kernels = TRANSPOSED
 
     def __init__(
         self,
@@ -116,15 +238,106 @@ class TriConv2DTranspose(TriangularKernel, keras.layers.Conv2DTranspose):
         )
         self._init_triangle(in_grades, out_grades)
 
-    def call(self, inputs: Any) -> Any:
-        """Returns the outputs `(batch, new_rows, new_cols, filters)`."""
-        outputs = keras.ops.conv_transpose(
-            inputs,
-            self.masked(self.kernel),
-            strides=list(self.strides),
-            padding=self.padding,
-            output_padding=self.output_padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class TriConv3DTranspose(_Transposed, keras.layers.Conv3DTranspose):
+    """3-D transposed convolution whose channels read only no larger grades.
+
+    `outputs = activation(conv3d_transpose(inputs, kernel * mask) + bias)`; see
+    `TriConv2DTranspose`, which is the same for images. If every grade is 0 the layer
+    is `keras.layers.Conv3DTranspose`.
+
+    Args:
+        filters: As in `keras.layers.Conv3DTranspose`, and so are all arguments that
+            are not listed here.
+        kernel_size: See `filters`.
+        strides: See `filters`.
+        padding: See `filters`.
+        data_format: `"channels_last"` or `None`.
+        output_padding: See `filters`.
+        dilation_rate: See `filters`.
+        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
+            by itself (not softmax).
+        use_bias: See `filters`.
+        kernel_initializer: See `filters`. `VarianceScaling` initializers make up for
+            what an output channel may not read; one that reads everything has the
+            scale of the Keras layer, whose fan-in is the number of output channels
+            times the window.
+        bias_initializer: See `filters`.
+        kernel_regularizer: See `filters`.
+        bias_regularizer: See `filters`.
+        activity_regularizer: See `filters`.
+        kernel_constraint: Applied after each update, before the triangle.
+        bias_constraint: See `filters`.
+        in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
+            `None` for `channel_grades(in_channels)`; then `out_grades` too.
+        out_grades: Grades of the output channels, `(filters,)`, likewise.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        `(batch, steps, rows, cols, in_channels)`, of a floating dtype.
+
+    Output shape:
+        `(batch, new_steps, new_rows, new_cols, filters)`, of the layer's compute dtype.
+
+    Raises:
+        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
+            given, or they do not fit the channels.
+        NotImplementedError: If LoRA or Keras quantization is asked for.
+
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriConv3DTranspose
+        >>> layer = TriConv3DTranspose(8, 3, strides=2, padding="same")
+        >>> layer(np.ones((1, 2, 4, 4, 16), "float32")).shape
+        TensorShape([1, 4, 8, 8, 8])
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 3.2, figure 3.
+    """
+
+    stock_class = keras.layers.Conv3DTranspose
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int, int],
+        strides: int | tuple[int, int, int] = (1, 1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        output_padding: int | tuple[int, int, int] | None = None,
+        dilation_rate: int | tuple[int, int, int] = (1, 1, 1),
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
+        in_grades: Sequence[Any] | np.ndarray | None = None,
+        out_grades: Sequence[Any] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            filters=filters,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            output_padding=output_padding,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
         )
-        return self._with_bias_and_activation(outputs)
+        self._init_triangle(in_grades, out_grades)

@@ -9,10 +9,15 @@ import pytest
 
 from awn_keras.constraints import LowerTriangular
 from awn_keras.layers import (
+    TRI_CLASSES,
     TriConv1D,
+    TriConv1DTranspose,
     TriConv2D,
     TriConv2DTranspose,
+    TriConv3D,
+    TriConv3DTranspose,
     TriDense,
+    TriSeparableConv1D,
     TriSeparableConv2D,
 )
 from awn_keras.widths import channel_grades as standard_grades
@@ -22,7 +27,18 @@ pytestmark = [pytest.mark.backends, eagerly]
 
 #: Grades of a layer by itself.
 channel_grades = partial(standard_grades, staircase="paper")
-LAYERS = [TriConv1D, TriConv2D, TriConv2DTranspose, TriDense, TriSeparableConv2D]
+LAYERS = [
+    TriConv1D,
+    TriConv1DTranspose,
+    TriConv2D,
+    TriConv2DTranspose,
+    TriConv3D,
+    TriConv3DTranspose,
+    TriDense,
+    TriSeparableConv1D,
+    TriSeparableConv2D,
+]
+CONVOLUTIONS = [layer_class for layer_class in LAYERS if layer_class is not TriDense]
 
 CASES = {
     "conv1d": (
@@ -62,6 +78,65 @@ CASES = {
             "use_bias": False,
         },
         (2, 4, 4, 8),
+    ),
+    "conv3d": (TriConv3D, {"filters": 6, "kernel_size": 2}, (2, 3, 4, 4, 6)),
+    "conv3d-strided": (
+        TriConv3D,
+        {
+            "filters": 9,
+            "kernel_size": (1, 3, 2),
+            "strides": (1, 2, 2),
+            "padding": "same",
+            "activation": "relu",
+        },
+        (2, 2, 4, 5, 4),
+    ),
+    "transposed1d": (
+        TriConv1DTranspose,
+        {"filters": 9, "kernel_size": 3, "activation": "relu"},
+        (2, 5, 6),
+    ),
+    "transposed1d-strided": (
+        TriConv1DTranspose,
+        {
+            "filters": 5,
+            "kernel_size": 3,
+            "strides": 2,
+            "padding": "same",
+            "output_padding": 1,
+            "use_bias": False,
+        },
+        (2, 5, 8),
+    ),
+    "transposed3d": (
+        TriConv3DTranspose,
+        {"filters": 9, "kernel_size": (1, 3, 2), "activation": "relu"},
+        (2, 2, 3, 3, 6),
+    ),
+    "transposed3d-strided": (
+        TriConv3DTranspose,
+        {
+            "filters": 5,
+            "kernel_size": 3,
+            "strides": 2,
+            "padding": "same",
+            "output_padding": (1, 0, 1),
+            "use_bias": False,
+        },
+        (2, 2, 3, 3, 8),
+    ),
+    "separable1d": (TriSeparableConv1D, {"filters": 6, "kernel_size": 3}, (2, 7, 6)),
+    "separable1d-strided": (
+        TriSeparableConv1D,
+        {
+            "filters": 9,
+            "kernel_size": 3,
+            "strides": 2,
+            "padding": "same",
+            "depth_multiplier": 2,
+            "activation": "relu",
+        },
+        (2, 7, 4),
     ),
     "separable": (TriSeparableConv2D, {"filters": 6, "kernel_size": 3}, (2, 6, 6, 6)),
     "separable-strided": (
@@ -121,7 +196,8 @@ def kernel_of(layer):
 
 def by_output(layer, array):
     """A kernel, or what has its shape, as `(..., in, out)` whatever the layer's is."""
-    return array.swapaxes(-1, -2) if isinstance(layer, TriConv2DTranspose) else array
+    (axes,) = layer.kernels.values()
+    return array.swapaxes(-1, -2) if axes.inputs > axes.outputs else array
 
 
 def forbidden(layer):
@@ -159,6 +235,7 @@ def stock_twin(layer, arguments, shape, **kwargs):
 
 def test_the_cases_have_all_layers():
     assert {case[0] for case in CASES.values()} == set(LAYERS)
+    assert set(LAYERS) == set(TRI_CLASSES.values())
 
 
 def test_signature_is_the_parents_and_two_keywords(case):
@@ -401,6 +478,9 @@ def test_all_grades_zero_is_the_parent(case):
         (TriConv1D, {"kernel_size": 49}, (None, 60, 64)),
         (TriConv2D, {"kernel_size": 7}, (None, 8, 8, 64)),
         (TriConv2DTranspose, {"kernel_size": 7}, (None, 8, 8, 64)),
+        (TriConv3D, {"kernel_size": (1, 7, 7)}, (None, 2, 8, 8, 64)),
+        (TriConv1DTranspose, {"kernel_size": 49}, (None, 8, 64)),
+        (TriConv3DTranspose, {"kernel_size": (1, 7, 7)}, (None, 2, 8, 8, 64)),
     ],
 )
 def test_each_output_channel_has_its_own_fan_in(
@@ -542,15 +622,13 @@ def test_one_of_the_grades_alone_is_refused(make, given):
         make(**{given: [0.0]})
 
 
-@pytest.mark.parametrize(
-    "layer_class", [TriConv1D, TriConv2D, TriConv2DTranspose, TriSeparableConv2D]
-)
+@pytest.mark.parametrize("layer_class", CONVOLUTIONS)
 def test_channels_first_is_refused(layer_class):
     with pytest.raises(ValueError, match="`data_format` must be 'channels_last'"):
         layer_class(4, 3, data_format="channels_first")
 
 
-@pytest.mark.parametrize("layer_class", [TriConv1D, TriConv2D])
+@pytest.mark.parametrize("layer_class", [TriConv1D, TriConv2D, TriConv3D])
 def test_groups_are_refused(layer_class):
     with pytest.raises(ValueError, match="`groups` must be 1"):
         layer_class(4, 3, groups=2)
@@ -561,7 +639,7 @@ def test_lora_is_refused(make):
         make().enable_lora(2)
 
 
-@pytest.mark.parametrize("layer_class", [TriConv1D, TriConv2D, TriDense])
+@pytest.mark.parametrize("layer_class", [TriConv1D, TriConv2D, TriConv3D, TriDense])
 def test_lora_in_the_constructor_is_refused(layer_class):
     sizes = (4,) if layer_class is TriDense else (4, 3)
     with pytest.raises(NotImplementedError, match="`lora_rank` is not supported"):
