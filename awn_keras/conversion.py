@@ -500,9 +500,11 @@ class Copies:
         changes: dict[str, Any] = {}
         rule = rule_of(layer) or WidthRule()
         mixes = rule.stem and comes_and_goes(flow.output)
-        if mixes and rule.channels is not None:
+        if rule.channels is not None and comes_and_goes(flow.output):
             old = layer.get_config()[rule.channels]
-            changes[rule.channels] = self.sizes.get(id(layer), old)
+            # A layer that makes no channels has as many as it is given.
+            new = self.sizes.get(id(layer), old) if mixes else args[0].shape[-1]
+            changes[rule.channels] = new
         if mixes and self.tri and comes_and_goes(flow.inputs[0]):
             layer_class = rule.triangular or layer_class
         if issubclass(layer_class, TriangularKernel):

@@ -189,6 +189,8 @@ def copy_layer(
         The copy, not built.
     """
     config = {**layer.get_config(), **changes}
+    if isinstance(layer, keras.layers.Wrapper):
+        config = _unbuilt(config)
     for name in without:
         config.pop(name, None)
     for name, value in _initializers(config).items():
@@ -197,6 +199,18 @@ def copy_layer(
         elif _holds_array(value) and (resized or not drawn):
             del config[name]
     return (layer_class or type(layer)).from_config(config)
+
+
+def _unbuilt(config: dict[str, Any]) -> dict[str, Any]:
+    """A wrapper's config whose inner layer is built when it is called.
+
+    Keras would build it at once, in the size that it has in the old layer.
+    """
+    inner = config.get("layer")
+    if not isinstance(inner, dict) or "build_config" not in inner:
+        return config
+    inner = {key: value for key, value in inner.items() if key != "build_config"}
+    return {**config, "layer": {**inner, "config": _unbuilt(inner["config"])}}
 
 
 def fill(copy: keras.Layer, layer: keras.Layer, values: Sequence[np.ndarray]) -> None:

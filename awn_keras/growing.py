@@ -15,7 +15,7 @@ from awn_keras.graph import assign, rebuild
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
 from awn_keras.propagation import Trace, trace
-from awn_keras.rules import Kind, Labelled, PerWidth
+from awn_keras.rules import Kind, Labelled, PerWidth, unique
 from awn_keras.slices import chosen_slices
 from awn_keras.stages import Stages, Widths
 from awn_keras.widening import new_sizes
@@ -100,8 +100,8 @@ def _always_on(traced: Trace, sizes: dict[int, int], divisor: int) -> Stages:
     """Stages by which the old channels of each layer are always on, and no others."""
     stages = {}
     for layer, labels in traced.makers():
-        old = len(labels)
-        new = sizes.get(id(layer), old)
+        old = len(unique(labels))
+        new = sizes.get(id(layer), len(labels)) * old // len(labels)
         # The old channels must be whole blocks of the new ones.
         fitting = next(
             size for size in range(divisor, 0, -1) if old % block_size(new, size) == 0
@@ -148,7 +148,9 @@ def _new_labels(copies: Copies, old: Trace, new: Trace) -> dict[int, int]:
     for layer, copy, _ in copies.copies.values():
         if id(layer) in old.channels.made:
             made = old.channels.made[id(layer)], new.channels.made[id(copy)]
-            before, after = (root[own] for root, own in zip(roots, made, strict=True))
+            before, after = (
+                unique(root[own]) for root, own in zip(roots, made, strict=True)
+            )
             labels.update(zip(before.tolist(), after.tolist(), strict=False))
     always = old.channels.fixed().tolist(), new.channels.fixed().tolist()
     labels.update(zip(*always, strict=True))

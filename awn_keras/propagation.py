@@ -40,6 +40,7 @@ from awn_keras.rules import (
     refusal_of,
     rule_of,
     traits_of,
+    unique,
 )
 from awn_keras.slices import weights_of
 from awn_keras.stages import Widths
@@ -77,7 +78,7 @@ class Trace:
         roots, made = self.channels.resolve(), self.channels.made
         layers = {id(node.operation): node.operation for node in self.propagation.nodes}
         pairs = [(layers[key], roots[labels]) for key, labels in made.items()]
-        return sorted(pairs, key=lambda pair: len(pair[1]))
+        return sorted(pairs, key=lambda pair: len(unique(pair[1])))
 
     def standard_grades(self, widths: Widths) -> np.ndarray:
         """Grades that each layer would have by itself; joined layers share them.

@@ -112,7 +112,7 @@ def _slim_layer(
     if dtype is not None:
         changes["dtype"] = dtype
     rule = rule_of(layer) or WidthRule()
-    if rule.channels is not None:
+    if rule.channels is not None and comes_and_goes(flow.output):
         channels = active(flow.output, flow.output_shape, width)
         changes[rule.channels] = int(channels.sum())
     if rule.resize is not None and comes_and_goes(flow.output):

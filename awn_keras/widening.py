@@ -12,7 +12,7 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.propagation import Trace
-from awn_keras.rules import mixes_channels
+from awn_keras.rules import mixes_channels, unique
 from awn_keras.stages import Widths
 from awn_keras.widths import round_half_up
 
@@ -103,7 +103,7 @@ def new_sizes(traced: Trace, multiplier: Multiplier, widths: Widths) -> dict[int
         owners.update(dict.fromkeys(own, id(layer)))
         owned[id(layer)] = len(own)
         # One channel for all others, such as a spatial gate, stays one.
-        widens = mixes_channels(layer) and len(labels) > 1
+        widens = mixes_channels(layer) and len(unique(labels)) > 1
         by = multiplier(layer) if widens else 1.0
         divisor = widths.divisor_of(layer.name)
         widened[id(layer)] = len(own) if by == 1 else _rounded(len(own) * by, divisor)

@@ -35,10 +35,11 @@ from awn_keras.deploy.verification import (
     default_tolerance,
 )
 from awn_keras.environment import environment
-from awn_keras.errors import ArgumentError, ArgumentTypeError
+from awn_keras.errors import ArgumentError, ArgumentTypeError, ExportError
 from awn_keras.files import check_can_write, write_whole
 from awn_keras.layouts import Cut, candidates, choose_cuts, default_widths
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
+from awn_keras.rules import traits_of
 from awn_keras.slimming import slim
 from awn_keras.widths import check_widths, width_label
 
@@ -193,6 +194,7 @@ def export_tflite(
     progress = Progress(verbose)
     _check_append(append_to, widths, single_file, refine)
     widths = _check_widths(model, widths)
+    _check_operators(model)
     path = check_path(Path(path), single_file)
     beside = path.with_suffix(".json") if single_file else path / MANIFEST
     check_can_write(path if single_file else beside)
@@ -380,6 +382,18 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
             f"input '{unknown[0].name}' of shape {tuple(unknown[0].shape)}"
         )
     return widths
+
+
+def _check_operators(model: MultiWidthModel) -> None:
+    for node in model.propagation.nodes:
+        layer = node.operation
+        no_operator = traits_of(layer).no_operator
+        missing = None if no_operator is None else no_operator(layer)
+        if missing is not None:
+            raise ExportError(
+                f"Layer '{layer.name}' ({type(layer).__name__}) cannot be in a file: "
+                f"TFLite has no builtin operator for {missing}."
+            )
 
 
 def _check_append(

@@ -1,8 +1,8 @@
 """What each layer class does to width: one place for each class.
 
 A layer class is known by its `WidthRule` alone, which one of the files here registers:
-`mixing`, `single`, `normalization`, `merging`, `shapes`, `operations`, `refused`. All
-else in the package asks the rule.
+`mixing`, `single`, `normalization`, `merging`, `shapes`, `wrapping`, `operations`,
+`refused`. All else in the package asks the rule.
 """
 
 from awn_keras.rules import (  # each registers its rules
@@ -13,6 +13,7 @@ from awn_keras.rules import (  # each registers its rules
     refused,
     shapes,
     single,
+    wrapping,
 )
 from awn_keras.rules.kinds import (
     CallSize,
@@ -25,6 +26,7 @@ from awn_keras.rules.kinds import (
     PerWidth,
     comes_and_goes,
     grades_of,
+    unique,
 )
 from awn_keras.rules.operations import resized
 from awn_keras.rules.probing import check_each_sample_alone
@@ -77,4 +79,6 @@ __all__ = [
     "shapes",
     "single",
     "traits_of",
+    "unique",
+    "wrapping",
 ]

@@ -159,6 +159,11 @@ class CallSize:
         return math.prod(shape[1:-1])
 
 
+def unique(labels: np.ndarray) -> np.ndarray:
+    """Each label once, in the order of their first places."""
+    return np.array(list(dict.fromkeys(labels.tolist())), int)
+
+
 class Channels:
     """The labels of all channels of a graph, and which of them are one."""
 
@@ -223,9 +228,10 @@ class Channels:
         roots = self.resolve()
         grades = np.full(len(roots), np.nan)
         grades[self.fixed()] = 0.0
-        for key, labels in sorted(self.made.items(), key=lambda item: len(item[1])):
-            own = roots[labels]
+        # A channel that a layer makes at several places (a Dense before a Reshape) is
+        # one channel, and its first place counts.
+        made = {key: unique(roots[labels]) for key, labels in self.made.items()}
+        for key, own in sorted(made.items(), key=lambda item: len(item[1])):
             free = np.isnan(grades[own])
-            # Backwards: if a channel is here twice, its first place counts.
-            grades[own[free][::-1]] = new_grades(key, len(own))[free][::-1]
+            grades[own[free]] = new_grades(key, len(own))[free]
         return grades[roots]

@@ -107,6 +107,7 @@ def _register(
     channels: str = "filters",
     cuts: bool = True,
     filters: Mapping[str, int] | None = None,
+    no_operator: Callable[[Any], str | None] | None = None,
 ) -> None:
     triangular = TRI_CLASSES.get(layer_class)
     rule = WidthRule(
@@ -125,13 +126,21 @@ def _register(
         triangular=triangular,
         macs=macs,
         cuts=cuts and triangular is not None,
+        no_operator=no_operator,
     )
     register_width_rule(layer_class, rule)
 
 
+def _no_dilation(layer: Any) -> str | None:
+    if max(layer.dilation_rate) == 1:
+        return None
+    return "a Conv3D with `dilation_rate` above 1. Use a larger kernel, or `strides`"
+
+
 _L = keras.layers
-for _layer_class in (_L.Conv1D, _L.Conv2D, _L.Conv3D):
+for _layer_class in (_L.Conv1D, _L.Conv2D):
     _register(_layer_class, PLAIN, convolution_macs)
+_register(_L.Conv3D, PLAIN, convolution_macs, no_operator=_no_dilation)
 for _layer_class in (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose):
     _register(_layer_class, TRANSPOSED, _transposed_macs)
 for _layer_class in (_L.SeparableConv1D, _L.SeparableConv2D):

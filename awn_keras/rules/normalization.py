@@ -1,24 +1,84 @@
-"""Normalization of each channel by itself."""
+"""Normalization, and softmax, of each channel by itself."""
 
 from __future__ import annotations
 
 import keras
+import numpy as np
 
-from awn_keras.rules.registry import LayerCall, WidthRule, register_width_rule
+from awn_keras.rules.refused import NORMALIZES, SUMS
+from awn_keras.rules.registry import (
+    LayerCall,
+    WidthRule,
+    check_channels_last,
+    register_width_rule,
+)
 
 
-def _check(call: LayerCall) -> None:
+def _check_axis(call: LayerCall) -> None:
     if call.layer.axis not in (-1, len(call.input_shapes[0]) - 1):
         raise call.error(f"`axis` must be the last. Received: axis={call.layer.axis}")
+
+
+def _check_groups(call: LayerCall) -> None:
+    _check_axis(call)
+    groups, channels = call.layer.groups, call.input_shapes[0][-1]
+    if groups not in (-1, channels):
+        raise call.error(
+            f"cannot stand before the readout: {NORMALIZES}, or `groups=-1`, which "
+            f"normalizes each channel by itself. Received: groups={groups} for "
+            f"{channels} channels"
+        )
+
+
+def _check_positions(call: LayerCall, mixes: str) -> None:
+    """Checks that a layer normalizes over positions, neither channels nor samples."""
+    check_channels_last(call)
+    axes, rank = call.layer.axis, len(call.input_shapes[0])
+    numbers = {axis % rank for axis in np.ravel(axes).tolist()}
+    if rank - 1 in numbers:
+        raise call.error(
+            f"cannot stand before the readout: {mixes}. Over positions alone it can: "
+            f"`axis` must leave out the last. Received: axis={axes} for an input of "
+            f"shape {call.input_shapes[0]}"
+        )
+    if 0 in numbers:
+        raise call.error(f"`axis` must not be the batch's. Received: axis={axes}")
+
+
+def _check_unit_normalization(call: LayerCall) -> None:
+    _check_positions(call, NORMALIZES)
+
+
+def _check_softmax(call: LayerCall) -> None:
+    _check_positions(call, SUMS)
+    masks = keras.tree.flatten(call.node.arguments.kwargs.get("mask"))
+    if any(mask is not None and mask.shape[-1] != 1 for mask in masks):
+        raise call.error(
+            "`mask` must be the same for all channels, of size 1 on the last axis, as "
+            "channels come and go with the width."
+        )
 
 
 register_width_rule(
     keras.layers.BatchNormalization,
     WidthRule(
         in_axes=dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), 0),
-        check=_check,
+        check=_check_axis,
         shifts=("beta", "moving_mean"),
         importance="gamma",
         tail="one set of batch statistics cannot serve all widths",
     ),
 )
+register_width_rule(
+    keras.layers.GroupNormalization,
+    WidthRule(
+        in_axes=dict.fromkeys(("gamma", "beta"), 0),
+        channels="groups",  # each channel is a group
+        check=_check_groups,
+        importance="gamma",
+    ),
+)
+register_width_rule(
+    keras.layers.UnitNormalization, WidthRule(check=_check_unit_normalization)
+)
+register_width_rule(keras.layers.Softmax, WidthRule(check=_check_softmax))

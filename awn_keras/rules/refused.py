@@ -6,9 +6,14 @@ import keras
 
 from awn_keras.rules.registry import refuse
 
-_NORMALIZES = (
+NORMALIZES = (
     "it normalizes over the channels, and these come and go with the width. Use "
     "BatchNormalization, which an any-width network keeps exact"
+)
+SUMS = (
+    "it divides by a sum over the channels, and these come and go with the width. Put "
+    "it after the readout, the last layer that mixes channels: a plain Dense or Conv, "
+    "no Tri layer"
 )
 _ATTENDS = (
     "attention mixes all channels of a position. It can only stand after the readout, "
@@ -19,17 +24,12 @@ _RECURS = (
     "last Dense or Conv, or on the inputs"
 )
 _REASONS = {
-    "Softmax": "it divides by a sum over the channels, and these come and go with the "
-    "width. Put it after the readout, the last layer that mixes channels: a plain "
-    "Dense or Conv, no Tri layer",
     "Masking": "it looks at all channels of a step at once",
     "Lambda": "what its function does to the channels cannot be seen. Use a layer of "
     "your own with `register_width_rule`",
-    "TimeDistributed": "what its inner layer does to the channels cannot be seen. Use "
-    "the inner layer itself where it treats each step alone, as Dense does",
-    "LayerNormalization GroupNormalization RMSNormalization UnitNormalization": (
-        _NORMALIZES
-    ),
+    "TimeDistributed": "its inner layer has no width rule. Use the inner layer itself "
+    "where it treats each step alone, as Dense does, or register a rule for its class",
+    "LayerNormalization RMSNormalization": NORMALIZES,
     "AdditiveAttention Attention GroupQueryAttention MultiHeadAttention": _ATTENDS,
     "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU LSTM RNN SimpleRNN": _RECURS,
 }

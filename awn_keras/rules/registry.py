@@ -168,7 +168,7 @@ class WidthRule:
             one after the other.
         out_axes: Likewise for weights that follow the *output* channels.
         channels: Name of the constructor argument that holds the number of output
-            channels, or `None`.
+            channels while these come and go, or `None`.
         stem: Whether the layer starts the trunk when its input is Fixed. Other
             layers on Fixed inputs give Fixed outputs.
         check: `check(call)` raises `call.error(reason)` for what the layer cannot do
@@ -196,6 +196,8 @@ class WidthRule:
         importance: Name of a weight whose size tells how important each of its input
             channels is, or `None`.
         tail: Why it cannot stand after a readout, or `None` if it can.
+        no_operator: `no_operator(layer)` says what of the layer TFLite has no builtin
+            operator for, and what to use in its place, or `None` if it has.
     """
 
     kind: Callable[[LayerCall], Kind] = per_channel
@@ -215,6 +217,7 @@ class WidthRule:
     shifts: tuple[str, ...] = ()
     importance: str | None = None
     tail: str | None = None
+    no_operator: Callable[[Any], str | None] | None = None
 
     def __post_init__(self) -> None:
         if self.apart is None:
@@ -238,6 +241,8 @@ class WidthRule:
 _NO_RULE = WidthRule(per_sample)
 _NO_GRADES = "no channels come and go there"  # why a Tri layer is no tail
 _RULES: dict[type, WidthRule] = {}
+#: For layers whose rule is that of a layer inside of them.
+_DERIVED: dict[type, Callable[[Any], WidthRule | None]] = {}
 _OPERATIONS: dict[str, WidthRule] = {}
 #: Why a layer class cannot stand before the readout, and what to do.
 _REFUSALS: dict[type, str] = {}
@@ -297,6 +302,20 @@ def register_operations(names: str, rule: WidthRule) -> None:
     _OPERATIONS.update(dict.fromkeys(names.split(), rule))
 
 
+def register_derived_rule(
+    layer_class: type[keras.layers.Layer],
+    rule_for: Callable[[Any], WidthRule | None],
+) -> None:
+    """Gives a class of layers that run another one inside a rule of each.
+
+    Args:
+        layer_class: The class.
+        rule_for: Takes a layer of the class and gives its rule, or `None` if there is
+            none.
+    """
+    _DERIVED[layer_class] = rule_for
+
+
 def refuse(layer_class: type[keras.layers.Layer], reason: str) -> None:
     """Says why a layer class cannot stand before the readout.
 
@@ -320,6 +339,8 @@ def is_opaque(operation: Any) -> bool:
 def rule_of(operation: Any) -> WidthRule | None:
     """The rule of a layer or of an operation of `keras.ops`, if there is one."""
     rule = _RULES.get(type(operation))
+    if rule is None and type(operation) in _DERIVED:
+        return _DERIVED[type(operation)](operation)
     if rule is None and is_stock_operation(operation):
         rule = _OPERATIONS.get(type(operation).__name__)
     return rule
@@ -439,6 +460,14 @@ def check_channels_last(call: LayerCall) -> None:
         raise call.error("`data_format` must be 'channels_last'.")
 
 
+#: Layers that may mix along any axis, the batch's too.
+_ALONG_AN_AXIS = (
+    keras.layers.Concatenate,
+    keras.layers.Softmax,
+    keras.layers.UnitNormalization,
+)
+
+
 def check_mixes_no_samples(call: LayerCall) -> None:
     """Checks a call below the readout: there a batch holds several widths.
 
@@ -453,9 +482,9 @@ def check_mixes_no_samples(call: LayerCall) -> None:
         )
     if getattr(layer, "stateful", False):
         raise call.error("`stateful` must be False: a batch holds several widths.")
-    axis, rank = getattr(layer, "axis", -1), len(call.input_shapes[0])
-    if isinstance(layer, keras.layers.Concatenate) and axis % rank == 0:
-        raise call.error(f"`axis` must not be the batch's. Received: axis={axis}")
+    axes, rank = getattr(layer, "axis", -1), len(call.input_shapes[0])
+    if isinstance(layer, _ALONG_AN_AXIS) and 0 in np.ravel(axes) % rank:
+        raise call.error(f"`axis` must not be the batch's. Received: axis={axes}")
 
 
 def makes_channels(call: LayerCall) -> Kind:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -31,9 +33,18 @@ def _check_permute(call: LayerCall) -> None:
         )
 
 
+def _no_windows(layer: Any) -> str | None:
+    if len(getattr(layer, "pool_size", getattr(layer, "output_size", ()))) < 3:
+        return None
+    return (
+        "windows of steps, rows and cols. Use Conv3D with `strides`, pooling of rows "
+        "and cols by `TimeDistributed`, or GlobalAveragePooling3D"
+    )
+
+
 _LAYERS = "Activation ELU LeakyReLU ReLU RepeatVector Resizing"
-_LAYERS_OF_DIMENSIONS = "GlobalMaxPooling MaxPooling UpSampling"
-_ALIKE = "AveragePooling Cropping GlobalAveragePooling ZeroPadding"
+_LAYERS_OF_DIMENSIONS = "GlobalMaxPooling UpSampling"
+_ALIKE = "Cropping GlobalAveragePooling ZeroPadding"
 _IN_TRAINING_ONLY = (
     "ActivityRegularization AlphaDropout GaussianDropout GaussianNoise Identity "
     "SpatialDropout1D SpatialDropout2D SpatialDropout3D"
@@ -45,8 +56,18 @@ for _dimensions in ("1D", "2D", "3D"):
         register_width_rule(getattr(_L, _name + _dimensions))
     for _name in _ALIKE.split():
         register_width_rule(getattr(_L, _name + _dimensions), WidthRule(alike=True))
+    for _name in ("AdaptiveMaxPooling", "MaxPooling"):
+        register_width_rule(
+            getattr(_L, _name + _dimensions), WidthRule(no_operator=_no_windows)
+        )
+    for _name in ("AdaptiveAveragePooling", "AveragePooling"):
+        register_width_rule(
+            getattr(_L, _name + _dimensions),
+            WidthRule(alike=True, no_operator=_no_windows),
+        )
 for _name in _IN_TRAINING_ONLY.split():
     register_width_rule(getattr(_L, _name), WidthRule(inert=True, alike=True))
+register_width_rule(_L.CenterCrop, WidthRule(alike=True))
 register_width_rule(_L.Dropout, WidthRule(check=_check_dropout, inert=True, alike=True))
 register_width_rule(_L.Rescaling, WidthRule(check=_check_rescaling))
 register_width_rule(_L.Permute, WidthRule(check=_check_permute))
