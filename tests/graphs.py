@@ -40,7 +40,7 @@ class _Builder:
             *self.stem_kinds,
             *(self.dense, self.depthwise, self.normalization, self.activation),
             *(self.spatial, self.residual, self.concatenation, self.squeeze_excite),
-            *(self.shared, self.operators, self.gate),
+            *(self.shared, self.operators, self.gate, self.decoder),
         )
         for _ in range(steps):
             self.tensors.append(self.draw(st.sampled_from(kinds))(self.read()))
@@ -94,6 +94,8 @@ class _Builder:
         return L.DepthwiseConv2D(3, padding="same", depth_multiplier=multiplier)(x)
 
     def normalization(self, x):
+        if self.flag():
+            return L.GroupNormalization(-1, scale=self.flag(), center=self.flag())(x)
         return L.BatchNormalization(scale=self.flag(), center=self.flag())(x)
 
     def activation(self, x):
@@ -101,7 +103,11 @@ class _Builder:
         return self.draw(st.sampled_from((*kinds, L.Activation("gelu"))))(x)
 
     def spatial(self, x):
-        kinds = [L.ZeroPadding2D(1), L.MaxPooling2D(2, padding="same")]
+        kinds = [
+            *(L.ZeroPadding2D(1), L.MaxPooling2D(2, padding="same")),
+            *(L.AdaptiveAveragePooling2D(2), L.AdaptiveMaxPooling2D(3)),
+            *(L.CenterCrop(2, 2), L.Softmax((1, 2))),
+        ]
         if x.shape[1] <= 3:
             kinds += [L.UpSampling2D()]
         else:
@@ -135,6 +141,13 @@ class _Builder:
             squeezed = L.Dense(channels, activation="sigmoid")(squeezed)
             squeezed = L.Reshape((1, 1, channels))(squeezed)
         return L.Multiply()([x, squeezed])
+
+    def decoder(self, x):
+        """From features to feature maps, normalized or not."""
+        channels = self.channels()
+        x = L.Dense(9 * max(channels, 2))(L.GlobalAveragePooling2D()(x))
+        x = L.BatchNormalization()(x) if self.flag() else x
+        return L.Reshape((3, 3, max(channels, 2)))(x)
 
     def shared(self, x):
         layer = L.Conv2D(x.shape[-1], 3, padding="same")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from awn_keras import TriConv2D, count_macs, grow, slim
+from tests import stock
 from tests.baselines.networks import conv_net
 from tests.conftest import at_width, classification, eagerly, inputs_of, labelled
 from tests.test_conversion import train_a_little
@@ -33,6 +34,8 @@ NETWORKS = {
     "residual": residual,
     # 12 and 20 are no multiples of 8: blocks are smaller there.
     "odd sizes": lambda: conv_net((12, 20)),
+    "decoder": stock.NETWORKS["decoder"],
+    "instance normalization": stock.NETWORKS["instance-normalization"],
     "nested": lambda: keras.Sequential([keras.Input((6, 6, 2)), conv_net((8, 8))]),
 }
 

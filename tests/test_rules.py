@@ -56,8 +56,11 @@ GRADES = channel_grades(6, min_width=0.25)
     "layer",
     [
         L.Activation("gelu"),
+        L.AdaptiveAveragePooling2D(2),
+        L.AdaptiveMaxPooling2D((2, 3)),
         L.AveragePooling2D(2),
         L.BatchNormalization(),
+        L.CenterCrop(2, 3),
         L.Cropping2D(1),
         L.Dropout(0.5),
         L.LeakyReLU(),
@@ -73,6 +76,11 @@ GRADES = channel_grades(6, min_width=0.25)
         L.DepthwiseConv2D(3),
         L.GlobalAveragePooling2D(),
         L.GlobalMaxPooling2D(keepdims=True),
+        L.GroupNormalization(-1),
+        L.GroupNormalization(6),
+        L.Softmax(axis=(1, 2)),
+        L.TimeDistributed(L.BatchNormalization()),
+        L.UnitNormalization(axis=[1, 2]),
         L.Reshape((16, 6)),
         L.Activation(L.LeakyReLU()),
         keras.activations.relu,
@@ -95,6 +103,15 @@ def test_depth_multiplier_repeats_grades():
 @pytest.mark.parametrize("layer", [L.Flatten(), L.Reshape((96,)), L.Reshape((-1,))])
 def test_flattening_tiles_grades(layer):
     assert output_kind(layer) == Graded(np.tile(GRADES, 16))
+
+
+def test_positions_may_go_into_the_channels_and_come_out_of_them():
+    assert output_kind(L.Reshape((4, 24))) == Graded(np.tile(GRADES, 4))
+    back = L.Reshape((2, 8, 6))
+    assert output_kind(lambda x: back(L.Flatten()(x))) == Graded(GRADES)
+    # Channels 0 and 3 are one now, and so are 1 and 4, 2 and 5.
+    halves = channel_grades(3, min_width=0.25)
+    assert output_kind(L.Reshape((4, 4, 2, 3))) == Graded(halves)
 
 
 def test_a_tri_layer_gives_grades_of_its_own():
@@ -152,6 +169,7 @@ def conv_after_batch_norm(x):
         (L.BatchNormalization(axis=1), "`axis` must be the last"),
         (L.Permute((3, 1, 2)), "must keep the channels last"),
         (L.Reshape((24, 4)), "must keep the channels as the last axis"),
+        (L.Reshape((96, 1)), "would make one channel of all"),
         (L.Conv2D(6, 1, groups=2), "`groups` must be 1"),
         (L.Rescaling([1.0] * 6), "must be numbers on graded channels"),
         (L.MaxPooling2D(data_format="channels_first"), "must be 'channels_last'"),

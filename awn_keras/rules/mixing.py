@@ -134,7 +134,7 @@ def _register(
 def _no_dilation(layer: Any) -> str | None:
     if max(layer.dilation_rate) == 1:
         return None
-    return "a Conv3D with `dilation_rate` above 1. Use a larger kernel, or `strides`"
+    return "its `dilation_rate` above 1. Use a larger kernel, or `strides`"
 
 
 _L = keras.layers
@@ -142,7 +142,7 @@ for _layer_class in (_L.Conv1D, _L.Conv2D):
     _register(_layer_class, PLAIN, convolution_macs)
 _register(_L.Conv3D, PLAIN, convolution_macs, no_operator=_no_dilation)
 for _layer_class in (_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose):
-    _register(_layer_class, TRANSPOSED, _transposed_macs)
+    _register(_layer_class, TRANSPOSED, _transposed_macs, no_operator=_no_dilation)
 for _layer_class in (_L.SeparableConv1D, _L.SeparableConv2D):
     _register(
         _layer_class,

@@ -29,7 +29,8 @@ def _check_rescaling(call: LayerCall) -> None:
 def _check_permute(call: LayerCall) -> None:
     if call.layer.dims[-1] != len(call.layer.dims):
         raise call.error(
-            f"must keep the channels last. Received: dims={call.layer.dims}"
+            "must keep the channels last, which a channel shuffle does not. Received: "
+            f"dims={call.layer.dims}"
         )
 
 

@@ -57,8 +57,8 @@ def _each_step(inner: WidthRule, call: LayerCall) -> Kind:
         )
     if inner.channels is not None or inner.resize is not None:
         raise step.error(
-            "what is inside has another size at each width, which only a layer by "
-            "itself can. Use the inner layer in its place"
+            "what is inside has another size at each width, which a TimeDistributed "
+            "cannot follow. Put it after the readout, or leave it out"
         )
     return inner.output(step)
 

@@ -14,6 +14,7 @@ from awn_keras import (
     count_parameters,
     lenet_3c1l,
     slim,
+    to_any_width,
     verify_tflite,
 )
 from awn_keras.baselines import SNet
@@ -25,6 +26,7 @@ from awn_keras.deploy.signatures import width_signature
 from awn_keras.errors import ExportError
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.deploy.classifiers import NAMES, classifier, of_pixels, pixels, softmax
+from tests.stock import NETWORKS, NO_FILES
 from tests.test_slimming import randomize
 
 
@@ -726,3 +728,31 @@ def test_what_is_compared_on_does_not_decide_ranges(tmp_path, monkeypatch):
             of_pixels(), tmp_path / "a.tflite", representative=pixels(count), **options
         )
     assert given == [60, 120]
+
+
+# ------------------------------------------------------------------- seldom layers
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_files_of_seldom_layers(name, tmp_path):
+    model = randomize(to_any_width(NETWORKS[name](), divisor=4))
+    path = tmp_path / "model.tflite"
+    records = export_tflite(model, path, widths=WIDTHS, layout="triangular")
+    x = inputs_of(model, 2)
+    content = path.read_bytes()
+    assert custom_operators(content) == []
+    for record in records:
+        wanted = np.asarray(slim(model, record.width)(x))
+        (got,) = run_tflite(content, [x], record.signature)
+        # float32: folded normalization, and sums in another order.
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_what_tflite_has_no_operator_for_is_said_before_conversion(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export, "convert", None)  # not even called
+    model = to_any_width(NO_FILES[name](), divisor=4)
+    with pytest.raises(ExportError, match=r"Layer '.*' \(.*3D\) cannot be in a file"):
+        export_tflite(model, tmp_path / "model.tflite")
