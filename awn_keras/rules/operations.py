@@ -25,7 +25,7 @@ from awn_keras.rules.registry import (
     register_operations,
     rule_of,
 )
-from awn_keras.rules.shapes import tiled
+from awn_keras.rules.shapes import arranged
 
 #: Finds the axes of the first input that a call mixes, moves or drops.
 Along = Callable[[LayerCall], set[int]]
@@ -221,14 +221,7 @@ def _reshape(call: LayerCall) -> Kind:
             f"shape {call.input_shapes[0]}. Begin `newshape` with -1, and let the rest "
             "have as many entries as a sample."
         )
-    if call.output_shape[-1] == call.input_shapes[0][-1]:
-        return call.kinds[0]
-    if len(call.output_shape) == 2:
-        return tiled(call)
-    raise call.error(
-        "must keep the channels as the last axis, or flatten. Received: "
-        f"newshape={new} for an input of shape {call.input_shapes[0]}"
-    )
+    return arranged(call)
 
 
 def resized(operation: Any, flow: Flow, inputs: int) -> Any:
@@ -249,10 +242,9 @@ def resized(operation: Any, flow: Flow, inputs: int) -> Any:
 
 
 def _resized_shape(operation: Any, flow: Flow, inputs: int) -> dict[str, Any]:
-    old, new = flow.input_shapes[0][-1], list(operation.newshape)
-    if new[-1] != -1:
-        new[-1] = new[-1] // old * inputs
-    return {"newshape": tuple(new)}
+    *others, last = operation.newshape
+    left = last if last == -1 else last * inputs // flow.input_shapes[0][-1]
+    return {"newshape": (*others, left)}
 
 
 # ----------------------------------------------------------------------------- tables

@@ -58,8 +58,8 @@ def arranged(call: LayerCall) -> Kind:
     )
     raise call.error(
         f"{reason}. Put it after the readout, or a Dense or Conv of another size before"
-        f" it. Received: target_shape={getattr(call.layer, 'target_shape', None)} for "
-        f"an input of shape {call.input_shapes[0]}"
+        f" it. Received: a new shape of {call.output_shape} for an input of shape "
+        f"{call.input_shapes[0]}"
     )
 
 

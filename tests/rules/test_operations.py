@@ -158,3 +158,20 @@ def test_an_operation_on_samples_or_channels_is_refused(operation, match):
         y = ops.reshape(y, (-1, 1))
     with pytest.raises(ValueError, match=match):
         AnyWidthModel(inputs, L.Dense(2)(y))
+
+
+def test_features_become_feature_maps():
+    inputs = keras.Input((5,))
+    x = L.Dense(16, activation="relu")(inputs)
+    x = ops.reshape(L.Dense(4 * 4 * 6)(x), (-1, 4, 4, 6))
+    x = L.Conv2D(6, 3)(x)
+    model = to_any_width(keras.Model(inputs, L.Dense(2)(ops.mean(x, axis=(1, 2)))))
+    x = inputs_of(model)
+    for width in (0.25, 0.5, 1.0):
+        # The same sums in another order.
+        np.testing.assert_allclose(
+            at_width(model, width, x)[0],
+            keras.ops.convert_to_numpy(slim(model, width)(x)),
+            rtol=1e-5,
+            atol=1e-5,
+        )
