@@ -28,7 +28,9 @@ EXACT = {
     "floor division": lambda x: x // 0.3,
     "cast": lambda x: ops.cast(ops.cast(x, "int32"), "float32"),
     "stop_gradient": ops.stop_gradient,
-    "positions": lambda x: x + np.arange(16.0).reshape(1, 4, 4, 1).astype("float32"),
+    "positions": lambda x: ops.add(
+        x, np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
+    ),
     "sum": lambda x: ops.sum(x, axis=(1, 2)),
     "var": lambda x: ops.var(x, axis=1, keepdims=True),
     "std": lambda x: ops.std(x, axis=2),
@@ -61,8 +63,8 @@ EXACT = {
     "swapaxes": lambda x: ops.swapaxes(x, 1, 2),
     "rot90": lambda x: ops.rot90(x, axes=(1, 2)),
     "reshape": lambda x: ops.reshape(x, (-1, 16, 6)),
-    "average_pool": lambda x: ops.average_pool(x, 2, data_format="channels_last"),
-    "max_pool": lambda x: ops.max_pool(x, 2, data_format="channels_last"),
+    "average_pool": lambda x: ops.average_pool(x, 2, 2, data_format="channels_last"),
+    "max_pool": lambda x: ops.max_pool(x, 2, 2, data_format="channels_last"),
     "resize": lambda x: ops.image.resize(x, (3, 5), data_format="channels_last"),
     "crop": lambda x: ops.image.crop_images(
         x, 1, 1, target_height=2, target_width=2, data_format="channels_last"
