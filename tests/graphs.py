@@ -157,7 +157,7 @@ class _Builder:
         ops = keras.ops
         kinds = (
             lambda x: ops.relu(x + 1.0) * 0.5,
-            lambda x: ops.where(x > 0, ops.tanh(x) ** 2, ops.rsqrt(x**2 + 1)),
+            lambda x: ops.tanh(x) ** 2 + ops.rsqrt(x**2 + 1),
             lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), axis=1),
             lambda x: ops.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))),
             lambda x: x - ops.sum(x, axis=(1, 2), keepdims=True) / 36,

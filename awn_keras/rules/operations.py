@@ -238,7 +238,8 @@ def resized(operation: Any, flow: Flow, inputs: int) -> Any:
     resize = (rule_of(operation) or WidthRule()).resize
     if resize is None or not comes_and_goes(flow.output):
         return operation
-    return type(operation)(**resize(operation, flow, inputs))
+    changes = resize(operation, flow, inputs)
+    return type(operation)(**changes, name=operation.name)
 
 
 def _resized_shape(operation: Any, flow: Flow, inputs: int) -> dict[str, Any]:
