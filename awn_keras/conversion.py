@@ -483,7 +483,7 @@ class Copies:
         if not isinstance(layer, keras.Layer):
             given = keras.tree.flatten((args, kwargs))
             (x, *_) = (x for x in given if isinstance(x, keras.KerasTensor))
-            return resized(layer, flow, x.shape[-1])(*args, **kwargs)
+            return resized(layer, flow, lambda: x.shape[-1])(*args, **kwargs)
         rule = rule_of(layer) or WidthRule()
         if rule.resize is not None and comes_and_goes(flow.output):
             # A shared Reshape, say, may have a shape of its own at each of its calls.

@@ -60,11 +60,13 @@ def _slim(model: MultiWidthModel, width: float, dtype: str | None) -> keras.Mode
     copies: dict[int, Any] = {}
     made: list[tuple[keras.Layer, keras.Layer, Flow]] = []
 
+    def inputs_of(flow: Flow) -> int:
+        return int(active(flow.inputs[0], flow.input_shapes[0], width).sum())
+
     def call(node: Any, *args: Any, **kwargs: Any) -> Any:
         layer, flow = node.operation, flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            into = active(flow.inputs[0], flow.input_shapes[0], width)
-            return resized(layer, flow, int(into.sum()))(*args, **kwargs)
+            return resized(layer, flow, lambda: inputs_of(flow))(*args, **kwargs)
         copy = copies.get(id(layer))
         rule = rule_of(layer)
         if copy is None or (rule is not None and rule.resize is not None):

@@ -215,7 +215,9 @@ def _spatial(axes: int) -> Along:
 
 def _reshape(call: LayerCall) -> Kind:
     old, new = call.input_shapes[0][1:], tuple(call.layer.newshape)
-    if -1 not in new[1:] and math.prod(new[1:]) != math.prod(n or 0 for n in old):
+    sizes = math.prod(new[1:]), math.prod(n or 0 for n in old)
+    same_batch = new[0] in (-1, call.input_shapes[0][0])
+    if not same_batch or (-1 not in new[1:] and sizes[0] != sizes[1]):
         raise call.error(
             f"must keep the samples apart. Received: newshape={new} for an input of "
             f"shape {call.input_shapes[0]}. Begin `newshape` with -1, and let the rest "
@@ -224,13 +226,14 @@ def _reshape(call: LayerCall) -> Kind:
     return arranged(call)
 
 
-def resized(operation: Any, flow: Flow, inputs: int) -> Any:
+def resized(operation: Any, flow: Flow, inputs: Callable[[], int]) -> Any:
     """Gives an operation for another number of channels.
 
     Args:
         operation: An operation of `keras.ops`.
         flow: What comes in and goes out.
-        inputs: Number of input channels that there are.
+        inputs: Gives the number of input channels that there are. It is not called
+            where nothing comes and goes: a scalar has no channels.
 
     Returns:
         The operation itself, unless its arguments name the number of channels.
@@ -238,7 +241,7 @@ def resized(operation: Any, flow: Flow, inputs: int) -> Any:
     resize = (rule_of(operation) or WidthRule()).resize
     if resize is None or not comes_and_goes(flow.output):
         return operation
-    changes = resize(operation, flow, inputs)
+    changes = resize(operation, flow, inputs())
     return type(operation)(**changes, name=operation.name)
 
 
@@ -291,7 +294,8 @@ _ALONG: dict[str, Along] = {
     "Trace": _two_axes,
     "Flipud Vsplit Vstack": _fixed_axis(0),
     "Fliplr Hsplit Hstack": _fixed_axis(1),
-    "Dsplit Dstack": _fixed_axis(2),
+    "Dsplit": _fixed_axis(2),
+    "Dstack": lambda call: {2 if len(call.input_shapes[0]) > 2 else 0},
     "AffineTransform CropImages GaussianBlur PadImages": _spatial(4),
     "PerspectiveTransform Resize": _spatial(4),
     "AdaptiveAveragePool AdaptiveMaxPool AveragePool MaxPool": lambda _: set(),

@@ -145,6 +145,7 @@ def test_models_with_operations_slim_and_widen():
             lambda x: ops.average_pool(x, 2, data_format="channels_first"),
             "`data_format` must be 'channels_last'",
         ),
+        (lambda x: ops.reshape(x, (1, -1, 6)), "must keep the samples apart.*newshape"),
         (lambda x: ops.reshape(x, (-1, 6)), "must keep the samples apart.*newshape"),
         (lambda x: ops.reshape(x, (-1, 24, 4)), "must keep the channels as the last"),
         (lambda x: x * np.ones(6, "float32"), "an array cannot follow the channels"),
@@ -160,6 +161,21 @@ def test_an_operation_on_samples_or_channels_is_refused(operation, match):
         y = ops.reshape(y, (-1, 1))
     with pytest.raises(ValueError, match=match):
         AnyWidthModel(inputs, L.Dense(2)(y))
+
+
+def test_a_scalar_of_the_inputs_stays():
+    inputs = keras.Input((4, 4, 1))
+    x = inputs / ops.sqrt(ops.max(inputs) + 9.0)
+    x = L.Conv2D(8, 3)(L.Conv2D(8, 3, padding="same")(x))
+    plain = keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+    model = to_any_width(plain, divisor=1)
+    x = inputs_of(model)
+    np.testing.assert_allclose(
+        at_width(model, 0.5, x)[0],
+        keras.ops.convert_to_numpy(slim(model, 0.5)(x)),
+        rtol=1e-5,  # the same sums in another order
+        atol=1e-5,
+    )
 
 
 def test_features_become_feature_maps():
