@@ -21,6 +21,7 @@ from awn_keras.graph import (
     is_nested,
     rebuild,
 )
+from awn_keras.keeping import check_chosen, chosen_readouts, with_kept
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
 from awn_keras.ordering import moves_for_reading, moves_of, sources_of
@@ -72,6 +73,8 @@ def to_any_width(
     widths_grid: Sequence[float] | None = None,
     staircase: str = "nested",
     stages: Stages | None = None,
+    readouts: Sequence[str] = (),
+    keep_whole: Sequence[str] = (),
     width_multiplier: WidthMultiplier = 1.0,
     order: str = "keep",
     fade: Fade = None,
@@ -101,6 +104,14 @@ def to_any_width(
         staircase: `"nested"`, or `"paper"`; see `AnyWidthModel`.
         stages: Layers whose channels come at other widths, or in blocks of another
             size; see `AnyWidthModel`.
+        readouts: Names of layers (Conv, Dense) at which the trunk is to end: each is
+            a readout, and all that follows it stays as it is, whatever it does to
+            channels (recurrent layers, attention, distances). Outputs that no such
+            layer is before have the last layer that mixes channels as their readout.
+        keep_whole: Names of layers that are to be whole at every width, or patterns of
+            names, as in `["block_1_*"]`. All layers before them stay whole, too, as a
+            channel may read only those that are there whenever it is; so do layers
+            whose outputs are added to theirs. What stays whole keeps its weights.
         width_multiplier: Widens layers of the trunk; numbers of channels are rounded
             to multiples of `divisor`. A number above 0 for all of them: the paper's
             `2**0.5` makes up for the half of each kernel that the triangle forbids. A
@@ -159,7 +170,8 @@ def to_any_width(
             f"`order` must be one of {ORDERS}. Received: order={order!r}"
         )
     source = dissolved(model)
-    traced = traced_channels(source)
+    traced = traced_channels(source, readouts)
+    stages = with_kept(traced, keep_whole, stages)
     widths = Widths.of(min_width, divisor, widths_grid, staircase, stages)
     trained = is_trained(source)
     if order != "keep":
@@ -207,7 +219,9 @@ def to_any_width(
     return converted
 
 
-def reorder_channels(model: keras.Model) -> keras.Model:
+def reorder_channels(
+    model: keras.Model, *, readouts: Sequence[str] = ()
+) -> keras.Model:
     """Copies a trained model with the strongest channels of each layer first.
 
     The copy computes what the model computes, in another order: channels that are
@@ -220,6 +234,7 @@ def reorder_channels(model: keras.Model) -> keras.Model:
 
     Args:
         model: A trained functional or Sequential model; it is left as it is.
+        readouts: See `to_any_width`.
 
     Returns:
         A functional `keras.Model` of the same layers, not compiled.
@@ -234,7 +249,7 @@ def reorder_channels(model: keras.Model) -> keras.Model:
         (2017), for gamma as importance.
     """
     source = dissolved(model)
-    traced = traced_channels(source)
+    traced = traced_channels(source, readouts)
     _check_can_be_ordered(source, is_trained(source))
     copies = Copies(traced, {}, tri=False)
     reordered = keras.Model(*rebuild(source, copies.call), name=model.name)
@@ -306,22 +321,27 @@ def dissolved(model: keras.Model) -> keras.Model:
     return inline(model) if nested else model
 
 
-def traced_channels(model: keras.Model) -> Trace:
+def traced_channels(model: keras.Model, readouts: Sequence[str] = ()) -> Trace:
     """Follows the channels of a model to be converted.
 
     Args:
         model: What `dissolved` gives.
+        readouts: See `to_any_width`.
 
     Returns:
         The channels.
 
     Raises:
+        TypeError: If `readouts` is no sequence of names.
         ConversionError: With all findings.
+        ValueError: If `readouts` names what cannot be one.
     """
+    chosen = chosen_readouts(model, readouts)
     nodes = graph_nodes(model)
     last = last_mixers(model, nodes)
+    last |= {id(node) for node in nodes if id(node.operation) in chosen}
     mixers = [node for node in nodes if mixes_channels(node.operation)]
-    as_tri = inner_mixers(model)
+    as_tri = inner_mixers(model) - chosen
     refusals: list[tuple[Any, Exception]] = []
     for node in mixers:
         if id(node) in last and id(node.operation) in as_tri:
@@ -334,6 +354,7 @@ def traced_channels(model: keras.Model) -> Trace:
     traced = trace(model, as_tri, refusals)
     if refusals:
         raise ConversionError(model.name, _findings(refusals))
+    check_chosen(traced, chosen)
     try:
         check_outputs(model, traced.propagation)
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ from awn_keras.model import AnyWidthModel
 from awn_keras.propagation import Trace, trace
 from awn_keras.rules import Kind, Labelled, PerWidth, unique
 from awn_keras.slices import chosen_slices
-from awn_keras.stages import Stages, Widths
+from awn_keras.stages import Stages, Widths, literally
 from awn_keras.widening import new_sizes
 from awn_keras.widths import block_size
 
@@ -27,6 +28,7 @@ def grow(
     factor: float = 2.0,
     *,
     divisor: int = 8,
+    readouts: Sequence[str] = (),
     name: str | None = None,
 ) -> AnyWidthModel:
     """Makes a trained network the narrowest width of a larger any-width network.
@@ -45,6 +47,7 @@ def grow(
         factor: How many times as many channels the full width has, above 1; numbers of
             channels are rounded to multiples of `divisor`.
         divisor: New channels come and go in blocks of this size.
+        readouts: See `to_any_width`.
         name: Name of the new model. `None` for the old one's.
 
     Returns:
@@ -69,7 +72,7 @@ def grow(
             f"`factor` must be a number above 1. Received: factor={factor!r}"
         )
     source = dissolved(model)
-    traced = traced_channels(source)
+    traced = traced_channels(source, readouts)
     sizes = new_sizes(traced, lambda _: factor, Widths.of(divisor=divisor))
     if not any(size > len(labels) for labels, size in _sizes(traced, sizes)):
         raise ArgumentError(
@@ -106,9 +109,7 @@ def _always_on(traced: Trace, sizes: dict[int, int], divisor: int) -> Stages:
         fitting = next(
             size for size in range(divisor, 0, -1) if old % block_size(new, size) == 0
         )
-        # A pattern: what means something in it stands for itself.
-        pattern = "".join(f"[{c}]" if c in "*?[" else c for c in layer.name)
-        stages[pattern] = {"min_width": old / new, "divisor": fitting}
+        stages[literally(layer.name)] = {"min_width": old / new, "divisor": fitting}
     return stages
 
 

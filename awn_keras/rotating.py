@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,12 @@ _FLOOR = 1e-4
 
 
 def rotate_channels(
-    model: keras.Model, samples: Any, *, batch_size: int = 64, verbose: int = 1
+    model: keras.Model,
+    samples: Any,
+    *,
+    batch_size: int = 64,
+    readouts: Sequence[str] = (),
+    verbose: int = 1,
 ) -> keras.Model:
     """Copies a trained model so that the first channels of its bottlenecks say most.
 
@@ -46,6 +51,7 @@ def rotate_channels(
             `(n, ...)`, of which all are taken; or 300 at most of a data set or
             generator of batches, labels or not, or a folder of photos.
         batch_size: Samples that are computed at a time.
+        readouts: See `to_any_width`.
         verbose: 1 shows a bar while samples are computed, 0 shows nothing.
 
     Returns:
@@ -74,10 +80,10 @@ def rotate_channels(
     """
     source = dissolved(model)
     _check_can_be_rotated(source)
-    copies = Copies(traced_channels(source), {}, tri=False)
+    copies = Copies(traced_channels(source, readouts), {}, tri=False)
     copy = keras.Model(*rebuild(source, copies.call), name=model.name)
     copies.assign(None)
-    streams = _streams(traced_channels(copy))
+    streams = _streams(traced_channels(copy, readouts))
     if not streams:
         warnings.warn(
             f"Model '{model.name}' has no channels that only linear layers know, and "

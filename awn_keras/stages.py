@@ -23,6 +23,11 @@ from awn_keras.widths import (
 Stages = Mapping[str, Mapping[str, Any]]
 
 
+def literally(name: str) -> str:
+    """A pattern that matches a name alone, whatever it holds."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
 @dataclass(frozen=True)
 class Stage:
     """Layers whose channels appear at other widths than a model's others.

@@ -10,6 +10,7 @@ from awn_keras.cli.arguments import (
     add_stages_argument,
     add_widths_argument,
     parse_multiplier,
+    parse_words,
 )
 from awn_keras.cli.output import write_line
 from awn_keras.errors import ArgumentError
@@ -28,6 +29,20 @@ def add(parser: Parser) -> None:
     add_widths_argument(parser, "--widths-grid")
     add("--staircase", default="nested", help="nested (default), or paper")
     add_stages_argument(parser)
+    add(
+        "--readouts",
+        type=parse_words,
+        default=(),
+        help="layers at which the any-width part ends, separated by commas (default: "
+        "the last before each output)",
+    )
+    add(
+        "--keep-whole",
+        type=parse_words,
+        default=(),
+        help="layers that stay whole at every width, with all before them; patterns, "
+        "separated by commas",
+    )
     add(
         "--width-multiplier",
         type=parse_multiplier,
@@ -62,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
         widths_grid=args.widths_grid,
         staircase=args.staircase,
         stages=args.stages,
+        readouts=args.readouts,
+        keep_whole=args.keep_whole,
         width_multiplier=args.width_multiplier,
         order=args.order,
     )
