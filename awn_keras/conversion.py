@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from awn_keras.balancing import balanced
-from awn_keras.errors import ArgumentError, ArgumentTypeError
+from awn_keras.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from awn_keras.graph import (
     assign,
     copy_layer,
@@ -24,6 +25,7 @@ from awn_keras.graph import (
 from awn_keras.keeping import check_chosen, chosen_readouts, with_kept
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
+from awn_keras.opening import is_block, opened
 from awn_keras.ordering import moves_for_reading, moves_of, sources_of
 from awn_keras.propagation import (
     Trace,
@@ -317,8 +319,29 @@ def dissolved(model: keras.Model) -> keras.Model:
             f"Model '{model.name}' ({type(model).__name__}) has a `call` of its own, "
             "which its graph does not show. Convert a plain functional model."
         )
-    nested = [node for node in nodes if is_nested(node.operation)]
-    return inline(model) if nested else model
+    if not any(is_nested(n.operation) or _opens(n.operation) for n in nodes):
+        return model
+    return inline(model, partial(_graph_of, model.name))
+
+
+def _opens(layer: Any) -> bool:
+    """Whether a layer is made of layers, and nothing is known of it as a whole."""
+    return is_block(layer) and rule_of(layer) is None
+
+
+def _graph_of(
+    model: str, layer: Any, args: Any, kwargs: dict[str, Any]
+) -> keras.Model | None:
+    if not _opens(layer):
+        return None
+    try:
+        return opened(layer, args, kwargs)
+    except UnsupportedError as error:
+        try:
+            copy_layer(layer)
+        except ValueError:
+            raise ConversionError(model, [str(error)]) from error
+        return None  # it may stand where it is; if not, findings say why
 
 
 def traced_channels(model: keras.Model, readouts: Sequence[str] = ()) -> Trace:
@@ -352,6 +375,10 @@ def traced_channels(model: keras.Model, readouts: Sequence[str] = ()) -> Trace:
             )
             refusals.append((node.operation, error))
     traced = trace(model, as_tri, refusals)
+    calls = {id(node.operation): node for node in nodes}
+    refusals = [
+        (layer, _why_closed(calls[id(layer)]) or error) for layer, error in refusals
+    ]
     if refusals:
         raise ConversionError(model.name, _findings(refusals))
     check_chosen(traced, chosen)
@@ -367,6 +394,16 @@ def traced_channels(model: keras.Model, readouts: Sequence[str] = ()) -> Trace:
         )
         raise ConversionError(model.name, [finding]) from error
     return traced
+
+
+def _why_closed(node: Any) -> Exception | None:
+    """Why a layer that is made of layers could not be opened, if it is one."""
+    if _opens(node.operation):
+        try:
+            opened(node.operation, node.arguments.args, node.arguments.kwargs)
+        except UnsupportedError as error:
+            return error
+    return None
 
 
 def _findings(refusals: list[tuple[Any, Exception]]) -> list[str]:

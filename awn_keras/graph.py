@@ -187,7 +187,12 @@ def copy_layer(
 
     Returns:
         The copy, not built.
+
+    Raises:
+        ValueError: If the layer's class cannot read its own config.
     """
+    if isinstance(layer, keras.layers.Lambda):
+        return _same_lambda(layer, **changes)
     config = {**layer.get_config(), **changes}
     if isinstance(layer, keras.layers.Wrapper):
         config = _unbuilt(config)
@@ -198,7 +203,22 @@ def copy_layer(
             config[name] = "zeros"
         elif _holds_array(value) and (resized or not drawn):
             del config[name]
-    return (layer_class or type(layer)).from_config(config)
+    try:
+        return (layer_class or type(layer)).from_config(config)
+    except Exception as error:  # whatever a user's class raises
+        raise ArgumentError(
+            f"Layer '{layer.name}' ({type(layer).__name__}): cannot be made again from "
+            f"its config ({error}). Let `get_config` of its class return all arguments "
+            "of its constructor."
+        ) from error
+
+
+def _same_lambda(layer: keras.layers.Lambda, **changes: Any) -> keras.layers.Lambda:
+    """A Lambda of the same function, which from a config would be foreign code."""
+    arguments = {"name": layer.name, "dtype": layer.dtype_policy, **changes}
+    return keras.layers.Lambda(
+        layer.function, layer._output_shape, layer.mask, layer.arguments, **arguments
+    )
 
 
 def _unbuilt(config: dict[str, Any]) -> dict[str, Any]:
@@ -309,7 +329,11 @@ def _given(model: keras.Model, *args: Any, **kwargs: Any) -> dict[int, Any]:
     return given
 
 
-def inline(model: keras.Model) -> keras.Model:
+#: Gives the graph of a layer that is called on `(args, kwargs)`, if it has one.
+GraphOf = Callable[[Any, Any, dict[str, Any]], keras.Model | None]
+
+
+def inline(model: keras.Model, graph_of: GraphOf = lambda *_: None) -> keras.Model:
     """Copies a model so that the layers of nested models are part of its own graph.
 
     A layer keeps its name. If a layer of a nested model is called like another one, the
@@ -317,6 +341,8 @@ def inline(model: keras.Model) -> keras.Model:
 
     Args:
         model: A functional model; it is left as it is.
+        graph_of: Gives a layer's graph, whose inputs are the tensors that the layer is
+            called on, or `None` for a layer that stays one.
 
     Returns:
         A functional model that computes the same, with weights of its own.
@@ -338,14 +364,21 @@ def inline(model: keras.Model) -> keras.Model:
         operation = node.operation
         if not isinstance(operation, keras.Layer):
             return operation(*args, **kwargs)
-        if not is_nested(operation):
-            return copy_of(operation, prefix)(*args, **kwargs)
-        for name in ("training", "mask"):  # Keras hands on those of the outer model
-            kwargs.pop(name, None)
-        tensors = _given(operation, *args, **kwargs)
+        graph = operation
+        if is_nested(operation):
+            for name in ("training", "mask"):  # Keras hands on those of the outer model
+                kwargs.pop(name, None)
+            tensors = _given(operation, *args, **kwargs)
+        else:
+            graph = graph_of(operation, args, kwargs)
+            if graph is None:
+                return copy_of(operation, prefix)(*args, **kwargs)
+            given = keras.tree.flatten((args, kwargs))
+            given = [x for x in given if isinstance(x, keras.KerasTensor)]
+            tensors = {id(x): y for x, y in zip(graph.inputs, given, strict=True)}
         name = f"{prefix}_{operation.name}" if prefix else operation.name
-        replay(graph_nodes(operation), tensors, partial(call, prefix=name))
-        return keras.tree.map_structure(lambda x: tensors[id(x)], _output(operation))
+        replay(graph_nodes(graph), tensors, partial(call, prefix=name))
+        return keras.tree.map_structure(lambda x: tensors[id(x)], _output(graph))
 
     inlined = keras.Model(*rebuild(model, call), name=model.name)
     for layer, copy in copies.values():

@@ -6,7 +6,7 @@ and what follows is the *tail*. All before is the *trunk*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -429,6 +429,7 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
             f"{call.output_shape[-1]} channels."
         )
     weights = {weight.name: weight.shape for weight in weights_of(call.layer)}
+    _check_names_weights(call, flow, rule, weights)
     for argument, axes, channels in zip(
         ("in_axes", "out_axes"),
         (rule.in_axes, rule.out_axes),
@@ -448,6 +449,26 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
                     f"axis {axis} of weight '{name}' of shape {tuple(shape)} does not "
                     f"follow {channels} channels. Received: {argument}={dict(axes)}"
                 )
+
+
+def _check_names_weights(
+    call: LayerCall, flow: Flow, rule: WidthRule, weights: Mapping[str, Any]
+) -> None:
+    """A rule that names no weight is wrong about a layer whose weights have channels.
+
+    Training would not show it: only a slim network has weights of another shape.
+    """
+    if rule.in_axes or rule.out_axes:
+        return
+    following = [
+        name for name, shape in weights.items() if set(flow.channels()) & {*shape} - {1}
+    ]
+    if following:
+        raise call.error(
+            f"its width rule names no weights, but {sorted(following)} have as many "
+            "entries as there are channels. Name them in `in_axes` or `out_axes`; a "
+            "layer made of layers needs no rule, as conversion opens it."
+        )
 
 
 def _nested(call: LayerCall) -> UnsupportedError:

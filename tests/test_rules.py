@@ -260,10 +260,25 @@ def test_a_rule_must_fit_the_weights(axes, match):
         build_model(Scale(name="s"))
 
 
-def test_a_rule_that_forgets_a_weight_is_found_by_slim():
+def test_a_rule_that_forgets_all_weights_is_refused_at_once():
     register_width_rule(Scale)
-    with pytest.raises(ValueError, match=r"'s'.*leaves weight 'scale' at shape \(6,\)"):
-        slim(build_model(Scale(name="s")), 0.5)
+    with pytest.raises(
+        ValueError, match=r"'s'.*names no weights, but \['scale'\] have"
+    ):
+        build_model(Scale(name="s"))
+
+
+def test_a_rule_that_forgets_a_weight_is_found_by_slim():
+    class Affine(Scale):
+        def build(self, shape):
+            super().build(shape)
+            self.offset = self.add_weight(name="offset", shape=(shape[-1],))
+
+    register_width_rule(Affine, WidthRule(in_axes={"scale": -1}))
+    with pytest.raises(
+        ValueError, match=r"'s'.*leaves weight 'offset' at shape \(6,\)"
+    ):
+        slim(build_model(Affine(name="s")), 0.5)
 
 
 def test_a_rule_must_give_a_grade_for_each_channel():

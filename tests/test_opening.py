@@ -1,0 +1,183 @@
+import keras
+import numpy as np
+import pytest
+
+from awn_keras import ConversionError, TriConv2D, slim, to_any_width
+from awn_keras.opening import is_block, opened
+from tests.conftest import at_width, inputs_of
+
+pytestmark = pytest.mark.backends
+
+L, ops = keras.layers, keras.ops
+
+
+class ConvBlock(L.Layer):
+    """A block whose config cannot make it again, as is usual."""
+
+    def __init__(self, filters, residual=False):
+        super().__init__()
+        self.conv = L.Conv2D(filters, 3, padding="same", name="conv")
+        self.norm = L.BatchNormalization(name="norm")
+        self.residual = residual
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.norm.build((*shape[:-1], self.conv.filters))
+
+    def call(self, x, training=False):
+        y = ops.relu(self.norm(self.conv(x), training=training))
+        return x + y if self.residual else y
+
+
+class Twice(L.Layer):
+    """Blocks within a block."""
+
+    def __init__(self, filters):
+        super().__init__()
+        self.blocks = [ConvBlock(filters), ConvBlock(filters, residual=True)]
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Backbone(keras.Model):
+    """A subclassed model."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = ConvBlock(8)
+        self.body = Twice(8)
+
+    def call(self, x):
+        return self.body(self.stem(x))
+
+
+class OwnWeight(ConvBlock):
+    def build(self, shape):
+        super().build(shape)
+        self.scale = self.add_weight(name="scale", shape=(1,))
+
+    def call(self, x):
+        return self.scale * self.conv(x)
+
+
+class Numbers(ConvBlock):
+    """Its code needs numbers."""
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            raise TypeError("numbers, please")
+        return self.conv(x)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.conv.filters)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(self.compute_output_shape(x.shape))
+
+
+class Liar(Numbers):
+    """Its code does something else to numbers."""
+
+    def call(self, x):
+        y = self.conv(x)
+        return y if isinstance(x, keras.KerasTensor) else -y
+
+
+def network(block):
+    inputs = keras.Input((6, 6, 1))
+    x = L.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    x = L.GlobalAveragePooling2D()(block(x))
+    return keras.Model(inputs, L.Dense(2, name="scores")(x))
+
+
+def assert_converts(plain, tri):
+    """Conversion finds `tri` Tri layers, and slims exactly."""
+    model = to_any_width(plain, divisor=1)
+    assert sum(isinstance(layer, TriConv2D) for layer in model.layers) == tri
+    x = inputs_of(model)
+    for width in (0.25, 0.5, 1.0):
+        np.testing.assert_allclose(
+            at_width(model, width, x)[0],
+            ops.convert_to_numpy(slim(model, width)(x)),
+            rtol=1e-4,  # the same sums in another order
+            atol=1e-5,
+        )
+    return model
+
+
+def test_a_block_is_opened():
+    plain = network(ConvBlock(8))
+    weights = [ops.convert_to_numpy(w) for w in plain.weights]
+    model = assert_converts(plain, 1)
+    assert model.get_layer("conv").filters == 8
+    # The model that was given is as it was.
+    for before, after in zip(weights, plain.weights, strict=True):
+        np.testing.assert_array_equal(before, ops.convert_to_numpy(after))
+    assert {layer.name for layer in plain.layers} >= {"stem", "scores"}
+
+
+def test_blocks_within_blocks_are_opened():
+    model = assert_converts(network(Twice(8)), 2)
+    names = [layer.name for layer in model.layers if isinstance(layer, TriConv2D)]
+    assert len(set(names)) == 2
+
+
+def test_a_subclassed_model_within_a_model_is_opened():
+    assert_converts(network(Backbone()), 3)
+
+
+def test_a_block_that_is_shared_stays_shared():
+    block = ConvBlock(8)
+    model = assert_converts(network(lambda x: block(block(x))), 1)
+    assert model.get_layer("conv").filters == 8
+
+
+def test_normalization_in_a_block_still_trains():
+    model = to_any_width(network(ConvBlock(8)), divisor=1)
+    norm = model.get_layer("norm")
+    before = ops.convert_to_numpy(norm.moving_mean)
+    x = inputs_of(model, 8)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, np.zeros(8), verbose=0)
+    assert not np.array_equal(before, ops.convert_to_numpy(norm.moving_mean))
+
+
+def test_a_graph_computes_what_the_block_does():
+    block = Twice(4)
+    x = np.random.default_rng(0).normal(size=(2, 5, 5, 4)).astype("float32")
+    expected = ops.convert_to_numpy(block(x))
+    graph = opened(block, (keras.Input((5, 5, 4)),), {})
+    # The same operations.
+    np.testing.assert_allclose(ops.convert_to_numpy(graph([x])), expected, atol=1e-6)
+    assert {part.name for part in block.blocks[0]._flatten_layers()} >= {"conv", "norm"}
+
+
+def test_what_is_a_block():
+    assert is_block(ConvBlock(3))
+    assert not is_block(L.MultiHeadAttention(2, 2))
+    assert not is_block(keras.Sequential([L.Dense(3)]))
+    assert not is_block(L.Dense(3))
+
+
+@pytest.mark.parametrize(
+    ("block", "match"),
+    [
+        (OwnWeight(8), r"'own_weight.*weights of its own besides.*scale"),
+        (Numbers(8), r"fails on symbolic tensors \(.*numbers, please"),
+        (Liar(8), "computes something else on symbolic tensors than on numbers"),
+    ],
+)
+def test_why_a_block_stays_closed_is_said(block, match):
+    with pytest.raises(ConversionError, match=match):
+        to_any_width(network(block))
+
+
+def test_a_lambda_on_the_inputs_stays():
+    inputs = keras.Input((6, 6, 1))
+    x = L.Lambda(lambda pixels: pixels / 127.5 - 1)(inputs)
+    x = L.Conv2D(8, 3)(L.Conv2D(8, 3)(x))
+    plain = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling2D()(x)))
+    assert_converts(keras.Model(plain.input, plain(plain.input)), 1)
