@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import keras
 
-from awn_keras.counting import count_macs, count_parameters, executed_at_full_width
+from awn_keras.counting import count_parameters, executed_at_full_width, known_macs
+from awn_keras.errors import ArgumentError
 from awn_keras.layouts import candidates, choose_cuts, default_widths
 from awn_keras.model import AnyWidthModel
 from awn_keras.propagation import Trace
@@ -43,7 +44,17 @@ def balanced(
 
     Returns:
         The number of each layer.
+
+    Raises:
+        ValueError: If the model's rows, cols or steps are not known.
     """
+    unknown = [x for x in plain.inputs if None in x.shape[1:]]
+    if unknown:
+        raise ArgumentError(
+            "`width_multiplier='balanced'` weighs the work of layers, and needs an "
+            f"`Input` of a full shape. Received: input '{unknown[0].name}' of shape "
+            f"{tuple(unknown[0].shape)}. Give a number, such as 1.0."
+        )
     wide = build(lambda layer: _PAPERS)
     cut = set(choose_cuts(wide, default_widths(wide)))
     cut -= {name for name, layer in candidates(wide).items() if layer.readout}
@@ -54,7 +65,8 @@ def balanced(
     chosen = {id(layer) for layer, own in makers if labels.intersection(own.tolist())}
     if not chosen:
         return lambda layer: 1.0
-    wanted = count_macs(plain), count_parameters(plain)
+    # Layers that cannot be counted stay as they are.
+    wanted = int(known_macs(plain, [1.0]).macs[0]), count_parameters(plain)
 
     def multiplier(number: float) -> Multiplier:
         return lambda layer: number if id(layer) in chosen else 1.0

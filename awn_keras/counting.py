@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 
 from awn_keras.errors import ArgumentError, UnsupportedError
-from awn_keras.graph import graph_nodes
+from awn_keras.graph import graph_nodes, has_graph
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.layouts import LAYOUTS, Cut, candidates, choose_cuts, default_widths
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
@@ -23,6 +24,7 @@ from awn_keras.rules import (
     Flow,
     LayerCall,
     WidthRule,
+    has_unknown_macs,
     rule_of,
     traits_of,
 )
@@ -39,8 +41,9 @@ def count_macs(
 ) -> int:
     """Counts multiply-accumulate operations for one sample.
 
-    Counted are convolutions and dense layers. Bias, normalization (folded into a
-    convolution on devices), activations and pooling do not count.
+    Counted are convolutions, dense layers, recurrent layers and attention. Bias,
+    normalization (folded into a convolution on devices), activations and pooling do not
+    count.
 
     Args:
         model: An `AnyWidthModel`, a system of `awn_keras.baselines`, or
@@ -58,9 +61,11 @@ def count_macs(
 
     Raises:
         ValueError: If a width is out of range, `layout` is none of these, or the
-            model's spatial sizes are not known.
-        NotImplementedError: If the model has a layer with kernels of another kind
-            (recurrent, attention), which cannot be counted.
+            model's rows, cols or steps are not known.
+        NotImplementedError: If the model has layers with kernels of another kind, such
+            as your own without `macs` in a `WidthRule`. The message names all layers
+            that are not counted. (`summarize`, `list_networks` and `trade_off_curve`
+            count the others.)
     """
     if layout not in LAYOUTS:
         raise ArgumentError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
@@ -139,16 +144,134 @@ def macs_at(
         int64 array `(n,)`.
 
     Raises:
-        ValueError: If the model's spatial sizes are not known.
+        ValueError: If the model's rows, cols or steps are not known.
         NotImplementedError: See `count_macs`.
     """
-    total = np.zeros(len(widths), np.int64)
+    count = known_macs(model, widths, layout, held)
+    if count.uncounted:
+        raise _all_uncounted(count.uncounted)
+    return count.macs
+
+
+@dataclass(frozen=True)
+class Uncounted:
+    """A layer whose multiply-accumulates are not known.
+
+    Args:
+        name: Its name; within a nested model with the model's name before it.
+        error: Why they are not known.
+    """
+
+    name: str
+    error: ArgumentError | UnsupportedError
+
+
+@dataclass(frozen=True, eq=False)
+class MacCount:
+    """Multiply-accumulates of a model, as far as they are known.
+
+    Args:
+        macs: int64 array `(widths,)`: those of the layers that can be counted.
+        uncounted: The layers that cannot, each once.
+    """
+
+    macs: np.ndarray
+    uncounted: tuple[Uncounted, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the layers that are not counted."""
+        return [layer.name for layer in self.uncounted]
+
+    def __add__(self, other: MacCount) -> MacCount:
+        """Both together."""
+        layers = {layer.name: layer for layer in (*self.uncounted, *other.uncounted)}
+        return MacCount(self.macs + other.macs, tuple(layers.values()))
+
+
+def known_macs(
+    model: keras.Model,
+    widths: Sequence[float],
+    layout: str = "dense",
+    held: Sequence[float] | None = None,
+) -> MacCount:
+    """Counts as `count_macs` does, but for layers that cannot be counted.
+
+    Args:
+        model: See `count_macs`.
+        widths: Widths `(n,)` that the model has; not checked.
+        layout: See `count_macs`.
+        held: Widths that the file holds; see there.
+
+    Returns:
+        What is known, and the layers that are not counted.
+    """
+    total = MacCount(np.zeros(len(widths), np.int64))
     total = sum((use.macs(widths) for use in layer_uses(model)), total)
     if layout == "dense" or not isinstance(model, MultiWidthModel):
         return total
     held = default_widths(model) if held is None else held
     cuts = choose_cuts(model, held, layout)
-    return total - _zeros_left_out(model, widths, held, cuts)
+    zeros = _zeros_left_out(model, widths, held, cuts)
+    return MacCount(total.macs - zeros, total.uncounted)
+
+
+def _all_uncounted(layers: Sequence[Uncounted]) -> Exception:
+    """One error that names all layers whose MACs are not known."""
+    errors = [layer.error for layer in layers]
+    if len(errors) == 1:
+        return errors[0]
+    names = ", ".join(f"'{layer.name}'" for layer in layers)
+    unsupported = [e for e in errors if isinstance(e, UnsupportedError)]
+    return type((unsupported or errors)[0])(
+        f"Cannot count the MACs of {len(layers)} layers: {names}. "
+        + " ".join(dict.fromkeys(map(str, (unsupported or errors)[:1])))
+    )
+
+
+def warn_of_uncounted(name: str, layers: Sequence[Uncounted], stacklevel: int) -> None:
+    """Warns that counts of MACs lack layers; says nothing if they lack none.
+
+    Args:
+        name: Name of the model.
+        layers: The layers that are not counted.
+        stacklevel: As of `warnings.warn`, seen from the caller.
+    """
+    if layers:
+        warnings.warn(
+            f"{WARNING} '{name}' are those of a part of its layers. "
+            f"{_all_uncounted(layers)}",
+            stacklevel=stacklevel + 1,
+        )
+
+
+#: How a warning begins that counts are not whole.
+WARNING = "MACs of model"
+
+
+def macs_cell(macs: int, uncounted: Sequence[str]) -> str:
+    """A number of MACs in a table, with a plus if more layers have some.
+
+    Args:
+        macs: The number.
+        uncounted: Names of the layers that are not in it.
+    """
+    return f"{macs:,}" + "+" * bool(uncounted)
+
+
+def uncounted_note(uncounted: Sequence[str]) -> list[str]:
+    """The lines below a table that say what the plus means.
+
+    Args:
+        uncounted: Names of the layers that are not counted.
+
+    Returns:
+        A line, or none if all layers are counted.
+    """
+    if not uncounted:
+        return []
+    names = ", ".join(f"'{name}'" for name in uncounted)
+    return [f"+: and those of layers whose MACs are not known: {names}"]
 
 
 def executed_macs(
@@ -162,9 +285,11 @@ def executed_macs(
         cuts: Its cuts by layer name, as `choose_cuts` gives them.
 
     Returns:
-        int64 array `(n,)`: multiply-accumulates for one sample.
+        int64 array `(n,)`: multiply-accumulates for one sample, those of layers that
+        cannot be counted left out.
     """
-    return macs_at(model, widths) - _zeros_left_out(model, widths, widths, cuts)
+    zeros = _zeros_left_out(model, widths, widths, cuts)
+    return known_macs(model, widths).macs - zeros
 
 
 def executed_at_full_width(model: MultiWidthModel) -> tuple[int, int]:
@@ -174,7 +299,7 @@ def executed_at_full_width(model: MultiWidthModel) -> tuple[int, int]:
         model: The model.
 
     Returns:
-        Multiply-accumulates for one sample, and weights.
+        Multiply-accumulates for one sample (see `executed_macs`), and weights.
     """
     held = default_widths(model)
     cuts = choose_cuts(model, held)
@@ -270,9 +395,9 @@ class LayerUse:
         """Active channels of the first call's output, int64 `(widths,)`."""
         return _active_counts(self.flows[0], widths)[1]
 
-    def macs(self, widths: Sequence[float]) -> np.ndarray:
-        """MACs of all calls for one sample, int64 `(widths,)`."""
-        total = np.zeros(len(widths), np.int64)
+    def macs(self, widths: Sequence[float]) -> MacCount:
+        """MACs of all calls for one sample."""
+        total = MacCount(np.zeros(len(widths), np.int64))
         for flow in self.flows:
             total += _macs(self.layer, flow, widths)
         return total
@@ -341,12 +466,7 @@ def _graph_flows(model: keras.Model) -> list[tuple[Any, Flow]]:
     return [
         (
             call.layer,
-            Flow(
-                (Fixed(),) * len(call.input_shapes),
-                Fixed(),
-                call.input_shapes,
-                call.output_shape,
-            ),
+            call.flow((Fixed(),) * len(call.input_shapes), Fixed()),
         )
         for call in calls
     ]
@@ -363,17 +483,45 @@ def _active_counts(
     return into, out
 
 
-def _macs(layer: Any, flow: Flow, widths: Sequence[float]) -> int | np.ndarray:
-    """MACs of one call, `(widths,)` or the same at all of them."""
-    if isinstance(layer, keras.Model):
-        return count_macs(layer)
-    if not any("kernel" in weight.name for weight in weights_of(layer)):
-        return 0
-    macs = traits_of(layer).macs
-    if macs is None:
-        raise UnsupportedError(
-            f"Cannot count the MACs of layer '{layer.name}' ({type(layer).__name__}). "
-            "Say how in the `macs` of its `WidthRule`."
+def _macs(layer: Any, flow: Flow, widths: Sequence[float]) -> MacCount:
+    """MACs of one call."""
+    nothing = np.zeros(len(widths), np.int64)
+    if isinstance(layer, keras.Model) and has_graph(layer):
+        inner = known_macs(layer, [1.0])
+        return MacCount(
+            nothing + inner.macs,
+            tuple(
+                Uncounted(f"{layer.name}/{part.name}", part.error)
+                for part in inner.uncounted
+            ),
         )
-    shapes = (flow.input_shapes[0], flow.output_shape)
-    return macs(layer, CallSize(layer.name, *shapes, *_active_counts(flow, widths)))
+    macs = traits_of(layer).macs
+    try:
+        if macs is not None:
+            size = CallSize(
+                layer.name,
+                flow.input_shapes[0],
+                flow.output_shape,
+                *_active_counts(flow, widths),
+                input_shapes=flow.input_shapes,
+                named_shapes=flow.named_shapes,
+            )
+            return MacCount(nothing + macs(layer, size))
+        _check_has_no_macs(layer)
+    except (ArgumentError, UnsupportedError) as error:
+        return MacCount(nothing, (Uncounted(layer.name, error),))
+    return MacCount(nothing)
+
+
+def _check_has_no_macs(layer: Any) -> None:
+    kind = f"layer '{layer.name}' ({type(layer).__name__})"
+    if has_unknown_macs(layer):
+        raise UnsupportedError(
+            f"Cannot count the MACs of {kind}, an operation of `keras.ops`. Use a "
+            "layer in its place."
+        )
+    if any("kernel" in weight.name for weight in weights_of(layer)):
+        raise UnsupportedError(
+            f"Cannot count the MACs of {kind}. Say how in the `macs` of its "
+            "`WidthRule`."
+        )

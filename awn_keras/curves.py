@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.counting import active_parameters_at, macs_at, parameters_at
+from awn_keras.counting import (
+    active_parameters_at,
+    known_macs,
+    macs_cell,
+    parameters_at,
+    uncounted_note,
+    warn_of_uncounted,
+)
 from awn_keras.errors import ArgumentError
 from awn_keras.files import write_whole
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
@@ -38,6 +45,8 @@ class TradeOffCurve:
             `count_active_parameters`. Empty if not known.
         milliseconds: What each takes in a file on this machine; see
             `with_milliseconds`. Empty if not measured.
+        uncounted: Names of the layers whose MACs are not known. `macs` and
+            `executed_macs` are those of the others.
     """
 
     widths: list[float]
@@ -49,6 +58,7 @@ class TradeOffCurve:
     executed_macs: list[int] = field(default_factory=list)
     active_parameters: list[int] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
 
     @property
     def auc(self) -> float:
@@ -78,17 +88,20 @@ class TradeOffCurve:
             f"{'parameters':>11}" + ("      ms" if self.milliseconds else "")
         ]
         accuracy = self.accuracy or [float("nan")] * len(self.widths)
-        executed_macs = [f"{macs:,}" for macs in self.executed_macs]
+        all_macs, executed_macs = (
+            [macs_cell(macs, self.uncounted) for macs in column]
+            for column in (self.macs, self.executed_macs)
+        )
         executed_macs = executed_macs or ["-"] * len(self.widths)
-        columns = (accuracy, self.loss, self.macs, executed_macs)
+        columns = (accuracy, self.loss, all_macs, executed_macs)
         times = [f" {ms:7.3g}" for ms in self.milliseconds] or [""] * len(self.widths)
         rows = zip(self.widths, *columns, self.parameters, times, strict=True)
         for width, right, loss, macs, executed, parameters, ms in rows:
             lines.append(
-                f"{width:8.4f} {100 * right:7.2f} % {loss:8.4f} {macs:13,} "
+                f"{width:8.4f} {100 * right:7.2f} % {loss:8.4f} {macs:>13} "
                 f"{executed:>13} {parameters:11,}{ms}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *uncounted_note(self.uncounted)])
 
     def to_json(self, path: str | Path) -> None:
         """Writes the curve, and its AUC where there is one, as JSON.
@@ -110,13 +123,13 @@ class TradeOffCurve:
         Args:
             path: File to write; its columns are `width`, `accuracy` (if there is
                 one), `loss`, `macs`, `parameters`, `executed_macs`,
-                `active_parameters` and `milliseconds` (if they are known), and the
-                metrics.
+                `active_parameters` and `milliseconds` (if they are known), the
+                metrics, and `uncounted_layers` if there are any.
 
         Raises:
             OSError: If it cannot be written.
         """
-        columns: dict[str, Sequence[float]] = {"width": self.widths}
+        columns: dict[str, Sequence[Any]] = {"width": self.widths}
         if self.accuracy:
             columns["accuracy"] = self.accuracy
         columns.update(loss=self.loss, macs=self.macs, parameters=self.parameters)
@@ -124,6 +137,8 @@ class TradeOffCurve:
             if getattr(self, name):
                 columns[name] = getattr(self, name)
         columns.update({k: v for k, v in self.metrics.items() if k not in columns})
+        if self.uncounted:
+            columns["uncounted_layers"] = [" ".join(self.uncounted)] * len(self.widths)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
@@ -185,6 +200,9 @@ def trade_off_curve(
         ValueError: If the model is not compiled, a width is out of range, or `x` and
             `y` are given as one tuple.
 
+    Warns:
+        UserWarning: If the MACs of some layers are not known. They are left out.
+
     Examples:
         >>> import numpy as np
         >>> from awn_keras import lenet_3c1l, trade_off_curve
@@ -206,13 +224,16 @@ def trade_off_curve(
     results = model.evaluate_widths(*args, widths=widths, **{"verbose": 0, **kwargs})
     loss = results.pop("loss").tolist()
     metrics = {name: values.tolist() for name, values in results.items()}
+    macs = known_macs(model, widths)
+    warn_of_uncounted(model.name, macs.uncounted, stacklevel=2)
     return TradeOffCurve(
         widths=widths,
         accuracy=metrics.get(model.accuracy_name or "", []),
         loss=loss,
-        macs=macs_at(model, widths).tolist(),
+        macs=macs.macs.tolist(),
         parameters=parameters_at(model, widths).tolist(),
         metrics=metrics,
-        executed_macs=macs_at(model, widths, "auto").tolist(),
+        executed_macs=known_macs(model, widths, "auto").macs.tolist(),
         active_parameters=active_parameters_at(model, widths).tolist(),
+        uncounted=macs.names,
     )

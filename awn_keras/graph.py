@@ -98,6 +98,36 @@ def data_tensors(node: Any) -> list[Any]:
     return [x for x in node.input_tensors if not any(x is mask for mask in masks)]
 
 
+def named_shapes(node: Any) -> dict[str, tuple[Any, ...]]:
+    """Shapes of what a call is given, batch first.
+
+    Args:
+        node: The call.
+
+    Returns:
+        By name of the argument of the operation's `call`. Arguments without a shape
+        are left out.
+    """
+    arguments = node.arguments
+    try:
+        signature = inspect.signature(node.operation.call)
+        bound = signature.bind_partial(*arguments.args, **arguments.kwargs)
+    except (TypeError, ValueError):  # Keras adds a mask that `call` does not name
+        return {}
+    return {
+        name: tuple(value.shape)
+        for name, value in bound.arguments.items()
+        if hasattr(value, "shape")
+    }
+
+
+def has_graph(model: keras.Model) -> bool:
+    """Whether the layers of a model and their order are known."""
+    return getattr(model, "_nodes_by_depth", None) is not None or (
+        isinstance(model, keras.Sequential) and model.built
+    )
+
+
 def _call_again(node: Any, *args: Any, **kwargs: Any) -> Any:
     return node.operation(*args, **kwargs)
 
@@ -304,9 +334,7 @@ def is_nested(operation: Any) -> bool:
     """Whether an operation is a model whose graph is known."""
     if not isinstance(operation, keras.Model) or has_own_call(operation):
         return False
-    return getattr(operation, "_nodes_by_depth", None) is not None or (
-        isinstance(operation, keras.Sequential) and operation.built
-    )
+    return has_graph(operation)
 
 
 def _given(model: keras.Model, *args: Any, **kwargs: Any) -> dict[int, Any]:

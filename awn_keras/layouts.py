@@ -200,7 +200,8 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
     Returns:
         By name, Tri layers and readouts whose channels come in the order of their
         grades: after a Concatenate they do not, and such a layer stays whole. So does
-        a separable convolution, whose blocks would filter the same inputs again.
+        a separable convolution, whose blocks would filter the same inputs again, and a
+        layer of unknown rows, cols or steps.
     """
     if not isinstance(model, AnyWidthModel) or any(
         mask_of(x) is not None for node in model.propagation.nodes for x in node.outputs
@@ -219,6 +220,8 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
             flattened[id(node.outputs[0])] = before
         if not rule.cuts or not isinstance(flow.inputs[0], Graded):
             continue
+        if None in (*flow.input_shapes[0][1:], *flow.output_shape[1:]):
+            continue  # what it takes is not known
         readout = isinstance(flow.output, PerWidth)
         source = before if readout and before else flow
         grades = (source.grades()[0], flow.grades()[1])

@@ -194,7 +194,7 @@ def trace(
         )
         try:
             output = _output_kind(call)
-            flow = Flow(inputs, output, call.input_shapes, call.output_shape)
+            flow = call.flow(inputs, output)
             _check_rule_fits(call, flow)
             _join_calls(call, seen.setdefault(id(node.operation), flow), flow)
         except (NotImplementedError, ValueError) as error:
@@ -202,7 +202,7 @@ def trace(
                 raise
             refusals.append((node.operation, error))
             output = _likely_kind(call)
-            flow = Flow(inputs, output, call.input_shapes, call.output_shape)
+            flow = call.flow(inputs, output)
         flows[id(node)] = flow
         kinds.update((id(x), output) for x in node.outputs)
     roots = channels.resolve()

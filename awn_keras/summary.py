@@ -12,9 +12,12 @@ import numpy as np
 from awn_keras.counting import (
     LayerUse,
     active_parameters_at,
+    known_macs,
     layer_uses,
-    macs_at,
+    macs_cell,
     parameters_at,
+    uncounted_note,
+    warn_of_uncounted,
 )
 from awn_keras.errors import ArgumentError
 from awn_keras.layers.base import TriangularKernel
@@ -33,8 +36,8 @@ class NetworkList:
         widths: Widths in (0, 1], ascending.
         macs: Multiply-accumulate operations for one sample; see `count_macs`.
         parameters: Number of weights; see `count_parameters`.
-        channels: For each convolution and dense layer, by name, the number of its
-            active output channels.
+        channels: For each layer with MACs (convolutions, dense layers), by name, the
+            number of its active output channels.
         full_macs: MACs at width 1.
         full_parameters: Number of weights at width 1.
         executed_macs: MACs of a file that `export_tflite` writes, whose kernels are
@@ -43,6 +46,8 @@ class NetworkList:
             `count_active_parameters`.
         milliseconds: What each takes in a file on this machine; see
             `with_milliseconds`. Empty if not measured.
+        uncounted: Names of the layers whose MACs are not known. `macs`,
+            `full_macs` and `executed_macs` are those of the others.
     """
 
     widths: list[float]
@@ -54,6 +59,7 @@ class NetworkList:
     executed_macs: list[int]
     active_parameters: list[int]
     milliseconds: list[float] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         """The number of networks."""
@@ -76,11 +82,12 @@ class NetworkList:
             self.widths, *columns, self.active_parameters, times, strict=True
         ):
             lines.append(
-                f"{width:8.6f} {macs:14,} {_percent(macs, self.full_macs):>9} "
-                f"{executed:14,} {parameters:12,} "
+                f"{width:8.6f} {macs_cell(macs, self.uncounted):>14} "
+                f"{'-' if self.uncounted else _percent(macs, self.full_macs):>9} "
+                f"{macs_cell(executed, self.uncounted):>14} {parameters:12,} "
                 f"{_percent(parameters, self.full_parameters):>9} {active:12,}{ms}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *uncounted_note(self.uncounted)])
 
 
 def list_networks(
@@ -99,9 +106,10 @@ def list_networks(
     Raises:
         TypeError: If `model` has one width only, or `widths` not a sequence of
             numbers.
-        ValueError: If a width is out of range, there is none, or the model's spatial
-            sizes are not known.
-        NotImplementedError: See `count_macs`.
+        ValueError: If a width is out of range, or there is none.
+
+    Warns:
+        UserWarning: If the MACs of some layers are not known. They are left out.
 
     Examples:
         >>> from awn_keras import lenet_3c1l, list_networks
@@ -113,12 +121,14 @@ def list_networks(
     """
     check_any_width_model(model)
     chosen = _ascending(model, model.distinct_widths if widths is None else widths)
-    *macs, full_macs = macs_at(model, [*chosen, 1.0]).tolist()
+    count = known_macs(model, [*chosen, 1.0])
+    warn_of_uncounted(model.name, count.uncounted, stacklevel=2)
+    *macs, full_macs = count.macs.tolist()
     *parameters, full_parameters = parameters_at(model, [*chosen, 1.0]).tolist()
     return NetworkList(
         widths=chosen,
         macs=macs,
-        executed_macs=macs_at(model, chosen, "auto").tolist(),
+        executed_macs=known_macs(model, chosen, "auto").macs.tolist(),
         parameters=parameters,
         active_parameters=active_parameters_at(model, chosen).tolist(),
         channels={
@@ -128,6 +138,7 @@ def list_networks(
         },
         full_macs=full_macs,
         full_parameters=full_parameters,
+        uncounted=count.names,
     )
 
 
@@ -165,7 +176,8 @@ class LayerSummary:
             - `"readout"`: mixes all active channels;
             - `"tail"`: below a readout.
         channels: Active channels of the output (of the first call).
-        macs: Multiply-accumulate operations of all its calls for one sample.
+        macs: Multiply-accumulate operations of all its calls for one sample. `None` if
+            they are not known.
         parameters: Number of weights.
         masked: Share in [0, 1] of a Tri layer's kernel that the mask forces to zero,
             at full width. `None` for other layers.
@@ -178,7 +190,7 @@ class LayerSummary:
     class_name: str
     kind: str
     channels: list[int]
-    macs: list[int]
+    macs: list[int] | None
     parameters: list[int]
     masked: float | None
     read: float | None
@@ -198,6 +210,8 @@ class ModelSummary:
         executed_macs: Those of a file; see `NetworkList`.
         parameters: Number of weights at each width; see `count_parameters`.
         milliseconds: Those of a file; see `NetworkList`.
+        uncounted: Names of the layers whose MACs are not known. `macs` and
+            `executed_macs` are those of the others.
     """
 
     name: str
@@ -207,6 +221,7 @@ class ModelSummary:
     executed_macs: list[int]
     parameters: list[int]
     milliseconds: list[float] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """A table with a row for each layer, and the totals.
@@ -217,18 +232,24 @@ class ModelSummary:
         """
         labels = [f"{width:.6g}" for width in self.widths]
         blank = [""] * len(labels)
+        blank_macs = ["?"] * len(labels)
+        macs, executed = (
+            [macs_cell(count, self.uncounted) for count in counts]
+            for counts in (self.macs, self.executed_macs)
+        )
         rows = [
             ["layer", "class", "kind", *labels, *labels, "masked", "read"],
             *(
                 [
                     *(layer.name, layer.class_name, layer.kind),
-                    *(*_thousands(layer.channels), *_thousands(layer.macs)),
+                    *_thousands(layer.channels),
+                    *(blank_macs if layer.macs is None else _thousands(layer.macs)),
                     *(_share(layer.masked), _share(layer.read)),
                 ]
                 for layer in self.layers
             ),
-            ["total MACs", "", "", *blank, *_thousands(self.macs), "", ""],
-            ["in a file", "", "", *blank, *_thousands(self.executed_macs), "", ""],
+            ["total MACs", "", "", *blank, *macs, "", ""],
+            ["in a file", "", "", *blank, *executed, "", ""],
             ["parameters", "", "", *blank, *_thousands(self.parameters), "", ""],
         ]
         if self.milliseconds:
@@ -247,6 +268,7 @@ class ModelSummary:
                 "that is zero. Read: part of the channels on which an output depends. "
                 "In a file: with kernels cut, as export_tflite does.",
                 *(titles, columns, rule, *layers, rule, *totals),
+                *uncounted_note(self.uncounted),
             ]
         )
 
@@ -296,9 +318,10 @@ def summarize(
     Raises:
         TypeError: If `model` has one width only, or `widths` not a sequence of
             numbers.
-        ValueError: If a width is out of range, there is none, or the model's spatial
-            sizes are not known.
-        NotImplementedError: See `count_macs`.
+        ValueError: If a width is out of range, or there is none.
+
+    Warns:
+        UserWarning: If the MACs of some layers are not known. They are left out.
 
     Examples:
         >>> from awn_keras import lenet_3c1l, summarize
@@ -311,6 +334,8 @@ def summarize(
     if widths is None:
         widths = (model.min_width, (model.min_width + 1) / 2, 1.0)
     chosen = _ascending(model, widths)
+    count = known_macs(model, chosen)
+    warn_of_uncounted(model.name, count.uncounted, stacklevel=2)
     return ModelSummary(
         name=model.name,
         widths=chosen,
@@ -320,7 +345,7 @@ def summarize(
                 class_name=type(use.layer).__name__,
                 kind=_kind(use),
                 channels=use.channels(chosen).tolist(),
-                macs=use.macs(chosen).tolist(),
+                macs=_whole_macs(use, chosen),
                 parameters=use.parameters(chosen).tolist(),
                 masked=_masked_share(use.layer),
                 read=_read_share(use.flows[0].output),
@@ -328,10 +353,16 @@ def summarize(
             for use in layer_uses(model)
             if isinstance(use.layer, keras.Layer)
         ],
-        macs=macs_at(model, chosen).tolist(),
-        executed_macs=macs_at(model, chosen, "auto").tolist(),
+        macs=count.macs.tolist(),
+        executed_macs=known_macs(model, chosen, "auto").macs.tolist(),
         parameters=parameters_at(model, chosen).tolist(),
+        uncounted=count.names,
     )
+
+
+def _whole_macs(use: LayerUse, widths: Sequence[float]) -> list[int] | None:
+    count = use.macs(widths)
+    return None if count.uncounted else count.macs.tolist()
 
 
 def _kind(use: LayerUse) -> str:

@@ -2,7 +2,8 @@
 
 A layer class is known by its `WidthRule` alone, which one of the files here registers:
 `mixing`, `single`, `normalization`, `merging`, `shapes`, `wrapping`, `operations`,
-`refused`. All else in the package asks the rule.
+`refused`. `sequences` says how classes without a rule are counted. All else in the
+package asks the rule.
 """
 
 from awn_keras.rules import (  # each registers its rules
@@ -11,6 +12,7 @@ from awn_keras.rules import (  # each registers its rules
     normalization,
     operations,
     refused,
+    sequences,
     shapes,
     single,
     wrapping,
@@ -34,6 +36,7 @@ from awn_keras.rules.registry import (
     LayerCall,
     WidthRule,
     check_mixes_no_samples,
+    has_unknown_macs,
     is_opaque,
     keeps_channels_apart,
     merges_channels,
@@ -61,6 +64,7 @@ __all__ = [
     "check_mixes_no_samples",
     "comes_and_goes",
     "grades_of",
+    "has_unknown_macs",
     "is_opaque",
     "keeps_channels_apart",
     "merges_channels",
@@ -76,6 +80,7 @@ __all__ = [
     "register_width_rule",
     "resized",
     "rule_of",
+    "sequences",
     "shapes",
     "single",
     "traits_of",

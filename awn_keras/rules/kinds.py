@@ -16,7 +16,7 @@ that both sides of an Add have the same ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,12 +95,14 @@ class Flow:
         output: Kind of the outputs.
         input_shapes: Shapes of the inputs, batch first.
         output_shape: Shape of the first output, batch first.
+        named_shapes: Shapes of the arguments of the call, by name.
     """
 
     inputs: tuple[Kind, ...]
     output: Kind
     input_shapes: list[tuple[Any, ...]]
     output_shape: tuple[Any, ...]
+    named_shapes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def grades(self) -> tuple[np.ndarray, np.ndarray]:
         """Grades of the first input's and the output's channels, 0 where Fixed."""
@@ -124,6 +126,8 @@ class CallSize:
         output_shape: Shape of the first output, batch first.
         inputs: Active input channels: a number, or an int array `(widths,)`.
         outputs: Active output channels, likewise.
+        input_shapes: Shapes of all inputs, batch first.
+        named_shapes: Shapes of the arguments of the call, by name.
     """
 
     name: str
@@ -131,6 +135,8 @@ class CallSize:
     output_shape: tuple[Any, ...]
     inputs: Any
     outputs: Any
+    input_shapes: Sequence[tuple[Any, ...]] = ()
+    named_shapes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def input_positions(self) -> int:
@@ -151,12 +157,26 @@ class CallSize:
         return self._positions(self.output_shape)
 
     def _positions(self, shape: tuple[Any, ...]) -> int:
+        return math.prod(self.known(shape)[1:-1])
+
+    def known(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Checks that a shape is known, the batch apart.
+
+        Args:
+            shape: Shape of an input or output of the call, batch first.
+
+        Returns:
+            The shape.
+
+        Raises:
+            ValueError: If it is not known.
+        """
         if None in shape[1:]:
             raise ArgumentError(
                 f"MACs need a known shape. Received: layer '{self.name}' with shape "
                 f"{shape}. Give the `Input` a full shape."
             )
-        return math.prod(shape[1:-1])
+        return shape
 
 
 def unique(labels: np.ndarray) -> np.ndarray:

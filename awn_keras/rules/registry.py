@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError
-from awn_keras.graph import data_tensors, is_stock
+from awn_keras.graph import data_tensors, is_stock, named_shapes
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.rules.kinds import CallSize, Channels, Flow, Kind, Labelled
 
@@ -55,6 +55,16 @@ class LayerCall:
     def output_shape(self) -> tuple[Any, ...]:
         """Shape of the first output tensor, batch first."""
         return tuple(self.node.outputs[0].shape)
+
+    def flow(self, inputs: tuple[Kind, ...], output: Kind) -> Flow:
+        """What comes in and goes out, of these kinds."""
+        return Flow(
+            inputs,
+            output,
+            self.input_shapes,
+            self.output_shape,
+            named_shapes(self.node),
+        )
 
     def labels(self) -> np.ndarray:
         """Labels of the only input's channels, int `(channels,)`.
@@ -244,6 +254,10 @@ _RULES: dict[type, WidthRule] = {}
 #: For layers whose rule is that of a layer inside of them.
 _DERIVED: dict[type, Callable[[Any], WidthRule | None]] = {}
 _OPERATIONS: dict[str, WidthRule] = {}
+_Macs = Callable[[Any, CallSize], Any]
+#: How the MACs of a class are counted that has no rule.
+_MACS: dict[type, _Macs] = {}
+_OPERATION_MACS: dict[str, _Macs | None] = {}
 #: Why a layer class cannot stand before the readout, and what to do.
 _REFUSALS: dict[type, str] = {}
 
@@ -326,6 +340,34 @@ def refuse(layer_class: type[keras.layers.Layer], reason: str) -> None:
     _REFUSALS[layer_class] = reason
 
 
+def count_by(macs: _Macs, *layer_classes: type[keras.layers.Layer]) -> None:
+    """Says how the MACs of layer classes are counted that have no `WidthRule`.
+
+    Args:
+        macs: See `WidthRule`.
+        *layer_classes: The classes. It holds for their subclasses, too.
+    """
+    _MACS.update(dict.fromkeys(layer_classes, macs))
+
+
+def count_operations_by(macs: _Macs | None, names: str) -> None:
+    """Says how the MACs of operations of `keras.ops` are counted.
+
+    Args:
+        macs: See `WidthRule`. `None` if they have MACs that are not counted.
+        names: Names of their classes, separated by spaces.
+    """
+    _OPERATION_MACS.update(dict.fromkeys(names.split(), macs))
+
+
+def has_unknown_macs(operation: Any) -> bool:
+    """Whether an operation of `keras.ops` has MACs that are not counted."""
+    name = type(operation).__name__
+    return is_stock_operation(operation) and (
+        name in _OPERATION_MACS and _OPERATION_MACS[name] is None
+    )
+
+
 def refusal_of(operation: Any) -> str | None:
     """Why a layer cannot stand before the readout, if that is known of its class."""
     return _REFUSALS.get(type(operation))
@@ -364,9 +406,17 @@ def traits_of(operation: Any) -> WidthRule:
     rules = [*([] if own is None else [own]), *bases, _NO_RULE]
     return replace(
         rules[0],
-        macs=next((rule.macs for rule in rules if rule.macs), None),
+        macs=next((rule.macs for rule in rules if rule.macs), _macs_of(operation)),
         tail=next((rule.tail for rule in rules if rule.tail), None),
     )
+
+
+def _macs_of(operation: Any) -> _Macs | None:
+    """How the MACs of an operation are counted that has no rule."""
+    if is_stock_operation(operation):
+        return _OPERATION_MACS.get(type(operation).__name__)
+    bases = type(operation).__mro__
+    return next((_MACS[base] for base in bases if base in _MACS), None)
 
 
 def layers_with_a_tri_layer() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from awn_keras.baselines import USNet
-from awn_keras.counting import count_macs, count_parameters
+from awn_keras.counting import count_parameters, known_macs
 from awn_keras.curves import TradeOffCurve, trade_off_curve
 from awn_keras.data import ImageData
 from awn_keras.environment import environment
@@ -111,14 +111,16 @@ def _curves(
     if isinstance(model, MultiWidthModel):
         return {0: trade_off_curve(model, test, widths=recipe.curve_widths(model))}
     metrics = model.evaluate(test, return_dict=True, verbose=0)
+    macs = known_macs(model, [1.0])
     return {
         0: TradeOffCurve(
             widths=[1.0],
             accuracy=[metrics["accuracy"]],
             loss=[metrics["loss"]],
-            macs=[count_macs(model)],
+            macs=macs.macs.tolist(),
             parameters=[count_parameters(model)],
             metrics={name: [value] for name, value in metrics.items()},
+            uncounted=macs.names,
         )
     }
 

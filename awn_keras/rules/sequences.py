@@ -1,0 +1,220 @@
+"""Multiply-accumulates of layers that have no width rule: recurrent ones, attention.
+
+They stand where no channels come and go, so that only what they cost must be known.
+Counted are products with kernels, and of attention those of queries, keys and values;
+not what acts on each value by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from awn_keras.errors import UnsupportedError
+from awn_keras.rules.kinds import CallSize
+from awn_keras.rules.registry import count_by, count_operations_by, traits_of
+
+_L = keras.layers
+_GATES = {_L.LSTMCell: 4, _L.GRUCell: 3, _L.SimpleRNNCell: 1}
+
+
+def _unknown(layer: Any, reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"Cannot count the MACs of layer '{layer.name}' ({type(layer).__name__}): "
+        f"{reason}."
+    )
+
+
+# ----------------------------------------------------------------------- recurrent
+
+
+def _recurrent_macs(layer: Any, size: CallSize) -> Any:
+    """Each step multiplies its features and the state by the kernels of all gates."""
+    cells = getattr(layer.cell, "cells", [layer.cell])
+    features, macs = size.inputs, 0
+    for cell in cells:
+        gates = next((n for kind, n in _GATES.items() if isinstance(cell, kind)), None)
+        if gates is None:
+            raise _unknown(layer, f"its cell is a {type(cell).__name__}")
+        macs += gates * (features + cell.units) * cell.units
+        features = cell.units
+    return size.input_positions * macs
+
+
+def _recurrent_convolution_macs(layer: Any, size: CallSize) -> Any:
+    """The kernels of four gates see the step's image, and that of the state."""
+    steps, *_ = size.known(size.input_shape)[1:]
+    sequences = getattr(layer, "return_sequences", False)
+    positions = math.prod(size.known(size.output_shape)[2 if sequences else 1 : -1])
+    window = math.prod(layer.kernel_size)
+    gates = 4 * layer.filters
+    return steps * positions * window * (size.inputs + layer.filters) * gates
+
+
+def _inner_macs(layer: Any, inner: Any, size: CallSize) -> Any:
+    macs = traits_of(inner).macs
+    if macs is None:
+        raise _unknown(layer, f"it wraps a {type(inner).__name__}")
+    return macs(inner, size)
+
+
+def _bidirectional_macs(layer: Any, size: CallSize) -> Any:
+    both = (layer.forward_layer, layer.backward_layer)
+    return sum(_inner_macs(layer, inner, size) for inner in both)
+
+
+def _each_step_macs(layer: Any, size: CallSize) -> Any:
+    steps = size.known(size.input_shape)[1]
+    step = CallSize(
+        layer.layer.name,
+        (None, *size.input_shape[2:]),
+        (None, *size.output_shape[2:]),
+        size.inputs,
+        size.outputs,
+    )
+    return steps * _inner_macs(layer, layer.layer, step)
+
+
+def _normalized_kernel_macs(layer: Any, size: CallSize) -> Any:
+    # The kernel itself is normalized in training only.
+    return _inner_macs(layer, layer.layer, size)
+
+
+# ----------------------------------------------------------------------- attention
+
+
+def _attention_macs(
+    size: CallSize,
+    shapes: Sequence[tuple[Any, ...]],
+    kernels: tuple[int, int, int, int],
+    scores: int,
+    context: int,
+    axes: Sequence[int],
+) -> int:
+    """Counts projections, scores and what the scores make of the values.
+
+    Args:
+        size: The call.
+        shapes: Shapes of query, value and key.
+        kernels: Weights of all kernels that read a position of the query, the value,
+            the key, and the result.
+        scores: Products for the score of two positions, of all heads.
+        context: Products of a score with a value's channels, of all heads.
+        axes: Axes of positions that see each other.
+    """
+    query, value, key = (size.known(shape)[:-1] for shape in shapes)
+    targets, sources, keys = (math.prod(x[1:]) for x in (query, value, key))
+    of_query, of_value, of_key, of_result = kernels
+    pairs = targets * math.prod(value[axis] for axis in axes)
+    return (
+        targets * (of_query + of_result)
+        + sources * of_value
+        + keys * of_key
+        + pairs * (scores + context)
+    )
+
+
+def _query_value_key(layer: Any, size: CallSize) -> list[tuple[Any, ...]]:
+    named = size.named_shapes
+    if "query" not in named or "value" not in named:
+        raise _unknown(layer, "its arguments `query` and `value` cannot be told apart")
+    return [named["query"], named["value"], named.get("key", named["value"])]
+
+
+def _heads_macs(layer: Any, size: CallSize) -> int:
+    query, value, key = shapes = _query_value_key(layer, size)
+    config = layer.get_config()
+    heads, key_dim = config["num_heads"], config["key_dim"]
+    value_dim = config["value_dim"] or key_dim
+    outputs = heads * value_dim * size.output_shape[-1]
+    gate = heads * value_dim * query[-1] if config.get("use_gate") else 0
+    kernels = (
+        heads * key_dim * query[-1] + gate,
+        heads * value_dim * value[-1],
+        heads * key_dim * key[-1],
+        outputs,
+    )
+    given = config["attention_axes"] or range(1, len(query) - 1)
+    axes = [axis % len(query) for axis in given]
+    return _attention_macs(
+        size, shapes, kernels, heads * key_dim, heads * value_dim, axes
+    )
+
+
+def _grouped_heads_macs(layer: Any, size: CallSize) -> int:
+    query, value, key = shapes = _query_value_key(layer, size)
+    queries = layer.num_query_heads * layer.head_dim
+    others = layer.num_key_value_heads * layer.head_dim
+    gate = queries * query[-1] if getattr(layer, "use_gate", False) else 0
+    kernels = (
+        queries * query[-1] + gate,
+        others * value[-1],
+        others * key[-1],
+        queries * query[-1],
+    )
+    return _attention_macs(size, shapes, kernels, queries, queries, [1])
+
+
+def _plain_attention_macs(layer: Any, size: CallSize) -> int:
+    query, value, *key = size.input_shapes[:3]
+    shapes = [query, value, *(key or [value])]
+    return _attention_macs(size, shapes, (0, 0, 0, 0), query[-1], value[-1], [1])
+
+
+# ---------------------------------------------------------------------- contractions
+
+
+def _einsum_macs(layer: Any, size: CallSize) -> int:
+    """The product of all sizes that an index of the equation runs over."""
+    operands, result = layer.equation.replace(" ", "").split("->")
+    labels, kernel = operands.split(",")
+    shape = (1, *size.known(size.input_shape)[1:])  # one sample
+    left, dots, right = labels.partition("...")
+    more = math.prod(shape[len(left) : len(shape) - len(right)]) if dots else 1
+    of_input = dict(
+        zip(
+            left + right,
+            (*shape[: len(left)], *shape[len(shape) - len(right) :]),
+            strict=True,
+        )
+    )
+    of_kernel = dict(zip(kernel.replace("...", ""), layer.kernel.shape, strict=True))
+    # What only one of both has, and the result has not, is summed before.
+    shared = (set(of_input) & set(of_kernel)) | set(result)
+    sizes = {**of_input, **of_kernel}
+    return more * math.prod(n for label, n in sizes.items() if label in shared)
+
+
+def _dot_macs(layer: Any, size: CallSize) -> int:
+    first = size.known(size.input_shapes[0])
+    axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
+    # Two vectors give one number, as an axis of its own.
+    return math.prod(size.known(size.output_shape)[1:]) * first[axes]
+
+
+def _matmul_macs(operation: Any, size: CallSize) -> int:
+    first = size.named_shapes.get("x1")
+    if first is None or first[-1] is None:
+        raise _unknown(operation, "the length of its rows is not known")
+    return math.prod(size.known(size.output_shape)[1:]) * first[-1]
+
+
+count_by(_recurrent_macs, _L.RNN)
+count_by(_recurrent_convolution_macs, _L.ConvLSTM1D, _L.ConvLSTM2D, _L.ConvLSTM3D)
+count_by(_bidirectional_macs, _L.Bidirectional)
+count_by(_each_step_macs, _L.TimeDistributed)
+count_by(_normalized_kernel_macs, _L.SpectralNormalization)
+count_by(_heads_macs, _L.MultiHeadAttention)
+count_by(_grouped_heads_macs, _L.GroupQueryAttention)
+count_by(_plain_attention_macs, _L.Attention, _L.AdditiveAttention)
+count_by(_einsum_macs, _L.EinsumDense)
+count_by(_dot_macs, _L.Dot)
+count_operations_by(_matmul_macs, "Matmul")
+count_operations_by(
+    None,
+    "Conv ConvTranspose DepthwiseConv Dot DotProductAttention Einsum Inner "
+    "SeparableConv Tensordot Vdot",
+)
