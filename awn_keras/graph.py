@@ -7,7 +7,7 @@ the only module that reads Keras' graph, and that knows what Keras calls its mod
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -153,17 +153,25 @@ def replay(
             tensors[id(old)] = new
 
 
-def rebuild(model: keras.Model, call: Callable[..., Any]) -> tuple[Any, Any]:
+def rebuild(
+    model: keras.Model,
+    call: Callable[..., Any] = _call_again,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> tuple[Any, Any]:
     """Builds a functional model's graph anew, on inputs of its own.
 
     Args:
         model: The model; it is left as it is.
         call: See `replay`.
+        shapes: Shapes of the new inputs without the batch, by name. `None` for the
+            model's own.
 
     Returns:
         New inputs, which keep their names, and outputs, with the model's structure.
     """
-    inputs = keras.tree.map_structure(_same_input, _input(model))
+    inputs = keras.tree.map_structure(
+        partial(_same_input, shapes=shapes or {}), _input(model)
+    )
     tensors = {
         id(old): new
         for old, new in zip(model.inputs, keras.tree.flatten(inputs), strict=True)
@@ -173,10 +181,11 @@ def rebuild(model: keras.Model, call: Callable[..., Any]) -> tuple[Any, Any]:
     return inputs, outputs
 
 
-def _same_input(x: Any) -> Any:
+def _same_input(x: Any, shapes: Mapping[str, Sequence[int]]) -> Any:
     # An unnamed input's tensor is called `keras_tensor`; its layer has a name.
     name = operation_of(x).name
-    return keras.Input(batch_shape=x.shape, dtype=x.dtype, name=name, sparse=x.sparse)
+    shape = (x.shape[0], *shapes.get(name, x.shape[1:]))
+    return keras.Input(batch_shape=shape, dtype=x.dtype, name=name, sparse=x.sparse)
 
 
 # `Sequential.input` and `output` are those of its first call, not of its own graph.

@@ -182,6 +182,10 @@ class AnyWidthModel(MultiWidthModel):
             config["fade"] = keras.saving.serialize_keras_object(self._fade)
         return config
 
+    @property
+    def _graph_class(self) -> type[MultiWidthModel]:
+        return AnyWidthModel
+
     def _features(self, inputs: Any, training: bool | None) -> list[Any]:
         """Runs the trunk, once for all widths."""
         return keras.tree.flatten(self._trunk.parts.trunk(inputs, training=training))

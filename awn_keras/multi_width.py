@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -303,6 +304,32 @@ class MultiWidthModel(WidthTrainer):
             "staircase": self.staircase,
             "stages": {stage.pattern: stage.as_dict() for stage in self._stages},
         }
+
+    def on_graph(self, inputs: Any, outputs: Any) -> MultiWidthModel:
+        """Makes a model of other tensors of this one's layers.
+
+        Args:
+            inputs: Inputs of the new model, such as `graph.rebuild` gives them.
+            outputs: Its outputs.
+
+        Returns:
+            A model with the same widths, which shares all weights of the layers.
+        """
+        own = inspect.signature(self._graph_class.__init__).parameters
+        config = {
+            name: value
+            for name, value in self.get_config().items()
+            if name in own and name != "name"
+        }
+        model = self._graph_class(inputs, outputs, self.name, **config)
+        # What it has besides those of the layers, such as statistics of widths.
+        model.set_weights(self.get_weights())
+        return model
+
+    @property
+    def _graph_class(self) -> type[MultiWidthModel]:
+        """The class of `on_graph`; a subclass may have a constructor of its own."""
+        return type(self)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """Refused: an exported graph has one width and no zeros to carry.

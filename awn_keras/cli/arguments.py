@@ -155,6 +155,30 @@ def parse_size(text: str) -> tuple[int, int]:
     return numbers[0], numbers[-1]
 
 
+def parse_shape(text: str) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    """Reads the shape of an input, or those of several: `image=96,96,3;age=1`."""
+    shapes = {}
+    for part in text.split(";"):
+        name, _, sizes = part.rpartition("=")
+        shapes[name.strip()] = parse_integers(sizes)
+    return shapes[""] if list(shapes) == [""] else shapes
+
+
+def add_input_shape_argument(parser: Parser) -> None:
+    """Adds the option that takes the sizes of an input.
+
+    Args:
+        parser: The command's.
+    """
+    parser.add_argument(
+        "--input-shape",
+        type=parse_shape,
+        metavar="N,N,...",
+        help="size of the input, as in 128,128,1, where the model leaves it open; of "
+        "several inputs by name, as in 'image=96,96,3;series=50,8'",
+    )
+
+
 def parse_words(text: str) -> tuple[str, ...]:
     """Reads words, separated by commas."""
     return tuple(text.split(","))

@@ -186,8 +186,11 @@ def _accuracies(args: argparse.Namespace, path: Path) -> dict[str, float] | None
 def _table(costs_of_widths: Any) -> str:
     heads = ("MACs", "parameters", "constants", "activations")
     lines = [" ".join(f"{head:>15}" for head in heads) + "  signature"]
-    for name, costs in sorted(costs_of_widths.items(), key=lambda item: item[1].macs):
+    for name, costs in sorted(
+        costs_of_widths.items(), key=lambda item: item[1].macs or 0
+    ):
         sizes = (costs.constant_bytes, costs.activation_bytes)
         kilobytes = " ".join(f"{size / 1e3:12,.0f} kB" for size in sizes)
-        lines.append(f"{costs.macs:15,} {costs.parameters:15,} {kilobytes}  {name}")
+        macs = "not known" if costs.macs is None else f"{costs.macs:,}"
+        lines.append(f"{macs:>15} {costs.parameters:15,} {kilobytes}  {name}")
     return "\n".join(lines)

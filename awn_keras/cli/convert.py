@@ -12,7 +12,7 @@ from awn_keras.cli.arguments import (
     parse_multiplier,
     parse_words,
 )
-from awn_keras.cli.output import write_line
+from awn_keras.cli.output import told_on_stderr, write_line
 from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write
 
@@ -56,6 +56,7 @@ def add(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from awn_keras.conversion import to_any_width
+    from awn_keras.counting import WARNING
     from awn_keras.loading import load_keras_model
     from awn_keras.summary import list_networks
 
@@ -86,7 +87,8 @@ def run(args: argparse.Namespace) -> None:
     partial = output.with_name(f"{output.stem}.partial.keras")
     model.save(partial)
     partial.replace(output)
-    ends = list_networks(model, [model.min_width, 1.0])
+    with told_on_stderr(WARNING):
+        ends = list_networks(model, [model.min_width, 1.0])
     count = len(model.distinct_widths)
     write_line(f"{output}: {count} networks. The narrowest and the widest:")
     write_line(str(ends))

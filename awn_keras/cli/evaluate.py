@@ -10,7 +10,7 @@ from awn_keras.cli.arguments import (
     add_widths_argument,
 )
 from awn_keras.cli.images import accuracies_on
-from awn_keras.cli.output import write_line
+from awn_keras.cli.output import told_on_stderr, write_line
 from awn_keras.cli.sets import add_set_arguments, load_dataset
 from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model.suffix == ".tflite" or args.model.is_dir():
         _run_file(args)
         return
+    from awn_keras.counting import WARNING
     from awn_keras.curves import trade_off_curve
     from awn_keras.loading import load_model
     from awn_keras.pictures import new_figure
@@ -46,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
     if output:
         check_can_write(output, "--output", folder=True)
     data = load_dataset(args, args.model, model)
-    curve = trade_off_curve(model, data.test(), widths=args.widths)
+    with told_on_stderr(WARNING):
+        curve = trade_off_curve(model, data.test(), widths=args.widths)
     write_line(str(curve))
     if output:
         output.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 from awn_keras.cli.arguments import (
     WIDTHS_HELP,
     Parser,
+    add_input_shape_argument,
     metadata_of,
     parse_widths,
 )
@@ -86,12 +87,15 @@ def add(parser: Parser) -> None:
         metavar="FILE.npy",
         help="training inputs (n, ...) for int8 (default: 200 of --dataset or --data)",
     )
+    add_input_shape_argument(parser)
     add_set_arguments(parser, "compare on 100 test images of a set")
     parser.renamed["path"] = "output"
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    from awn_keras.counting import WARNING as UNCOUNTED
+    from awn_keras.counting import macs_cell, uncounted_note
     from awn_keras.deploy import export_tflite
     from awn_keras.deploy.calibration import WARNING
     from awn_keras.deploy.export import check_path
@@ -117,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
         metadata = {"class_names": names}
     check_can_write(output, "--output", folder=not args.single_file)
     before = _options_of(args.append_to)
-    with told_on_stderr(WARNING):
+    with told_on_stderr(WARNING, UNCOUNTED):
         exported = export_tflite(
             model,
             output,
@@ -132,6 +136,7 @@ def run(args: argparse.Namespace) -> None:
             refine=args.refine,
             append_to=args.append_to,
             inputs=args.inputs or before.get("inputs"),
+            input_shape=args.input_shape,
             outputs=args.outputs or before.get("outputs") or _outputs(model, metadata),
         )
     write_line(
@@ -140,10 +145,13 @@ def run(args: argparse.Namespace) -> None:
     )
     for network in exported:
         write_line(
-            f"{network.width:8.4g} {network.macs:13,} {network.executed_macs:13,} "
+            f"{network.width:8.4g} {macs_cell(network.macs, network.uncounted):>13} "
+            f"{macs_cell(network.executed_macs, network.uncounted):>13} "
             f"{network.bytes / 1e3:9.1f} "
             f"{agreement(network)}  {network.signature}, {network.file}"
         )
+    for line in uncounted_note(exported[0].uncounted):
+        write_line(line)
     if args.refine:
         narrow, wide = args.refine
         write_line(f"AnytimeInterpreter: answers at {narrow:g}, refines to {wide:g}")

@@ -25,20 +25,21 @@ def write_warning(text: str) -> None:
 
 
 @contextlib.contextmanager
-def told_on_stderr(warning: str) -> Iterator[None]:
+def told_on_stderr(*warned: str) -> Iterator[None]:
     """Lets work that takes long tell on stderr how far it is: stdout has the result.
 
     Args:
-        warning: A warning that begins so becomes a line there, too.
+        *warned: Warnings that begin so become lines there, too.
     """
     with (
         contextlib.redirect_stdout(sys.stderr),
         warnings.catch_warnings(record=True) as caught,
     ):
-        warnings.filterwarnings("always", warning, UserWarning)
+        for beginning in warned:
+            warnings.filterwarnings("always", beginning, UserWarning)
         yield
     for one in caught:
-        if str(one.message).startswith(warning):
+        if str(one.message).startswith(warned):
             write_warning(str(one.message))
         else:
             warnings.warn_explicit(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from awn_keras.deploy.checks import check_integer
-from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.deploy.litert import TFLiteFile, in_order
 from awn_keras.deploy.pixels import are_photos, photos_to_inputs
 from awn_keras.deploy.signatures import Refinement
 from awn_keras.errors import ArgumentError, StateError
@@ -73,6 +73,7 @@ class AnytimeInterpreter:
         self.labels: tuple[str, ...] = file.labels
         self.metadata: dict[str, Any] = file.described
         self._pixels_of = file.pixels_of
+        self._input_names = file.input_names
         self._first, self._rest = signatures[pair.keep], signatures[pair.refine]
         self._first.check_takes_samples()
         self._rest.check_takes_samples()
@@ -110,8 +111,9 @@ class AnytimeInterpreter:
 
         Args:
             x: A photo, a `PIL.Image.Image` of any size, if the file says how pixels
-                become inputs. Or one sample `(1, ...)`; if there are several inputs, a
-                dict of such arrays by name. Cast to the input's dtype as NumPy's
+                become inputs. Or one sample `(1, ...)`; for several inputs a list of
+                such arrays in the order of the model's inputs, or a dict of them by
+                name. Cast to the input's dtype as NumPy's
                 "same_kind" rule allows.
 
         Returns:
@@ -126,7 +128,7 @@ class AnytimeInterpreter:
             (tensor,) = self._first.inputs
             photos = x if isinstance(x, list | tuple) else [x]
             x = photos_to_inputs(photos, tensor, self._pixels_of(tensor.name))
-        arrays = self._first.encode(x)
+        arrays = self._first.encode(in_order(x, self._first, self._input_names))
         count = len(next(iter(arrays.values())))
         if count != 1:
             raise ArgumentError(

@@ -99,8 +99,8 @@ def warn_of_agreement(verified: Sequence[Verified], count: int, precision: str) 
     ]
     if low and count >= LEAST_COMPARED:
         warnings.warn(
-            f"{WARNING} '{precision}' the file's most likely class is the model's "
-            f"for only {', '.join(low)} of {count} samples (expected: "
+            f"{WARNING} '{precision}' the file's answer is the model's for "
+            f"only {', '.join(low)} of {count} samples (expected: "
             f"{LEAST_AGREEMENT:.0%} or more). Are `representative` and `samples` "
             "inputs as of training, in the same scale? If so, train on with "
             "`awn_keras.deploy.quantize_aware`, or use another precision.",

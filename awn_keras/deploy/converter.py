@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from awn_keras.deploy.child import convert_in_child
+from awn_keras.deploy.convertible import check_convertible
 from awn_keras.deploy.joining import METADATA, Converted, join
 from awn_keras.errors import ArgumentError, ExportError
 from awn_keras.graph import operation_of
@@ -49,10 +50,12 @@ def convert(
     Raises:
         ValueError: If `precision` is none of these, or `"int8"` has no samples.
         ExportError: If it needs operators that are not builtin, or have no int8
-            version; if Keras does not run on TensorFlow, also if the process that
-            converts cannot (see `convert_in_child`).
+            version, or is beyond the converter (see `check_convertible`); if Keras
+            does not run on TensorFlow, also if the process that converts cannot (see
+            `convert_in_child`).
     """
     check_precision(precision, representative)
+    check_convertible(models.values(), precision)
     if keras.backend.backend() != "tensorflow":
         content = convert_in_child(models, precision, representative)
         if on_converted is not None:

@@ -95,7 +95,7 @@ class _View:
         self,
         file: TFLiteFile,
         accuracy: dict[str, float],
-        macs: dict[str, int],
+        macs: dict[str, int | None],
         samples: tuple[np.ndarray, np.ndarray, np.ndarray],
         class_names: Sequence[str],
     ) -> None:
@@ -151,9 +151,11 @@ class _View:
     def numbers(self, width: float) -> str:
         """One line of HTML."""
         name = self._file.by_width[width].name
+        macs = self.macs[name]
+        million = "?" if macs is None else f"{macs / 1e6:.2f} M"
         return (
             f"<b>{100 * self.accuracy[name]:.1f} %</b> right &nbsp; "
-            f"<b>{self.macs[name] / 1e6:.2f} M</b> multiply-accumulates &nbsp; "
+            f"<b>{million}</b> multiply-accumulates &nbsp; "
             f"<b>{self._milliseconds(width):.3g} ms</b> an image"
         )
 

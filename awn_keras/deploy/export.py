@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from awn_keras.counting import count_macs, count_parameters, executed_macs
+from awn_keras.counting import (
+    count_parameters,
+    executed_macs,
+    known_macs,
+    warn_of_uncounted,
+)
 from awn_keras.deploy.appending import Earlier, extended
 from awn_keras.deploy.calibration import check_scale, hold_out, warn_of_agreement
 from awn_keras.deploy.converter import (
@@ -21,12 +26,14 @@ from awn_keras.deploy.converter import (
     convert,
     input_name,
 )
+from awn_keras.deploy.convertible import check_convertible
 from awn_keras.deploy.cutting import continuation, cut_networks
 from awn_keras.deploy.interface import Interface
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.metadata import labels_of, with_metadata
 from awn_keras.deploy.progress import Progress
 from awn_keras.deploy.signatures import Refinement, width_signature
+from awn_keras.deploy.sizes import InputShape, at_input_shape
 from awn_keras.deploy.tuning import measured
 from awn_keras.deploy.verification import (
     Verified,
@@ -35,11 +42,10 @@ from awn_keras.deploy.verification import (
     default_tolerance,
 )
 from awn_keras.environment import environment
-from awn_keras.errors import ArgumentError, ArgumentTypeError, ExportError
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import check_can_write, write_whole
 from awn_keras.layouts import Cut, candidates, choose_cuts, default_widths
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
-from awn_keras.rules import traits_of
 from awn_keras.slimming import slim
 from awn_keras.widths import check_widths, width_label
 
@@ -63,6 +69,8 @@ class ExportedWidth:
         agreement: See `Verified`.
         gpu_error: See `Verified`.
         executed_macs: Multiply-accumulates that the file needs, whose kernels are cut.
+        uncounted: Names of the layers whose multiply-accumulates are not known. `macs`
+            and `executed_macs` are those of the others.
     """
 
     width: float
@@ -76,6 +84,7 @@ class ExportedWidth:
     agreement: float | None
     gpu_error: float | None
     executed_macs: int
+    uncounted: list[str] = field(default_factory=list)
 
 
 def export_tflite(
@@ -95,14 +104,16 @@ def export_tflite(
     append_to: str | Path | None = None,
     inputs: str | None = None,
     outputs: str = "model",
+    input_shape: InputShape | None = None,
     verbose: int | str = "auto",
 ) -> list[ExportedWidth]:
     """Writes a TFLite file that runs at several widths, and a manifest beside it.
 
     The file has one signature for each width, named after it (`width_050`), all with
     the same inputs (of the model's dtypes, unless `inputs` says otherwise) and float32
-    outputs, batch size 1, and builtin operators only. The widest comes first: it is
-    what an app gets that knows no signatures.
+    outputs (integers, such as labels, stay integers), batch size 1, and builtin
+    operators only. The widest comes first: it is what an app gets that knows no
+    signatures.
     What widths have in common it holds once.
 
     The file says what it is by TFLite Metadata, which MediaPipe and Android read, and
@@ -143,8 +154,9 @@ def export_tflite(
             ranges (its first 16 if it has less than 100); without that for 4 random
             ones, standard normal where the first kernel reads them.
         tolerance: Largest difference allowed, relative to the largest output if that
-            exceeds 1. `None` for `TOLERANCES[precision]`, at least 2e-2 if the model
-            computes in half precision.
+            exceeds 1; of outputs that are integers the largest share that may differ.
+            `None` for `TOLERANCES[precision]`, at least 2e-2 if the model computes in
+            half precision.
         metadata: What the file and its manifest are to say to those who run it;
             anything that JSON holds. `class_names`, a list, become its labels.
             `normalization`, a dict with `mean` and `std` (numbers, or lists of three,
@@ -160,6 +172,9 @@ def export_tflite(
             the model's own dtype.
         outputs: `"probabilities"` adds a softmax where the model gives logits,
             `"logits"` leaves out a final softmax, `"model"` does neither.
+        input_shape: Shape of the file's input without the batch, such as
+            `(128, 128, 1)`, for a model whose rows, cols or steps are not known. For
+            several inputs a dict of shapes by name, or a list in the model's order.
         verbose: `1` shows a line for each width when it is converted, and when it is
             verified. `0` shows nothing. `"auto"` shows them on a terminal and in a
             notebook, and elsewhere once an export takes long.
@@ -168,21 +183,28 @@ def export_tflite(
         A record for each width of the file, ascending.
 
     Raises:
-        TypeError: If `model` has one width only, or `metadata` is not JSON's.
+        TypeError: If `model` has one width only, `metadata` is not JSON's, or
+            `input_shape` no shape.
         ValueError: If there is no width, one is out of range, `path` is not a `.tflite`
             file (or is one, if not `single_file`), samples do not fit the model's
-            inputs, these have unknown rows or cols, or an option is none of those
+            inputs, these have unknown rows or cols and `input_shape` is not given or
+            does not fit, or an option is none of those
             named, or not possible for this model; if names of classes are not as many
             as these, or `representative` is not in the scale of the model's inputs;
             with `refine`, if these are not two of the widths, ascending, the
             file is not one for all widths, `precision` is `"int8"`, or no layer can
             be cut; with `append_to`, if that is no export of this model with these
             options, has one of the widths, or `refine` is given.
-        ExportError: If a file would need operators that are not builtin, or computes
-            something else than the model, also at a width of `append_to`. No file is
-            written then.
+        ExportError: If the model has a lookup table or, with `"int8"`, a recurrent
+            layer without `unroll=True`; if a file would need operators that are not
+            builtin, or computes something else than the model, also at a width of
+            `append_to`. No file is written then.
         OSError: If it cannot be written; where that can be known, before anything is
             converted.
+
+    Warns:
+        UserWarning: If the multiply-accumulates of some layers are not known; if a
+            file of integers often answers otherwise than the model.
 
     Examples:
         >>> from awn_keras import export_tflite, lenet_3c1l
@@ -194,7 +216,8 @@ def export_tflite(
     progress = Progress(verbose)
     _check_append(append_to, widths, single_file, refine)
     widths = _check_widths(model, widths)
-    _check_operators(model)
+    check_convertible([model], precision)
+    model = at_input_shape(model, input_shape)
     path = check_path(Path(path), single_file)
     beside = path.with_suffix(".json") if single_file else path / MANIFEST
     check_can_write(path if single_file else beside)
@@ -215,6 +238,8 @@ def export_tflite(
     # Integers are rounded before they are added, and what a refinement keeps is joined.
     refines = pair is not None or (earlier is not None and bool(earlier.refinement))
     adds = precision != "int8" and not refines
+    uncounted = known_macs(model, widths).uncounted
+    warn_of_uncounted(model.name, uncounted, stacklevel=2)
     files: dict[Path, tuple[TFLiteFile, list[Verified]]] = {}
     executed = dict(earlier.executed_macs) if earlier is not None else {}
     progress.begin(_steps(widths, pair, earlier))
@@ -337,9 +362,9 @@ def _embedded(
         {
             "width": width,
             "signature": name,
-            "macs": count_macs(model, width),
             "executed_macs": executed[width],
             "parameters": count_parameters(model, width),
+            **_macs(model, width),
         }
         for name, width in sorted(named.items(), key=lambda item: item[1])
         if Refinement.parse(name) is None
@@ -375,25 +400,7 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
             f" Received: outputs of the layers {model.output_names}. Put an `Identity` "
             "layer after one of them."
         )
-    unknown = [x for x in model.inputs if None in x.shape[1:]]
-    if unknown:
-        raise ArgumentError(
-            "TFLite files have fixed shapes: give the `Input` a full one. Received: "
-            f"input '{unknown[0].name}' of shape {tuple(unknown[0].shape)}"
-        )
     return widths
-
-
-def _check_operators(model: MultiWidthModel) -> None:
-    for node in model.propagation.nodes:
-        layer = node.operation
-        no_operator = traits_of(layer).no_operator
-        missing = None if no_operator is None else no_operator(layer)
-        if missing is not None:
-            raise ExportError(
-                f"Layer '{layer.name}' ({type(layer).__name__}) cannot be in a file: "
-                f"TFLite has no builtin operator for {missing}."
-            )
 
 
 def _check_append(
@@ -529,7 +536,7 @@ def _describe(
             for x in model.inputs
         ],
         "outputs": [
-            _signature_has(x, name) | _scores(name, interface)
+            _signature_has(x, name) | _scores(name, x, interface)
             for name, x in zip(model.output_names, model.outputs, strict=True)
         ],
         "changed": interface.changed,
@@ -547,9 +554,10 @@ def _describe(
     return described
 
 
-def _scores(name: str, interface: Interface) -> dict[str, Any]:
+def _scores(name: str, x: keras.KerasTensor, interface: Interface) -> dict[str, Any]:
     """What a manifest says of an output besides name and shape."""
-    said = {"dtype": "float32"}
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    said = {"dtype": "float32" if "float" in dtype else dtype}
     if name == interface.output and interface.scores is not None:
         said["scores"] = interface.scores
     return said
@@ -605,10 +613,16 @@ def _record(
         signature=verified.signature,
         bytes=len(file.content),
         sha256=file.sha256,
-        macs=count_macs(model, verified.width),
         executed_macs=executed,
         parameters=count_parameters(model, verified.width),
         largest_error=verified.largest_error,
         agreement=verified.agreement,
         gpu_error=verified.gpu_error,
+        **_macs(model, verified.width),
     )
+
+
+def _macs(model: MultiWidthModel, width: float) -> dict[str, Any]:
+    """What a record says of the work of a width, in a file of any layout."""
+    count = known_macs(model, [width])
+    return {"macs": int(count.macs[0]), "uncounted": count.names}

@@ -13,7 +13,7 @@ from awn_keras.deploy.benchmark.picker import pick_for_file
 from awn_keras.deploy.benchmark.report import Report
 from awn_keras.deploy.budget import BudgetPolicy
 from awn_keras.deploy.checks import check_integer
-from awn_keras.deploy.litert import Sample, Signature, open_tflite
+from awn_keras.deploy.litert import Sample, Signature, in_order, open_tflite
 from awn_keras.deploy.pixels import are_photos, photos_to_inputs
 from awn_keras.errors import ArgumentError
 
@@ -142,11 +142,12 @@ class AnyWidthInterpreter:
         Args:
             x: A photo, a `PIL.Image.Image` of any size, or a list of photos; each is
                 scaled to the input's size and normalized as the file says. Or samples
-                `(n, ...)` as the file takes them, run one by one; if there are several
-                inputs, a dict of such arrays by name (a file does not keep the order of
-                inputs). Cast to the input's dtype as NumPy's "same_kind" rule allows,
-                integers only if they fit. An input of quantized integers takes its own
-                dtype, or floats, which are quantized.
+                `(n, ...)` as the file takes them, run one by one. For several inputs
+                a list of such arrays in the order of the model's inputs, which an
+                exported file tells, or a dict of them by name. Cast to the input's
+                dtype as NumPy's "same_kind" rule allows, integers only if they fit. An
+                input of quantized integers takes its own dtype, or floats, which are
+                quantized.
             width: One of `widths`, up to the rounding in its name. `None` to choose:
                 see the class. A choice holds for all samples of a call.
 
@@ -165,6 +166,7 @@ class AnyWidthInterpreter:
         signature = self._file.by_width[width]
         if are_photos(x):
             x = self._read(x if isinstance(x, list | tuple) else [x])
+        x = in_order(x, signature, self._file.input_names)
         outputs = signature.run(x, lambda sample: self._timed(width, sample))
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 

@@ -303,6 +303,11 @@ class TFLiteFile:
         text = self._attached.get(LABELS, b"").decode(errors="replace")
         return tuple(text.splitlines())
 
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs in the order of the model's; empty if not known."""
+        return _input_names(self.described)
+
     def pixels_of(self, name: str) -> Pixels | None:
         """How pixels become an input, as the file says; `None` if it does not.
 
@@ -384,6 +389,50 @@ class TFLiteFile:
         return int(indices[signature])
 
 
+def _input_names(described: Mapping[str, Any]) -> list[str]:
+    """Names of the inputs in the order of the model's, as a file says."""
+    return [entry["name"] for entry in described.get("inputs", ())]
+
+
+def in_order(x: Any, signature: Signature, names: Sequence[str]) -> Any:
+    """Gives the arrays of several inputs, in order, their names.
+
+    Args:
+        x: What a user gives for a signature's inputs.
+        signature: The signature.
+        names: Names of its inputs in the order of the model's; empty if the file does
+            not say it.
+
+    Returns:
+        A dict of arrays, if `x` is a list or tuple and there are several inputs. Else
+        `x`.
+
+    Raises:
+        ValueError: If the order is not known, there is not an array for each input, or
+            the arrays have the shapes of others.
+    """
+    several = len(signature.inputs) > 1 and isinstance(x, list | tuple)
+    if not several:
+        return x
+    shapes = {tensor.name: tensor.sample_shape for tensor in signature.inputs}
+    if set(names) != set(shapes):
+        raise ArgumentError(
+            f"`x` must be a dict with an array for each of the inputs {sorted(shapes)}:"
+            f" the file does not say their order. Received: a {type(x).__name__}"
+        )
+    received = [np.shape(array) for array in x]
+    wanted = [shapes[name] for name in names]
+    if [shape[1:] for shape in received] != wanted:
+        said = ", ".join(
+            f"'{name}' ({', '.join(map(str, ('n', *shapes[name])))})" for name in names
+        )
+        raise ArgumentError(
+            f"`x` must have an array for each input in this order: {said}. Received: "
+            f"arrays of shape {received}. A dict by name is clear in any order."
+        )
+    return dict(zip(names, x, strict=True))
+
+
 def _find_width(width: float, by_width: Mapping[float, Signature]) -> float:
     known = find_width(check_width(width), by_width)
     if known is None:
@@ -443,6 +492,11 @@ class TFLiteFolder:
     def digests(self) -> tuple[str, ...]:
         """The hash of each file."""
         return tuple(file.sha256 for file in self.files)
+
+    @property
+    def input_names(self) -> list[str]:
+        """See `TFLiteFile`."""
+        return _input_names(self.described)
 
     def pixels_of(self, name: str) -> Pixels | None:
         """See `TFLiteFile`."""

@@ -15,6 +15,7 @@ from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import cut_networks
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.signatures import width_signature
+from awn_keras.deploy.sizes import InputShape, at_input_shape
 from awn_keras.errors import ArgumentTypeError
 from awn_keras.layouts import choose_cuts
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
@@ -67,7 +68,12 @@ def time_signatures(
 
 
 def with_milliseconds(
-    costs: Costs, model: MultiWidthModel, *, runs: int = 20, num_threads: int = 1
+    costs: Costs,
+    model: MultiWidthModel,
+    *,
+    runs: int = 20,
+    num_threads: int = 1,
+    input_shape: InputShape | None = None,
 ) -> Costs:
     """Measures how long each width takes on this machine, in a file of all of them.
 
@@ -80,13 +86,14 @@ def with_milliseconds(
         model: The model.
         runs: Timed runs of each width.
         num_threads: Threads of LiteRT.
+        input_shape: See `export_tflite`.
 
     Returns:
         A copy that has `milliseconds`: the median of each width.
 
     Raises:
         TypeError: If `costs` is none of these, or `model` has one width only.
-        ValueError: If `runs` is below 1.
+        ValueError: If `runs` is below 1, or `input_shape` is missing or does not fit.
         ExportError: See `export_tflite`.
 
     Examples:
@@ -103,6 +110,7 @@ def with_milliseconds(
             f"gave. Received: {type(costs)}"
         )
     check_positive(runs, "runs")
+    model = at_input_shape(model, input_shape)
     networks = cut_networks(model, costs.widths, choose_cuts(model, costs.widths))
     times = time_signatures(
         convert(networks), list(networks), runs=runs, num_threads=num_threads

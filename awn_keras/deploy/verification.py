@@ -22,6 +22,7 @@ from awn_keras.deploy.interface import Interface, image_inputs, takes_pixels
 from awn_keras.deploy.litert import Signature, TFLiteFile
 from awn_keras.deploy.progress import Progress
 from awn_keras.deploy.signatures import Refinement
+from awn_keras.deploy.sizes import at_shape_of
 from awn_keras.errors import ArgumentError, ArgumentTypeError, ExportError
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.widths import find_width
@@ -81,9 +82,11 @@ class Verified:
     Args:
         width: The width.
         signature: The file's signature for it.
-        largest_error: Largest absolute difference of outputs.
+        largest_error: Largest absolute difference of outputs; 0 if all are integers,
+            of which only `agreement` tells.
         agreement: Part of the samples for which file and model have the same largest
-            output, in [0, 1]; `None` if the first output is not of shape
+            output, in [0, 1]; if the first output has integers, such as labels, the
+            part of these that is equal. `None` if it is neither that nor of shape
             `(batch, classes)`.
         gpu_error: Largest absolute difference of what LiteRT's GPU engine computes in
             float32, for the first 4 samples; `None` if no GPU is found here, or its
@@ -120,7 +123,8 @@ def verify_tflite(
             samples or batches, or a folder of photos. `None` for 4 random ones,
             standard normal where the first kernel reads them.
         tolerance: Largest difference allowed, relative to the largest output if that
-            exceeds 1. `None` for the exporter's at the file's precision, which it
+            exceeds 1; of outputs that are integers, such as labels, the largest share
+            that may differ. `None` for the exporter's at the file's precision, which it
             tells, or the manifest beside it; without both, that of float32.
         verbose: `1` shows a line for each width, `0` none, and `"auto"` shows them on a
             terminal and in a notebook, and elsewhere once it takes long.
@@ -158,6 +162,7 @@ def verify_tflite(
         raise ExportError(
             f"'{path}' has operators that stock TFLite does not: {', '.join(foreign)}."
         )
+    model = at_shape_of(file, model)
     inputs = check_samples(model, samples, "samples")
     if tolerance is None:
         precision = precision_of(Path(path)) or "float32"
@@ -258,9 +263,7 @@ def compare(
     finally:
         model.width = before
     named = {
-        name: interface.expected(
-            name, keras.ops.convert_to_numpy(value).astype("float32")
-        )
+        name: interface.expected(name, _numbers(keras.ops.convert_to_numpy(value)))
         for name, value in zip(model.output_names, outputs, strict=True)
     }
     _check_contract(file.signatures[signature], by_name, named, model.name)
@@ -269,7 +272,9 @@ def compare(
     largest = _largest_error(got, named, tolerance, where)
     agreement = None
     first = model.output_names[0]
-    if named[first].ndim == 2 and named[first].shape[1] > 1:
+    if _are_integers(named[first]):
+        agreement = float(np.mean(got[first] == named[first]))
+    elif named[first].ndim == 2 and named[first].shape[1] > 1:
         agreement = float(np.mean(got[first].argmax(-1) == named[first].argmax(-1)))
     gpu_error = None
     if gpu_is_available():
@@ -336,6 +341,15 @@ def _compared(
     return {name: interface.comparable(name, y) for name, y in outputs.items()}
 
 
+def _are_integers(outputs: np.ndarray) -> bool:
+    """Whether outputs are labels or the like: next to one another is not close."""
+    return outputs.dtype.kind in "biu"
+
+
+def _numbers(outputs: np.ndarray) -> np.ndarray:
+    return outputs if _are_integers(outputs) else outputs.astype("float32")
+
+
 def _largest_error(
     got: Mapping[str, np.ndarray],
     wanted: Mapping[str, np.ndarray],
@@ -344,18 +358,36 @@ def _largest_error(
 ) -> float:
     largest = 0.0
     for name, value in wanted.items():
+        if _are_integers(value):
+            _check_agreement(name, got[name], value, tolerance, where)
+            continue
         error = float(np.abs(got[name] - value).max())
         # Written so that NaN fails too.
         if not error <= tolerance * max(1.0, float(np.abs(value).max())):
-            real = (
-                " Compare on real inputs (`samples`, `--dataset`): integers reach as "
-                "far as those of the representative set."
-            )
             raise ExportError(
                 f"The TFLite file of {where} differs from the model by {error:.2g}, "
-                f"more than tolerance={tolerance:g} allows."
-                + real
-                * (tolerance >= TOLERANCES["int8"])
+                f"more than tolerance={tolerance:g} allows.{_way_out(tolerance)}"
             )
         largest = max(largest, error)
     return largest
+
+
+def _check_agreement(
+    name: str, got: np.ndarray, wanted: np.ndarray, tolerance: float, where: str
+) -> None:
+    differing = float(np.mean(got != wanted))
+    if not differing <= tolerance:
+        raise ExportError(
+            f"The TFLite file of {where} gives other integers than the model for "
+            f"{differing:.1%} of output '{name}', more than tolerance={tolerance:g} "
+            f"allows.{_way_out(tolerance)}"
+        )
+
+
+def _way_out(tolerance: float) -> str:
+    if tolerance < TOLERANCES["int8"]:
+        return ""
+    return (
+        " Compare on real inputs (`samples`, `--dataset`): integers reach as far as "
+        "those of the representative set."
+    )

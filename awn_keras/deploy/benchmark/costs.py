@@ -18,7 +18,9 @@ class Costs:
 
     Args:
         macs: Multiply-accumulates of its convolutions and dense layers, as they lie in
-            the file: zeros of a kernel that is cut are not computed.
+            the file, and of products of activations: zeros of a kernel that is cut are
+            not computed. `None` if there are operators that cannot be counted, such as
+            loops.
         parameters: Elements of the constants that it reads.
         constant_bytes: Bytes of these constants. Signatures share constants, so their
             sum is more than the file has.
@@ -28,7 +30,7 @@ class Costs:
         operators: Number of operators.
     """
 
-    macs: int
+    macs: int | None
     parameters: int
     constant_bytes: int
     activation_bytes: int
@@ -82,7 +84,7 @@ class _Graph:
         # Constants that are equal, such as biases of zeros, are stored once.
         stored = {graph.tensors[index].buffer: index for index in constants}.values()
         return Costs(
-            macs=sum(map(self._macs, graph.operators)),
+            macs=self._all_macs(),
             parameters=sum(map(self._size, stored)),
             constant_bytes=sum(len(self._data(graph.tensors[i])) for i in stored),
             activation_bytes=self._activation_bytes(constants),
@@ -119,11 +121,18 @@ class _Graph:
                     changes[last.get(index, position) + 2] -= size
         return int(np.cumsum(changes).max())
 
-    def _macs(self, operator: Any) -> int:
+    def _all_macs(self) -> int | None:
+        counts = [self._macs(operator) for operator in self._graph.operators]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    def _macs(self, operator: Any) -> int | None:
         code = self._model.operatorCodes[operator.opcodeIndex]
         # Old writers fill only the field of one byte.
         builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-        count = _MACS.get(self._names.get(builtin, ""))
+        name = self._names.get(builtin, "")
+        if name in _UNCOUNTED:
+            return None
+        count = _MACS.get(name)
         if count is None:
             return 0
         return count(
@@ -142,7 +151,18 @@ _MACS: dict[str, Callable[[Shapes, Shapes], int]] = {
     # (output shape, kernel, input, bias): each input goes to rows x cols x out.
     "TRANSPOSE_CONV": lambda x, y: math.prod(x[2][:-1]) * math.prod(x[1]),
     "FULLY_CONNECTED": lambda x, y: math.prod(x[0]) * x[1][0],
+    # The result is (..., rows, cols); the flags of the operator say which axes of the
+    # factors these are, and all else of the first factor is summed over.
+    "BATCH_MATMUL": lambda x, y: math.prod(y[0]) * math.prod(x[0][-2:]) // y[0][-2],
     "CONV_3D": lambda x, y: math.prod(y[0]) * math.prod(x[1][:4]),
+}
+
+
+#: Loops, whose number of turns is not in the file, and what is left of old converters.
+_UNCOUNTED = {
+    *("WHILE", "IF", "CALL", "CUSTOM", "RNN", "LSTM", "SVDF", "CONV_3D_TRANSPOSE"),
+    *("UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"),
+    *("BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN"),
 }
 
 

@@ -242,7 +242,8 @@ function widthOf(signature) {
 }
 
 function macsOf(row) {
-  return row?.executed_macs ?? row?.macs;
+  // A part of them would be taken for all.
+  return row?.uncounted?.length ? undefined : (row?.executed_macs ?? row?.macs);
 }
 
 function parsed(json) {

@@ -1,0 +1,152 @@
+"""Models of unknown rows and cols, for the one size that a file has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from awn_keras.deploy.converter import input_name
+from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.errors import ArgumentError, ArgumentTypeError
+from awn_keras.graph import rebuild
+from awn_keras.multi_width import MultiWidthModel
+
+#: Sizes of an input without the batch, or of several, by name or in order.
+InputShape = Sequence[int] | Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
+
+
+def at_input_shape(
+    model: MultiWidthModel, input_shape: InputShape | None
+) -> MultiWidthModel:
+    """Gives a model whose inputs have known sizes.
+
+    Args:
+        model: The model; it is left as it is.
+        input_shape: Shape of the input without the batch axis, such as `(128, 128, 1)`.
+            For a model of several inputs a dict of shapes by name, or a list of them in
+            the model's order. `None` if the model's sizes are known.
+
+    Returns:
+        The model itself if its sizes are known. Else one of its layers, with its
+        weights, that takes inputs of these shapes.
+
+    Raises:
+        TypeError: If `input_shape` is no shape.
+        ValueError: If sizes are not known and not given, do not fit the model's, or are
+            too small for it.
+    """
+    if input_shape is None:
+        unknown = [x for x in model.inputs if None in x.shape[1:]]
+        if unknown:
+            shape = tuple(n or 128 for n in unknown[0].shape[1:])
+            raise ArgumentError(
+                f"A TFLite file is for one size. Say which: `input_shape={shape}`. "
+                f"Received: input '{input_name(unknown[0])}' of shape "
+                f"{tuple(unknown[0].shape)}"
+            )
+        return model
+    shapes = _by_name(model, input_shape)
+    for x in model.inputs:
+        wanted, shape = tuple(x.shape[1:]), shapes[input_name(x)]
+        if not _fits(shape, wanted):
+            raise ArgumentError(
+                f"`input_shape` must fit input '{input_name(x)}', which has the shape "
+                f"{wanted} without the batch. Received: {shape}"
+            )
+    if not any(None in x.shape[1:] for x in model.inputs):
+        return model
+    try:
+        inputs, outputs = rebuild(model, shapes=shapes)
+    except ValueError as error:
+        raise ArgumentError(
+            f"`input_shape` does not suit model '{model.name}': {error}. Received: "
+            f"input_shape={input_shape}"
+        ) from error
+    sized = model.on_graph(inputs, outputs)
+    # `Interface` asks what the model was compiled for.
+    sized.loss = getattr(model, "loss", None)
+    return sized
+
+
+def at_shape_of(file: TFLiteFile, model: MultiWidthModel) -> MultiWidthModel:
+    """Gives a model for the sizes that a file was exported for.
+
+    Args:
+        file: The file.
+        model: The model that it was made from; it is left as it is.
+
+    Returns:
+        The model itself if its sizes are known; see `at_input_shape`.
+
+    Raises:
+        ValueError: If the file has other inputs than the model.
+    """
+    if not any(None in x.shape[1:] for x in model.inputs):
+        return model
+    shapes = {
+        tensor.name: tensor.sample_shape
+        for signature in file.signatures.values()
+        for tensor in signature.inputs
+    }
+    for x in model.inputs:
+        name, wanted = input_name(x), tuple(x.shape[1:])
+        if name not in shapes or not _fits(shapes[name], wanted):
+            raise ArgumentError(
+                f"'{file.name}' must take the inputs of model '{model.name}', also "
+                f"'{name}' of shape {wanted}. Received: {shapes}. Is it of another "
+                "model?"
+            )
+    return at_input_shape(
+        model, {input_name(x): shapes[input_name(x)] for x in model.inputs}
+    )
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(
+        n in (None, size) for size, n in zip(shape, wanted, strict=True)
+    )
+
+
+def _by_name(model: MultiWidthModel, input_shape: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by name of the input."""
+    names = [input_name(x) for x in model.inputs]
+    given = input_shape
+    if not isinstance(given, Mapping):
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            raise _no_shape(given)
+        one = len(names) == 1 and not any(isinstance(n, Sequence) for n in given)
+        each = [given] if one else list(given)
+        if len(each) != len(names):
+            raise ArgumentError(
+                f"`input_shape` must have a shape for each of the inputs {names}, in "
+                f"this order. Received: input_shape={given!r}"
+            )
+        given = dict(zip(names, each, strict=True))
+    if set(given) != set(names):
+        raise ArgumentError(
+            f"`input_shape` must have a shape for each of the inputs {names}. "
+            f"Received: {sorted(given)}"
+        )
+    return {name: _shape(given[name]) for name in names}
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, Sequence) or not all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) for n in shape
+    ):
+        raise _no_shape(shape)
+    if any(n < 1 for n in shape):
+        raise ArgumentError(
+            f"`input_shape` must have sizes of 1 or more. Received: {tuple(shape)}"
+        )
+    return tuple(int(n) for n in shape)
+
+
+def _no_shape(received: Any) -> ArgumentTypeError:
+    return ArgumentTypeError(
+        "`input_shape` must be a shape without the batch, such as (128, 128, 1); for "
+        "several inputs a dict of shapes by name, or a list of them. Received: "
+        f"input_shape={received!r}"
+    )
