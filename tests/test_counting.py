@@ -19,6 +19,7 @@ from awn_keras.counting import (
     active_parameters_at,
     count_active_parameters,
     executed_macs,
+    known_macs,
     layer_uses,
     macs_at,
     parameters_at,
@@ -166,7 +167,7 @@ def test_a_shared_layer_is_one_use_with_two_calls():
     model = AnyWidthModel(inputs, keras.layers.Dense(3)(x))
     uses = {use.layer.name: use for use in layer_uses(model)}
     assert len(uses) == 3
-    assert uses["shared"].macs([0.5, 1.0]).tolist() == [2 * 16, 2 * 64]
+    assert uses["shared"].macs([0.5, 1.0]).macs.tolist() == [2 * 16, 2 * 64]
     assert uses["shared"].parameters([0.5, 1.0]).tolist() == [16 + 4, 64 + 8]
     assert uses["shared"].channels([0.5, 1.0]).tolist() == [4, 8]
     assert count_macs(model, 0.5) == 4 * 4 + 2 * 16 + 4 * 3
@@ -192,13 +193,6 @@ def test_nested_models_count():
     nested = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)])
     inputs = keras.Input((4,))
     assert count_macs(keras.Model(inputs, keras.layers.Dense(2)(nested(inputs)))) == 36
-
-
-def test_layers_that_cannot_be_counted_are_refused():
-    inputs = keras.Input((4, 3))
-    model = keras.Model(inputs, keras.layers.LSTM(2, name="lstm")(inputs))
-    with pytest.raises(NotImplementedError, match="MACs of layer 'lstm'"):
-        count_macs(model)
 
 
 def test_a_shared_layer_counts_its_weights_once_and_its_macs_twice():
@@ -313,3 +307,168 @@ def test_active_parameters_at_many_widths_are_those_at_each(make):
                 zeros += np.count_nonzero(~allowed)
         expected.append(slim(model, width).count_params() - zeros)
     assert active_parameters_at(model, widths).tolist() == expected
+
+
+# ------------------------------------------------- sequences, and what is not known
+
+
+def counted(layer, *shapes):
+    """MACs of a layer that is called on inputs of these shapes."""
+    inputs = [keras.Input(shape) for shape in shapes]
+    return count_macs(keras.Model(inputs, layer(*inputs)))
+
+
+L = keras.layers
+# 7 steps of 3 features, 5 units: each gate reads features and state.
+LSTM = 7 * 4 * (3 * 5 + 5 * 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "macs"),
+    [
+        (lambda: L.LSTM(5), LSTM),
+        (lambda: L.LSTM(5, return_sequences=True, unroll=True), LSTM),
+        (lambda: L.GRU(5), 7 * 3 * (3 * 5 + 5 * 5)),
+        (lambda: L.SimpleRNN(5), 7 * (3 * 5 + 5 * 5)),
+        (lambda: L.Bidirectional(L.LSTM(5)), 2 * LSTM),
+        (
+            lambda: L.Bidirectional(
+                L.LSTM(5), backward_layer=L.GRU(5, go_backwards=True)
+            ),
+            LSTM + 7 * 3 * (3 * 5 + 5 * 5),
+        ),
+        # The second cell reads the 5 values that the first one gives.
+        (
+            lambda: L.RNN([L.LSTMCell(5), L.GRUCell(2)]),
+            LSTM + 7 * 3 * (5 * 2 + 2 * 2),
+        ),
+        (lambda: L.TimeDistributed(L.Dense(4)), 7 * 3 * 4),
+        (lambda: L.TimeDistributed(L.Dropout(0.5)), 0),
+        (lambda: L.SpectralNormalization(L.Dense(4)), 7 * 3 * 4),
+        (lambda: L.EinsumDense("abc,cd->abd", (None, 4)), 7 * 3 * 4),
+        (lambda: L.EinsumDense("...c,cd->...d", 4), 7 * 3 * 4),
+        (lambda: L.EinsumDense("abc,bcd->ad", 4), 7 * 3 * 4),
+        # Steps are summed first, as neither the kernel nor the result has them.
+        (lambda: L.EinsumDense("abc,cd->ad", 4), 3 * 4),
+    ],
+)
+def test_macs_of_layers_over_steps_by_hand(make, macs):
+    assert counted(make(), (7, 3)) == macs
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+def test_macs_of_a_recurrent_convolution_by_hand(sequences):
+    layer = L.ConvLSTM2D(4, 3, return_sequences=sequences)
+    # 5 images of 8x8, of which 6x6 positions stay; four gates of 4 channels.
+    assert counted(layer, (5, 8, 8, 2)) == 5 * 36 * 9 * (2 + 4) * 4 * 4
+
+
+def test_macs_of_attention_by_hand():
+    # 6 positions of 8 channels look at 10 of 4; 2 heads, keys of 3, values of 5.
+    layer = L.MultiHeadAttention(2, 3, value_dim=5)
+    kernels = 6 * 8 * 2 * 3 + 10 * 4 * 2 * 3 + 10 * 4 * 2 * 5 + 6 * 2 * 5 * 8
+    products = 6 * 10 * 2 * (3 + 5)
+    assert counted(layer, (6, 8), (10, 4)) == kernels + products
+    query, value = keras.Input((6, 8)), keras.Input((10, 4))
+    named = L.MultiHeadAttention(2, 3, value_dim=5)(value=value, query=query)
+    assert count_macs(keras.Model([query, value], named)) == kernels + products
+    # Of 4x5 positions those of a column look at each other: 4 of each.
+    layer = L.MultiHeadAttention(2, 3, attention_axes=(1,))
+    kernels = 4 * 5 * 4 * (8 * 2 * 3)
+    products = 4 * 5 * 4 * 2 * (3 + 3)
+    assert counted(layer, (4, 5, 8), (4, 5, 8)) == kernels + products
+
+
+def test_macs_of_attention_of_grouped_heads_by_hand():
+    layer = L.GroupQueryAttention(3, num_query_heads=4, num_key_value_heads=2)
+    kernels = 2 * (6 * 8 * 4 * 3) + 2 * (10 * 8 * 2 * 3)
+    products = 6 * 10 * 4 * (3 + 3)
+    assert counted(layer, (6, 8), (10, 8)) == kernels + products
+
+
+def test_macs_of_products_of_activations_by_hand():
+    query, value = keras.Input((6, 8)), keras.Input((10, 8))
+    for layer in (L.Attention(), L.AdditiveAttention()):
+        model = keras.Model([query, value], layer([query, value]))
+        assert count_macs(model) == 6 * 10 * (8 + 8)
+    model = keras.Model([query, value], L.Dot(axes=2)([query, value]))
+    assert count_macs(model) == 6 * 10 * 8
+    turned = keras.ops.transpose(value, (0, 2, 1))
+    model = keras.Model([query, value], keras.ops.matmul(query, turned))
+    assert count_macs(model) == 6 * 10 * 8
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Mixed(L.Layer):
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 2), name="kernel")
+
+    def call(self, x):
+        return x @ self.kernel
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 2)
+
+
+class OwnCell(L.SimpleRNNCell):
+    pass
+
+
+class Cell(L.Layer):
+    state_size = output_size = 2
+
+    def call(self, x, states):
+        return x, states
+
+
+def partly_known():
+    """An any-width model with two layers that cannot be counted."""
+    inputs = keras.Input((4,))
+    x = L.Dense(3)(TriDense(8)(L.Dense(8)(inputs)))
+    nested = keras.Sequential([keras.Input((2,)), Mixed(name="part")], name="nested")
+    outputs = nested(Mixed(name="own")(x))
+    return AnyWidthModel(inputs, outputs, min_width=0.5)
+
+
+def test_layers_that_cannot_be_counted_are_named_and_the_others_counted():
+    model = partly_known()
+    count = known_macs(model, [0.5, 1.0])
+    assert count.names == ["own", "nested/part"]
+    assert count.macs.tolist() == [4 * 4 + 4 * 4 + 4 * 3, 4 * 8 + 8 * 8 + 8 * 3]
+    with pytest.raises(NotImplementedError, match=r"2 layers: 'own', 'nested/part'"):
+        count_macs(model)
+    with pytest.raises(NotImplementedError, match=r"'own' \(Mixed\).*`WidthRule`"):
+        count_macs(model, layout="auto")
+
+
+def test_inner_layers_that_cannot_be_counted_make_the_outer_one_unknown():
+    inputs = keras.Input((7, 3))
+    cell = keras.Model(inputs, L.RNN(Cell(), name="steps")(L.Dense(2)(inputs)))
+    with pytest.raises(NotImplementedError, match=r"'steps'.*its cell is a Cell"):
+        count_macs(cell)
+    wrapped = keras.Model(inputs, L.TimeDistributed(Mixed(), name="each")(inputs))
+    with pytest.raises(NotImplementedError, match=r"'each'.*it wraps a Mixed"):
+        count_macs(wrapped)
+    product = keras.ops.einsum("abc,abd->acd", inputs, inputs)
+    with pytest.raises(NotImplementedError, match="Use a layer in its place"):
+        count_macs(keras.Model(inputs, product))
+    # A cell of one's own that is a stock one has the gates of that.
+    assert counted(L.RNN(OwnCell(5)), (7, 3)) == 7 * (3 * 5 + 5 * 5)
+
+
+def test_unknown_steps_are_not_counted():
+    inputs = keras.Input((None, 3))
+    x = L.MultiHeadAttention(2, 3, name="looks")(inputs, inputs)
+    model = keras.Model(inputs, L.Dense(4, name="last")(L.LSTM(5, name="steps")(x)))
+    count = known_macs(model, [1.0])
+    assert (count.names, count.macs.tolist()) == (["looks", "steps"], [20])
+    with pytest.raises(ValueError, match=r"2 layers: 'looks', 'steps'.*full shape"):
+        count_macs(model)
+
+
+def test_unknown_rows_and_cols_leave_kernels_whole():
+    inputs = keras.Input((None, None, 1))
+    x = TriConv2D(64, 3)(L.Conv2D(64, 3)(inputs))
+    model = AnyWidthModel(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+    for layout in ("dense", "auto", "triangular"):
+        assert known_macs(model, [1.0], layout).macs.tolist() == [64 * 3]

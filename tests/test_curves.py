@@ -19,6 +19,7 @@ from tests.conftest import (
     small_conv,
     small_dense,
 )
+from tests.test_counting import partly_known
 
 pytestmark = [pytest.mark.backends, eagerly]
 
@@ -130,3 +131,23 @@ def test_a_plain_model_has_no_curve():
     plain = slim(small_dense(), 1.0)
     with pytest.raises(TypeError, match="must be an `AnyWidthModel`"):
         trade_off_curve(plain, np.zeros((1, 4)), np.zeros(1))
+
+
+def test_a_partial_number_of_macs_is_told_everywhere(tmp_path):
+    model = classification(partly_known())
+    x, y = labelled(model)
+    with pytest.warns(UserWarning, match=r"a part of its layers.*'own', 'nested/part'"):
+        curve = trade_off_curve(model, x, y, widths=[0.5, 1.0])
+    assert curve.uncounted == ["own", "nested/part"]
+    assert curve.macs == [44, 120]
+    _, narrow, _, note = str(curve).splitlines()
+    assert "44+" in narrow.split()
+    assert note.endswith("not known: 'own', 'nested/part'")
+    curve.to_json(tmp_path / "curve.json")
+    content = json.loads((tmp_path / "curve.json").read_text())
+    assert content.pop("auc") == curve.auc
+    assert TradeOffCurve(**content) == curve
+    curve.to_csv(tmp_path / "curve.csv")
+    with (tmp_path / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["uncounted_layers"] for row in rows] == ["own nested/part"] * 2

@@ -27,6 +27,7 @@ from tests.conftest import (
     small_dense,
     stem_and_trunk,
 )
+from tests.test_counting import partly_known
 
 pytestmark = [pytest.mark.backends, eagerly]
 
@@ -295,16 +296,14 @@ def test_bad_arguments_are_refused(function):
 
 
 @pytest.mark.parametrize("function", [list_networks, summarize])
-def test_what_cannot_be_counted_is_refused(function):
+def test_layers_of_open_sizes_are_not_counted(function):
     inputs = keras.Input((None, None, 2))
     x = keras.layers.GlobalAveragePooling2D()(stem_and_trunk(inputs))
-    with pytest.raises(ValueError, match="Give the `Input` a full shape"):
-        function(AnyWidthModel(inputs, keras.layers.Dense(3)(x)))
-    inputs = keras.Input((4, 3))
-    x = keras.layers.Dense(3)(TriDense(8)(keras.layers.Dense(8)(inputs)))
-    model = AnyWidthModel(inputs, keras.layers.LSTM(2, name="lstm")(x))
-    with pytest.raises(NotImplementedError, match="MACs of layer 'lstm'"):
-        function(model)
+    model = AnyWidthModel(inputs, keras.layers.Dense(3, name="last")(x))
+    with pytest.warns(UserWarning, match="Give the `Input` a full shape"):
+        costs = function(model, [1.0])
+    assert "last" not in costs.uncounted
+    assert costs.macs == [3 * model.get_layer("last").kernel.shape[0]]
 
 
 def test_counts_are_plain_numbers():
@@ -312,3 +311,33 @@ def test_counts_are_plain_numbers():
     networks = list_networks(small_conv())
     numbers = [*networks.widths, *networks.macs, *networks.parameters]
     assert {type(number) for number in numbers} == {int, float}
+
+
+@pytest.mark.parametrize("make", [summarize, list_networks])
+def test_layers_that_cannot_be_counted_are_told_once(make):
+    with pytest.warns(UserWarning, match="'own', 'nested/part'") as caught:
+        costs = make(partly_known(), widths=[0.5, 1.0])
+    assert len(caught) == 1
+    assert (costs.macs, costs.uncounted) == ([44, 120], ["own", "nested/part"])
+    *rows, note = str(costs).splitlines()
+    assert note == (
+        "+: and those of layers whose MACs are not known: 'own', 'nested/part'"
+    )
+    numbers = [row.split() for row in rows]
+    assert sum("120+" in row for row in numbers) in (1, 2)
+    if make is summarize:
+        by_name = {layer.name: layer.macs for layer in costs.layers}
+        assert by_name["own"] is by_name["nested"] is None
+        assert sum(row.count("?") for row in numbers) == 4
+    else:
+        assert all("%" not in row[2] for row in numbers[1:])
+
+
+def test_recurrent_layers_and_attention_count():
+    inputs = keras.Input((20, 8))
+    x = keras.layers.Dense(32)(keras.layers.LSTM(16)(inputs))
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(TriDense(32)(x)))
+    # No warning: it would be an error here.
+    networks = list_networks(model, [1.0])
+    assert networks.macs == [20 * 4 * (8 + 16) * 16 + 16 * 32 + 32 * 32 + 32 * 3]
+    assert networks.uncounted == []

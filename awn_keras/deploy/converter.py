@@ -121,10 +121,17 @@ def _convert(
             warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
             return converter.convert()
     except (ConverterError, RuntimeError) as error:
-        operators = re.findall(r"^(?:Custom|Flex) ops: (.*)$", str(error), re.MULTILINE)
+        operators = _foreign_operators(str(error))
         if operators:
             raise ExportError(_not_builtin(models, operators)) from error
         raise ExportError(f"TFLite's converter failed: {error}") from error
+
+
+def _foreign_operators(message: str) -> list[str]:
+    """Operators that are not builtin, of which the converter complains."""
+    listed = re.findall(r"^(?:Custom|Flex) ops: (.*)$", message, re.MULTILINE)
+    inline = re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex", message)
+    return listed or sorted(set(inline))
 
 
 def _frozen(model: keras.Model) -> Any:

@@ -56,6 +56,8 @@ def _recurrent_convolution_macs(layer: Any, size: CallSize) -> Any:
 
 def _inner_macs(layer: Any, inner: Any, size: CallSize) -> Any:
     macs = traits_of(inner).macs
+    if macs is None and not any("kernel" in w.name for w in inner.weights):
+        return 0
     if macs is None:
         raise _unknown(layer, f"it wraps a {type(inner).__name__}")
     return macs(inner, size)

@@ -4,6 +4,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from awn_keras import (
@@ -27,6 +28,7 @@ from awn_keras.errors import ExportError
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.deploy.classifiers import NAMES, classifier, of_pixels, pixels, softmax
 from tests.stock import NETWORKS, NO_FILES
+from tests.test_counting import partly_known
 from tests.test_slimming import randomize
 
 
@@ -365,13 +367,6 @@ def test_bad_arguments_are_refused(tmp_path, arguments, error, match):
 def test_a_directory_is_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"`path` must end in '\.tflite'"):
         export_tflite(small_dense(), tmp_path)
-
-
-def test_unknown_rows_and_cols_are_refused(tmp_path):
-    inputs = keras.Input((None, None, 3), name="image")
-    x = keras.layers.Conv2D(2, 1)(keras.layers.Conv2D(6, 1)(inputs))
-    with pytest.raises(ValueError, match=r"fixed shapes.*input 'image'"):
-        export_tflite(AnyWidthModel(inputs, x), tmp_path / "a.tflite")
 
 
 def test_a_plain_model_is_refused(tmp_path):
@@ -756,3 +751,168 @@ def test_what_tflite_has_no_operator_for_is_said_before_conversion(
     model = to_any_width(NO_FILES[name](), divisor=4)
     with pytest.raises(ExportError, match=r"Layer '.*' \(.*3D\) cannot be in a file"):
         export_tflite(model, tmp_path / "model.tflite")
+# ------------------------------------------------- sizes that the model leaves open
+
+
+def open_sizes(**options):
+    inputs = keras.Input((None, None, 1), name="image")
+    x = TriConv2D(8, 3)(keras.layers.Conv2D(8, 3, activation="relu")(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return AnyWidthModel(inputs, keras.layers.Dense(3, name="scores")(x), **options)
+
+
+def test_a_model_of_open_sizes_is_exported_for_one(tmp_path):
+    model = randomize(open_sizes())
+    path = tmp_path / "a.tflite"
+    records = export_tflite(
+        model, path, widths=[0.25, 1.0], input_shape=(10, 12, 1), outputs="logits"
+    )
+    x = np.random.default_rng(0).normal(size=(3, 10, 12, 1)).astype("float32")
+    for record in records:
+        (got,) = run_tflite(path.read_bytes(), [x], record.signature)
+        (wanted,) = at_width(model, record.width, x)
+        # Another library's sums.
+        scale = max(1.0, float(np.abs(wanted).max()))
+        np.testing.assert_allclose(got, wanted, atol=1e-4 * scale)
+    # 8 outputs of 9 entries at 8x10 positions, and of 9 * 8 at 6x8; then 3 classes.
+    assert records[-1].macs == 80 * 9 * 8 + 48 * 9 * 8 * 8 + 8 * 3
+    assert records[-1].uncounted == []
+    assert TFLiteFile(path).described["inputs"][0]["shape"] == [1, 10, 12, 1]
+    assert [tuple(x.shape) for x in model.inputs] == [(None, None, None, 1)]
+    assert [one.agreement for one in verify_tflite(path, model)] == [1.0, 1.0]
+    verify_tflite(path, model, samples=x)
+    with pytest.raises(ValueError, match=r"\(None, 10, 12, 1\).*\(1, 9, 9, 1\)"):
+        verify_tflite(path, model, samples=x[:1, :9, :9])
+    # Widths can be added in the same size only.
+    with pytest.raises(ValueError, match="Its inputs is"):
+        export_tflite(model, path, widths=[0.5], append_to=path, input_shape=(9, 9, 1))
+    export_tflite(
+        model,
+        path,
+        widths=[0.5],
+        append_to=path,
+        input_shape={"image": (10, 12, 1)},
+        outputs="logits",
+    )
+    assert len(verify_tflite(path, model)) == 3
+
+
+def test_what_a_model_was_compiled_for_is_known_at_a_given_size(tmp_path):
+    model = open_sizes()
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    path = tmp_path / "a.tflite"
+    export_tflite(model, path, widths=[1.0], input_shape=(8, 8, 1))
+    assert TFLiteFile(path).scores_of("scores") == "logits"
+
+
+def test_a_system_with_statistics_of_widths_is_exported_at_a_given_size(tmp_path):
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(8, 3)(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(x))
+    model = randomize(SNet(inputs, keras.layers.Dense(3)(x), widths=[0.5, 1.0]))
+    path = tmp_path / "a.tflite"
+    records = export_tflite(model, path, widths=[0.5, 1.0], input_shape=(8, 8, 1))
+    # It is compared with the model itself, in another batch: sums in another order.
+    assert len(verify_tflite(path, model)) == len(records) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "error", "match"),
+    [
+        (None, ValueError, r"`input_shape=\(128, 128, 1\)`.*input 'image'"),
+        ((8, 8), ValueError, r"must fit input 'image'.*\(None, None, 1\)"),
+        ((8, 8, 3), ValueError, r"must fit input 'image'.*Received: \(8, 8, 3\)"),
+        ((0, 8, 1), ValueError, "sizes of 1 or more"),
+        ((2, 2, 1), ValueError, "does not suit model"),
+        ([(8, 8, 1)] * 2, ValueError, r"each of the inputs \['image'\], in this order"),
+        ({"photo": (8, 8, 1)}, ValueError, r"each of the inputs \['image'\]"),
+        (8, TypeError, "`input_shape` must be a shape"),
+        ((8.0, 8, 1), TypeError, "`input_shape` must be a shape"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(tmp_path, shape, error, match):
+    with pytest.raises(error, match=match):
+        export_tflite(open_sizes(), tmp_path / "a.tflite", input_shape=shape)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_of_several_inputs_are_given_in_order_or_by_name(tmp_path):
+    first, second = keras.Input((None, 2), name="z"), keras.Input((3,), name="a")
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Conv1D(8, 2)(first))
+    x = keras.layers.Concatenate()([pooled, keras.layers.Dense(8)(second)])
+    model = AnyWidthModel([first, second], keras.layers.Dense(3)(TriDense(8)(x)))
+    for shape in ([(5, 2), (3,)], {"a": (3,), "z": (5, 2)}):
+        path = tmp_path / "a.tflite"
+        export_tflite(model, path, widths=[1.0], input_shape=shape)
+        described = TFLiteFile(path).described["inputs"]
+        assert [x["shape"] for x in described] == [[1, 5, 2], [1, 3]]
+
+
+# ------------------------------------------------------------------ nothing fails late
+
+
+def test_a_file_tells_which_layers_are_not_counted(tmp_path):
+    path = tmp_path / "a.tflite"
+    with pytest.warns(UserWarning, match="'own', 'nested/part'") as caught:
+        records = export_tflite(partly_known(), path, widths=[0.5, 1.0])
+    assert len(caught) == 1
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    for rows in (manifest["widths"], TFLiteFile(path).described["widths"]):
+        assert [row["macs"] for row in rows] == [44, 120]
+        assert [row["uncounted"] for row in rows] == [["own", "nested/part"]] * 2
+    assert records[0].uncounted == ["own", "nested/part"]
+
+
+def test_a_recurrent_layer_is_exported_and_counted(tmp_path):
+    inputs = keras.Input((6, 4))
+    x = keras.layers.Dense(8)(keras.layers.LSTM(5)(inputs))
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(TriDense(8)(x)))
+    (record,) = export_tflite(model, tmp_path / "a.tflite", widths=[1.0])
+    assert record.macs == 6 * 4 * (4 + 5) * 5 + 5 * 8 + 8 * 8 + 8 * 3
+
+
+class Label(keras.layers.Layer):
+    """The number of the largest score. (Keras' own argmax needs a foreign operator.)"""
+
+    def call(self, x):
+        return tf.argmax(x, -1, output_type="int32")
+
+
+def labels():
+    inputs = keras.Input((4,))
+    scores = keras.layers.Dense(5)(TriDense(16)(keras.layers.Dense(16)(inputs)))
+    return AnyWidthModel(inputs, Label(name="label")(scores))
+
+
+def test_labels_are_compared_by_agreement(tmp_path):
+    model = randomize(labels())
+    path = tmp_path / "a.tflite"
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype("float32")
+    records = export_tflite(model, path, widths=[0.5, 1.0], samples=x)
+    assert [(one.agreement, one.largest_error) for one in records] == [(1.0, 0.0)] * 2
+    assert TFLiteFile(path).described["outputs"][0]["dtype"] == "int32"
+    last = model.layers[-2]
+    last.bias.assign(last.bias + [0, 0, 0, 0, 1e3])
+    with pytest.raises(ExportError, match=r"gives other integers.*output 'label'"):
+        verify_tflite(path, model, samples=x)
+    found = verify_tflite(path, model, samples=x, tolerance=1.0)
+    got = TFLiteFile(path).signatures["width_100"].run(x)["label"]
+    assert found[-1].agreement == float(np.mean(got == 4)) < 1
+
+
+def test_labels_of_an_int8_file_may_differ_here_and_there(tmp_path):
+    model = randomize(labels())
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype("float32")
+    (record,) = export_tflite(
+        model,
+        tmp_path / "a.tflite",
+        widths=[1.0],
+        precision="int8",
+        representative=x,
+        samples=x,
+        # What integers cost is no matter here: by difference a label that is 4 off
+        # would fail at any tolerance below 1.
+        tolerance=0.5,
+    )
+    assert 0.5 <= record.agreement <= 1

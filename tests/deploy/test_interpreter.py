@@ -14,8 +14,16 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-from awn_keras import export_tflite, read_photo, slim
+from awn_keras import (
+    AnytimeInterpreter,
+    AnyWidthModel,
+    TriDense,
+    export_tflite,
+    read_photo,
+    slim,
+)
 from awn_keras.deploy import interpreter as module
+from awn_keras.deploy.attachments import flatbuffer_of
 from awn_keras.deploy.benchmark.report import Report, Row
 from awn_keras.deploy.export import convert
 from awn_keras.deploy.interpreter import AnyWidthInterpreter
@@ -625,3 +633,46 @@ def test_files_that_say_nothing_take_arrays(conv, two_inputs, animals):
         AnyWidthInterpreter(content).top(photo)
     with pytest.raises(ValueError, match="`k` must be at least 1"):
         AnyWidthInterpreter(animals[1] / "one.tflite").top(photo, k=0)
+
+
+# ---------------------------------------------------------------------- several inputs
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """A model whose inputs are not in the order of their names, and its file."""
+    first, second = keras.Input((4,), name="zebra"), keras.Input((5,), name="apple")
+    dense = [keras.layers.Dense(8)(x) for x in (first, second)]
+    x = TriDense(8)(keras.layers.Concatenate()(dense))
+    model = AnyWidthModel([first, second], keras.layers.Dense(3)(x))
+    path = tmp_path_factory.mktemp("two") / "two.tflite"
+    export_tflite(model, path, widths=[0.25, 1.0], refine=(0.25, 1.0))
+    return model, path
+
+
+def test_several_inputs_are_given_in_the_models_order_or_by_name(of_two):
+    model, path = of_two
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(2, n)).astype("float32") for n in (4, 5)]
+    wanted = model.predict(x, verbose=0)
+    interpreter = AnyWidthInterpreter(path)
+    by_name = dict(zip(("zebra", "apple"), x, strict=True))
+    for given in (x, tuple(x), by_name):
+        # Another library's kernels.
+        np.testing.assert_allclose(interpreter.run(given), wanted, atol=1e-5)
+    anytime = AnytimeInterpreter(path)
+    anytime.run([array[:1] for array in x])
+    np.testing.assert_allclose(anytime.refine(), wanted[:1], atol=1e-5)
+
+
+def test_arrays_in_another_order_are_told_by_their_shapes(of_two):
+    interpreter = AnyWidthInterpreter(of_two[1])
+    x = [np.zeros((2, 5)), np.zeros((2, 4))]
+    order = r"'zebra' \(n, 4\), 'apple' \(n, 5\).*\[\(2, 5\), \(2, 4\)\]"
+    with pytest.raises(ValueError, match=order):
+        interpreter.run(x)
+    with pytest.raises(ValueError, match="an array for each input in this order"):
+        interpreter.run(x[:1])
+    bare = AnyWidthInterpreter(flatbuffer_of(of_two[1].read_bytes()))
+    with pytest.raises(ValueError, match="does not say their order"):
+        bare.run(x[::-1])

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import list_networks, slim, summarize, trade_off_curve
+from awn_keras import AnyWidthModel, list_networks, slim, summarize, trade_off_curve
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.timing import medians, time_signatures, with_milliseconds
 from tests.conftest import inputs_of, small_conv, small_dense
@@ -82,3 +82,15 @@ def test_a_curve_writes_milliseconds(tmp_path):
 
 def test_medians():
     assert medians({"a": [3.0, 1.0, 2.0], "b": [1.0, 2.0]}) == {"a": 2.0, "b": 1.5}
+
+
+def test_open_sizes_are_timed_at_one():
+    inputs = keras.Input((None, 2), name="series")
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Conv1D(8, 3)(inputs))
+    model = AnyWidthModel(inputs, keras.layers.Dense(3)(x))
+    with pytest.warns(UserWarning, match="a part of its layers"):
+        networks = list_networks(model, [1.0])
+    with pytest.raises(ValueError, match=r"`input_shape=\(128, 2\)`"):
+        with_milliseconds(networks, model, runs=1)
+    timed = with_milliseconds(networks, model, runs=1, input_shape=(9, 2))
+    assert timed.milliseconds[0] > 0

@@ -67,3 +67,13 @@ def test_int8_activations_take_a_byte():
 def test_what_is_no_file_is_refused():
     with pytest.raises(ValueError, match="is not a TFLite file"):
         costs_of(b"text")
+
+
+def test_products_of_activations_count_and_loops_are_not_known():
+    inputs = keras.Input((6, 4))
+    looks = keras.Model(inputs, keras.layers.Attention()([inputs, inputs]))
+    unrolled = keras.Model(inputs, keras.layers.SimpleRNN(5, unroll=True)(inputs))
+    for model in (looks, unrolled):
+        assert costs_of(convert({"a": model}))["a"].macs == count_macs(model)
+    rolled = keras.Model(inputs, keras.layers.SimpleRNN(5)(inputs))
+    assert costs_of(convert({"a": rolled}))["a"].macs is None
