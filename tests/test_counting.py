@@ -9,10 +9,12 @@ from awn_keras import (
     TriConv2DTranspose,
     TriDense,
     TriSeparableConv2D,
+    WidthRule,
     channel_grades,
     count_macs,
     count_parameters,
     lenet_3c1l,
+    register_width_rule,
     slim,
 )
 from awn_keras.counting import (
@@ -28,6 +30,7 @@ from awn_keras.deploy.benchmark.costs import costs_of
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import cut
 from awn_keras.layouts import choose_cuts, default_widths
+from awn_keras.rules import per_sample
 from awn_keras.slices import active_slices
 from tests.conftest import (
     eagerly,
@@ -404,7 +407,7 @@ class Mixed(L.Layer):
         self.kernel = self.add_weight(shape=(shape[-1], 2), name="kernel")
 
     def call(self, x):
-        return x @ self.kernel
+        return keras.ops.matmul(x, self.kernel)
 
     def compute_output_shape(self, shape):
         return (*shape[:-1], 2)
@@ -421,24 +424,34 @@ class Cell(L.Layer):
         return x, states
 
 
+register_width_rule(Mixed, WidthRule(per_sample))  # without `macs`
+
+
 def partly_known():
     """An any-width model with two layers that cannot be counted."""
     inputs = keras.Input((4,))
     x = L.Dense(3)(TriDense(8)(L.Dense(8)(inputs)))
-    nested = keras.Sequential([keras.Input((2,)), Mixed(name="part")], name="nested")
-    outputs = nested(Mixed(name="own")(x))
+    outputs = Mixed(name="other")(Mixed(name="own")(x))
     return AnyWidthModel(inputs, outputs, min_width=0.5)
 
 
 def test_layers_that_cannot_be_counted_are_named_and_the_others_counted():
     model = partly_known()
     count = known_macs(model, [0.5, 1.0])
-    assert count.names == ["own", "nested/part"]
+    assert count.names == ["own", "other"]
     assert count.macs.tolist() == [4 * 4 + 4 * 4 + 4 * 3, 4 * 8 + 8 * 8 + 8 * 3]
-    with pytest.raises(NotImplementedError, match=r"2 layers: 'own', 'nested/part'"):
+    with pytest.raises(NotImplementedError, match=r"2 layers: 'own', 'other'"):
         count_macs(model)
     with pytest.raises(NotImplementedError, match=r"'own' \(Mixed\).*`WidthRule`"):
         count_macs(model, layout="auto")
+
+
+def test_layers_of_nested_models_are_named_after_both():
+    parts = [keras.Input((3,)), L.Dense(2), Mixed(name="part")]
+    nested = keras.Sequential(parts, name="nested")
+    inputs = keras.Input((3,))
+    count = known_macs(keras.Model(inputs, nested(inputs)), [1.0])
+    assert (count.names, count.macs.tolist()) == (["nested/part"], [6])
 
 
 def test_inner_layers_that_cannot_be_counted_make_the_outer_one_unknown():

@@ -315,19 +315,18 @@ def test_counts_are_plain_numbers():
 
 @pytest.mark.parametrize("make", [summarize, list_networks])
 def test_layers_that_cannot_be_counted_are_told_once(make):
-    with pytest.warns(UserWarning, match="'own', 'nested/part'") as caught:
-        costs = make(partly_known(), widths=[0.5, 1.0])
+    model = partly_known()
+    with pytest.warns(UserWarning, match="'own', 'other'") as caught:
+        costs = make(model, widths=[0.5, 1.0])
     assert len(caught) == 1
-    assert (costs.macs, costs.uncounted) == ([44, 120], ["own", "nested/part"])
+    assert (costs.macs, costs.uncounted) == ([44, 120], ["own", "other"])
     *rows, note = str(costs).splitlines()
-    assert note == (
-        "+: and those of layers whose MACs are not known: 'own', 'nested/part'"
-    )
+    assert note == ("+: and those of layers whose MACs are not known: 'own', 'other'")
     numbers = [row.split() for row in rows]
     assert sum("120+" in row for row in numbers) in (1, 2)
     if make is summarize:
         by_name = {layer.name: layer.macs for layer in costs.layers}
-        assert by_name["own"] is by_name["nested"] is None
+        assert by_name["own"] is by_name["other"] is None
         assert sum(row.count("?") for row in numbers) == 4
     else:
         assert all("%" not in row[2] for row in numbers[1:])
