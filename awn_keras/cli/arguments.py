@@ -46,6 +46,8 @@ class Parser(argparse.ArgumentParser):
             if value is None:
                 return typed
             if action.nargs != 0:
+                if value.startswith("("):  # a tuple is typed as 128,128,1
+                    value = value.strip("(,)").replace(" ", "")
                 return typed + " " + value.strip("'")
             if value == str(action.const):  # a flag, on or off
                 return typed

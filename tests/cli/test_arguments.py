@@ -5,6 +5,7 @@ import pytest
 from awn_keras.cli import build_parser
 from awn_keras.cli.arguments import (
     parse_integers,
+    parse_shape,
     parse_stages,
     parse_widths,
     parse_words,
@@ -19,6 +20,7 @@ from awn_keras.cli.arguments import (
         ("export", "single_file", "True", "--single-file"),
         ("export", "single_file", "False", "--separate"),
         ("export", "path", None, "--output"),
+        ("export", "input_shape", "(128, 128, 1)", "--input-shape 128,128,1"),
         ("export", "name", None, "--dataset"),
         ("export", "Identity", None, None),
         ("verify", "path", None, None),
@@ -52,3 +54,10 @@ def test_stages_are_an_object_of_json():
             parse_stages(text)
     with pytest.raises(argparse.ArgumentTypeError, match="a name stands twice"):
         parse_stages('{"a": {"divisor": 4}, "a": {"divisor": 8}}')
+
+
+def test_shapes_are_those_of_one_input_or_of_several_by_name():
+    assert parse_shape("128,128,1") == (128, 128, 1)
+    assert parse_shape("image=96,96,3; age=1") == {"image": (96, 96, 3), "age": (1,)}
+    with pytest.raises(argparse.ArgumentTypeError, match="integers, separated"):
+        parse_shape("96x96")

@@ -4,9 +4,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
+from awn_keras import AnyWidthModel
 from awn_keras.cli import main
 from awn_keras.data import load_data
 
@@ -125,3 +127,26 @@ def test_a_file_that_is_no_representative_set(
     arguments = f"export {bad_files}/any.keras --precision int8 --representative {path}"
     assert main(arguments.split()) == 2
     assert re.search(match, capsys.readouterr().err)
+
+
+def test_a_model_of_open_sizes_is_exported_and_summarized_at_one(tmp_path, capsys):
+    inputs = keras.Input((None, None, 1), name="image")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(inputs))
+    model = tmp_path / "open.keras"
+    AnyWidthModel(inputs, keras.layers.Dense(3)(x)).save(model)
+    assert main(f"export {model} --widths 1".split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "`--input-shape 128,128,1`" in line
+    assert main(f"summary {model} --networks".split()) == 0
+    captured = capsys.readouterr()
+    assert "24+" in captured.out
+    assert captured.err.startswith("warning: MACs of model")
+    shape = "--input-shape 6,7,1"
+    assert main(f"summary {model} --networks {shape}".split()) == 0
+    captured = capsys.readouterr()
+    assert f"{4 * 5 * 9 * 8 + 24:,}" in captured.out
+    assert captured.err == ""
+    assert main(f"export {model} --widths 1 {shape}".split()) == 0
+    manifest = json.loads((tmp_path / "open.json").read_text())
+    assert manifest["inputs"][0]["shape"] == [1, 6, 7, 1]
+    assert main(f"verify {tmp_path}/open.tflite --against {model}".split()) == 0
