@@ -755,6 +755,8 @@ def test_what_tflite_has_no_operator_for_is_said_before_conversion(
     model = to_any_width(NO_FILES[name](), divisor=4)
     with pytest.raises(ExportError, match=r"Layer '.*' \(.*3D\) cannot be in a file"):
         export_tflite(model, tmp_path / "model.tflite")
+
+
 # ------------------------------------------------- sizes that the model leaves open
 
 
