@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from awn_keras.errors import ArgumentError
-from awn_keras.rules.kinds import CallSize, Kind, Labelled
+from awn_keras.rules.kinds import Kind, Labelled
 from awn_keras.rules.mixing import mixing
 from awn_keras.rules.registry import (
     LayerCall,
@@ -63,11 +63,6 @@ def _each_step(inner: WidthRule, call: LayerCall) -> Kind:
     return inner.output(step)
 
 
-def _macs(inner: WidthRule, layer: Any, size: CallSize) -> Any:
-    # The steps are positions, too.
-    return 0 if inner.macs is None else inner.macs(layer.layer, size)
-
-
 def _no_operator(inner: WidthRule, layer: Any) -> str | None:
     return None if inner.no_operator is None else inner.no_operator(layer.layer)
 
@@ -80,7 +75,7 @@ def _of_each_step(layer: Any) -> WidthRule | None:
         inner,
         kind=partial(_each_step, inner),
         check=accepts_all,  # the inner rule has its own
-        macs=partial(_macs, inner),
+        macs=None,  # counted as where it has no rule: see `sequences`
         channels=None,
         resize=None,
         triangular=None,
