@@ -35,7 +35,10 @@ def graph_nodes(model: keras.Model) -> list[Any]:
         model = keras.Model(model.inputs, model.outputs)
     by_depth = getattr(model, "_nodes_by_depth", None)
     if by_depth is None:
-        way_out = "Make one with `keras.Model(inputs, outputs)`."
+        way_out = (
+            "Make one: `inputs = keras.Input(shape)`, `keras.Model(inputs, "
+            "model.call(inputs))` of a subclassed one."
+        )
         if isinstance(model, keras.Sequential):
             way_out = (
                 "Begin it with `keras.Input(shape)`, or call `model.build((None, "

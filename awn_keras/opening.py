@@ -1,7 +1,8 @@
-"""Layers made of layers, as graphs.
+"""Layers made of layers, and functions, as graphs.
 
-A layer of a user's own that calls other layers hides them from whoever walks the graph.
-Called on symbolic tensors, its `call` says which layers it runs on what.
+A layer of a user's own that calls other layers hides them from whoever walks the graph,
+as a `Lambda` hides what its function does. Called on symbolic tensors, its `call` says
+which layers and operations it runs on what.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _SAMPLES = 2
 
 
 def is_block(layer: Any) -> bool:
-    """Whether a layer is of a user's own, and made of layers."""
-    return (
+    """Whether a layer is of a user's own and made of layers, or runs a function."""
+    return type(layer) is keras.layers.Lambda or (
         isinstance(layer, keras.Layer)
         and not is_stock(layer)
         and not is_nested(layer)
@@ -36,7 +37,7 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
     """Makes a functional model of what a layer computes outside training.
 
     Args:
-        layer: A built layer, made of layers; it is left as it is.
+        layer: A built layer that `is_block`; it is left as it is.
         args: What it is called on: symbolic tensors, or structures of them.
         kwargs: Likewise.
 
@@ -69,9 +70,9 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
             graph = keras.Model(inputs, outputs, name=layer.name)
         except Exception as error:  # whatever a user's code raises on symbolic tensors
             raise UnsupportedError(
-                f"{title} is made of layers, which cannot be seen: its `call` fails on "
-                f"symbolic tensors ({error}). Call its layers on the tensors of the "
-                "model instead, or write it with `keras.ops`."
+                f"{title}: what it does to the channels cannot be seen, since its code "
+                f"fails on symbolic tensors ({error}). Call its layers on the tensors "
+                "of the model instead, or write it with `keras.ops`."
             ) from error
     _check_same(layer, graph, args, kwargs, title)
     return graph

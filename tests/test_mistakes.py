@@ -462,8 +462,8 @@ UNBUILT = keras.Sequential([L.Dense(8), L.Dense(8), L.Dense(3)], name="unbuilt")
         ),
         (
             Subclassed(),
-            r"must be a functional model.*Make one with `keras\.Model\(inputs, outputs"
-            r"\)`.*Received: 'mine' \(Subclassed\)",
+            r"must be a functional model.*`keras\.Model\(inputs, model\.call\(inputs"
+            r"\)\)`.*Received: 'mine' \(Subclassed\)",
         ),
     ],
 )

@@ -175,9 +175,26 @@ def test_why_a_block_stays_closed_is_said(block, match):
         to_any_width(network(block))
 
 
-def test_a_lambda_on_the_inputs_stays():
+def test_a_function_of_operations_is_opened():
+    model = assert_converts(
+        network(lambda x: L.Conv2D(8, 3)(L.Lambda(lambda y: ops.tanh(y) ** 2)(x))), 1
+    )
+    assert not any(isinstance(layer, L.Lambda) for layer in model.layers)
+
+
+def doubled(x):
+    """A function of numbers."""
+    if isinstance(x, keras.KerasTensor):
+        raise TypeError("numbers, please")
+    return 2 * x
+
+
+def test_a_closed_function_stays_on_the_inputs():
     inputs = keras.Input((6, 6, 1))
-    x = L.Lambda(lambda pixels: pixels / 127.5 - 1)(inputs)
+    x = L.Lambda(doubled, output_shape=(6, 6, 1), name="doubled")(inputs)
     x = L.Conv2D(8, 3)(L.Conv2D(8, 3)(x))
     plain = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling2D()(x)))
-    assert_converts(keras.Model(plain.input, plain(plain.input)), 1)
+    nested = keras.Model(plain.input, plain(plain.input))  # copied twice, so
+    assert assert_converts(nested, 1).get_layer("doubled").function is doubled
+    with pytest.raises(ConversionError, match=r"'f' \(Lambda\).*numbers, please"):
+        to_any_width(network(L.Lambda(doubled, output_shape=(6, 6, 8), name="f")))

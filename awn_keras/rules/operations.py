@@ -82,11 +82,19 @@ def _along(along: Along) -> Callable[[LayerCall], Kind]:
                 f"acts on {' and '.join(names[axis] for axis in sorted(wrong))} of an "
                 f"input of shape {shape}. Before the readout it may act along rows and "
                 "cols only, as samples are apart, and channels come and go with the "
-                "width. Put it after the readout."
+                f"width. Put it after the readout.{_gate(call, wrong)}"
             )
         return merge(call)
 
     return kind
+
+
+def _gate(call: LayerCall, axes: set[int]) -> str:
+    """The way out for a gate of rows and cols, made of all channels."""
+    shape = call.input_shapes[0]
+    if axes != {len(shape) - 1} or call.output_shape != (*shape[:-1], 1):
+        return ""
+    return ' For a gate take Conv2D(1, 7, padding="same", activation="sigmoid").'
 
 
 def _all_axes(call: LayerCall) -> set[int]:

@@ -130,6 +130,10 @@ def test_models_with_operations_slim_and_widen():
     ("operation", "match"),
     [
         (lambda x: ops.softmax(x), r"acts on the channels.*\(None, 4, 4, 6\)"),
+        (
+            lambda x: x * ops.sigmoid(ops.max(x, axis=-1, keepdims=True)),
+            "acts on the channels.*For a gate take Conv2D",
+        ),
         (lambda x: ops.sum(x, axis=(0, 1)), "acts on the samples of an input"),
         (lambda x: ops.mean(x), "acts on the samples and the channels"),
         (lambda x: ops.flip(x), "acts on the samples and the channels"),
