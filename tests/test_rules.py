@@ -142,6 +142,16 @@ def test_operators_are_merges():
 # -------------------------------------------------------------------------- errors
 
 
+class Doubled(keras.Operation):
+    """An operation that nothing is known of."""
+
+    def call(self, x):
+        return 2 * x
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
 def conv_after_batch_norm(x):
     return L.BatchNormalization(name="bn")(L.Conv2D(6, 1, name="plain")(x))
 
@@ -178,7 +188,7 @@ def conv_after_batch_norm(x):
         (L.Activation(L.BatchNormalization()), "not known to act on each channel"),
         (L.Dropout(0.1, noise_shape=(None, 1, 1, 6)), "last of `noise_shape` must be"),
         (keras.ops.softmax, "acts on the channels.*Put it after the readout"),
-        (lambda x: keras.ops.view(x, "int32"), "No width rule for operation.*Use a la"),
+        (lambda x: Doubled()(x), "No width rule for operation.*Use a layer in its"),
         (lambda x: x * np.ones(6, "float32"), "an array cannot follow the channels"),
         (
             lambda x: keras.ops.reshape(x, (-1, 16, 6)) + L.GlobalMaxPooling2D()(x),

@@ -262,29 +262,31 @@ def _resized_shape(operation: Any, flow: Flow, inputs: int) -> dict[str, Any]:
 # ----------------------------------------------------------------------------- tables
 
 _ENTRIES = (
-    "Abs Absolute Angle Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh "
-    "BitwiseAnd BitwiseInvert BitwiseLeftShift BitwiseNot BitwiseOr "
-    "BitwiseRightShift BitwiseXor Cast Cbrt Ceil Celu Clip Conj Conjugate "
-    "ConvertToTensor Copy Cos Cosh Deg2rad Divide DivideNoNan Elu Equal Erf Erfc "
-    "Erfinv Exp Exp2 Expm1 Fabs Floor FloorDivide Fmax Fmin Fmod FullLike Gcd Gelu "
-    "Greater GreaterEqual HardShrink HardSigmoid HardSilu HardTanh Heaviside Hypot "
-    "I0 Imag Isclose Isfinite Isinf Isnan Isneginf Isposinf Isreal Lcm Ldexp "
-    "LeakyRelu LeftShift Less LessEqual Log Log10 Log1p Log2 LogSigmoid Logaddexp "
-    "Logaddexp2 LogicalAnd LogicalNot LogicalOr LogicalXor Maximum Minimum Mish "
-    "Mod Multiply NanToNum Negative Nextafter NotEqual OnesLike Polar Power "
-    "Rad2deg Real Reciprocal ReLU Relu Relu6 RightShift Round Rsqrt SaturateCast "
-    "Select Selu Sigmoid Sign Signbit Silu Sin Sinc Sinh SoftShrink Softplus "
-    "Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus StopGradient Tan "
-    "Tanh TanhShrink Threshold TrueDivide Trunc Where ZerosLike"
+    "Abs Absolute Angle Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Array "
+    "BinaryCrossentropy BitwiseAnd BitwiseInvert BitwiseLeftShift BitwiseNot "
+    "BitwiseOr BitwiseRightShift BitwiseXor Cast Cbrt Ceil Celu Clip Conj "
+    "Conjugate ConvertToTensor Copy Cos Cosh Deg2rad Divide DivideNoNan Elu "
+    "EmptyLike Equal Erf Erfc Erfinv Exp Exp2 Expm1 Fabs Floor FloorDivide Fmax "
+    "Fmin Fmod FullLike Gcd Gelu Greater GreaterEqual HardShrink HardSigmoid "
+    "HardSilu HardTanh Heaviside Hypot I0 Imag Isclose Isfinite Isinf Isnan "
+    "Isneginf Isposinf Isreal Lcm Ldexp LeakyRelu LeftShift Less LessEqual Log "
+    "Log10 Log1p Log2 LogSigmoid Logaddexp Logaddexp2 LogicalAnd LogicalNot "
+    "LogicalOr LogicalXor Maximum Minimum Mish Mod Multiply NanToNum Negative "
+    "Nextafter NotEqual OnesLike Polar Power Rad2deg ReLU Real Reciprocal Relu "
+    "Relu6 RightShift Round Rsqrt SaturateCast Select Selu Sigmoid Sign Signbit "
+    "Silu Sin Sinc Sinh SoftShrink Softplus Softsign SparsePlus SparseSigmoid Sqrt "
+    "Square Squareplus StopGradient Tan Tanh TanhShrink Threshold TrueDivide Trunc "
+    "View Where ZerosLike"
 )
 #: Each entry by itself; a second argument is a table that all entries share.
 _LOOKED_UP = "Digitize IsIn"
 _OF_AXIS = (
-    "All Amax Amin Any Append Argmax Argmin Argpartition Argsort ArraySplit Average "
-    "CountNonzero Cumprod Cumsum Diff Flip LogSoftmax Logsumexp Max Median "
-    "Min Moments Nanargmax Nanargmin Nancumprod Nancumsum Nanmax Nanmean Nanmedian "
-    "Nanmin Nanprod Nanstd Nansum Nanvar Norm Normalize Prod Ptp Repeat Roll Softmax "
-    "Sort Sparsemax Split Std Take TakeAlongAxis Trapezoid Unstack Var"
+    "All Amax Amin Any Append Argmax Argmin Argpartition Argsort ArraySplit "
+    "Average CountNonzero Cumprod Cumsum Diff Flip Glu LayerNorm LogSoftmax "
+    "Logsumexp Max Median Min Moments Nanargmax Nanargmin Nancumprod Nancumsum "
+    "Nanmax Nanmean Nanmedian Nanmin Nanprod Nanstd Nansum Nanvar Norm Normalize "
+    "Prod Ptp RMSNorm Repeat Roll Softmax Sort Sparsemax Split Std Take "
+    "TakeAlongAxis Trapezoid Unstack Var"
 )
 #: The same, if linear.
 _LINEAR_OF_AXIS = "Mean Sum"
@@ -310,14 +312,13 @@ _ALONG: dict[str, Along] = {
 }
 #: They mix channels, or entries of which nothing says where they come from.
 _MIXING = (
-    "BatchNorm BinaryCrossentropy BroadcastTo CTCDecode CTCLoss "
-    "CategoricalCrossentropy Cholesky Conv ConvTranspose Cross DepthToSpace "
-    "DepthwiseConv Det Diag Diagonal Dot DotProductAttention Einsum ExtractPatches "
-    "ExtractSequences FFT FFT2 Fold Glu HSVToRGB IFFT2 IRFFT ISTFT InTopK Inner "
-    "Inv Kron LayerNorm Logdet Matmul MultiHot OneHot Outer PSNR RFFT "
-    "RGBToGrayscale RGBToHSV RMSNorm Ravel SSIM STFT SVD ScaleAndTranslate "
-    "SeparableConv SobelEdges Solve SpaceToDepth SparseCategoricalCrossentropy "
-    "Tensordot TopK Tril Triu Unfold"
+    "BatchNorm BroadcastTo CTCDecode CTCLoss CategoricalCrossentropy Cholesky Conv "
+    "ConvTranspose Cross DepthToSpace DepthwiseConv Det Diag Diagonal Dot "
+    "DotProductAttention Einsum ExtractPatches ExtractSequences FFT FFT2 Fold "
+    "HSVToRGB IFFT2 IRFFT ISTFT InTopK Inner Inv Kron Logdet Matmul MultiHot "
+    "OneHot Outer PSNR RFFT RGBToGrayscale RGBToHSV Ravel SSIM STFT SVD "
+    "ScaleAndTranslate SeparableConv SobelEdges Solve SpaceToDepth "
+    "SparseCategoricalCrossentropy Tensordot TopK Tril Triu Unfold"
 )
 
 

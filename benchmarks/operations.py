@@ -1,0 +1,309 @@
+"""Which functions of keras.ops and which stock layers an any-width network takes.
+
+    python -m benchmarks.operations
+
+Each is called on feature maps before the readout, and on scores after it, in a network
+that is converted. What is taken must be exact: a slim network gives what the model
+gives. What is refused must not be: on some of the channels it does not give some of
+the result. Two minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras import slim, to_any_width
+from awn_keras.environment import environment
+from awn_keras.files import write_whole
+
+L, ops = keras.layers, keras.ops
+OUTPUT = Path(__file__).parents[1] / "results" / "operations.json"
+ROWS, CHANNELS, SCORES = 4, 8, 6
+#: Rows and cols, steps, or steps, rows and cols.
+SHAPES = ((ROWS, ROWS), (ROWS,), (ROWS, ROWS, ROWS), ())
+SOME = (0, 3, 4)
+LAST = {"data_format": "channels_last"}
+
+#: Exact on inputs that happen to have no step of zeros alone.
+SEEM_EXACT = ("Masking",)
+#: How a function is called on a tensor `(batch, ROWS, ROWS, channels)`, where none of
+#: `WAYS` serves. `None` for what makes no tensor of a tensor.
+CALLS: dict[str, Callable[[Any], Any] | None] = {
+    "adaptive_average_pool": lambda x: ops.adaptive_average_pool(x, 2, **LAST),
+    "adaptive_max_pool": lambda x: ops.adaptive_max_pool(x, 2, **LAST),
+    "argpartition": lambda x: ops.argpartition(x, 1, axis=1),
+    "array_split": lambda x: ops.array_split(x, 2, axis=1)[0],
+    "average_pool": lambda x: ops.average_pool(x, 2, 2, **LAST),
+    "broadcast_to": None,
+    "cast": lambda x: ops.cast(x, "float32"),
+    "conv": lambda x: ops.conv(x, np.ones((1, 1, x.shape[-1], 3), "float32"), **LAST),
+    "dot": lambda x: ops.dot(x, np.ones((x.shape[-1], 3), "float32")),
+    "clip": lambda x: ops.clip(x, -1, 1),
+    "depth_to_space": lambda x: ops.depth_to_space(x, 2, **LAST),
+    "digitize": lambda x: ops.digitize(x, np.array([-0.5, 0.5])),
+    "einsum": lambda x: ops.einsum("bhwc,bhwd->bhcd", x, x),
+    "expand_dims": lambda x: ops.expand_dims(x, 1),
+    "extract_sequences": lambda x: ops.extract_sequences(x, 2, 1),
+    "get_item": lambda x: ops.get_item(x, (slice(None), 1)),
+    "image.affine_transform": lambda x: ops.image.affine_transform(
+        x, np.array([[1, 0, 1, 0, 1, 0, 0, 0]], "float32"), **LAST
+    ),
+    "image.crop_images": lambda x: ops.image.crop_images(
+        x, 1, 1, target_height=2, target_width=2, **LAST
+    ),
+    "image.pad_images": lambda x: ops.image.pad_images(
+        x, 1, 1, target_height=6, target_width=6, **LAST
+    ),
+    "image.resize": lambda x: ops.image.resize(x, (3, 5), **LAST),
+    "flipud": None,
+    "fold": None,
+    "full_like": lambda x: ops.full_like(x, 2.0),
+    "max_pool": lambda x: ops.max_pool(x, 2, 2, **LAST),
+    "moments": lambda x: ops.moments(x, [1, 2])[0],
+    "matmul": lambda x: ops.matmul(x, ops.transpose(x, (0, 1, 3, 2))),
+    "moveaxis": lambda x: ops.moveaxis(x, 1, 2),
+    "nan_to_num": lambda x: ops.nan_to_num(x),
+    "nanpercentile": lambda x: ops.nanpercentile(x, 30.0, axis=1),
+    "nanquantile": lambda x: ops.nanquantile(x, 0.3, axis=1),
+    "one_hot": lambda x: ops.one_hot(ops.cast(ops.abs(x), "int32"), 3),
+    "pad": lambda x: ops.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0))),
+    "percentile": lambda x: ops.percentile(x, 30.0, axis=1),
+    "polar": None,
+    "quantile": lambda x: ops.quantile(x, 0.3, axis=1),
+    "repeat": lambda x: ops.repeat(x, 2, axis=1),
+    "reshape": lambda x: ops.reshape(x, (-1, ROWS * ROWS, x.shape[-1])),
+    "roll": lambda x: ops.roll(x, 1, axis=1),
+    "rot90": lambda x: ops.rot90(x, axes=(1, 2)),
+    "select": lambda x: ops.select([x > 0], [x], 0.0),
+    "slice": None,
+    "space_to_depth": lambda x: ops.space_to_depth(x, 2, **LAST),
+    "split": lambda x: ops.split(x, 2, axis=1)[0],
+    "stack": lambda x: ops.stack([x, x], axis=1),
+    "squeeze": lambda x: ops.squeeze(ops.max(x, axis=1, keepdims=True), 1),
+    "swapaxes": lambda x: ops.swapaxes(x, 1, 2),
+    "take": lambda x: ops.take(x, [1, 0], axis=1),
+    "take_along_axis": lambda x: ops.take_along_axis(
+        x, ops.zeros_like(x, dtype="int32"), axis=1
+    ),
+    "threshold": lambda x: ops.threshold(x, 0.1, 0.0),
+    "tile": lambda x: ops.tile(x, (1, 2, 1, 1)),
+    "top_k": lambda x: ops.top_k(x, 2)[0],
+    "transpose": lambda x: ops.transpose(x, (0, 2, 1, 3)),
+    "unfold": lambda x: ops.unfold(x, 2),
+    "where": lambda x: ops.where(x > 0, x, 0.5 * x),
+}
+#: Tried in this order: along rows where there is an axis.
+WAYS: tuple[Callable[[Any, Any], Any], ...] = (
+    lambda f, x: f(x, axis=1),
+    lambda f, x: f(x),
+    lambda f, x: f(x, x),
+    lambda f, x: f([x, x], axis=1),
+    lambda f, x: f([x, x]),
+    lambda f, x: f(x, 2),
+    lambda f, x: f(ops.cast(x, "int32")),
+    lambda f, x: f(ops.cast(x, "int32"), ops.ones_like(x, dtype="int32")),
+    lambda f, x: f(x, "int32"),
+)
+
+
+def main() -> None:
+    """Tries all, and writes what came of it."""
+    keras.utils.set_random_seed(0)
+    rows = [
+        *(_tried("operation", name, call, SHAPES[0]) for name, call in _operations()),
+        *(_tried("layer", name, call, shape) for name, call, shape in _layers()),
+    ]
+    wrong = [row for row in rows if row["before"]["verdict"] == "wrong"]
+    result = {"rows": rows, "environment": environment()}
+    write_whole(OUTPUT, json.dumps(result, indent=1) + "\n")
+    for kind in ("operation", "layer"):
+        for place in ("before", "after"):
+            verdicts = [row[place]["verdict"] for row in rows if row["kind"] == kind]
+            counts = {name: verdicts.count(name) for name in sorted(set(verdicts))}
+            print(kind, place, counts)
+    print("exact, but refused, or taken, but not exact:", wrong)
+
+
+def _operations() -> Iterator[tuple[str, Callable[[Any], Any] | None]]:
+    """Functions of keras.ops, with a call of each on a tensor."""
+    for module in (ops, ops.image):
+        for name, function in sorted(vars(module).items()):
+            if name.startswith("_") or not inspect.isfunction(function):
+                continue
+            full_name = name if module is ops else f"image.{name}"
+            call = CALLS[full_name] if full_name in CALLS else _first_way(function)
+            yield full_name, call
+
+
+def _first_way(function: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    """The first way to call a function that gives a tensor of a tensor's samples."""
+    x = ops.convert_to_tensor(_random((2, ROWS, ROWS, CHANNELS)))
+    for way in WAYS:
+        try:
+            y = keras.tree.flatten(way(function, x))[0]
+            if len(y.shape) >= 2 and y.shape[0] == 2:
+                return lambda tensor, way=way: keras.tree.flatten(
+                    way(function, tensor)
+                )[0]
+        except Exception:  # noqa: BLE001 - whatever a backend raises
+            continue
+    return None
+
+
+def _layers() -> Iterator[tuple[str, Callable[[Any], Any] | None, tuple[int, ...]]]:
+    """Stock layers, with a call of each on a tensor."""
+    for name, layer_class in sorted(vars(L).items()):
+        if not (inspect.isclass(layer_class) and issubclass(layer_class, L.Layer)):
+            continue
+        # What prepares inputs is random in training, and nothing outside of it.
+        if layer_class.__module__.startswith("keras.src.layers.preprocessing"):
+            continue
+        yield name, *_layer_call(layer_class)
+
+
+def _layer_call(
+    layer_class: type[L.Layer],
+) -> tuple[Callable[[Any], Any] | None, tuple[int, ...]]:
+    """The first way to call a layer, and rows and cols of what it is called on."""
+    arguments: tuple[tuple[Any, ...], ...] = (
+        *((), (2,), (0.5,), (8, 1), (2, 2), ((2, 1, 3),), ((2, -1, 8),), ("relu",)),
+        *((L.ReLU(),), (L.Conv2D(8, 1),), (lambda y: 2 * y,)),
+    )
+    for positions, args in itertools.product(SHAPES, arguments):
+        x = _random((2, *positions, CHANNELS))
+        for together in (False, True):
+
+            def call(y: Any, args: Any = args, together: bool = together) -> Any:
+                layer = layer_class(*args)
+                return layer([y, y]) if together else layer(y)
+
+            try:
+                y = keras.tree.flatten(call(x))[0]
+                if len(y.shape) >= 2 and y.shape[0] == 2:
+                    return call, positions
+            except Exception:  # noqa: BLE001 - whatever a layer raises
+                continue
+    return None, ()
+
+
+def _random(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def _tried(
+    kind: str,
+    name: str,
+    call: Callable[[Any], Any] | None,
+    shape: tuple[int, ...],
+) -> dict[str, Any]:
+    if call is None:
+        nothing = {"verdict": "not called", "reason": "makes no tensor of a tensor"}
+        return {"kind": kind, "name": name, "before": nothing, "after": nothing}
+    return {
+        "kind": kind,
+        "name": name,
+        "before": _before(call, shape, checked=name not in SEEM_EXACT),
+        "after": _after(call, shape),
+    }
+
+
+def _before(
+    call: Callable[[Any], Any], shape: tuple[int, ...], *, checked: bool
+) -> dict[str, str]:
+    """What comes of a call before the readout."""
+
+    def build() -> keras.Model:
+        inputs = keras.Input((*shape, 1))
+        x = L.Dense(CHANNELS, activation="tanh")(inputs)
+        y = ops.cast(keras.tree.flatten(call(x))[0], "float32")
+        return keras.Model(inputs, L.Dense(2)(L.Flatten()(y)))
+
+    result = _converted(build)
+    if result["verdict"] == "refused" and checked and _is_exact(call, shape):
+        return {"verdict": "wrong", "reason": f"exact, but refused: {result['reason']}"}
+    return result
+
+
+def _after(call: Callable[[Any], Any], shape: tuple[int, ...]) -> dict[str, str]:
+    """What comes of a call after the readout."""
+
+    def build() -> keras.Model:
+        inputs = keras.Input((*shape, 1))
+        x = L.Dense(8)(L.Dense(CHANNELS, activation="tanh")(inputs))
+        x = L.Dense(SCORES, name="readout")(x)
+        return keras.Model(inputs, call(x))
+
+    return _converted(build, readouts=["readout"])
+
+
+def _converted(
+    build: Callable[[], keras.Model], readouts: list[str] | None = None
+) -> dict[str, str]:
+    try:
+        plain = build()
+    except Exception as error:  # noqa: BLE001 - whatever Keras raises
+        return {"verdict": "not called", "reason": f"symbolic: {_line(error)}"}
+    try:
+        model = to_any_width(plain, divisor=1, readouts=readouts or ())
+    except (ValueError, NotImplementedError, TypeError) as error:
+        return {"verdict": "refused", "reason": _line(error)}
+    x = _random((3, *plain.inputs[0].shape[1:]))
+    try:
+        plain(x)
+    except Exception as error:  # noqa: BLE001 - taken on symbolic tensors alone
+        return {"verdict": "not called", "reason": _line(error)}
+    try:
+        same = all(_slims(model, width, x) for width in (0.25, 0.5, 1.0))
+    except Exception as error:  # noqa: BLE001 - what converts must run
+        return {"verdict": "wrong", "reason": f"taken, but: {_line(error)}"}
+    if not same:
+        return {"verdict": "wrong", "reason": "taken, but slim differs"}
+    return {"verdict": "passes", "reason": ""}
+
+
+def _slims(model: keras.Model, width: float, x: np.ndarray) -> bool:
+    """Whether a slim network gives what a model gives."""
+    ours = keras.tree.flatten(model.at(width)(x, training=False))
+    theirs = keras.tree.flatten(slim(model, width)(x, training=False))
+    return all(
+        np.allclose(
+            ops.convert_to_numpy(got).astype("float64"),
+            ops.convert_to_numpy(wanted).astype("float64"),
+            rtol=1e-3,
+            atol=1e-3,
+            equal_nan=True,
+        )
+        for got, wanted in zip(ours, theirs, strict=True)
+    )
+
+
+def _is_exact(call: Callable[[Any], Any], shape: tuple[int, ...]) -> bool:
+    """Whether a call gives some of its channels of some of its input's, in training."""
+    x = _random((2, *shape, CHANNELS))
+    try:
+        whole, part = (
+            keras.ops.convert_to_numpy(
+                keras.tree.flatten(call(ops.convert_to_tensor(y)))[0]
+            )
+            for y in (x, x[..., SOME])
+        )
+        wanted = whole[..., SOME]
+    except Exception:  # noqa: BLE001 - whatever a backend raises
+        return False
+    return part.shape == wanted.shape and np.allclose(part, wanted, atol=1e-5)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+if __name__ == "__main__":
+    main()
