@@ -348,7 +348,7 @@ LSTM = 7 * 4 * (3 * 5 + 5 * 5)
         (lambda: L.TimeDistributed(L.Dense(4)), 7 * 3 * 4),
         (lambda: L.TimeDistributed(L.Dropout(0.5)), 0),
         (lambda: L.SpectralNormalization(L.Dense(4)), 7 * 3 * 4),
-        (lambda: L.EinsumDense("abc,cd->abd", (None, 4)), 7 * 3 * 4),
+        (lambda: L.EinsumDense("btc,cd->btd", (None, 4)), 7 * 3 * 4),
         (lambda: L.EinsumDense("...c,cd->...d", 4), 7 * 3 * 4),
         (lambda: L.EinsumDense("abc,bcd->ad", 4), 7 * 3 * 4),
         # Steps are summed first, as neither the kernel nor the result has them.
