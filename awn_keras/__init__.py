@@ -53,6 +53,8 @@ if _is_installed("keras"):
         TriConv3D,
         TriConv3DTranspose,
         TriDense,
+        TriLayerNormalization,
+        TriRMSNormalization,
         TriSeparableConv1D,
         TriSeparableConv2D,
     )
@@ -88,6 +90,8 @@ if _is_installed("keras"):
         "TriConv3D",
         "TriConv3DTranspose",
         "TriDense",
+        "TriLayerNormalization",
+        "TriRMSNormalization",
         "TriSeparableConv1D",
         "TriSeparableConv2D",
         "UniformWidths",

@@ -103,7 +103,18 @@ def unpack_grades(
     return array
 
 
-def _staircase(channels: int) -> np.ndarray:
+def check_grades(grades: np.ndarray | None, name: str) -> None:
+    """Raises a ValueError if a grade is outside [0, 1].
+
+    Args:
+        grades: What the user gave, as `unpack_grades` reads it.
+        name: What to call it in the message.
+    """
+    if grades is not None and not ((grades >= 0) & (grades <= 1)).all():
+        raise ArgumentError(f"{name} must be in [0, 1]. Received: {grades.tolist()}")
+
+
+def staircase_grades(channels: int) -> np.ndarray:
     """Grades of a layer that is in no any-width model, as the paper has them."""
     return channel_grades(channels, staircase="paper")
 
@@ -151,11 +162,7 @@ class LowerTriangular(keras.constraints.Constraint):
         self.in_grades = unpack_grades(in_grades)
         self.out_grades = unpack_grades(out_grades)
         for grades in (self.in_grades, self.out_grades):
-            if grades is not None and not ((grades >= 0) & (grades <= 1)).all():
-                raise ArgumentError(
-                    "`in_grades` and `out_grades` must be in [0, 1]. Received: "
-                    f"{grades.tolist()}"
-                )
+            check_grades(grades, "`in_grades` and `out_grades`")
         if depth_multiplier < 1:
             raise ArgumentError(
                 "`depth_multiplier` must be at least 1. Received: "
@@ -181,9 +188,9 @@ class LowerTriangular(keras.constraints.Constraint):
         inputs, outputs = shape[:-3:-1] if self.transposed else shape[-2:]
         in_grades, out_grades = self.in_grades, self.out_grades
         if in_grades is None:
-            in_grades = _staircase(inputs // self.depth_multiplier)
+            in_grades = staircase_grades(inputs // self.depth_multiplier)
         if out_grades is None:
-            out_grades = _staircase(outputs)
+            out_grades = staircase_grades(outputs)
         mask = triangular_mask(np.repeat(in_grades, self.depth_multiplier), out_grades)
         if mask.shape != (inputs, outputs):
             raise ArgumentError(

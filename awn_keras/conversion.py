@@ -23,7 +23,7 @@ from awn_keras.graph import (
     rebuild,
 )
 from awn_keras.keeping import check_chosen, chosen_readouts, with_kept
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.model import AnyWidthModel
 from awn_keras.opening import is_block, opened
 from awn_keras.ordering import moves_for_reading, moves_of, sources_of
@@ -267,9 +267,7 @@ def _unfreeze(model: AnyWidthModel) -> None:
         layer = node.operation
         if not getattr(layer, "weights", []):
             continue
-        loses = isinstance(layer, TriangularKernel) and not all(
-            mask.all() for mask in layer.masks.values()
-        )
+        loses = isinstance(layer, TriLayer) and layer.cuts_weights()
         # Frozen normalization keeps the statistics of the network as it was.
         follows = cut and isinstance(layer, keras.layers.BatchNormalization)
         if loses:
@@ -509,7 +507,7 @@ def _check_can_be_ordered(model: keras.Model, trained: bool) -> None:
             f"Model '{model.name}' is untrained: its channels have no importance yet. "
             "Use `order='keep'`, or load trained weights first."
         )
-    tri = [layer.name for layer in model.layers if isinstance(layer, TriangularKernel)]
+    tri = [layer.name for layer in model.layers if isinstance(layer, TriLayer)]
     if tri:
         raise ArgumentError(
             f"Model '{model.name}' has Tri layers, such as '{tri[0]}', whose channels "
@@ -563,10 +561,11 @@ class Copies:
             # A layer that makes no channels has as many as it is given.
             new = self.sizes.get(id(layer), old) if mixes else args[0].shape[-1]
             changes[rule.channels] = new
-        if mixes and self.tri and comes_and_goes(flow.inputs[0]):
+        graded = comes_and_goes(flow.inputs[0]) and comes_and_goes(flow.output)
+        if self.tri and graded:
             layer_class = rule.triangular or layer_class
-        if issubclass(layer_class, TriangularKernel):
-            changes.update(in_grades=None, out_grades=None)  # it gets a new place
+        if issubclass(layer_class, TriLayer):
+            changes.update(dict.fromkeys(layer_class.place_arguments))  # a new place
         channels = flow.output_shape[-1]
         inputs = [tuple(x.shape) for x in keras.tree.flatten(args)]
         resized = (

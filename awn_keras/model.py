@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from awn_keras.graph import mask_of, set_mask
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, propagate_triangles
 from awn_keras.rules import PerWidth
@@ -137,7 +137,7 @@ class AnyWidthModel(MultiWidthModel):
 
     def _warn_of_a_long_tail(self) -> None:
         """Warns if Tri layers seem to be forgotten: plain layers follow plain ones."""
-        if any(isinstance(layer, TriangularKernel) for layer in self.layers):
+        if any(isinstance(layer, TriLayer) for layer in self.layers):
             return
         for node in self.propagation.nodes:
             kind = self.propagation.flows[id(node)].inputs[0]
@@ -155,7 +155,7 @@ class AnyWidthModel(MultiWidthModel):
     def _propagate(self, widths: Widths) -> Propagation:
         triangles, acting = propagate_triangles(self, widths)
         for node in triangles.nodes:
-            if isinstance(node.operation, TriangularKernel):
+            if isinstance(node.operation, TriLayer):
                 flow = triangles.flows[id(node)]
                 node.operation.set_grades(
                     *flow.grades(), keeps_forbidden=self._fade is not None

@@ -20,7 +20,7 @@ from awn_keras.graph import (
     is_stock,
     operation_of,
 )
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TriLayer
 from awn_keras.reach import Readings
 from awn_keras.rules import (
     Channels,
@@ -42,7 +42,7 @@ from awn_keras.rules import (
     traits_of,
     unique,
 )
-from awn_keras.slices import weights_of
+from awn_keras.slices import name_of, weights_of
 from awn_keras.stages import Widths
 
 
@@ -139,7 +139,7 @@ class Trace:
         kept = np.full(len(self.channels.resolve()), np.nan)
         for node in self.propagation.nodes:
             flow, layer = self.propagation.flows[id(node)], node.operation
-            if not isinstance(layer, TriangularKernel):
+            if not isinstance(layer, TriLayer):
                 continue
             sides = (flow.inputs[0], layer.in_grades), (flow.output, layer.out_grades)
             for kind, grades in sides:
@@ -428,7 +428,7 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
             f"its width rule gives {len(flow.output.labels)} labels for "
             f"{call.output_shape[-1]} channels."
         )
-    weights = {weight.name: weight.shape for weight in weights_of(call.layer)}
+    weights = {name_of(weight): weight.shape for weight in weights_of(call.layer)}
     _check_names_weights(call, flow, rule, weights)
     for argument, axes, channels in zip(
         ("in_axes", "out_axes"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.rules import Channels, Flow, Labelled
+from awn_keras.rules import Channels, Flow, Labelled, rule_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Readings:
                 by_outputs[read] = True
                 continue
             readers = np.unique(flow.output.labels)
-            if id(node.operation) not in channels.made:
+            rule = rule_of(node.operation)
+            reads_prefix = rule is not None and rule.reads_prefix
+            if id(node.operation) not in channels.made and not reads_prefix:
                 # Channels go through; what does not, such as a gate, acts on the rest.
                 read = np.setdiff1d(read, readers)
             if len(read):

@@ -15,7 +15,7 @@ from awn_keras.conversion import Copies, dissolved, is_trained, traced_channels
 from awn_keras.data.samples import collect_samples, fitting_arrays
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import data_tensors, rebuild
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TriLayer
 from awn_keras.propagation import Trace
 from awn_keras.rules import Labelled, WidthRule, mixes_channels, rule_of
 
@@ -109,7 +109,7 @@ def _check_can_be_rotated(model: keras.Model) -> None:
             f"Model '{model.name}' is untrained: no direction of its channels is read "
             "more than another. Load trained weights first."
         )
-    tri = [layer.name for layer in model.layers if isinstance(layer, TriangularKernel)]
+    tri = [layer.name for layer in model.layers if isinstance(layer, TriLayer)]
     if tri:
         raise ArgumentError(
             f"Model '{model.name}' has Tri layers, such as '{tri[0]}', whose channels "

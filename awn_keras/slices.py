@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,14 @@ from awn_keras.rules import Flow, Kind, WidthRule, grades_of, rule_of
 def weights_of(operation: Any) -> list[Any]:
     """The weights of a layer; an operation of `keras.ops` has none."""
     return getattr(operation, "weights", [])
+
+
+def name_of(weight: Any) -> str:
+    """What a `WidthRule` calls a weight: its name.
+
+    Keras numbers those that a layer adds without a name; they are all `variable`.
+    """
+    return re.sub(r"^variable_\d+$", "variable", weight.name)
 
 
 def active(kind: Kind, shape: tuple[Any, ...], width: float) -> np.ndarray:
@@ -93,7 +102,7 @@ def channel_axis(
         The axis, and the number of entries for each channel. The axis is `None` if the
         weight does not follow them, or all channels share it (PReLU's shared axes).
     """
-    axis = axes.get(weight.name)
+    axis = axes.get(name_of(weight))
     if axis is None or weight.shape[axis] % channels:
         return None, 0
     return axis, weight.shape[axis] // channels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import copy_layer, fill, rebuild
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TriLayer
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.rules import Flow, WidthRule, comes_and_goes, resized, rule_of
 from awn_keras.slices import active, active_slices
@@ -55,7 +56,29 @@ def slim(
         return _slim(model, width, dtype)
 
 
-def _slim(model: MultiWidthModel, width: float, dtype: str | None) -> keras.Model:
+def slim_alike(
+    model: MultiWidthModel, widths: Sequence[float], *, dtype: str
+) -> list[keras.Model]:
+    """Copies the networks of several widths so that their graphs have the same nodes.
+
+    `slim` takes a simpler layer where a width has no need of more, as of a
+    normalization that has one block of channels.
+
+    Args:
+        model: See `slim`.
+        widths: Widths in [min_width, 1].
+        dtype: See `slim`.
+
+    Returns:
+        A network for each width.
+    """
+    with model.state_at_hand():
+        return [_slim(model, width, dtype, alike=True) for width in widths]
+
+
+def _slim(
+    model: MultiWidthModel, width: float, dtype: str | None, *, alike: bool = False
+) -> keras.Model:
     flows = model.propagation.flows
     copies: dict[int, Any] = {}
     made: list[tuple[keras.Layer, keras.Layer, Flow]] = []
@@ -68,11 +91,17 @@ def _slim(model: MultiWidthModel, width: float, dtype: str | None) -> keras.Mode
         if not isinstance(layer, keras.Layer):
             return resized(layer, flow, lambda: inputs_of(flow))(*args, **kwargs)
         copy = copies.get(id(layer))
+        if copy is None and isinstance(layer, TriLayer):
+            there = active(flow.output, flow.output_shape, width)
+            copy = copies[id(layer)] = layer.stock_call(there, alike=alike, dtype=dtype)
+        if copy is not None and not isinstance(copy, keras.Layer):
+            return copy(*args)
         rule = rule_of(layer)
         if copy is None or (rule is not None and rule.resize is not None):
             # A shared Reshape, say, may have a shape of its own at each of its calls.
             copy = _slim_layer(layer, flow, width, dtype, first=copy is None)
-            copies.setdefault(id(layer), copy)
+            if copies.get(id(layer)) is None:
+                copies[id(layer)] = copy
             made.append((layer, copy, flow))
         return copy(*args, **kwargs)
 
@@ -120,7 +149,7 @@ def _slim_layer(
     if rule.resize is not None and comes_and_goes(flow.output):
         inputs = active(flow.inputs[0], flow.input_shapes[0], width)
         changes.update(rule.resize(layer, flow, int(inputs.sum())))
-    if isinstance(layer, TriangularKernel):
-        grades = ("in_grades", "out_grades")
-        return copy_layer(layer, layer.stock_class, without=grades, **changes)
+    if isinstance(layer, TriLayer):
+        places = layer.place_arguments
+        return copy_layer(layer, layer.stock_class, without=places, **changes)
     return copy_layer(layer, **changes)

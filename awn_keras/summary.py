@@ -20,7 +20,7 @@ from awn_keras.counting import (
     warn_of_uncounted,
 )
 from awn_keras.errors import ArgumentError
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.rules import Fixed, Graded, Kind, PerWidth, mixes_channels, traits_of
 from awn_keras.widths import check_widths
@@ -374,7 +374,7 @@ def _kind(use: LayerUse) -> str:
         return "fixed"
     if not graded_input:
         return "stem"
-    if isinstance(use.layer, TriangularKernel):
+    if isinstance(use.layer, TriLayer):
         return "Tri"
     return "sliced" if mixes_channels(use.layer) else "per-channel"
 

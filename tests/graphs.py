@@ -95,6 +95,10 @@ class _Builder:
 
     def normalization(self, x):
         if self.flag():
+            if self.flag():
+                return L.RMSNormalization()(x)
+            return L.LayerNormalization(scale=self.flag(), center=self.flag())(x)
+        if self.flag():
             return L.GroupNormalization(-1, scale=self.flag(), center=self.flag())(x)
         return L.BatchNormalization(scale=self.flag(), center=self.flag())(x)
 
@@ -160,7 +164,8 @@ class _Builder:
             lambda x: ops.tanh(x) ** 2 + ops.rsqrt(x**2 + 1),
             lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), axis=1),
             lambda x: ops.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))),
-            lambda x: x - ops.sum(x, axis=(1, 2), keepdims=True) / 36,
+            # Less than the mean: what is left is not zero, and has its sign.
+            lambda x: x - ops.sum(x, axis=(1, 2), keepdims=True) / 144,
             lambda x: ops.softmax(x, axis=1),
             lambda x: ops.reshape(
                 ops.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3])),

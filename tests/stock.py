@@ -51,6 +51,27 @@ def _of_each_step():
     )
 
 
+def _convnext_block():
+    """ConvNeXt's block, between two resolutions."""
+    inputs = keras.Input((6, 6, 3))
+    x = L.LayerNormalization(epsilon=1e-6)(L.Conv2D(16, 2, strides=2)(inputs))
+    y = L.LayerNormalization()(L.DepthwiseConv2D(3, padding="same")(x))
+    y = L.Dense(16)(L.Dense(32, activation="gelu")(y))
+    x = L.LayerNormalization(center=False)(L.Add()([x, y]))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(24, 2, strides=2)(x))
+    return keras.Model(inputs, L.Dense(2)(L.LayerNormalization()(x)))
+
+
+def _twice_normalized():
+    """Two branches that share their normalization, with other channels in between."""
+    inputs = keras.Input((8, 3))
+    normalize = L.LayerNormalization()
+    first, second = normalize(L.Dense(16)(inputs)), normalize(L.Dense(16)(inputs))
+    x = L.Concatenate()([first, L.Dense(24, activation="relu")(second)])
+    x = L.Dense(16)(L.RMSNormalization()(x))
+    return keras.Model(inputs, L.Dense(2)(L.RMSNormalization()(x)))
+
+
 def _readout_of_each_step():
     inputs = keras.Input((4, 3))
     x = L.Dense(24)(L.Dense(16, activation="relu")(inputs))
@@ -84,6 +105,11 @@ NETWORKS = {
     "softmax": lambda: _images(L.Softmax(axis=(1, 2)), _conv(), L.Softmax(1), _conv()),
     "instance-normalization": lambda: _images(
         L.GroupNormalization(-1), _conv(24), L.GroupNormalization(24), _conv()
+    ),
+    "convnext": _convnext_block,
+    "shared-normalization": _twice_normalized,
+    "normalized-features": lambda: _network(
+        (5,), L.Dense(16), L.RMSNormalization(), L.Dense(32), L.LayerNormalization()
     ),
     "unit-normalization": lambda: _images(L.UnitNormalization([1, 2]), _conv()),
     "time-distributed": _of_each_step,

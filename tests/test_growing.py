@@ -36,6 +36,7 @@ NETWORKS = {
     "odd sizes": lambda: conv_net((12, 20)),
     "decoder": stock.NETWORKS["decoder"],
     "instance normalization": stock.NETWORKS["instance-normalization"],
+    "layer normalization": stock.NETWORKS["convnext"],
     "nested": lambda: keras.Sequential([keras.Input((6, 6, 2)), conv_net((8, 8))]),
 }
 

@@ -100,7 +100,8 @@ def test_stock_layers_on_the_input_may_mix_channels(layer):
         (L.MultiHeadAttention(1, 2), "attention mixes all channels"),
         (L.LSTM(3), "its state mixes all channels"),
         (L.Lambda(lambda x: x), "cannot be seen"),
-        (L.TimeDistributed(L.LayerNormalization()), "inner layer has no width rule"),
+        (L.TimeDistributed(L.LayerNormalization()), "it treats each step alone"),
+        (L.TimeDistributed(L.Masking()), "inner layer has no width rule"),
     ],
 )
 def test_sequence_layers_before_the_readout_are_refused(build, match):

@@ -46,7 +46,7 @@ from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import check_can_write, write_whole
 from awn_keras.layouts import Cut, candidates, choose_cuts, default_widths
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
-from awn_keras.slimming import slim
+from awn_keras.slimming import slim_alike
 from awn_keras.widths import check_widths, width_label
 
 MANIFEST = "manifest.json"
@@ -494,7 +494,7 @@ def _continued(
         for name, layer in candidates(model).items()
         if not layer.readout
     }
-    narrow, wide = (slim(model, w, dtype="float32") for w in (pair.narrow, pair.wide))
+    narrow, wide = slim_alike(model, (pair.narrow, pair.wide), dtype="float32")
     both = continuation(narrow, wide, {**rows, **cuts})
     return dict(zip((pair.keep, pair.refine), both, strict=True))
 

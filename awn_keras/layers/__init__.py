@@ -2,6 +2,7 @@
 
 from awn_keras.layers.conv import TriConv1D, TriConv2D, TriConv3D
 from awn_keras.layers.dense import TriDense
+from awn_keras.layers.normalization import TriLayerNormalization, TriRMSNormalization
 from awn_keras.layers.separable import TriSeparableConv1D, TriSeparableConv2D
 from awn_keras.layers.transposed import (
     TriConv1DTranspose,
@@ -20,6 +21,8 @@ TRI_CLASSES = {
         TriConv3D,
         TriConv3DTranspose,
         TriDense,
+        TriLayerNormalization,
+        TriRMSNormalization,
         TriSeparableConv1D,
         TriSeparableConv2D,
     )
@@ -34,6 +37,8 @@ __all__ = [
     "TriConv3D",
     "TriConv3DTranspose",
     "TriDense",
+    "TriLayerNormalization",
+    "TriRMSNormalization",
     "TriSeparableConv1D",
     "TriSeparableConv2D",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,17 +129,109 @@ def checksum(kernel: Any) -> int:
     return zlib.crc32(array.tobytes())
 
 
-class TriangularKernel(keras.Layer):
-    """Mixin for a Keras layer with kernels that mix channels; comes before it.
+class TriLayer(keras.Layer):
+    """Mixin for a layer that has its place in an any-width model; comes first.
 
-    Subclasses take `in_grades` and `out_grades` as last, keyword-only arguments, hand
-    them to `_init_triangle` after the parent's constructor, and apply `masked` to each
-    kernel in their forward pass. One whose kernel is not `kernel`, `(..., in, out)`,
-    or that has several, also says its `kernels`.
+    Subclasses take their grades as last, keyword-only arguments.
     """
+
+    #: Names of the arguments, and attributes, that hold grades.
+    place_arguments: tuple[str, ...] = ("in_grades", "out_grades")
 
     #: The stock layer that a slimmed model has in place of this one.
     stock_class: type[keras.layers.Layer]
+
+    @property
+    def in_grades(self) -> np.ndarray | None:
+        """Grades of the input channels, float64; `None` if the layer has no place."""
+        raise NotImplementedError
+
+    @property
+    def out_grades(self) -> np.ndarray | None:
+        """Grades of the output channels, likewise."""
+        raise NotImplementedError
+
+    def set_grades(
+        self,
+        in_grades: np.ndarray,
+        out_grades: np.ndarray,
+        *,
+        keeps_forbidden: bool = False,
+    ) -> None:
+        """Gives the layer its place in an any-width model, once.
+
+        `AnyWidthModel` calls this.
+
+        Args:
+            in_grades: Grades of the input channels, `(in_channels,)`.
+            out_grades: Grades of the output channels, `(out_channels,)`.
+            keeps_forbidden: Whether to keep what the triangle forbids, which then
+                acts only in `forbidden_entries_act`.
+
+        Raises:
+            ValueError: If the layer has other grades already.
+        """
+        grades = (np.asarray(in_grades, float), np.asarray(out_grades, float))
+        if self.in_grades is None or self.out_grades is None:
+            self._set_place(*grades, keeps_forbidden)
+        elif not (
+            np.array_equal(grades[0], self.in_grades)
+            and np.array_equal(grades[1], self.out_grades)
+        ):
+            raise ArgumentError(
+                f"{self._title()} already has its place in a model with other widths "
+                "(min_width, divisor, widths_grid, staircase or stages), or is called "
+                "at two places with different grades. Build a fresh layer; to copy a "
+                "model, `AnyWidthModel.from_config(model.get_config())`."
+            )
+
+    def _set_place(
+        self, in_grades: np.ndarray, out_grades: np.ndarray, keeps_forbidden: bool
+    ) -> None:
+        """Takes the grades of a layer that has none yet."""
+        raise NotImplementedError
+
+    def cuts_weights(self) -> bool:
+        """Whether the place of the layer changes what it computes at full width."""
+        raise NotImplementedError
+
+    def stock_call(
+        self, active: np.ndarray, *, alike: bool = False, **changes: Any
+    ) -> Callable[[Any], Any] | None:
+        """What computes some of the channels, where no layer of `stock_class` does.
+
+        Args:
+            active: bool array `(out_channels,)`: which channels are there.
+            alike: Whether operations are to be the same for all channels that a width
+                may have.
+            **changes: Arguments of the stock layers' constructors: `name`, `dtype`.
+
+        Returns:
+            A function from a tensor of the active channels to another, made of stock
+            layers and `keras.ops`, weights included. `None` if a layer of
+            `stock_class` computes the same.
+        """
+        return None
+
+    def _title(self) -> str:
+        return f"{type(self).__name__} '{self.name}'"
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the parent's config and the grades, run-length encoded."""
+        return {
+            **super().get_config(),
+            **{name: pack_grades(getattr(self, name)) for name in self.place_arguments},
+        }
+
+
+class TriangularKernel(TriLayer):
+    """Mixin for a Keras layer with kernels that mix channels; comes before it.
+
+    Subclasses hand `in_grades` and `out_grades` to `_init_triangle` after the parent's
+    constructor, and apply `masked` to each kernel in their forward pass. One whose
+    kernel is not `kernel`, `(..., in, out)`, or that has several, also says its
+    `kernels`.
+    """
 
     #: The weights under a mask, by name; each is an attribute of the layer, too.
     kernels: Mapping[str, KernelAxes] = PLAIN
@@ -197,9 +289,6 @@ class TriangularKernel(keras.Layer):
             )
             for name, axes in self.kernels.items()
         }
-
-    def _title(self) -> str:
-        return f"{type(self).__name__} '{self.name}'"
 
     @property
     def in_grades(self) -> np.ndarray | None:
@@ -301,33 +390,18 @@ class TriangularKernel(keras.Layer):
         *,
         keeps_forbidden: bool = False,
     ) -> None:
-        """Gives the layer its place in an any-width model, once.
+        """Gives the layer its place in an any-width model; see `TriLayer`.
 
-        `AnyWidthModel` calls this. A kernel that was neither trained nor loaded is
-        drawn anew for its new fan-in; any other is kept and masked.
-
-        Args:
-            in_grades: Grades of the input channels, `(in_channels,)`.
-            out_grades: Grades of the output channels, `(out_channels,)`.
-            keeps_forbidden: Whether to keep what the triangle forbids, which then
-                acts only in `forbidden_entries_act`.
-
-        Raises:
-            ValueError: If the layer has other grades already.
+        A kernel that was neither trained nor loaded is drawn anew for its new fan-in;
+        any other is kept and masked.
         """
         self.keeps_forbidden = keeps_forbidden
-        grades = (np.asarray(in_grades, float), np.asarray(out_grades, float))
-        if self.in_grades is not None and self.out_grades is not None:
-            same = np.array_equal(grades[0], self.in_grades)
-            if same and np.array_equal(grades[1], self.out_grades):
-                return
-            raise ArgumentError(
-                f"{self._title()} already has its place in a model with other widths "
-                "(min_width, divisor, widths_grid, staircase or stages), or is called "
-                "at two places with different grades. Build a fresh layer; to copy a "
-                "model, `AnyWidthModel.from_config(model.get_config())`."
-            )
-        self._triangles = self._make_triangles(*grades)
+        super().set_grades(in_grades, out_grades, keeps_forbidden=keeps_forbidden)
+
+    def _set_place(
+        self, in_grades: np.ndarray, out_grades: np.ndarray, keeps_forbidden: bool
+    ) -> None:
+        self._triangles = self._make_triangles(in_grades, out_grades)
         if not self.built:
             return
         for name, kernel in self.triangular_variables.items():
@@ -340,6 +414,10 @@ class TriangularKernel(keras.Layer):
                 kernel.assign(self._drawn[name](kernel.shape, self.dtype))
             elif not keeps_forbidden:
                 kernel.assign(self.masked(kernel, name))
+
+    def cuts_weights(self) -> bool:
+        """Whether the triangle forbids anything."""
+        return not all(mask.all() for mask in self.masks.values())
 
     def has_forbidden_entries(self) -> bool:
         """Whether a kernel has something in its forbidden entries."""
@@ -393,11 +471,3 @@ class TriangularKernel(keras.Layer):
             f"{self._title()}: Keras quantization is not supported, because its "
             "forward pass does not know the mask. Quantize `slim(model, width)`."
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the parent's config and the grades, run-length encoded."""
-        return {
-            **super().get_config(),
-            "in_grades": pack_grades(self.in_grades),
-            "out_grades": pack_grades(self.out_grades),
-        }

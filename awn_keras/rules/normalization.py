@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
+from awn_keras.layers import TRI_CLASSES
+from awn_keras.layers.base import TriLayer
+from awn_keras.layers.normalization import PrefixNormalization
+from awn_keras.rules.kinds import CallSize, Kind
 from awn_keras.rules.refused import NORMALIZES, SUMS
 from awn_keras.rules.registry import (
     LayerCall,
@@ -17,6 +23,35 @@ from awn_keras.rules.registry import (
 def _check_axis(call: LayerCall) -> None:
     if call.layer.axis not in (-1, len(call.input_shapes[0]) - 1):
         raise call.error(f"`axis` must be the last. Received: axis={call.layer.axis}")
+
+
+def _check_last_axis(call: LayerCall) -> None:
+    axes, rank = np.ravel(call.layer.axis), len(call.input_shapes[0])
+    if (axes % rank).tolist() != [rank - 1]:
+        raise call.error(
+            "`axis` must be the last, before the readout. GroupNormalization with "
+            "`groups=-1` normalizes each channel over its positions. Received: "
+            f"axis={axes.tolist()} for an input of shape {call.input_shapes[0]}"
+        )
+
+
+def _prefix(call: LayerCall) -> Kind:
+    """Rule of a normalization over channels, or over those of no larger grade."""
+    if not isinstance(call.layer, TriLayer) and not call.converting:
+        tri = TRI_CLASSES[type(call.layer)].__name__
+        raise call.error(
+            "cannot stand before the readout: it normalizes over the channels, and "
+            f"these come and go with the width. Use {tri}, which normalizes each "
+            "channel over those that are there whenever it is, or BatchNormalization."
+        )
+    return call.kinds[0]
+
+
+def _prefix_macs(layer: Any, size: CallSize) -> Any:
+    if not isinstance(layer, PrefixNormalization):
+        return size.inputs * 0
+    macs = layer.macs(size.inputs)
+    return macs * size.output_positions if np.any(macs) else macs
 
 
 def _check_groups(call: LayerCall) -> None:
@@ -78,6 +113,22 @@ register_width_rule(
         importance="gamma",
     ),
 )
+for _layer_class, _weights in (
+    (keras.layers.LayerNormalization, ("gamma", "beta")),
+    (keras.layers.RMSNormalization, ("scale",)),
+):
+    register_width_rule(
+        _layer_class,
+        WidthRule(
+            _prefix,
+            in_axes=dict.fromkeys(_weights, 0),
+            check=_check_last_axis,
+            triangular=TRI_CLASSES[_layer_class],
+            macs=_prefix_macs,
+            reads_prefix=True,
+            importance=_weights[0],
+        ),
+    )
 register_width_rule(
     keras.layers.UnitNormalization, WidthRule(check=_check_unit_normalization)
 )

@@ -29,7 +29,6 @@ _REASONS = {
     "your own with `register_width_rule`",
     "TimeDistributed": "its inner layer has no width rule. Use the inner layer itself "
     "where it treats each step alone, as Dense does, or register a rule for its class",
-    "LayerNormalization RMSNormalization": NORMALIZES,
     "AdditiveAttention Attention GroupQueryAttention MultiHeadAttention": _ATTENDS,
     "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU LSTM RNN SimpleRNN": _RECURS,
 }

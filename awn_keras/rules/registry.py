@@ -11,7 +11,7 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.graph import data_tensors, is_stock, named_shapes
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.rules.kinds import CallSize, Channels, Flow, Kind, Labelled
 
 
@@ -174,8 +174,8 @@ class WidthRule:
             `call.error(reason)` for what it cannot do.
         in_axes: For each weight that follows the *input* channels, its name and the
             axis, as in `{"scale": -1}`. Names are those of the variables
-            (`layer.weights[i].name`). The axis may hold `k` entries for each channel,
-            one after the other.
+            (`layer.weights[i].name`), `variable` for those without. The axis may hold
+            `k` entries for each channel, one after the other.
         out_axes: Likewise for weights that follow the *output* channels.
         channels: Name of the constructor argument that holds the number of output
             channels while these come and go, or `None`.
@@ -195,6 +195,8 @@ class WidthRule:
             for what `kind` says: true of `per_channel`.
         cuts: Whether an exported file may hold the layer's kernel in blocks of
             channels. The layer needs `use_bias` and `activation` then.
+        reads_prefix: Whether an output channel depends on all input channels whose
+            grade is at most its own, though each of them is a channel of its own.
         flattens: Whether it gives all channels of the first position first, then those
             of the next.
         inert: Whether it only acts in training.
@@ -216,11 +218,12 @@ class WidthRule:
     channels: str | None = None
     stem: bool = False
     check: Callable[[LayerCall], None] = accepts_all
-    triangular: type[TriangularKernel] | None = None
+    triangular: type[TriLayer] | None = None
     macs: Callable[[Any, CallSize], Any] | None = None
     resize: Callable[[Any, Flow, int], dict[str, Any]] | None = None
     apart: bool | None = None
     cuts: bool = False
+    reads_prefix: bool = False
     flattens: bool = False
     inert: bool = False
     alike: bool = False
@@ -301,8 +304,9 @@ def register_width_rule(
         )
     _RULES[layer_class] = rule
     if rule.triangular is not None:
+        kind = makes_channels if rule.stem else rule.kind
         _RULES[rule.triangular] = replace(
-            rule, kind=makes_channels, triangular=None, tail=_NO_GRADES
+            rule, kind=kind, triangular=None, tail=_NO_GRADES
         )
 
 
@@ -420,9 +424,11 @@ def _macs_of(operation: Any) -> _Macs | None:
 
 
 def layers_with_a_tri_layer() -> list[str]:
-    """Names of the layer classes that a conversion replaces by Tri layers."""
+    """Names of the layer classes that become Tri layers with kernels."""
     return [
-        layer_class.__name__ for layer_class, rule in _RULES.items() if rule.triangular
+        layer_class.__name__
+        for layer_class, rule in _RULES.items()
+        if rule.triangular and rule.stem
     ]
 
 

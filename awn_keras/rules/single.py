@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import keras
@@ -72,4 +73,11 @@ register_width_rule(_L.CenterCrop, WidthRule(alike=True))
 register_width_rule(_L.Dropout, WidthRule(check=_check_dropout, inert=True, alike=True))
 register_width_rule(_L.Rescaling, WidthRule(check=_check_rescaling))
 register_width_rule(_L.Permute, WidthRule(check=_check_permute))
+# ConvNeXt's own layers, which `keras.applications` does not show.
+_CONVNEXT = sys.modules[keras.applications.ConvNeXtTiny.__module__]
+register_width_rule(
+    _CONVNEXT.LayerScale,
+    WidthRule(in_axes={"variable": 0}, channels="projection_dim"),
+)
+register_width_rule(_CONVNEXT.StochasticDepth, WidthRule(inert=True, alike=True))
 register_width_rule(_L.PReLU, WidthRule(in_axes={"alpha": -1}))

@@ -55,6 +55,11 @@ def _each_step(inner: WidthRule, call: LayerCall) -> Kind:
             "place: Dense treats each step alone; of Conv1D and Conv2D do so Conv2D "
             "and Conv3D, with a kernel of size 1 along the steps"
         )
+    if inner.reads_prefix:
+        raise step.error(
+            "what is inside would become a Tri layer, which only a layer by itself "
+            "can. Use the inner layer in its place: it treats each step alone"
+        )
     if inner.channels is not None or inner.resize is not None:
         raise step.error(
             "what is inside has another size at each width, which a TimeDistributed "

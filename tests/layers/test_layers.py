@@ -20,6 +20,7 @@ from awn_keras.layers import (
     TriSeparableConv1D,
     TriSeparableConv2D,
 )
+from awn_keras.layers.base import TriangularKernel
 from awn_keras.widths import channel_grades as standard_grades
 from tests.conftest import eagerly, traced
 
@@ -235,7 +236,8 @@ def stock_twin(layer, arguments, shape, **kwargs):
 
 def test_the_cases_have_all_layers():
     assert {case[0] for case in CASES.values()} == set(LAYERS)
-    assert set(LAYERS) == set(TRI_CLASSES.values())
+    kernels = {x for x in TRI_CLASSES.values() if issubclass(x, TriangularKernel)}
+    assert set(LAYERS) == kernels  # others have a file of their own
 
 
 def test_signature_is_the_parents_and_two_keywords(case):
