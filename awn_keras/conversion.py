@@ -560,9 +560,12 @@ class Copies:
         mixes = rule.stem and comes_and_goes(flow.output)
         if rule.channels is not None and comes_and_goes(flow.output):
             old = layer.get_config()[rule.channels]
-            # A layer that makes no channels has as many as it is given.
-            new = self.sizes.get(id(layer), old) if mixes else args[0].shape[-1]
+            # A layer that makes no channels has as many of each as before.
+            each = flow.output_shape[-1] // flow.input_shapes[0][-1]
+            new = self.sizes.get(id(layer), old) if mixes else args[0].shape[-1] * each
             changes[rule.channels] = new
+        if rule.in_channels is not None and comes_and_goes(flow.inputs[0]):
+            changes[rule.in_channels] = args[0].shape[-1]
         if mixes and self.tri and comes_and_goes(flow.inputs[0]):
             layer_class = rule.triangular or layer_class
         if issubclass(layer_class, TriangularKernel):

@@ -117,6 +117,9 @@ def _slim_layer(
     if rule.channels is not None and comes_and_goes(flow.output):
         channels = active(flow.output, flow.output_shape, width)
         changes[rule.channels] = int(channels.sum())
+    if rule.in_channels is not None and comes_and_goes(flow.inputs[0]):
+        channels = active(flow.inputs[0], flow.input_shapes[0], width)
+        changes[rule.in_channels] = int(channels.sum())
     if rule.resize is not None and comes_and_goes(flow.output):
         inputs = active(flow.inputs[0], flow.input_shapes[0], width)
         changes.update(rule.resize(layer, flow, int(inputs.sum())))

@@ -91,6 +91,10 @@ class _Builder:
 
     def depthwise(self, x):
         multiplier = self.draw(st.sampled_from((1, 2))) if x.shape[-1] < 16 else 1
+        channels = x.shape[-1]
+        if self.flag() and channels > 1:
+            filters = channels * multiplier
+            return L.Conv2D(filters, 3, padding="same", groups=channels)(x)
         return L.DepthwiseConv2D(3, padding="same", depth_multiplier=multiplier)(x)
 
     def normalization(self, x):

@@ -66,6 +66,16 @@ NETWORKS = {
         L.BatchNormalization(),
         L.Conv3D(16, 2),
     ),
+    "conv1d-of-each-channel": lambda: _steps(
+        L.Conv1D(32, 3, groups=16, padding="causal", activation="relu"), L.Dense(16)
+    ),
+    "conv2d-of-each-channel": lambda: _images(
+        _conv(24),
+        L.Conv2D(24, 3, groups=24, use_bias=False),
+        L.BatchNormalization(),
+        L.Conv2D(48, (3, 1), groups=24, strides=2, activation="relu"),
+        _conv(),
+    ),
     "conv3d-transpose": lambda: _video(
         L.Conv3D(8, 3, strides=2, padding="same"),
         L.Conv3DTranspose(16, 3, strides=2, padding="same"),

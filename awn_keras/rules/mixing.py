@@ -1,9 +1,14 @@
-"""Layers whose output channels read many input channels, and depthwise ones."""
+"""Layers whose output channels read many input channels, and depthwise ones.
+
+A convolution in groups is one or the other: with one group for each channel it is
+depthwise.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -19,6 +24,7 @@ from awn_keras.rules.registry import (
     check_channels_last,
     check_mixes_no_samples,
     layers_with_a_tri_layer,
+    register_derived_rule,
     register_width_rule,
     rule_of,
 )
@@ -54,16 +60,17 @@ def mixing(call: LayerCall) -> Kind:
 
 
 def depthwise(call: LayerCall) -> Kind:
-    """Rule of a layer that makes `depth_multiplier` channels of each channel."""
+    """Rule of a layer that makes one or more neighbouring channels of each channel."""
     check_activation(call)
-    # Output channel t * depth_multiplier + m reads input channel t only.
-    return Labelled(np.repeat(call.labels(), call.layer.depth_multiplier))
+    labels = call.labels()
+    # Output channel t * multiplier + m reads input channel t only.
+    return Labelled(np.repeat(labels, call.output_shape[-1] // len(labels)))
 
 
 def _check(call: LayerCall) -> None:
     check_channels_last(call)
     if getattr(call.layer, "groups", 1) != 1:
-        raise call.error("`groups` must be 1; use DepthwiseConv2D for one a channel.")
+        raise call.error("`groups` must be 1, or one for each channel.")
 
 
 # ------------------------------------------------------------ multiply-accumulates
@@ -152,15 +159,37 @@ for _layer_class in (_L.SeparableConv1D, _L.SeparableConv2D):
         filters={"depthwise_kernel": -2},
     )
 _register(_L.Dense, PLAIN, convolution_macs, channels="units")
+_DEPTHWISE = WidthRule(
+    depthwise,
+    in_axes={"kernel": -2},
+    out_axes={"bias": 0},
+    check=check_channels_last,
+    macs=_depthwise_macs,
+    apart=True,
+)
 for _layer_class in (_L.DepthwiseConv1D, _L.DepthwiseConv2D):
-    register_width_rule(
-        _layer_class,
-        WidthRule(
-            depthwise,
-            in_axes={"kernel": -2},
-            out_axes={"bias": 0},
-            check=check_channels_last,
-            macs=_depthwise_macs,
-            apart=True,
-        ),
-    )
+    register_width_rule(_layer_class, _DEPTHWISE)
+#: Of a convolution whose groups have one input channel each, `(..., 1, filters)`.
+_IN_GROUPS_OF_ONE = replace(
+    _DEPTHWISE,
+    in_axes={},
+    out_axes={"kernel": -1, "bias": 0},
+    channels="filters",
+    in_channels="groups",
+)
+
+
+def _in_groups(layer: Any) -> WidthRule | None:
+    if layer.groups == 1 or not layer.built or layer.kernel.shape[-2] != 1:
+        return None
+    return replace(_IN_GROUPS_OF_ONE, no_operator=_no_groups)
+
+
+def _no_groups(layer: Any) -> str | None:
+    if layer.rank < 3:
+        return None
+    return "its `groups`. Use `TimeDistributed` of a DepthwiseConv2D, or `groups=1`"
+
+
+for _layer_class in (_L.Conv1D, _L.Conv2D, _L.Conv3D):
+    register_derived_rule(_layer_class, _in_groups)

@@ -179,6 +179,7 @@ class WidthRule:
         out_axes: Likewise for weights that follow the *output* channels.
         channels: Name of the constructor argument that holds the number of output
             channels while these come and go, or `None`.
+        in_channels: Likewise of the number of input channels.
         stem: Whether the layer starts the trunk when its input is Fixed. Other
             layers on Fixed inputs give Fixed outputs.
         check: `check(call)` raises `call.error(reason)` for what the layer cannot do
@@ -214,6 +215,7 @@ class WidthRule:
     in_axes: Mapping[str, int] = field(default_factory=dict)
     out_axes: Mapping[str, int] = field(default_factory=dict)
     channels: str | None = None
+    in_channels: str | None = None
     stem: bool = False
     check: Callable[[LayerCall], None] = accepts_all
     triangular: type[TriangularKernel] | None = None
@@ -251,7 +253,7 @@ class WidthRule:
 _NO_RULE = WidthRule(per_sample)
 _NO_GRADES = "no channels come and go there"  # why a Tri layer is no tail
 _RULES: dict[type, WidthRule] = {}
-#: For layers whose rule is that of a layer inside of them.
+#: For classes whose rule depends on the layer's arguments, or on one inside of it.
 _DERIVED: dict[type, Callable[[Any], WidthRule | None]] = {}
 _OPERATIONS: dict[str, WidthRule] = {}
 _Macs = Callable[[Any, CallSize], Any]
@@ -320,12 +322,12 @@ def register_derived_rule(
     layer_class: type[keras.layers.Layer],
     rule_for: Callable[[Any], WidthRule | None],
 ) -> None:
-    """Gives a class of layers that run another one inside a rule of each.
+    """Gives layers of a class a rule of their own.
 
     Args:
         layer_class: The class.
-        rule_for: Takes a layer of the class and gives its rule, or `None` if there is
-            none.
+        rule_for: Takes a layer of the class and gives its rule, or `None` if it has
+            that of its class.
     """
     _DERIVED[layer_class] = rule_for
 
@@ -380,9 +382,10 @@ def is_opaque(operation: Any) -> bool:
 
 def rule_of(operation: Any) -> WidthRule | None:
     """The rule of a layer or of an operation of `keras.ops`, if there is one."""
-    rule = _RULES.get(type(operation))
-    if rule is None and type(operation) in _DERIVED:
-        return _DERIVED[type(operation)](operation)
+    derived = _DERIVED.get(type(operation))
+    rule = None if derived is None else derived(operation)
+    if rule is None:
+        rule = _RULES.get(type(operation))
     if rule is None and is_stock_operation(operation):
         rule = _OPERATIONS.get(type(operation).__name__)
     return rule
