@@ -36,6 +36,7 @@ from awn_keras.propagation import (
 )
 from awn_keras.rules import (
     Flow,
+    Labelled,
     WidthRule,
     comes_and_goes,
     mixes_channels,
@@ -45,7 +46,12 @@ from awn_keras.rules import (
 from awn_keras.slices import chosen_slices
 from awn_keras.stages import Stages, Widths
 from awn_keras.training.schedules import Fade, fade_schedule
-from awn_keras.widening import WidthMultiplier, multiplier_of, new_sizes
+from awn_keras.widening import (
+    WidthMultiplier,
+    counts_of_labels,
+    multiplier_of,
+    new_sizes,
+)
 
 ORDERS = ("keep", "importance", "reading")
 _NAMED = 2  # layers that a message names one by one, beside the first
@@ -534,24 +540,31 @@ class Copies:
         self.sizes = sizes
         self.tri = tri
         self.copies: dict[int, tuple[keras.Layer, keras.Layer, Flow]] = {}
+        #: How many channels each label stands for.
+        self._counts = counts_of_labels(traced, sizes)
 
     def call(self, node: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls the copy of a node's layer."""
         layer, flow = node.operation, self.flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            given = keras.tree.flatten((args, kwargs))
-            (x, *_) = (x for x in given if isinstance(x, keras.KerasTensor))
-            return resized(layer, flow, lambda: x.shape[-1])(*args, **kwargs)
+            return resized(layer, flow, lambda: self._ends(flow))(*args, **kwargs)
         rule = rule_of(layer) or WidthRule()
         if rule.resize is not None and comes_and_goes(flow.output):
             # A shared Reshape, say, may have a shape of its own at each of its calls.
-            copy = self._resized(rule.resize, layer, flow, args[0])
+            copy = self._resized(rule.resize, layer, flow)
         elif id(layer) in self.copies:
             copy = self.copies[id(layer)][1]
         else:
             copy = self._copy(layer, flow, *args)
             self.copies[id(layer)] = (layer, copy, flow)
         return copy(*args, **kwargs)
+
+    def _ends(self, flow: Flow) -> np.ndarray:
+        """How many channels a widened tensor has before each place; see `WidthRule`."""
+        (kind, *_), (shape, *_) = flow.inputs, flow.input_shapes
+        if not isinstance(kind, Labelled):
+            return np.arange(shape[-1] + 1)
+        return np.append(0, np.cumsum(self._counts[kind.labels]))
 
     def _copy(self, layer: keras.Layer, flow: Flow, *args: Any) -> keras.Layer:
         layer_class = type(layer)
@@ -580,13 +593,12 @@ class Copies:
 
     def _resized(
         self,
-        resize: Callable[[Any, Flow, int], dict[str, Any]],
+        resize: Callable[[Any, Flow, np.ndarray], dict[str, Any]],
         layer: keras.Layer,
         flow: Flow,
-        x: Any,
     ) -> keras.Layer:
         """A layer that does to the new channels what the old one did to its own."""
-        changes = resize(layer, flow, x.shape[-1])
+        changes = resize(layer, flow, self._ends(flow))
         if id(layer) in self.copies:
             changes["name"] = f"{layer.name}_{keras.backend.get_uid('again')}"
         copy = copy_layer(layer, **changes)

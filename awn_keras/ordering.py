@@ -44,6 +44,11 @@ def _groups(traced: Trace) -> list[np.ndarray]:
         for label in labels.tolist():
             homes[label].append(index)
             order.setdefault(label)
+    # Nor do they leave the part that is taken of a layer.
+    parts = traced.channels.classes(np.array(list(order), int))
+    for index, part in enumerate(parts):
+        for label in part.tolist():
+            homes[label].append(-index)
     fixed = set(traced.channels.fixed().tolist())
     for label in order:
         if label not in fixed:

@@ -119,9 +119,11 @@ class Trace:
         propagation = _each_kind(
             self.propagation, lambda kind: Graded(grades[kind.labels])
         )
+        read = {id(x) for node in propagation.nodes for x in node.input_tensors}
         for node in propagation.nodes:
-            output = propagation.flows[id(node)].output
-            if isinstance(output, Graded) and output.grades.min() > 0:
+            # A part that a `split` gives may be of no use.
+            kinds = [propagation.kinds[id(x)] for x in node.outputs if id(x) in read]
+            if any(isinstance(k, Graded) and k.grades.min() > 0 for k in kinds):
                 raise ArgumentError(
                     f"Layer '{node.operation.name}' ({type(node.operation).__name__}) "
                     "would have no channel at the smallest width: all of them come "
@@ -193,18 +195,18 @@ def trace(
             as_tri=id(node.operation) in (as_tri or ()),
         )
         try:
-            output = _output_kind(call)
-            flow = call.flow(inputs, output)
+            outputs = _output_kinds(call)
+            flow = call.flow(inputs, outputs[0])
             _check_rule_fits(call, flow)
             _join_calls(call, seen.setdefault(id(node.operation), flow), flow)
         except (NotImplementedError, ValueError) as error:
             if refusals is None:
                 raise
             refusals.append((node.operation, error))
-            output = _likely_kind(call)
-            flow = call.flow(inputs, output)
+            outputs = [_likely_kind(call)] * len(node.outputs)
+            flow = call.flow(inputs, outputs[0])
         flows[id(node)] = flow
-        kinds.update((id(x), output) for x in node.outputs)
+        kinds.update(zip(map(id, node.outputs), outputs, strict=True))
     roots = channels.resolve()
     traced = _each_kind(
         Propagation(nodes, kinds, flows), lambda kind: Labelled(roots[kind.labels])
@@ -367,7 +369,13 @@ def _likely_kind(call: LayerCall) -> Kind:
     return call.new_channels(channels or 1) if labelled else Fixed()
 
 
-def _output_kind(call: LayerCall) -> Kind:
+def _output_kinds(call: LayerCall) -> list[Kind]:
+    """The kind of each output."""
+    kinds = _output_kind(call)
+    return kinds if isinstance(kinds, list) else [kinds] * len(call.node.outputs)
+
+
+def _output_kind(call: LayerCall) -> Kind | list[Kind]:
     layer = call.layer
     rule = rule_of(layer)
     if any(isinstance(kind, PerWidth) for kind in call.kinds):
@@ -384,7 +392,7 @@ def _output_kind(call: LayerCall) -> Kind:
     raise _no_rule(call)
 
 
-def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind:
+def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind | list[Kind]:
     """Whatever a layer computes from what is always there, it computes always."""
     layer = call.layer
     if rule is not None and rule.stem and not call.last:

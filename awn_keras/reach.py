@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.rules import Channels, Flow, Labelled
+from awn_keras.rules import Channels, Flow, Labelled, WidthRule, per_sample, rule_of
+
+_NO_RULE = WidthRule(per_sample)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Readings:
             if not isinstance(flow.output, Labelled):
                 by_outputs[read] = True
                 continue
+            if len(flow.inputs) == 1 and (rule_of(node.operation) or _NO_RULE).apart:
+                continue  # channels move: none reads another
             readers = np.unique(flow.output.labels)
             if id(node.operation) not in channels.made:
                 # Channels go through; what does not, such as a gate, acts on the rest.

@@ -2,7 +2,9 @@
 
 import keras
 
-L = keras.layers
+L, ops = keras.layers, keras.ops
+#: The first of each of two groups of 8 channels, then the second of each, and so on.
+SHUFFLE = [place for first in range(8) for place in (first, first + 8)]
 
 
 def _conv(filters=16):
@@ -57,6 +59,54 @@ def _readout_of_each_step():
     return keras.Model(inputs, L.TimeDistributed(L.Dense(2))(x))
 
 
+def _of_parts(*functions):
+    """Feature maps, each function of them after a convolution of its own."""
+
+    def network():
+        inputs = keras.Input((6, 6, 3))
+        x = _conv()(inputs)
+        for function in functions:
+            x = _conv(function(x).shape[-1])(function(_conv()(x)))
+        return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+
+    return network
+
+
+def half_shuffled(x):
+    """A unit of ShuffleNetV2."""
+    kept, x = ops.split(x, 2, axis=-1)
+    x = ops.concatenate([kept, _conv(8)(x)], axis=-1)
+    return ops.take(x, SHUFFLE, axis=-1)
+
+
+def _cross_stage(x):
+    """C2f, as YOLOv8 has it."""
+    parts = ops.split(x, 2, axis=-1)
+    for _ in range(2):
+        parts.append(parts[-1] + _conv(8)(_conv(8)(parts[-1])))
+    return L.Concatenate()(parts)
+
+
+def _partly_convolved(x):
+    """A block of FasterNet."""
+    y = L.Concatenate()([_conv(4)(x[..., :4]), x[..., 4:]])
+    return x + L.Conv2D(16, 1)(L.Conv2D(32, 1, activation="relu")(y))
+
+
+def _gated(x):
+    value, gate = x[..., :8], x[..., 8:]
+    return ops.glu(L.Conv2D(24, 1)(value * ops.sigmoid(gate)))
+
+
+def _every_second(x):
+    return x[:, ::2, :, ::2] + L.Conv2D(8, 1)(x[:, 1::2, :, 1::2])
+
+
+def _moved(x):
+    x = ops.tile(ops.repeat(x, 2, axis=-1), (1, 1, 1, 2))
+    return ops.flip(ops.flip(x, axis=1), axis=-1)[..., ::-1]
+
+
 NETWORKS = {
     "conv1d-transpose": lambda: _steps(
         L.Conv1DTranspose(24, 3, strides=2, padding="same"), L.Conv1DTranspose(16, 3)
@@ -100,6 +150,12 @@ NETWORKS = {
     "time-distributed-readout": _readout_of_each_step,
     "decoder": _decoder,
     "rows-of-cols": lambda: _images(L.Reshape((6, 96)), L.Dense(32), L.Dense(16)),
+    "halves": _of_parts(half_shuffled, half_shuffled),
+    "cross-stage": _of_parts(_cross_stage),
+    "partial-convolution": _of_parts(_partly_convolved),
+    "gated": _of_parts(_gated, lambda x: ops.split(x, [8], axis=-1)[0]),
+    "every-second": _of_parts(_every_second),
+    "moved": _of_parts(_moved),
     "heads": lambda: _steps(L.Dense(32), L.Reshape((8, 2, 16)), L.Dense(16)),
 }
 #: Those that a file cannot hold, as TFLite has no builtin operators for them.

@@ -2,13 +2,14 @@
 
 A layer class is known by its `WidthRule` alone, which one of the files here registers:
 `mixing`, `single`, `normalization`, `merging`, `shapes`, `wrapping`, `operations`,
-`refused`. `sequences` says how classes without a rule are counted. All else in the
-package asks the rule.
+`moving`, `refused`. `sequences` says how classes without a rule are counted. All else
+in the package asks the rule.
 """
 
 from awn_keras.rules import (  # each registers its rules
     merging,
     mixing,
+    moving,
     normalization,
     operations,
     refused,
@@ -71,6 +72,7 @@ __all__ = [
     "merging",
     "mixes_channels",
     "mixing",
+    "moving",
     "normalization",
     "operations",
     "per_channel",

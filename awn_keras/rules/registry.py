@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError
-from awn_keras.graph import data_tensors, is_stock, named_shapes
+from awn_keras.graph import data_tensors, is_stock, named_constants, named_shapes
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.rules.kinds import CallSize, Channels, Flow, Kind, Labelled
 
@@ -56,6 +56,11 @@ class LayerCall:
         """Shape of the first output tensor, batch first."""
         return tuple(self.node.outputs[0].shape)
 
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Arguments of the call that are no tensors of the graph, by name."""
+        return named_constants(self.node)
+
     def flow(self, inputs: tuple[Kind, ...], output: Kind) -> Flow:
         """What comes in and goes out, of these kinds."""
         return Flow(
@@ -64,6 +69,7 @@ class LayerCall:
             self.input_shapes,
             self.output_shape,
             named_shapes(self.node),
+            self.constants,
         )
 
     def labels(self) -> np.ndarray:
@@ -169,9 +175,10 @@ class WidthRule:
     batch by itself.
 
     Args:
-        kind: `kind(call)` takes a `LayerCall` and returns the kind of the output:
-            `per_channel`, `per_sample`, or a function of your own that raises
-            `call.error(reason)` for what it cannot do.
+        kind: `kind(call)` takes a `LayerCall` and returns the kind of the output, or
+            a list of kinds for several outputs that differ: `per_channel`,
+            `per_sample`, or a function of your own that raises `call.error(reason)` for
+            what it cannot do.
         in_axes: For each weight that follows the *input* channels, its name and the
             axis, as in `{"scale": -1}`. Names are those of the variables
             (`layer.weights[i].name`). The axis may hold `k` entries for each channel,
@@ -189,9 +196,12 @@ class WidthRule:
         macs: `macs(layer, size)` gives the multiply-accumulates of one call for one
             sample; `size` is a `CallSize`, whose channels may be arrays. `None` for a
             layer without kernels.
-        resize: `resize(layer, flow, inputs)` gives the constructor's arguments that
-            change when the layer has `inputs` active input channels (`channels` apart).
-            Each call of such a layer is copied by itself. `None` if there are none.
+        resize: `resize(layer, flow, ends)` gives the arguments that change when the
+            layer has another number of input channels (`channels` apart): of its
+            constructor, of an operation of `keras.ops` also of its call. `ends` is an
+            array `(channels + 1,)`: how many there are before each place of the old
+            ones; the last is their number. Each call of such a layer is copied by
+            itself. `None` if there are none.
         apart: Whether each output channel is computed from one input channel. `None`
             for what `kind` says: true of `per_channel`.
         cuts: Whether an exported file may hold the layer's kernel in blocks of
@@ -211,7 +221,7 @@ class WidthRule:
             operator for, and what to use in its place, or `None` if it has.
     """
 
-    kind: Callable[[LayerCall], Kind] = per_channel
+    kind: Callable[[LayerCall], Kind | list[Kind]] = per_channel
     in_axes: Mapping[str, int] = field(default_factory=dict)
     out_axes: Mapping[str, int] = field(default_factory=dict)
     channels: str | None = None
@@ -220,7 +230,7 @@ class WidthRule:
     check: Callable[[LayerCall], None] = accepts_all
     triangular: type[TriangularKernel] | None = None
     macs: Callable[[Any, CallSize], Any] | None = None
-    resize: Callable[[Any, Flow, int], dict[str, Any]] | None = None
+    resize: Callable[[Any, Flow, np.ndarray], dict[str, Any]] | None = None
     apart: bool | None = None
     cuts: bool = False
     flattens: bool = False
@@ -240,8 +250,8 @@ class WidthRule:
         """Names of the weights that mix channels."""
         return [name for name in self.in_axes if name in self.out_axes]
 
-    def output(self, call: LayerCall) -> Kind:
-        """Checks a call before the readout and gives the kind of its output.
+    def output(self, call: LayerCall) -> Kind | list[Kind]:
+        """Checks a call before the readout and gives the kind of its outputs.
 
         Raises:
             ValueError: If the layer cannot do that.

@@ -63,13 +63,13 @@ def arranged(call: LayerCall) -> Kind:
     )
 
 
-def _resized_target(layer: Any, flow: Flow, inputs: int) -> dict[str, Any]:
+def _resized_target(layer: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
     *positions, channels = flow.output_shape[1:]
     features = flow.input_shapes[0][-1]
     # As many positions as before, each with what is left of the channels.
     shape = (
         *(-1 if n is None else n for n in positions),
-        inputs * channels // features,
+        round(ends[-1]) * channels // features,
     )
     return {"target_shape": shape}
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from awn_keras import AnyWidthModel, TriConv2D, slim, to_any_width
+from awn_keras.errors import ExportError
 from awn_keras.propagation import propagate
 from awn_keras.rules import Fixed, Graded, PerWidth
 from awn_keras.stages import Widths
@@ -62,7 +63,7 @@ def test_in_three_dimensions():
 
 @on_tensorflow
 def test_no_file_holds_three_dimensions(tmp_path):
-    from awn_keras.deploy import ExportError, export_tflite
+    from awn_keras.deploy import export_tflite
 
     inputs = keras.Input((3, 4, 4, 2))
     x = L.Conv3D(16, 2, groups=8, name="grouped")(L.Conv3D(8, 1)(inputs))
