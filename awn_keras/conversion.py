@@ -43,6 +43,7 @@ from awn_keras.rules import (
     resized,
     rule_of,
 )
+from awn_keras.shuffling import shuffles, with_shuffles_taken
 from awn_keras.slices import chosen_slices
 from awn_keras.stages import Stages, Widths
 from awn_keras.training.schedules import Fade, fade_schedule
@@ -300,6 +301,8 @@ def _unfreeze(model: AnyWidthModel) -> None:
 def dissolved(model: keras.Model) -> keras.Model:
     """Copies a model to be converted without nested ones, or gives it as it is.
 
+    Channel shuffles become one operation each.
+
     Args:
         model: What the user gave.
 
@@ -325,9 +328,10 @@ def dissolved(model: keras.Model) -> keras.Model:
             f"Model '{model.name}' ({type(model).__name__}) has a `call` of its own, "
             "which its graph does not show. Convert a plain functional model."
         )
-    if not any(is_nested(n.operation) or _opens(n.operation) for n in nodes):
+    is_nesting = any(is_nested(n.operation) or _opens(n.operation) for n in nodes)
+    if not is_nesting and not shuffles(model):
         return model
-    return inline(model, partial(_graph_of, model.name))
+    return with_shuffles_taken(inline(model, partial(_graph_of, model.name)))
 
 
 def _opens(layer: Any) -> bool:

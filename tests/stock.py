@@ -79,6 +79,17 @@ def half_shuffled(x):
     return ops.take(x, SHUFFLE, axis=-1)
 
 
+def _shuffled_by_layers(x):
+    kept, x = x[..., :8], _conv(8)(x[..., 8:])
+    x = L.Reshape((6, 6, 2, 8))(L.Concatenate()([kept, x]))
+    return L.Reshape((6, 6, 16))(L.Permute((1, 2, 4, 3))(x))
+
+
+def _shuffled_by_operations(x):
+    x = ops.transpose(ops.reshape(x, (-1, 6, 6, 4, 4)), (0, 1, 2, 4, 3))
+    return ops.reshape(x, (-1, 6, 6, 16))
+
+
 def _cross_stage(x):
     """C2f, as YOLOv8 has it."""
     parts = ops.split(x, 2, axis=-1)
@@ -151,6 +162,7 @@ NETWORKS = {
     "decoder": _decoder,
     "rows-of-cols": lambda: _images(L.Reshape((6, 96)), L.Dense(32), L.Dense(16)),
     "halves": _of_parts(half_shuffled, half_shuffled),
+    "shuffled": _of_parts(_shuffled_by_layers, _shuffled_by_operations),
     "cross-stage": _of_parts(_cross_stage),
     "partial-convolution": _of_parts(_partly_convolved),
     "gated": _of_parts(_gated, lambda x: ops.split(x, [8], axis=-1)[0]),

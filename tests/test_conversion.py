@@ -343,7 +343,7 @@ def test_a_decoders_features_come_and_go_by_channels():
         (L.UnitNormalization(), "normalizes over the channels.*leave out the last"),
         (L.GroupNormalization(4), "groups=-1.*Received: groups=4 for 8 channels"),
         (L.Reshape((6, 6, 8, 1)), "would make one channel of all"),
-        (L.Reshape((6, 16, 3)), "channel shuffle is neither"),
+        (L.Reshape((6, 16, 3)), "of a channel shuffle `to_any_width` makes"),
         (L.TimeDistributed(L.Conv1D(8, 1)), "Conv1D.*Use the inner layer in its place"),
         (L.TimeDistributed(L.GroupNormalization(-1)), "another size at each width"),
         (L.TimeDistributed(L.LayerNormalization()), "inner layer has no width rule"),

@@ -54,7 +54,9 @@ def arranged(call: LayerCall) -> Kind:
         if channels == 1
         else "must keep the channels as the last axis, or flatten, or make whole "
         "positions of them: the number of channels before must be a multiple of that "
-        "after, or the other way round (a channel shuffle is neither)"
+        "after, or the other way round (of a channel shuffle `to_any_width` makes "
+        "`keras.ops.take(x, order, axis=-1)`, if it is whole: Reshape, Permute, "
+        "Reshape)"
     )
     raise call.error(
         f"{reason}. Put it after the readout, or a Dense or Conv of another size before"
