@@ -438,10 +438,11 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
         )
     weights = {weight.name: weight.shape for weight in weights_of(call.layer)}
     _check_names_weights(call, flow, rule, weights)
+    into, out = flow.channels()
     for argument, axes, channels in zip(
         ("in_axes", "out_axes"),
         (rule.in_axes, rule.out_axes),
-        flow.channels(),
+        (into // rule.groups, out),
         strict=True,
     ):
         if weights and axes and not set(weights) & {*rule.in_axes, *rule.out_axes}:

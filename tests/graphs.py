@@ -41,7 +41,14 @@ class _Builder:
             *self.stem_kinds,
             *(self.dense, self.depthwise, self.normalization, self.activation),
             *(self.spatial, self.residual, self.concatenation, self.squeeze_excite),
-            *(self.shared, self.operators, self.gate, self.decoder, self.parts),
+            *(
+                self.grouped,
+                self.shared,
+                self.operators,
+                self.gate,
+                self.decoder,
+                self.parts,
+            ),
         )
         for _ in range(steps):
             self.tensors.append(self.draw(st.sampled_from(kinds))(self.read()))
@@ -173,6 +180,13 @@ class _Builder:
             ),
         )
         return self.draw(st.sampled_from(kinds))(x)
+
+    def grouped(self, x):
+        """A convolution in groups, not with one for each channel."""
+        groups = [g for g in (1, 2, 3, 4) if x.shape[-1] % g == 0 and x.shape[-1] > g]
+        groups = self.draw(st.sampled_from(groups or [1]))
+        filters = groups * self.draw(st.integers(1, 4))
+        return L.Conv2D(filters, 3, padding="same", groups=groups)(x)
 
     def parts(self, x):
         """Some channels go another way."""

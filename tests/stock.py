@@ -72,6 +72,14 @@ def _of_parts(*functions):
     return network
 
 
+def _resnext(x):
+    """A block of ResNeXt, and of RegNet: a bottleneck of 4 groups."""
+    y = L.ReLU()(L.BatchNormalization()(L.Conv2D(32, 1, use_bias=False)(x)))
+    y = L.Conv2D(32, 3, padding="same", groups=4, use_bias=False)(y)
+    y = L.Conv2D(16, 1)(L.ReLU()(L.BatchNormalization()(y)))
+    return L.ReLU()(L.Add()([x, y]))
+
+
 def half_shuffled(x):
     """A unit of ShuffleNetV2."""
     kept, x = ops.split(x, 2, axis=-1)
@@ -137,6 +145,10 @@ NETWORKS = {
         L.Conv2D(48, (3, 1), groups=24, strides=2, activation="relu"),
         _conv(),
     ),
+    "groups1d": lambda: _steps(
+        L.Conv1D(32, 3, groups=2, padding="causal", activation="relu"), L.Dense(16)
+    ),
+    "groups2d": _of_parts(_resnext, lambda x: L.Conv2D(24, 3, groups=2)(x)),
     "conv3d-transpose": lambda: _video(
         L.Conv3D(8, 3, strides=2, padding="same"),
         L.Conv3DTranspose(16, 3, strides=2, padding="same"),

@@ -1,7 +1,7 @@
 """Layers whose output channels read many input channels, and depthwise ones.
 
-A convolution in groups is one or the other: with one group for each channel it is
-depthwise.
+A convolution in groups mixes the channels of each, and groups narrow together; with one
+group for each channel it is depthwise.
 """
 
 from __future__ import annotations
@@ -9,13 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from awn_keras.layers import TRI_CLASSES
-from awn_keras.layers.base import PLAIN, SEPARABLE, TRANSPOSED, KernelAxes
+from awn_keras.layers.base import (
+    PLAIN,
+    SEPARABLE,
+    TRANSPOSED,
+    KernelAxes,
+    TriangularKernel,
+)
 from awn_keras.rules.kinds import CallSize, Kind, Labelled, PerWidth
 from awn_keras.rules.registry import (
     LayerCall,
@@ -27,6 +34,7 @@ from awn_keras.rules.registry import (
     register_derived_rule,
     register_width_rule,
     rule_of,
+    rule_of_class,
 )
 
 
@@ -67,10 +75,35 @@ def depthwise(call: LayerCall) -> Kind:
     return Labelled(np.repeat(labels, call.output_shape[-1] // len(labels)))
 
 
-def _check(call: LayerCall) -> None:
-    check_channels_last(call)
-    if getattr(call.layer, "groups", 1) != 1:
-        raise call.error("`groups` must be 1, or one for each channel.")
+def in_groups(
+    groups: int, kind: Callable[[LayerCall], Kind | list[Kind]], call: LayerCall
+) -> Kind | list[Kind]:
+    """Rule of a layer in groups: the k-th channels of all groups are one.
+
+    Args:
+        groups: Their number.
+        kind: The rule of the layer without groups.
+        call: A call with one input tensor.
+
+    Returns:
+        What `kind` gives.
+
+    Raises:
+        ValueError: See `kind`; if a Tri layer has groups of one channel.
+    """
+    if isinstance(call.layer, TriangularKernel) and call.layer.kernel.shape[-2] == 1:
+        stock = call.layer.stock_class.__name__
+        raise call.error(
+            "a group of one channel has no triangle. Use a plain "
+            f"`keras.layers.{stock}` of as many groups in its place."
+        )
+    outputs = kind(call)
+    for each in (call.kinds[0], outputs):
+        if isinstance(each, Labelled):
+            first, *others = each.labels.reshape(groups, -1)
+            for other in others:
+                call.channels.join(first, other)
+    return outputs
 
 
 # ------------------------------------------------------------ multiply-accumulates
@@ -129,7 +162,7 @@ def _register(
         },
         channels=channels,
         stem=True,
-        check=_check,
+        check=check_channels_last,
         triangular=triangular,
         macs=macs,
         cuts=cuts and triangular is not None,
@@ -179,10 +212,16 @@ _IN_GROUPS_OF_ONE = replace(
 )
 
 
-def _in_groups(layer: Any) -> WidthRule | None:
-    if layer.groups == 1 or not layer.built or layer.kernel.shape[-2] != 1:
+def _rule_in_groups(layer: Any) -> WidthRule | None:
+    if layer.groups == 1 or not layer.built:
         return None
-    return replace(_IN_GROUPS_OF_ONE, no_operator=_no_groups)
+    if layer.kernel.shape[-2] == 1 and not isinstance(layer, TriangularKernel):
+        rule = _IN_GROUPS_OF_ONE
+    else:
+        rule = rule_of_class(type(layer))
+        kind = partial(in_groups, layer.groups, rule.kind)
+        rule = replace(rule, kind=kind, groups=layer.groups, cuts=False)
+    return replace(rule, no_operator=_no_groups)
 
 
 def _no_groups(layer: Any) -> str | None:
@@ -192,4 +231,5 @@ def _no_groups(layer: Any) -> str | None:
 
 
 for _layer_class in (_L.Conv1D, _L.Conv2D, _L.Conv3D):
-    register_derived_rule(_layer_class, _in_groups)
+    register_derived_rule(_layer_class, _rule_in_groups)
+    register_derived_rule(TRI_CLASSES[_layer_class], _rule_in_groups)

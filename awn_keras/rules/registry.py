@@ -204,6 +204,8 @@ class WidthRule:
             itself. `None` if there are none.
         apart: Whether each output channel is computed from one input channel. `None`
             for what `kind` says: true of `per_channel`.
+        groups: In how many groups its input channels are, of which each has the same
+            labels. Weights follow the channels of the first one.
         cuts: Whether an exported file may hold the layer's kernel in blocks of
             channels. The layer needs `use_bias` and `activation` then.
         flattens: Whether it gives all channels of the first position first, then those
@@ -232,6 +234,7 @@ class WidthRule:
     macs: Callable[[Any, CallSize], Any] | None = None
     resize: Callable[[Any, Flow, np.ndarray], dict[str, Any]] | None = None
     apart: bool | None = None
+    groups: int = 1
     cuts: bool = False
     flattens: bool = False
     inert: bool = False
@@ -388,6 +391,11 @@ def refusal_of(operation: Any) -> str | None:
 def is_opaque(operation: Any) -> bool:
     """Whether a layer runs a function or a layer of the user's own inside."""
     return isinstance(operation, keras.layers.Lambda | keras.layers.Wrapper)
+
+
+def rule_of_class(layer_class: type[keras.layers.Layer]) -> WidthRule:
+    """The rule that layers of a class have unless they have one of their own."""
+    return _RULES[layer_class]
 
 
 def rule_of(operation: Any) -> WidthRule | None:
