@@ -137,9 +137,12 @@ class LowerTriangular(keras.constraints.Constraint):
         depth_multiplier: How many neighbouring inputs of the kernel come from each
             input channel and so have its grade, as those of a pointwise kernel behind
             a depthwise one; an integer of at least 1.
+        groups: In how many groups a convolution has its channels, each with a triangle
+            of its own and the same grades; an integer of at least 1.
 
     Raises:
-        ValueError: If a grade is outside [0, 1], or `depth_multiplier` is below 1.
+        ValueError: If a grade is outside [0, 1], or `depth_multiplier` or `groups` is
+            below 1.
 
     Examples:
         >>> from awn_keras import LowerTriangular
@@ -158,26 +161,28 @@ class LowerTriangular(keras.constraints.Constraint):
         *,
         transposed: bool = False,
         depth_multiplier: int = 1,
+        groups: int = 1,
     ) -> None:
         self.in_grades = unpack_grades(in_grades)
         self.out_grades = unpack_grades(out_grades)
         for grades in (self.in_grades, self.out_grades):
             check_grades(grades, "`in_grades` and `out_grades`")
-        if depth_multiplier < 1:
-            raise ArgumentError(
-                "`depth_multiplier` must be at least 1. Received: "
-                f"depth_multiplier={depth_multiplier}"
-            )
+        for name, value in ("depth_multiplier", depth_multiplier), ("groups", groups):
+            if value < 1:
+                raise ArgumentError(
+                    f"`{name}` must be at least 1. Received: {name}={value}"
+                )
         self.inner = keras.constraints.get(inner)
         self.transposed = transposed
         self.depth_multiplier = depth_multiplier
+        self.groups = groups
 
     def mask(self, shape: Sequence[int]) -> np.ndarray:
         """Returns the mask of a kernel.
 
         Args:
             shape: The kernel's shape, `(..., in, out)`, or `(..., out, in)` if
-                `transposed`, with `in = in_channels * depth_multiplier`.
+                `transposed`, with `in = in_channels * depth_multiplier / groups`.
 
         Returns:
             bool array of the kernel's last two sizes, which broadcasts against it.
@@ -186,11 +191,13 @@ class LowerTriangular(keras.constraints.Constraint):
             ValueError: If the grades do not belong to a kernel of this shape.
         """
         inputs, outputs = shape[:-3:-1] if self.transposed else shape[-2:]
-        in_grades, out_grades = self.in_grades, self.out_grades
+        in_grades, out_grades = self._of_a_group("in_grades"), self.out_grades
         if in_grades is None:
             in_grades = staircase_grades(inputs // self.depth_multiplier)
         if out_grades is None:
-            out_grades = staircase_grades(outputs)
+            staircase = staircase_grades(outputs // self.groups)
+            out_grades = np.tile(staircase, self.groups)
+        self._of_a_group("out_grades")  # must be the same in each
         mask = triangular_mask(np.repeat(in_grades, self.depth_multiplier), out_grades)
         if mask.shape != (inputs, outputs):
             raise ArgumentError(
@@ -199,6 +206,19 @@ class LowerTriangular(keras.constraints.Constraint):
                 f"Received: a kernel of shape {tuple(shape)}, {self._layout()}"
             )
         return mask.T if self.transposed else mask
+
+    def _of_a_group(self, name: str) -> np.ndarray | None:
+        """Grades of the channels of one group, which has those of each other."""
+        grades = getattr(self, name)
+        if grades is None or self.groups == 1:
+            return grades
+        size = len(grades) // self.groups
+        if not np.array_equal(grades, np.tile(grades[:size], self.groups)):
+            raise ArgumentError(
+                f"`{name}` must be the same in each of the {self.groups} groups, as "
+                f"groups narrow together. Received: {name}={grades.tolist()}"
+            )
+        return grades[:size]
 
     def _layout(self) -> str:
         inputs = "in" if self.depth_multiplier == 1 else f"in * {self.depth_multiplier}"
@@ -220,4 +240,5 @@ class LowerTriangular(keras.constraints.Constraint):
             "inner": keras.constraints.serialize(self.inner),
             "transposed": self.transposed,
             "depth_multiplier": self.depth_multiplier,
+            "groups": self.groups,
         }

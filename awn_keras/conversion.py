@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -36,16 +37,23 @@ from awn_keras.propagation import (
 )
 from awn_keras.rules import (
     Flow,
+    Labelled,
     WidthRule,
     comes_and_goes,
     mixes_channels,
     resized,
     rule_of,
 )
+from awn_keras.shuffling import shuffles, with_shuffles_taken
 from awn_keras.slices import chosen_slices
 from awn_keras.stages import Stages, Widths
 from awn_keras.training.schedules import Fade, fade_schedule
-from awn_keras.widening import WidthMultiplier, multiplier_of, new_sizes
+from awn_keras.widening import (
+    WidthMultiplier,
+    counts_of_labels,
+    multiplier_of,
+    new_sizes,
+)
 
 ORDERS = ("keep", "importance", "reading")
 _NAMED = 2  # layers that a message names one by one, beside the first
@@ -292,6 +300,8 @@ def _unfreeze(model: AnyWidthModel) -> None:
 def dissolved(model: keras.Model) -> keras.Model:
     """Copies a model to be converted without nested ones, or gives it as it is.
 
+    Channel shuffles become one operation each.
+
     Args:
         model: What the user gave.
 
@@ -317,9 +327,10 @@ def dissolved(model: keras.Model) -> keras.Model:
             f"Model '{model.name}' ({type(model).__name__}) has a `call` of its own, "
             "which its graph does not show. Convert a plain functional model."
         )
-    if not any(is_nested(n.operation) or _opens(n.operation) for n in nodes):
+    is_nesting = any(is_nested(n.operation) or _opens(n.operation) for n in nodes)
+    if not is_nesting and not shuffles(model):
         return model
-    return inline(model, partial(_graph_of, model.name))
+    return with_shuffles_taken(inline(model, partial(_graph_of, model.name)))
 
 
 def _opens(layer: Any) -> bool:
@@ -405,11 +416,15 @@ def _why_closed(node: Any) -> Exception | None:
 
 
 def _findings(refusals: list[tuple[Any, Exception]]) -> list[str]:
-    """One text for each reason, with all layers that it holds for."""
+    """One text for each reason, with all layers that it holds for.
+
+    Sizes of tensors do not make another reason of it.
+    """
     layers: dict[str, list[str]] = defaultdict(list)
     texts: dict[str, str] = {}
     for operation, error in refusals:
         reason = str(error).replace(repr(operation.name), "{}")
+        reason = re.sub(r"\b(\d+|None)\b", "#", reason)
         texts.setdefault(reason, str(error))
         if operation.name not in layers[reason]:
             layers[reason].append(operation.name)
@@ -532,24 +547,31 @@ class Copies:
         self.sizes = sizes
         self.tri = tri
         self.copies: dict[int, tuple[keras.Layer, keras.Layer, Flow]] = {}
+        #: How many channels each label stands for.
+        self._counts = counts_of_labels(traced, sizes)
 
     def call(self, node: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls the copy of a node's layer."""
         layer, flow = node.operation, self.flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            given = keras.tree.flatten((args, kwargs))
-            (x, *_) = (x for x in given if isinstance(x, keras.KerasTensor))
-            return resized(layer, flow, lambda: x.shape[-1])(*args, **kwargs)
+            return resized(layer, flow, lambda: self._ends(flow))(*args, **kwargs)
         rule = rule_of(layer) or WidthRule()
         if rule.resize is not None and comes_and_goes(flow.output):
             # A shared Reshape, say, may have a shape of its own at each of its calls.
-            copy = self._resized(rule.resize, layer, flow, args[0])
+            copy = self._resized(rule.resize, layer, flow)
         elif id(layer) in self.copies:
             copy = self.copies[id(layer)][1]
         else:
             copy = self._copy(layer, flow, *args)
             self.copies[id(layer)] = (layer, copy, flow)
         return copy(*args, **kwargs)
+
+    def _ends(self, flow: Flow) -> np.ndarray:
+        """How many channels a widened tensor has before each place; see `WidthRule`."""
+        (kind, *_), (shape, *_) = flow.inputs, flow.input_shapes
+        if not isinstance(kind, Labelled):
+            return np.arange(shape[-1] + 1)
+        return np.append(0, np.cumsum(self._counts[kind.labels]))
 
     def _copy(self, layer: keras.Layer, flow: Flow, *args: Any) -> keras.Layer:
         layer_class = type(layer)
@@ -558,9 +580,12 @@ class Copies:
         mixes = rule.stem and comes_and_goes(flow.output)
         if rule.channels is not None and comes_and_goes(flow.output):
             old = layer.get_config()[rule.channels]
-            # A layer that makes no channels has as many as it is given.
-            new = self.sizes.get(id(layer), old) if mixes else args[0].shape[-1]
+            # A layer that makes no channels has as many of each as before.
+            each = flow.output_shape[-1] // flow.input_shapes[0][-1]
+            new = self.sizes.get(id(layer), old) if mixes else args[0].shape[-1] * each
             changes[rule.channels] = new
+        if rule.in_channels is not None and comes_and_goes(flow.inputs[0]):
+            changes[rule.in_channels] = args[0].shape[-1]
         graded = comes_and_goes(flow.inputs[0]) and comes_and_goes(flow.output)
         if self.tri and graded:
             layer_class = rule.triangular or layer_class
@@ -576,13 +601,12 @@ class Copies:
 
     def _resized(
         self,
-        resize: Callable[[Any, Flow, int], dict[str, Any]],
+        resize: Callable[[Any, Flow, np.ndarray], dict[str, Any]],
         layer: keras.Layer,
         flow: Flow,
-        x: Any,
     ) -> keras.Layer:
         """A layer that does to the new channels what the old one did to its own."""
-        changes = resize(layer, flow, x.shape[-1])
+        changes = resize(layer, flow, self._ends(flow))
         if id(layer) in self.copies:
             changes["name"] = f"{layer.name}_{keras.backend.get_uid('again')}"
         copy = copy_layer(layer, **changes)

@@ -364,9 +364,9 @@ def active_parameters_at(model: MultiWidthModel, widths: Sequence[float]) -> np.
         for name, kernel in use.layer.triangular_variables.items():
             forbidden = ~np.broadcast_to(use.layer.masks[name], kernel.shape[-2:])
             counts = []
-            for axes, grades in zip(
-                (rule.in_axes, rule.out_axes), use.flows[0].grades(), strict=True
-            ):
+            into, out = use.flows[0].grades()
+            into = into[: len(into) // rule.groups]
+            for axes, grades in (rule.in_axes, into), (rule.out_axes, out):
                 axis = axes[name] % len(kernel.shape) - len(kernel.shape)
                 along = np.repeat(grades, kernel.shape[axis] // len(grades))
                 # In the order in which they come.
@@ -407,9 +407,10 @@ class LayerUse:
         flow = self.flows[0]
         rule = rule_of(self.layer) or WidthRule()
         sides = [
-            (axes, len(grades), counts)
-            for axes, grades, counts in zip(
+            (axes, len(grades) // groups, counts // groups)
+            for axes, groups, grades, counts in zip(
                 (rule.in_axes, rule.out_axes),
+                (rule.groups, 1),
                 flow.grades(),
                 _active_counts(flow, widths),
                 strict=True,

@@ -101,15 +101,14 @@ def data_tensors(node: Any) -> list[Any]:
     return [x for x in node.input_tensors if not any(x is mask for mask in masks)]
 
 
-def named_shapes(node: Any) -> dict[str, tuple[Any, ...]]:
-    """Shapes of what a call is given, batch first.
+def named_arguments(node: Any) -> dict[str, Any]:
+    """What a call is given.
 
     Args:
         node: The call.
 
     Returns:
-        By name of the argument of the operation's `call`. Arguments without a shape
-        are left out.
+        By name of the argument of the operation's `call`.
     """
     arguments = node.arguments
     try:
@@ -117,10 +116,40 @@ def named_shapes(node: Any) -> dict[str, tuple[Any, ...]]:
         bound = signature.bind_partial(*arguments.args, **arguments.kwargs)
     except (TypeError, ValueError):  # Keras adds a mask that `call` does not name
         return {}
+    return bound.arguments
+
+
+def named_shapes(node: Any) -> dict[str, tuple[Any, ...]]:
+    """Shapes of what a call is given, batch first; see `named_arguments`.
+
+    Args:
+        node: The call.
+
+    Returns:
+        By name. Arguments without a shape are left out.
+    """
     return {
         name: tuple(value.shape)
-        for name, value in bound.arguments.items()
+        for name, value in named_arguments(node).items()
         if hasattr(value, "shape")
+    }
+
+
+def named_constants(node: Any) -> dict[str, Any]:
+    """What a call is given that is no tensor of the graph; see `named_arguments`.
+
+    Args:
+        node: The call.
+
+    Returns:
+        By name. Arguments with a tensor in them are left out.
+    """
+    return {
+        name: value
+        for name, value in named_arguments(node).items()
+        if not any(
+            isinstance(part, keras.KerasTensor) for part in keras.tree.flatten(value)
+        )
     }
 
 

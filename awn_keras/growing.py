@@ -16,7 +16,7 @@ from awn_keras.graph import assign, rebuild
 from awn_keras.layers.base import TriangularKernel
 from awn_keras.model import AnyWidthModel
 from awn_keras.propagation import Trace, trace
-from awn_keras.rules import Kind, Labelled, PerWidth, unique
+from awn_keras.rules import Kind, Labelled, PerWidth
 from awn_keras.slices import chosen_slices
 from awn_keras.stages import Stages, Widths, literally
 from awn_keras.widening import new_sizes
@@ -103,13 +103,17 @@ def _always_on(traced: Trace, sizes: dict[int, int], divisor: int) -> Stages:
     """Stages by which the old channels of each layer are always on, and no others."""
     stages = {}
     for layer, labels in traced.makers():
-        old = len(unique(labels))
-        new = sizes.get(id(layer), len(labels)) * old // len(labels)
+        size = sizes.get(id(layer), len(labels))
+        parts = [len(part) for part in traced.channels.classes(labels)]
+        pairs = [(old, old * size // len(labels)) for old in parts]
         # The old channels must be whole blocks of the new ones.
         fitting = next(
-            size for size in range(divisor, 0, -1) if old % block_size(new, size) == 0
+            block
+            for block in range(divisor, 0, -1)
+            if all(old % block_size(new, block) == 0 for old, new in pairs)
         )
-        stages[literally(layer.name)] = {"min_width": old / new, "divisor": fitting}
+        min_width = len(labels) / size
+        stages[literally(layer.name)] = {"min_width": min_width, "divisor": fitting}
     return stages
 
 
@@ -145,14 +149,15 @@ def _put_in_place(copies: Copies, old: Trace, new: Trace) -> None:
 def _new_labels(copies: Copies, old: Trace, new: Trace) -> dict[int, int]:
     """Label of each old channel in the new graph."""
     labels: dict[int, int] = {}
-    roots = old.channels.resolve(), new.channels.resolve()
     for layer, copy, _ in copies.copies.values():
         if id(layer) in old.channels.made:
             made = old.channels.made[id(layer)], new.channels.made[id(copy)]
-            before, after = (
-                unique(root[own]) for root, own in zip(roots, made, strict=True)
+            parts = (
+                graph.channels.classes(own)
+                for graph, own in zip((old, new), made, strict=True)
             )
-            labels.update(zip(before.tolist(), after.tolist(), strict=False))
+            for before, after in zip(*parts, strict=True):
+                labels.update(zip(before.tolist(), after.tolist(), strict=False))
     always = old.channels.fixed().tolist(), new.channels.fixed().tolist()
     labels.update(zip(*always, strict=True))
     return labels

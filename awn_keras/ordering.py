@@ -44,6 +44,11 @@ def _groups(traced: Trace) -> list[np.ndarray]:
         for label in labels.tolist():
             homes[label].append(index)
             order.setdefault(label)
+    # Nor do they leave the part that is taken of a layer.
+    parts = traced.channels.classes(np.array(list(order), int))
+    for index, part in enumerate(parts):
+        for label in part.tolist():
+            homes[label].append(-index)
     fixed = set(traced.channels.fixed().tolist())
     for label in order:
         if label not in fixed:
@@ -137,6 +142,7 @@ def _readings_of(traced: Trace) -> list[_Reading]:
             if axes.inputs > axes.outputs:
                 kernel = np.swapaxes(kernel, -1, -2)
             energy = np.square(kernel).sum(axis=tuple(range(kernel.ndim - 2)))
+            energy = _of_all_groups(energy, rule.groups)
             energy = energy.reshape(len(into.labels), -1, energy.shape[-1]).sum(axis=1)
             energy *= np.square(importance[into.labels])[:, None]
             # BatchNormalization after the layer makes each channel's size its factor.
@@ -148,6 +154,16 @@ def _readings_of(traced: Trace) -> list[_Reading]:
             parts /= max(parts.sum(), 1e-30)
             readings.append(_Reading(into.labels, readers, parts))
     return readings
+
+
+def _of_all_groups(kernel: np.ndarray, groups: int) -> np.ndarray:
+    """A kernel `(in / groups, out)` as that of one group, `(in, out)`."""
+    blocks = np.split(kernel, groups, axis=1)
+    whole = [np.zeros((len(kernel), kernel.shape[1])) for _ in blocks]
+    size = kernel.shape[1] // groups
+    for index, block in enumerate(blocks):
+        whole[index][:, index * size : (index + 1) * size] = block
+    return np.concatenate(whole)
 
 
 def importance_of(traced: Trace) -> np.ndarray:

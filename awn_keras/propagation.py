@@ -31,6 +31,7 @@ from awn_keras.rules import (
     Labelled,
     LayerCall,
     PerWidth,
+    Unknown,
     WidthRule,
     check_each_sample_alone,
     check_mixes_no_samples,
@@ -119,9 +120,11 @@ class Trace:
         propagation = _each_kind(
             self.propagation, lambda kind: Graded(grades[kind.labels])
         )
+        read = {id(x) for node in propagation.nodes for x in node.input_tensors}
         for node in propagation.nodes:
-            output = propagation.flows[id(node)].output
-            if isinstance(output, Graded) and output.grades.min() > 0:
+            # A part that a `split` gives may be of no use.
+            kinds = [propagation.kinds[id(x)] for x in node.outputs if id(x) in read]
+            if any(isinstance(k, Graded) and k.grades.min() > 0 for k in kinds):
                 raise ArgumentError(
                     f"Layer '{node.operation.name}' ({type(node.operation).__name__}) "
                     "would have no channel at the smallest width: all of them come "
@@ -193,18 +196,18 @@ def trace(
             as_tri=id(node.operation) in (as_tri or ()),
         )
         try:
-            output = _output_kind(call)
-            flow = call.flow(inputs, output)
+            outputs = _output_kinds(call)
+            flow = call.flow(inputs, outputs[0])
             _check_rule_fits(call, flow)
             _join_calls(call, seen.setdefault(id(node.operation), flow), flow)
         except (NotImplementedError, ValueError) as error:
             if refusals is None:
                 raise
             refusals.append((node.operation, error))
-            output = _likely_kind(call)
-            flow = call.flow(inputs, output)
+            outputs = [_likely_kind(call)] * len(node.outputs)
+            flow = call.flow(inputs, outputs[0])
         flows[id(node)] = flow
-        kinds.update((id(x), output) for x in node.outputs)
+        kinds.update(zip(map(id, node.outputs), outputs, strict=True))
     roots = channels.resolve()
     traced = _each_kind(
         Propagation(nodes, kinds, flows), lambda kind: Labelled(roots[kind.labels])
@@ -344,6 +347,8 @@ def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:
     for before, now in zip(
         (*first.inputs, first.output), (*flow.inputs, flow.output), strict=True
     ):
+        if isinstance(before, Unknown) or isinstance(now, Unknown):
+            continue
         if isinstance(before, Labelled) and isinstance(now, Labelled):
             call.channels.join(before.labels, now.labels)
         elif before != now:
@@ -357,19 +362,44 @@ def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:
 def _likely_kind(call: LayerCall) -> Kind:
     """What to go on with after a refusal, so that it brings no further ones."""
     tail = [kind for kind in call.kinds if isinstance(kind, PerWidth)]
-    labelled = [kind for kind in call.kinds if isinstance(kind, Labelled)]
-    if tail and not labelled:
+    others = [kind for kind in call.kinds if isinstance(kind, Labelled | Unknown)]
+    if tail and not others:
         return tail[0]
-    channels = call.output_shape[-1]
-    for kind in labelled:
-        if len(kind.labels) == channels:
+    for kind, shape in zip(call.kinds, call.input_shapes, strict=True):
+        if isinstance(kind, Labelled) and shape == call.output_shape:
             return kind
-    return call.new_channels(channels or 1) if labelled else Fixed()
+    return Unknown() if others else Fixed()
 
 
-def _output_kind(call: LayerCall) -> Kind:
+def _after_refusal(call: LayerCall) -> Kind | list[Kind]:
+    """The kind of what a call gives that reads the output of a refused one.
+
+    Only what can stand on no graded channels at all is a finding of its own, and what
+    mixes channels begins anew.
+    """
+    rule = rule_of(call.layer)
+    if rule is None or rule.stem:
+        known = [
+            Labelled(call.channels.always_on(shape[-1] or 1))
+            if isinstance(kind, Unknown)
+            else kind
+            for kind, shape in zip(call.kinds, call.input_shapes, strict=True)
+        ]
+        return _output_kind(replace(call, kinds=tuple(known)))
+    return _likely_kind(call)
+
+
+def _output_kinds(call: LayerCall) -> list[Kind]:
+    """The kind of each output."""
+    kinds = _output_kind(call)
+    return kinds if isinstance(kinds, list) else [kinds] * len(call.node.outputs)
+
+
+def _output_kind(call: LayerCall) -> Kind | list[Kind]:
     layer = call.layer
     rule = rule_of(layer)
+    if any(isinstance(kind, Unknown) for kind in call.kinds):
+        return _after_refusal(call)
     if any(isinstance(kind, PerWidth) for kind in call.kinds):
         return _tail(call, rule)
     if all(isinstance(kind, Fixed) for kind in call.kinds):
@@ -384,7 +414,7 @@ def _output_kind(call: LayerCall) -> Kind:
     raise _no_rule(call)
 
 
-def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind:
+def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind | list[Kind]:
     """Whatever a layer computes from what is always there, it computes always."""
     layer = call.layer
     if rule is not None and rule.stem and not call.last:
@@ -430,10 +460,11 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
         )
     weights = {name_of(weight): weight.shape for weight in weights_of(call.layer)}
     _check_names_weights(call, flow, rule, weights)
+    into, out = flow.channels()
     for argument, axes, channels in zip(
         ("in_axes", "out_axes"),
         (rule.in_axes, rule.out_axes),
-        flow.channels(),
+        (into // rule.groups, out),
         strict=True,
     ):
         if weights and axes and not set(weights) & {*rule.in_axes, *rule.out_axes}:

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.rules import Channels, Flow, Labelled, rule_of
+from awn_keras.rules import Channels, Flow, Labelled, WidthRule, per_sample, rule_of
+
+_NO_RULE = WidthRule(per_sample)
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ class Readings:
             if not isinstance(flow.output, Labelled):
                 by_outputs[read] = True
                 continue
+            rule = rule_of(node.operation) or _NO_RULE
+            if len(flow.inputs) == 1 and rule.apart:
+                continue  # channels move: none reads another
             readers = np.unique(flow.output.labels)
-            rule = rule_of(node.operation)
-            reads_prefix = rule is not None and rule.reads_prefix
-            if id(node.operation) not in channels.made and not reads_prefix:
+            if id(node.operation) not in channels.made and not rule.reads_prefix:
                 # Channels go through; what does not, such as a gate, acts on the rest.
                 read = np.setdiff1d(read, readers)
             if len(read):

@@ -73,8 +73,9 @@ def chosen_slices(
         See `active_slices`.
     """
     rule = rule_of(layer) or WidthRule()
+    into, of_a_group = np.asarray(into, int), size[0] // rule.groups
     sides = (
-        (rule.in_axes, np.asarray(into, int), size[0]),
+        (rule.in_axes, into[into < of_a_group], of_a_group),
         (rule.out_axes, np.asarray(out, int), size[1]),
     )
     slices = []

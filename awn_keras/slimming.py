@@ -83,13 +83,10 @@ def _slim(
     copies: dict[int, Any] = {}
     made: list[tuple[keras.Layer, keras.Layer, Flow]] = []
 
-    def inputs_of(flow: Flow) -> int:
-        return int(active(flow.inputs[0], flow.input_shapes[0], width).sum())
-
     def call(node: Any, *args: Any, **kwargs: Any) -> Any:
         layer, flow = node.operation, flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            return resized(layer, flow, lambda: inputs_of(flow))(*args, **kwargs)
+            return resized(layer, flow, lambda: _ends(flow, width))(*args, **kwargs)
         copy = copies.get(id(layer))
         if copy is None and isinstance(layer, TriLayer):
             there = active(flow.output, flow.output_shape, width)
@@ -109,6 +106,12 @@ def _slim(
     for layer, copy, flow in made:
         _copy_weights(layer, copy, flow, width, model.weight_values(layer, width))
     return slimmed
+
+
+def _ends(flow: Flow, width: float) -> np.ndarray:
+    """How many active input channels there are before each place; see `WidthRule`."""
+    there = active(flow.inputs[0], flow.input_shapes[0], width)
+    return np.append(0, np.cumsum(there))
 
 
 def _copy_weights(
@@ -146,9 +149,11 @@ def _slim_layer(
     if rule.channels is not None and comes_and_goes(flow.output):
         channels = active(flow.output, flow.output_shape, width)
         changes[rule.channels] = int(channels.sum())
+    if rule.in_channels is not None and comes_and_goes(flow.inputs[0]):
+        channels = active(flow.inputs[0], flow.input_shapes[0], width)
+        changes[rule.in_channels] = int(channels.sum())
     if rule.resize is not None and comes_and_goes(flow.output):
-        inputs = active(flow.inputs[0], flow.input_shapes[0], width)
-        changes.update(rule.resize(layer, flow, int(inputs.sum())))
+        changes.update(rule.resize(layer, flow, _ends(flow, width)))
     if isinstance(layer, TriLayer):
         places = layer.place_arguments
         return copy_layer(layer, layer.stock_class, without=places, **changes)

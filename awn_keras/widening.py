@@ -78,8 +78,10 @@ def _check(value: Any, of: str = "") -> float:
 def new_sizes(traced: Trace, multiplier: Multiplier, widths: Widths) -> dict[int, int]:
     """Numbers of channels after widening, by `id` of the layer.
 
-    A layer that is added to a concatenation has as many as that has, after rounding.
-    Of layers that are added to each other the first one says by how much.
+    Parts that are taken of a layer keep their shares, so that each ends at a whole
+    number of channels. A layer that is added to a concatenation has as many as that
+    has, after rounding. Of layers that are added to each other the first one says by
+    how much.
 
     Args:
         traced: The channels of the model.
@@ -106,7 +108,13 @@ def new_sizes(traced: Trace, multiplier: Multiplier, widths: Widths) -> dict[int
         widens = mixes_channels(layer) and len(unique(labels)) > 1
         by = multiplier(layer) if widens else 1.0
         divisor = widths.divisor_of(layer.name)
-        widened[id(layer)] = len(own) if by == 1 else _rounded(len(own) * by, divisor)
+        sizes_of_parts = [
+            len(own.intersection(part.tolist()))
+            for part in traced.channels.classes(labels)
+        ]
+        shared = math.gcd(*sizes_of_parts)
+        new = shared if by == 1 else _rounded(shared * by, divisor)
+        widened[id(layer)] = len(own) // max(shared, 1) * new
         counts: dict[int | None, int] = defaultdict(int)
         for label in labels.tolist():
             counts[owners.get(label)] += 1
@@ -121,6 +129,26 @@ def new_sizes(traced: Trace, multiplier: Multiplier, widths: Widths) -> dict[int
         if size != len(labels):
             sizes[id(layer)] = size
     return sizes
+
+
+def counts_of_labels(traced: Trace, sizes: Mapping[int, int]) -> np.ndarray:
+    """How many channels of a wider model stand in the place of each channel.
+
+    Args:
+        traced: The channels of the model.
+        sizes: What `new_sizes` gives.
+
+    Returns:
+        float64 array `(labels,)`.
+    """
+    counts = np.full(len(traced.channels.resolve()), np.nan)
+    counts[traced.channels.fixed()] = 1
+    for layer, labels in traced.makers():
+        known = counts[labels]
+        own = np.isnan(known)
+        rest = sizes.get(id(layer), len(labels)) - np.nansum(known)
+        counts[labels[own]] = rest / max(own.sum(), 1)
+    return np.nan_to_num(counts, nan=1.0)
 
 
 def _rounded(channels: float, divisor: int) -> int:

@@ -1,6 +1,7 @@
 """Random functional graphs out of all layers that can be converted."""
 
 import keras
+import numpy as np
 from hypothesis import strategies as st
 
 L = keras.layers
@@ -40,7 +41,14 @@ class _Builder:
             *self.stem_kinds,
             *(self.dense, self.depthwise, self.normalization, self.activation),
             *(self.spatial, self.residual, self.concatenation, self.squeeze_excite),
-            *(self.shared, self.operators, self.gate, self.decoder),
+            *(
+                self.grouped,
+                self.shared,
+                self.operators,
+                self.gate,
+                self.decoder,
+                self.parts,
+            ),
         )
         for _ in range(steps):
             self.tensors.append(self.draw(st.sampled_from(kinds))(self.read()))
@@ -91,6 +99,10 @@ class _Builder:
 
     def depthwise(self, x):
         multiplier = self.draw(st.sampled_from((1, 2))) if x.shape[-1] < 16 else 1
+        channels = x.shape[-1]
+        if self.flag() and channels > 1:
+            filters = channels * multiplier
+            return L.Conv2D(filters, 3, padding="same", groups=channels)(x)
         return L.DepthwiseConv2D(3, padding="same", depth_multiplier=multiplier)(x)
 
     def normalization(self, x):
@@ -171,6 +183,28 @@ class _Builder:
                 ops.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3])),
                 (-1, *x.shape[1:]),
             ),
+        )
+        return self.draw(st.sampled_from(kinds))(x)
+
+    def grouped(self, x):
+        """A convolution in groups, not with one for each channel."""
+        groups = [g for g in (1, 2, 3, 4) if x.shape[-1] % g == 0 and x.shape[-1] > g]
+        groups = self.draw(st.sampled_from(groups or [1]))
+        filters = groups * self.draw(st.integers(1, 4))
+        return L.Conv2D(filters, 3, padding="same", groups=groups)(x)
+
+    def parts(self, x):
+        """Some channels go another way."""
+        channels, ops = x.shape[-1], keras.ops
+        if channels % 2:
+            return ops.flip(x, axis=-1)
+        half = channels // 2
+        kinds = (
+            lambda x: ops.glu(x),
+            lambda x: x[..., ::2] + self.branch(x[..., 1::2]),
+            lambda x: ops.concatenate([self.branch(x[..., :half]), x[..., half:]], -1),
+            lambda x: ops.take(x, np.arange(channels).reshape(2, half).T.ravel(), -1),
+            lambda x: ops.subtract(*ops.split(x, 2, axis=-1)),
         )
         return self.draw(st.sampled_from(kinds))(x)
 

@@ -2,7 +2,9 @@
 
 import keras
 
-L = keras.layers
+L, ops = keras.layers, keras.ops
+#: The first of each of two groups of 8 channels, then the second of each, and so on.
+SHUFFLE = [place for first in range(8) for place in (first, first + 8)]
 
 
 def _conv(filters=16):
@@ -78,6 +80,73 @@ def _readout_of_each_step():
     return keras.Model(inputs, L.TimeDistributed(L.Dense(2))(x))
 
 
+def _of_parts(*functions):
+    """Feature maps, each function of them after a convolution of its own."""
+
+    def network():
+        inputs = keras.Input((6, 6, 3))
+        x = _conv()(inputs)
+        for function in functions:
+            x = _conv(function(x).shape[-1])(function(_conv()(x)))
+        return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+
+    return network
+
+
+def _resnext(x):
+    """A block of ResNeXt, and of RegNet: a bottleneck of 4 groups."""
+    y = L.ReLU()(L.BatchNormalization()(L.Conv2D(32, 1, use_bias=False)(x)))
+    y = L.Conv2D(32, 3, padding="same", groups=4, use_bias=False)(y)
+    y = L.Conv2D(16, 1)(L.ReLU()(L.BatchNormalization()(y)))
+    return L.ReLU()(L.Add()([x, y]))
+
+
+def half_shuffled(x):
+    """A unit of ShuffleNetV2."""
+    kept, x = ops.split(x, 2, axis=-1)
+    x = ops.concatenate([kept, _conv(8)(x)], axis=-1)
+    return ops.take(x, SHUFFLE, axis=-1)
+
+
+def _shuffled_by_layers(x):
+    kept, x = x[..., :8], _conv(8)(x[..., 8:])
+    x = L.Reshape((6, 6, 2, 8))(L.Concatenate()([kept, x]))
+    return L.Reshape((6, 6, 16))(L.Permute((1, 2, 4, 3))(x))
+
+
+def _shuffled_by_operations(x):
+    x = ops.transpose(ops.reshape(x, (-1, 6, 6, 4, 4)), (0, 1, 2, 4, 3))
+    return ops.reshape(x, (-1, 6, 6, 16))
+
+
+def _cross_stage(x):
+    """C2f, as YOLOv8 has it."""
+    parts = ops.split(x, 2, axis=-1)
+    for _ in range(2):
+        parts.append(parts[-1] + _conv(8)(_conv(8)(parts[-1])))
+    return L.Concatenate()(parts)
+
+
+def _partly_convolved(x):
+    """A block of FasterNet."""
+    y = L.Concatenate()([_conv(4)(x[..., :4]), x[..., 4:]])
+    return x + L.Conv2D(16, 1)(L.Conv2D(32, 1, activation="relu")(y))
+
+
+def _gated(x):
+    value, gate = x[..., :8], x[..., 8:]
+    return ops.glu(L.Conv2D(24, 1)(value * ops.sigmoid(gate)))
+
+
+def _every_second(x):
+    return x[:, ::2, :, ::2] + L.Conv2D(8, 1)(x[:, 1::2, :, 1::2])
+
+
+def _moved(x):
+    x = ops.tile(ops.repeat(x, 2, axis=-1), (1, 1, 1, 2))
+    return ops.flip(ops.flip(x, axis=1), axis=-1)[..., ::-1]
+
+
 NETWORKS = {
     "conv1d-transpose": lambda: _steps(
         L.Conv1DTranspose(24, 3, strides=2, padding="same"), L.Conv1DTranspose(16, 3)
@@ -87,6 +156,20 @@ NETWORKS = {
         L.BatchNormalization(),
         L.Conv3D(16, 2),
     ),
+    "conv1d-of-each-channel": lambda: _steps(
+        L.Conv1D(32, 3, groups=16, padding="causal", activation="relu"), L.Dense(16)
+    ),
+    "conv2d-of-each-channel": lambda: _images(
+        _conv(24),
+        L.Conv2D(24, 3, groups=24, use_bias=False),
+        L.BatchNormalization(),
+        L.Conv2D(48, (3, 1), groups=24, strides=2, activation="relu"),
+        _conv(),
+    ),
+    "groups1d": lambda: _steps(
+        L.Conv1D(32, 3, groups=2, padding="causal", activation="relu"), L.Dense(16)
+    ),
+    "groups2d": _of_parts(_resnext, lambda x: L.Conv2D(24, 3, groups=2)(x)),
     "conv3d-transpose": lambda: _video(
         L.Conv3D(8, 3, strides=2, padding="same"),
         L.Conv3DTranspose(16, 3, strides=2, padding="same"),
@@ -116,6 +199,13 @@ NETWORKS = {
     "time-distributed-readout": _readout_of_each_step,
     "decoder": _decoder,
     "rows-of-cols": lambda: _images(L.Reshape((6, 96)), L.Dense(32), L.Dense(16)),
+    "halves": _of_parts(half_shuffled, half_shuffled),
+    "shuffled": _of_parts(_shuffled_by_layers, _shuffled_by_operations),
+    "cross-stage": _of_parts(_cross_stage),
+    "partial-convolution": _of_parts(_partly_convolved),
+    "gated": _of_parts(_gated, lambda x: ops.split(x, [8], axis=-1)[0]),
+    "every-second": _of_parts(_every_second),
+    "moved": _of_parts(_moved),
     "heads": lambda: _steps(L.Dense(32), L.Reshape((8, 2, 16)), L.Dense(16)),
 }
 #: Those that a file cannot hold, as TFLite has no builtin operators for them.

@@ -1,4 +1,6 @@
 import os
+import re
+import sys
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from awn_keras import (
     TriConv3D,
     TriConv3DTranspose,
     TriDense,
+    TriLayerNormalization,
     TriSeparableConv1D,
     TriSeparableConv2D,
     WidthRule,
@@ -32,7 +35,7 @@ from awn_keras import (
     trade_off_curve,
 )
 from awn_keras.graph import graph_nodes
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.rules import Graded
 from awn_keras.rules.mixing import mixing
 from benchmarks.loop import train_by_the_loop
@@ -178,17 +181,29 @@ def assert_within(got, wanted):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * scale)
 
 
-def test_convnext_is_refused_with_every_reason():
-    model = keras.applications.ConvNeXtTiny(
-        input_shape=(32, 32, 3), weights=None, classes=2
+@eagerly
+def test_convnext_is_exact_at_every_width():
+    plain = keras.applications.convnext.ConvNeXtTiny  # the smaller ones are not shown
+    network = sys.modules[plain.__module__].ConvNeXt(
+        depths=(1, 1, 2, 1),
+        projection_dims=(16, 24, 32, 48),
+        drop_path_rate=0.1,
+        layer_scale_init_value=1.0,
+        input_shape=(32, 32, 3),
+        weights=None,
+        classes=2,
+        name="small_convnext",
     )
-    with pytest.raises(ConversionError) as error:
-        to_any_width(model)
-    findings = error.value.findings
-    assert len(findings) == 1
-    assert "`groups` must be 1; use DepthwiseConv2D" in findings[0]
-    assert "and 15 more" in findings[0]
-    assert all(finding in str(error.value) for finding in findings)
+    model = to_any_width(network, divisor=4)
+    train_a_little(model)
+    x = inputs_of(model, 2)
+    for width in (0.25, 0.5, 0.75, 1.0):
+        small = slim(model, width)
+        assert_close(outputs_of(small, x), at_width(model, width, x))
+        assert count_macs(model, width) == count_macs(small)
+        assert count_parameters(model, width) == small.count_params()
+    tri = {type(layer) for layer in model.layers if isinstance(layer, TriLayer)}
+    assert tri == {TriConv2D, TriDense, TriLayerNormalization}
 
 
 # -------------------------------------------------------------------- random graphs
@@ -235,8 +250,11 @@ def test_random_graphs(data, min_width, divisor, multiplier):
             plain, min_width=min_width, divisor=divisor, width_multiplier=multiplier
         )
     except ValueError as error:
-        # The only thing that may be wrong with these graphs: too few channels.
+        # What may be wrong with these graphs: too few channels, or parts of channels
+        # that would end within a channel if they were wider.
         assume("one network only" not in str(error))
+        unfit = ("cannot widen", "no whole number of them")
+        assume(multiplier == 1 or not any(text in str(error) for text in unfit))
         raise
     train_a_little(model)
     x = inputs_of(model, 3)
@@ -338,7 +356,7 @@ def test_a_decoders_features_come_and_go_by_channels():
         (L.UnitNormalization(), "normalizes over the channels.*leave out the last"),
         (L.GroupNormalization(4), "groups=-1.*Received: groups=4 for 8 channels"),
         (L.Reshape((6, 6, 8, 1)), "would make one channel of all"),
-        (L.Reshape((6, 16, 3)), "channel shuffle is neither"),
+        (L.Reshape((6, 16, 3)), "of a channel shuffle `to_any_width` makes"),
         (L.TimeDistributed(L.Conv1D(8, 1)), "Conv1D.*Use the inner layer in its place"),
         (L.TimeDistributed(L.GroupNormalization(-1)), "another size at each width"),
         (L.TimeDistributed(L.LayerNormalization()), "inner layer has no width rule"),
@@ -980,8 +998,7 @@ def test_all_findings_come_at_once_and_each_once():
     x = L.Conv2D(8, 3)(inputs)
     x = L.LayerNormalization(name="norm1")(x)
     x = L.LayerNormalization(name="norm2")(L.Conv2D(8, 1)(x))
-    x = L.Lambda(lambda x: x, name="function")(x)
-    x = L.Conv2D(8, 3, groups=2, name="grouped")(x)
+    x = L.Softmax(name="softmax")(x)
     x = L.Reshape((4, 2, 4))(
         L.GlobalAveragePooling2D(keepdims=True)(L.Conv2D(32, 1)(x))
     )
@@ -992,10 +1009,43 @@ def test_all_findings_come_at_once_and_each_once():
     ) as error:
         to_any_width(model)
     findings = error.value.findings
-    for part in ("norm1", "function", "grouped", "'shuffle' (Permute): must keep"):
+    for part in ("norm1", "'softmax'", "'shuffle' (Permute): must keep"):
         assert any(part in finding for finding in findings), part
     assert "The same holds for 'norm2'." in findings[0]
-    assert len(findings) == 4
+    assert len(findings) == 3
+
+
+def test_what_follows_from_a_finding_is_none():
+    ops = keras.ops
+    inputs = keras.Input((8, 8, 3))
+    x = L.Permute((3, 1, 2), name="cause")(L.Conv2D(16, 3, padding="same")(inputs))
+    for _ in range(4):  # nothing here is known to be wrong, were it not for the cause
+        x = L.Add()([x, L.BatchNormalization()(x)])
+        x = L.Reshape((16, 8, 8))(L.Reshape((8, 128))(x))
+        x = L.Multiply()([x, ops.mean(x, axis=-1, keepdims=True)])
+        x = ops.softmax(ops.matmul(x, ops.transpose(x, (0, 1, 3, 2))))
+    x = L.LayerNormalization(name="other")(x)  # in no place
+    x = L.Conv2D(8, 3)(L.Permute((2, 3, 1))(x))
+    x = L.Conv2D(8, 3)(L.Softmax(name="third")(x))
+    with pytest.raises(ConversionError) as error:
+        to_any_width(keras.Model(inputs, L.Dense(2)(L.Flatten()(x))))
+    findings = error.value.findings
+    assert len(findings) == 3
+    for name, finding in zip(("cause", "other", "third"), findings, strict=True):
+        assert f"'{name}'" in finding
+
+
+def test_one_reason_at_tensors_of_many_sizes_is_one_finding():
+    """Gates of all channels at each of three stages, as CBAM has them."""
+    inputs = x = keras.Input((16, 16, 3))
+    for filters in (16, 32, 64):
+        x = L.Conv2D(filters, 3, strides=2, padding="same")(x)
+        x = x * keras.ops.sigmoid(keras.ops.max(x, axis=-1, keepdims=True))
+    with pytest.raises(ConversionError) as error:
+        to_any_width(keras.Model(inputs, L.Dense(2)(L.Flatten()(x))))
+    (finding,) = error.value.findings
+    assert "acts on the channels of an input of shape (None, 8, 8, 16)" in finding
+    assert re.search(r"The same holds for 'max_\d+', 'max_\d+'\.$", finding)
 
 
 @pytest.mark.parametrize(

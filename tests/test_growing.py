@@ -35,6 +35,7 @@ NETWORKS = {
     # 12 and 20 are no multiples of 8: blocks are smaller there.
     "odd sizes": lambda: conv_net((12, 20)),
     "decoder": stock.NETWORKS["decoder"],
+    "cross-stage": stock.NETWORKS["cross-stage"],
     "instance normalization": stock.NETWORKS["instance-normalization"],
     "layer normalization": stock.NETWORKS["convnext"],
     "nested": lambda: keras.Sequential([keras.Input((6, 6, 2)), conv_net((8, 8))]),

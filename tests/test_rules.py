@@ -180,7 +180,6 @@ def conv_after_batch_norm(x):
         (L.Permute((3, 1, 2)), "must keep the channels last"),
         (L.Reshape((24, 4)), "must keep the channels as the last axis"),
         (L.Reshape((96, 1)), "would make one channel of all"),
-        (L.Conv2D(6, 1, groups=2), "`groups` must be 1"),
         (L.Rescaling([1.0] * 6), "must be numbers on graded channels"),
         (L.MaxPooling2D(data_format="channels_first"), "must be 'channels_last'"),
         (L.Activation(keras.ops.softmax), "activation `softmax` is not known"),

@@ -501,6 +501,8 @@ class _Cutter:
         name = self._name(f"{layer.name}_{label}")
         if rule.channels is not None:
             changes[rule.channels] = len(indices[1])
+        if rule.in_channels is not None:
+            changes[rule.in_channels] = len(indices[0])
         block = self._blocks[key] = copy_layer(layer, name=name, **changes)
         outputs = block(x)
         slices = chosen_slices(layer, size, *(side.tolist() for side in indices))

@@ -255,12 +255,6 @@ class TriangularKernel(TriLayer):
                 f"{self._title()}: `data_format` must be 'channels_last', as TFLite "
                 "needs it. Received: data_format='channels_first'"
             )
-        if getattr(self, "groups", 1) != 1:
-            raise ArgumentError(
-                f"{self._title()}: `groups` must be 1, since groups of channels have "
-                "no common order to cut at; use DepthwiseConv2D for one group a "
-                f"channel. Received: groups={self.groups}"
-            )
         if getattr(self, "lora_rank", None):
             raise self._no_lora()
         quantized = isinstance(
@@ -286,6 +280,7 @@ class TriangularKernel(TriLayer):
                 getattr(self, axes.constraint, None),
                 transposed=axes.inputs > axes.outputs,
                 depth_multiplier=getattr(self, axes.depth_multiplier or "", 1),
+                groups=getattr(self, "groups", 1),
             )
             for name, axes in self.kernels.items()
         }

@@ -27,7 +27,8 @@ class TriConv1D(TriangularKernel, keras.layers.Conv1D):
         padding: See `filters`; `"causal"` too.
         data_format: `"channels_last"` or `None`.
         dilation_rate: See `filters`.
-        groups: 1.
+        groups: See `filters`. Each group has a triangle of its own, and all of them the
+            same grades.
         activation: See `filters`. In an `AnyWidthModel` it must act on each channel
             by itself (not softmax).
         use_bias: See `filters`.
@@ -40,7 +41,8 @@ class TriConv1D(TriangularKernel, keras.layers.Conv1D):
         kernel_constraint: Applied after each update, before the triangle.
         bias_constraint: See `filters`.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
+            `None` for `channel_grades(in_channels)` (of each group); then `out_grades`
+            too.
         out_grades: Grades of the output channels, `(filters,)`, likewise.
         **kwargs: `name`, `dtype`, `trainable`.
 
@@ -51,8 +53,8 @@ class TriConv1D(TriangularKernel, keras.layers.Conv1D):
         `(batch, new_steps, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, `groups` is not 1, only
-            one of the grades is given, or they do not fit the channels.
+        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
+            given, or they do not fit the channels or differ between groups.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -164,7 +166,8 @@ class TriConv2D(_Convolution, keras.layers.Conv2D):
         padding: See `filters`.
         data_format: `"channels_last"` or `None`.
         dilation_rate: See `filters`.
-        groups: 1.
+        groups: See `filters`. Each group has a triangle of its own, and all of them the
+            same grades.
         activation: See `filters`. In an `AnyWidthModel` it must act on each channel
             by itself (not softmax).
         use_bias: See `filters`.
@@ -177,7 +180,8 @@ class TriConv2D(_Convolution, keras.layers.Conv2D):
         kernel_constraint: Applied after each update, before the triangle.
         bias_constraint: See `filters`.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
+            `None` for `channel_grades(in_channels)` (of each group); then `out_grades`
+            too.
         out_grades: Grades of the output channels, `(filters,)`, likewise.
         **kwargs: `name`, `dtype`, `trainable`.
 
@@ -188,8 +192,8 @@ class TriConv2D(_Convolution, keras.layers.Conv2D):
         `(batch, new_rows, new_cols, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, `groups` is not 1, only
-            one of the grades is given, or they do not fit the channels.
+        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
+            given, or they do not fit the channels or differ between groups.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -266,7 +270,8 @@ class TriConv3D(_Convolution, keras.layers.Conv3D):
         padding: See `filters`.
         data_format: `"channels_last"` or `None`.
         dilation_rate: See `filters`.
-        groups: 1.
+        groups: See `filters`. Each group has a triangle of its own, and all of them the
+            same grades.
         activation: See `filters`. In an `AnyWidthModel` it must act on each channel
             by itself (not softmax).
         use_bias: See `filters`.
@@ -279,7 +284,8 @@ class TriConv3D(_Convolution, keras.layers.Conv3D):
         kernel_constraint: Applied after each update, before the triangle.
         bias_constraint: See `filters`.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
+            `None` for `channel_grades(in_channels)` (of each group); then `out_grades`
+            too.
         out_grades: Grades of the output channels, `(filters,)`, likewise.
         **kwargs: `name`, `dtype`, `trainable`.
 
@@ -290,8 +296,8 @@ class TriConv3D(_Convolution, keras.layers.Conv3D):
         `(batch, new_steps, new_rows, new_cols, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, `groups` is not 1, only
-            one of the grades is given, or they do not fit the channels.
+        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
+            given, or they do not fit the channels or differ between groups.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:

@@ -2,13 +2,14 @@
 
 A layer class is known by its `WidthRule` alone, which one of the files here registers:
 `mixing`, `single`, `normalization`, `merging`, `shapes`, `wrapping`, `operations`,
-`refused`. `sequences` says how classes without a rule are counted. All else in the
-package asks the rule.
+`moving`, `refused`. `sequences` says how classes without a rule are counted. All else
+in the package asks the rule.
 """
 
 from awn_keras.rules import (  # each registers its rules
     merging,
     mixing,
+    moving,
     normalization,
     operations,
     refused,
@@ -26,6 +27,7 @@ from awn_keras.rules.kinds import (
     Kind,
     Labelled,
     PerWidth,
+    Unknown,
     comes_and_goes,
     grades_of,
     unique,
@@ -59,6 +61,7 @@ __all__ = [
     "Labelled",
     "LayerCall",
     "PerWidth",
+    "Unknown",
     "WidthRule",
     "check_each_sample_alone",
     "check_mixes_no_samples",
@@ -71,6 +74,7 @@ __all__ = [
     "merging",
     "mixes_channels",
     "mixing",
+    "moving",
     "normalization",
     "operations",
     "per_channel",

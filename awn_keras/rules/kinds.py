@@ -16,6 +16,7 @@ that both sides of an Add have the same ones.
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,7 +74,12 @@ class PerWidth:
     readout: str = field(compare=False)
 
 
-Kind = Fixed | Labelled | Graded | PerWidth
+@dataclass(frozen=True)
+class Unknown:
+    """A tensor of which nothing is known, since the layer that gives it is refused."""
+
+
+Kind = Fixed | Labelled | Graded | PerWidth | Unknown
 
 
 def comes_and_goes(kind: Kind) -> bool:
@@ -92,10 +98,11 @@ class Flow:
 
     Args:
         inputs: Kinds of the inputs.
-        output: Kind of the outputs.
+        output: Kind of the first output.
         input_shapes: Shapes of the inputs, batch first.
         output_shape: Shape of the first output, batch first.
         named_shapes: Shapes of the arguments of the call, by name.
+        constants: Arguments of the call that are no tensors, by name.
     """
 
     inputs: tuple[Kind, ...]
@@ -103,6 +110,7 @@ class Flow:
     input_shapes: list[tuple[Any, ...]]
     output_shape: tuple[Any, ...]
     named_shapes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
     def grades(self) -> tuple[np.ndarray, np.ndarray]:
         """Grades of the first input's and the output's channels, 0 where Fixed."""
@@ -190,6 +198,8 @@ class Channels:
     def __init__(self) -> None:
         self._parents: list[int] = []
         self._fixed: list[int] = []
+        self._parts: list[np.ndarray] = []
+        self._in_parts: dict[int, tuple[tuple[int, int], ...]] | None = None
         #: Labels of the channels that each layer makes, by `id` of the layer.
         self.made: dict[int, np.ndarray] = {}
 
@@ -213,9 +223,43 @@ class Channels:
         """States that two tensors have the same channels, in the same order."""
         if labels is others:
             return
+        self._in_parts = None
         for left, right in zip(labels.tolist(), others.tolist(), strict=True):
             first, second = sorted((self._root(left), self._root(right)))
             self._parents[second] = first
+
+    def parted(self, labels: np.ndarray) -> None:
+        """States that a tensor is a part of another one, of which some must be there.
+
+        A layer whose channels are in several parts gives those of each the grades that
+        a layer of their number has: no part is ever empty, or late as a whole.
+
+        Args:
+            labels: The part's.
+        """
+        self._parts.append(labels)
+        self._in_parts = None
+
+    def classes(self, labels: np.ndarray) -> list[np.ndarray]:
+        """Sorts channels by the parts that they are in.
+
+        Args:
+            labels: Labels, in the order of their places.
+
+        Returns:
+            Labels, resolved, each once, of each class: channels that are in the same
+            parts equally often. A single class where nothing is taken apart.
+        """
+        if self._in_parts is None:
+            self._in_parts = defaultdict(tuple)
+            for index, part in enumerate(self._parts):
+                counts = Counter(map(self._root, part.tolist()))
+                for label, count in counts.items():
+                    self._in_parts[label] += ((index, count),)
+        classes: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+        for label in dict.fromkeys(map(self._root, labels.tolist())):
+            classes[self._in_parts.get(label, ())].append(label)
+        return [np.array(labels) for labels in classes.values()]
 
     def _root(self, label: int) -> int:
         parents = self._parents
@@ -236,11 +280,12 @@ class Channels:
 
         Joined layers of different size follow the smallest: where a layer of 32
         channels is added to a concatenation of two of 16, each half of it rises as its
-        layer of 16 does, so that none of the three is ever empty.
+        layer of 16 does, so that none of the three is ever empty. So does each part
+        that is taken of a layer; see `parted`.
 
         Args:
             new_grades: `new_grades(key, channels)` gives the grades `(channels,)` of
-                the layer whose `id` is `key`.
+                the layer whose `id` is `key`, or of a part of it.
 
         Returns:
             float64 array `(labels,)`.
@@ -250,8 +295,12 @@ class Channels:
         grades[self.fixed()] = 0.0
         # A channel that a layer makes at several places (a Dense before a Reshape) is
         # one channel, and its first place counts.
-        made = {key: unique(roots[labels]) for key, labels in self.made.items()}
-        for key, own in sorted(made.items(), key=lambda item: len(item[1])):
+        made = [
+            (key, part)
+            for key, labels in self.made.items()
+            for part in self.classes(labels)
+        ]
+        for key, own in sorted(made, key=lambda item: len(item[1])):
             free = np.isnan(grades[own])
             grades[own[free]] = new_grades(key, len(own))[free]
         return grades[roots]

@@ -1,16 +1,28 @@
-"""Layers whose output channels read many input channels, and depthwise ones."""
+"""Layers whose output channels read many input channels, and depthwise ones.
+
+A convolution in groups mixes the channels of each, and groups narrow together; with one
+group for each channel it is depthwise.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from awn_keras.layers import TRI_CLASSES
-from awn_keras.layers.base import PLAIN, SEPARABLE, TRANSPOSED, KernelAxes
+from awn_keras.layers.base import (
+    PLAIN,
+    SEPARABLE,
+    TRANSPOSED,
+    KernelAxes,
+    TriangularKernel,
+)
 from awn_keras.rules.kinds import CallSize, Kind, Labelled, PerWidth
 from awn_keras.rules.registry import (
     LayerCall,
@@ -19,8 +31,10 @@ from awn_keras.rules.registry import (
     check_channels_last,
     check_mixes_no_samples,
     layers_with_a_tri_layer,
+    register_derived_rule,
     register_width_rule,
     rule_of,
+    rule_of_class,
 )
 
 
@@ -54,16 +68,42 @@ def mixing(call: LayerCall) -> Kind:
 
 
 def depthwise(call: LayerCall) -> Kind:
-    """Rule of a layer that makes `depth_multiplier` channels of each channel."""
+    """Rule of a layer that makes one or more neighbouring channels of each channel."""
     check_activation(call)
-    # Output channel t * depth_multiplier + m reads input channel t only.
-    return Labelled(np.repeat(call.labels(), call.layer.depth_multiplier))
+    labels = call.labels()
+    # Output channel t * multiplier + m reads input channel t only.
+    return Labelled(np.repeat(labels, call.output_shape[-1] // len(labels)))
 
 
-def _check(call: LayerCall) -> None:
-    check_channels_last(call)
-    if getattr(call.layer, "groups", 1) != 1:
-        raise call.error("`groups` must be 1; use DepthwiseConv2D for one a channel.")
+def in_groups(
+    groups: int, kind: Callable[[LayerCall], Kind | list[Kind]], call: LayerCall
+) -> Kind | list[Kind]:
+    """Rule of a layer in groups: the k-th channels of all groups are one.
+
+    Args:
+        groups: Their number.
+        kind: The rule of the layer without groups.
+        call: A call with one input tensor.
+
+    Returns:
+        What `kind` gives.
+
+    Raises:
+        ValueError: See `kind`; if a Tri layer has groups of one channel.
+    """
+    if isinstance(call.layer, TriangularKernel) and call.layer.kernel.shape[-2] == 1:
+        stock = call.layer.stock_class.__name__
+        raise call.error(
+            "a group of one channel has no triangle. Use a plain "
+            f"`keras.layers.{stock}` of as many groups in its place."
+        )
+    outputs = kind(call)
+    for each in (call.kinds[0], outputs):
+        if isinstance(each, Labelled):
+            first, *others = each.labels.reshape(groups, -1)
+            for other in others:
+                call.channels.join(first, other)
+    return outputs
 
 
 # ------------------------------------------------------------ multiply-accumulates
@@ -122,7 +162,7 @@ def _register(
         },
         channels=channels,
         stem=True,
-        check=_check,
+        check=check_channels_last,
         triangular=triangular,
         macs=macs,
         cuts=cuts and triangular is not None,
@@ -152,15 +192,44 @@ for _layer_class in (_L.SeparableConv1D, _L.SeparableConv2D):
         filters={"depthwise_kernel": -2},
     )
 _register(_L.Dense, PLAIN, convolution_macs, channels="units")
+_DEPTHWISE = WidthRule(
+    depthwise,
+    in_axes={"kernel": -2},
+    out_axes={"bias": 0},
+    check=check_channels_last,
+    macs=_depthwise_macs,
+    apart=True,
+)
 for _layer_class in (_L.DepthwiseConv1D, _L.DepthwiseConv2D):
-    register_width_rule(
-        _layer_class,
-        WidthRule(
-            depthwise,
-            in_axes={"kernel": -2},
-            out_axes={"bias": 0},
-            check=check_channels_last,
-            macs=_depthwise_macs,
-            apart=True,
-        ),
-    )
+    register_width_rule(_layer_class, _DEPTHWISE)
+#: Of a convolution whose groups have one input channel each, `(..., 1, filters)`.
+_IN_GROUPS_OF_ONE = replace(
+    _DEPTHWISE,
+    in_axes={},
+    out_axes={"kernel": -1, "bias": 0},
+    channels="filters",
+    in_channels="groups",
+)
+
+
+def _rule_in_groups(layer: Any) -> WidthRule | None:
+    if layer.groups == 1 or not layer.built:
+        return None
+    if layer.kernel.shape[-2] == 1 and not isinstance(layer, TriangularKernel):
+        rule = _IN_GROUPS_OF_ONE
+    else:
+        rule = rule_of_class(type(layer))
+        kind = partial(in_groups, layer.groups, rule.kind)
+        rule = replace(rule, kind=kind, groups=layer.groups, cuts=False)
+    return replace(rule, no_operator=_no_groups)
+
+
+def _no_groups(layer: Any) -> str | None:
+    if layer.rank < 3:
+        return None
+    return "its `groups`. Use `TimeDistributed` of a DepthwiseConv2D, or `groups=1`"
+
+
+for _layer_class in (_L.Conv1D, _L.Conv2D, _L.Conv3D):
+    register_derived_rule(_layer_class, _rule_in_groups)
+    register_derived_rule(TRI_CLASSES[_layer_class], _rule_in_groups)

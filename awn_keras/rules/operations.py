@@ -7,6 +7,7 @@ rows and cols, as samples are apart and channels come and go with the width.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -69,13 +70,20 @@ def _without_tensors(values: list[Any]) -> list[Any]:
 # ------------------------------------------------------------------- along some axes
 
 
-def _along(along: Along) -> Callable[[LayerCall], Kind]:
-    """The kind of what an operation gives that acts along rows and cols alone."""
+def along(axes: Along) -> Callable[[LayerCall], Kind]:
+    """The kind of what an operation gives that acts along rows and cols alone.
+
+    Args:
+        axes: Finds the axes that a call acts on.
+
+    Returns:
+        The `kind` of a `WidthRule`.
+    """
 
     def kind(call: LayerCall) -> Kind:
         check_channels_last(call)
         shape = call.input_shapes[0]
-        wrong = along(call) & {0, len(shape) - 1}
+        wrong = axes(call) & {0, len(shape) - 1}
         if wrong:
             names = {0: "the samples", len(shape) - 1: "the channels"}
             raise call.error(
@@ -162,22 +170,25 @@ def _padded(call: LayerCall) -> set[int]:
     return {axis for axis in range(rank) if widths[axis].any()}
 
 
-def _tiled(call: LayerCall) -> set[int]:
-    rank, repeats = len(call.input_shapes[0]), np.ravel(call.layer.repeats).tolist()
+def tiled_axes(operation: Any, rank: int) -> set[int]:
+    """Axes of an input of so many that a `Tile` repeats."""
+    repeats = np.ravel(operation.repeats).tolist()
     if len(repeats) > rank:
         return {0}
     first = rank - len(repeats)
     return {first + i for i, repeat in enumerate(repeats) if repeat != 1}
 
 
-def _indexed(call: LayerCall) -> set[int]:
-    """Axes that `x[key]` takes a part of, or puts new ones before or behind."""
-    arguments = call.node.arguments
-    key = arguments.kwargs["key"] if "key" in arguments.kwargs else arguments.args[1]
-    keys = list(key) if isinstance(key, tuple) else [key]
-    rank = len(call.input_shapes[0])
+def indexed_axes(key: Any, rank: int) -> set[int]:
+    """Axes that `x[key]` takes a part of, or puts new ones before or behind.
+
+    Args:
+        key: The key; a file has lists for tuples.
+        rank: Number of axes of `x`.
+    """
+    keys = list(key) if isinstance(key, tuple | list) else [key]
     if not all(_is_plain_index(part) for part in keys):
-        return _all_axes(call)
+        return set(range(rank))
     used = sum(part is not None and part is not Ellipsis for part in keys)
     if Ellipsis not in keys:
         keys.append(Ellipsis)
@@ -234,28 +245,43 @@ def _reshape(call: LayerCall) -> Kind:
     return arranged(call)
 
 
-def resized(operation: Any, flow: Flow, inputs: Callable[[], int]) -> Any:
+def resized(
+    operation: Any, flow: Flow, ends: Callable[[], np.ndarray]
+) -> Callable[..., Any]:
     """Gives an operation for another number of channels.
 
     Args:
         operation: An operation of `keras.ops`.
         flow: What comes in and goes out.
-        inputs: Gives the number of input channels that there are. It is not called
-            where nothing comes and goes: a scalar has no channels.
+        ends: Gives what `WidthRule.resize` takes. It is not called where nothing comes
+            and goes: a scalar has no channels.
 
     Returns:
-        The operation itself, unless its arguments name the number of channels.
+        A function that is called as the operation is: the operation itself, unless
+        arguments of it or of its call name channels.
     """
     resize = (rule_of(operation) or WidthRule()).resize
     if resize is None or not comes_and_goes(flow.output):
         return operation
-    changes = resize(operation, flow, inputs())
-    return type(operation)(**changes, name=operation.name)
+    changes = resize(operation, flow, ends())
+    signature = inspect.signature(operation.call)
+    of_call = {
+        name: changes.pop(name) for name in signature.parameters & changes.keys()
+    }
+    if changes:
+        operation = type(operation).from_config({**operation.get_config(), **changes})
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.arguments.update(of_call)
+        return operation(*bound.args, **bound.kwargs)
+
+    return call
 
 
-def _resized_shape(operation: Any, flow: Flow, inputs: int) -> dict[str, Any]:
+def _resized_shape(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
     *others, last = operation.newshape
-    left = last if last == -1 else last * inputs // flow.input_shapes[0][-1]
+    left = last if last == -1 else last * round(ends[-1]) // flow.input_shapes[0][-1]
     return {"newshape": (*others, left)}
 
 
@@ -282,11 +308,10 @@ _ENTRIES = (
 _LOOKED_UP = "Digitize IsIn"
 _OF_AXIS = (
     "All Amax Amin Any Append Argmax Argmin Argpartition Argsort ArraySplit "
-    "Average CountNonzero Cumprod Cumsum Diff Flip Glu LayerNorm LogSoftmax "
+    "Average CountNonzero Cumprod Cumsum Diff LayerNorm LogSoftmax "
     "Logsumexp Max Median Min Moments Nanargmax Nanargmin Nancumprod Nancumsum "
     "Nanmax Nanmean Nanmedian Nanmin Nanprod Nanstd Nansum Nanvar Norm Normalize "
-    "Prod Ptp RMSNorm Repeat Roll Softmax Sort Sparsemax Split Std Take "
-    "TakeAlongAxis Trapezoid Unstack Var"
+    "Prod Ptp RMSNorm Softmax Sort Sparsemax Std TakeAlongAxis Trapezoid Unstack Var"
 )
 #: The same, if linear.
 _LINEAR_OF_AXIS = "Mean Sum"
@@ -297,8 +322,6 @@ _ALONG: dict[str, Along] = {
     "Squeeze": _squeezed,
     "Moveaxis Swapaxes Transpose": _moved,
     "Pad": _padded,
-    "Tile": _tiled,
-    "GetItem": _indexed,
     "Slice": _sliced,
     "Rot90": _axis,
     "Trace": _two_axes,
@@ -336,8 +359,8 @@ _register(_ENTRIES, _element_wise)
 _register("Add Subtract", _element_wise, alike=True)
 _register(_LOOKED_UP, merge)
 for _names, _along_axes in _ALONG.items():
-    _register(_names, _along(_along_axes))
-_register(_LINEAR_OF_AXIS, _along(_axis), alike=True)
+    _register(_names, along(_along_axes))
+_register(_LINEAR_OF_AXIS, along(_axis), alike=True)
 _register("Reshape", _reshape, resize=_resized_shape)
 _register(_MIXING, per_sample)
 for _name in _ENTRIES.split():

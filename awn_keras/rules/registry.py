@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError
-from awn_keras.graph import data_tensors, is_stock, named_shapes
+from awn_keras.graph import data_tensors, is_stock, named_constants, named_shapes
 from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.rules.kinds import CallSize, Channels, Flow, Kind, Labelled
 
@@ -56,6 +56,11 @@ class LayerCall:
         """Shape of the first output tensor, batch first."""
         return tuple(self.node.outputs[0].shape)
 
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Arguments of the call that are no tensors of the graph, by name."""
+        return named_constants(self.node)
+
     def flow(self, inputs: tuple[Kind, ...], output: Kind) -> Flow:
         """What comes in and goes out, of these kinds."""
         return Flow(
@@ -64,6 +69,7 @@ class LayerCall:
             self.input_shapes,
             self.output_shape,
             named_shapes(self.node),
+            self.constants,
         )
 
     def labels(self) -> np.ndarray:
@@ -169,9 +175,10 @@ class WidthRule:
     batch by itself.
 
     Args:
-        kind: `kind(call)` takes a `LayerCall` and returns the kind of the output:
-            `per_channel`, `per_sample`, or a function of your own that raises
-            `call.error(reason)` for what it cannot do.
+        kind: `kind(call)` takes a `LayerCall` and returns the kind of the output, or
+            a list of kinds for several outputs that differ: `per_channel`,
+            `per_sample`, or a function of your own that raises `call.error(reason)` for
+            what it cannot do.
         in_axes: For each weight that follows the *input* channels, its name and the
             axis, as in `{"scale": -1}`. Names are those of the variables
             (`layer.weights[i].name`), `variable` for those without. The axis may hold
@@ -179,6 +186,7 @@ class WidthRule:
         out_axes: Likewise for weights that follow the *output* channels.
         channels: Name of the constructor argument that holds the number of output
             channels while these come and go, or `None`.
+        in_channels: Likewise of the number of input channels.
         stem: Whether the layer starts the trunk when its input is Fixed. Other
             layers on Fixed inputs give Fixed outputs.
         check: `check(call)` raises `call.error(reason)` for what the layer cannot do
@@ -188,11 +196,16 @@ class WidthRule:
         macs: `macs(layer, size)` gives the multiply-accumulates of one call for one
             sample; `size` is a `CallSize`, whose channels may be arrays. `None` for a
             layer without kernels.
-        resize: `resize(layer, flow, inputs)` gives the constructor's arguments that
-            change when the layer has `inputs` active input channels (`channels` apart).
-            Each call of such a layer is copied by itself. `None` if there are none.
+        resize: `resize(layer, flow, ends)` gives the arguments that change when the
+            layer has another number of input channels (`channels` apart): of its
+            constructor, of an operation of `keras.ops` also of its call. `ends` is an
+            array `(channels + 1,)`: how many there are before each place of the old
+            ones; the last is their number. Each call of such a layer is copied by
+            itself. `None` if there are none.
         apart: Whether each output channel is computed from one input channel. `None`
             for what `kind` says: true of `per_channel`.
+        groups: In how many groups its input channels are, of which each has the same
+            labels. Weights follow the channels of the first one.
         cuts: Whether an exported file may hold the layer's kernel in blocks of
             channels. The layer needs `use_bias` and `activation` then.
         reads_prefix: Whether an output channel depends on all input channels whose
@@ -212,16 +225,18 @@ class WidthRule:
             operator for, and what to use in its place, or `None` if it has.
     """
 
-    kind: Callable[[LayerCall], Kind] = per_channel
+    kind: Callable[[LayerCall], Kind | list[Kind]] = per_channel
     in_axes: Mapping[str, int] = field(default_factory=dict)
     out_axes: Mapping[str, int] = field(default_factory=dict)
     channels: str | None = None
+    in_channels: str | None = None
     stem: bool = False
     check: Callable[[LayerCall], None] = accepts_all
     triangular: type[TriLayer] | None = None
     macs: Callable[[Any, CallSize], Any] | None = None
-    resize: Callable[[Any, Flow, int], dict[str, Any]] | None = None
+    resize: Callable[[Any, Flow, np.ndarray], dict[str, Any]] | None = None
     apart: bool | None = None
+    groups: int = 1
     cuts: bool = False
     reads_prefix: bool = False
     flattens: bool = False
@@ -241,8 +256,8 @@ class WidthRule:
         """Names of the weights that mix channels."""
         return [name for name in self.in_axes if name in self.out_axes]
 
-    def output(self, call: LayerCall) -> Kind:
-        """Checks a call before the readout and gives the kind of its output.
+    def output(self, call: LayerCall) -> Kind | list[Kind]:
+        """Checks a call before the readout and gives the kind of its outputs.
 
         Raises:
             ValueError: If the layer cannot do that.
@@ -254,7 +269,7 @@ class WidthRule:
 _NO_RULE = WidthRule(per_sample)
 _NO_GRADES = "no channels come and go there"  # why a Tri layer is no tail
 _RULES: dict[type, WidthRule] = {}
-#: For layers whose rule is that of a layer inside of them.
+#: For classes whose rule depends on the layer's arguments, or on one inside of it.
 _DERIVED: dict[type, Callable[[Any], WidthRule | None]] = {}
 _OPERATIONS: dict[str, WidthRule] = {}
 _Macs = Callable[[Any, CallSize], Any]
@@ -324,12 +339,12 @@ def register_derived_rule(
     layer_class: type[keras.layers.Layer],
     rule_for: Callable[[Any], WidthRule | None],
 ) -> None:
-    """Gives a class of layers that run another one inside a rule of each.
+    """Gives layers of a class a rule of their own.
 
     Args:
         layer_class: The class.
-        rule_for: Takes a layer of the class and gives its rule, or `None` if there is
-            none.
+        rule_for: Takes a layer of the class and gives its rule, or `None` if it has
+            that of its class.
     """
     _DERIVED[layer_class] = rule_for
 
@@ -382,11 +397,17 @@ def is_opaque(operation: Any) -> bool:
     return isinstance(operation, keras.layers.Lambda | keras.layers.Wrapper)
 
 
+def rule_of_class(layer_class: type[keras.layers.Layer]) -> WidthRule:
+    """The rule that layers of a class have unless they have one of their own."""
+    return _RULES[layer_class]
+
+
 def rule_of(operation: Any) -> WidthRule | None:
     """The rule of a layer or of an operation of `keras.ops`, if there is one."""
-    rule = _RULES.get(type(operation))
-    if rule is None and type(operation) in _DERIVED:
-        return _DERIVED[type(operation)](operation)
+    derived = _DERIVED.get(type(operation))
+    rule = None if derived is None else derived(operation)
+    if rule is None:
+        rule = _RULES.get(type(operation))
     if rule is None and is_stock_operation(operation):
         rule = _OPERATIONS.get(type(operation).__name__)
     return rule

@@ -54,7 +54,9 @@ def arranged(call: LayerCall) -> Kind:
         if channels == 1
         else "must keep the channels as the last axis, or flatten, or make whole "
         "positions of them: the number of channels before must be a multiple of that "
-        "after, or the other way round (a channel shuffle is neither)"
+        "after, or the other way round (of a channel shuffle `to_any_width` makes "
+        "`keras.ops.take(x, order, axis=-1)`, if it is whole: Reshape, Permute, "
+        "Reshape)"
     )
     raise call.error(
         f"{reason}. Put it after the readout, or a Dense or Conv of another size before"
@@ -63,13 +65,13 @@ def arranged(call: LayerCall) -> Kind:
     )
 
 
-def _resized_target(layer: Any, flow: Flow, inputs: int) -> dict[str, Any]:
+def _resized_target(layer: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
     *positions, channels = flow.output_shape[1:]
     features = flow.input_shapes[0][-1]
     # As many positions as before, each with what is left of the channels.
     shape = (
         *(-1 if n is None else n for n in positions),
-        inputs * channels // features,
+        round(ends[-1]) * channels // features,
     )
     return {"target_shape": shape}
 

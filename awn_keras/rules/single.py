@@ -30,8 +30,9 @@ def _check_rescaling(call: LayerCall) -> None:
 def _check_permute(call: LayerCall) -> None:
     if call.layer.dims[-1] != len(call.layer.dims):
         raise call.error(
-            "must keep the channels last, which a channel shuffle does not. Received: "
-            f"dims={call.layer.dims}"
+            "must keep the channels last, which a channel shuffle does not. Shuffle by "
+            "`keras.ops.take(x, order, axis=-1)`; `to_any_width` makes it of Reshape, "
+            f"Permute, Reshape. Received: dims={call.layer.dims}"
         )
 
 

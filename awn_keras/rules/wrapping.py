@@ -44,7 +44,7 @@ class _StepCall(LayerCall):
         )
 
 
-def _each_step(inner: WidthRule, call: LayerCall) -> Kind:
+def _each_step(inner: WidthRule, call: LayerCall) -> Kind | list[Kind]:
     step = _StepCall(**vars(call))
     if inner.stem:
         if isinstance(call.kinds[0], Labelled) and not call.as_tri:

@@ -630,10 +630,67 @@ def test_channels_first_is_refused(layer_class):
         layer_class(4, 3, data_format="channels_first")
 
 
+def in_groups(layer_class, **arguments):
+    """A layer of three groups of 4 and 2 channels, and what it is called on."""
+    layer = layer_class(6, 2, groups=3, **arguments)
+    x = data((2, *(4,) * layer.rank, 12))
+    layer.build(x.shape)
+    return layer, x
+
+
+@pytest.mark.parametrize("layer_class", [TriConv1D, TriConv2D])
+def test_each_group_has_a_triangle(layer_class):
+    layer, x = in_groups(layer_class)
+    # Of 4 inputs the outputs of a group read 1 and 3, by the paper's staircase.
+    mask = np.tile([[1, 1], [0, 1], [0, 1], [0, 0]], 3)
+    np.testing.assert_array_equal(layer.masks["kernel"], mask)
+    stock = layer.stock_class(6, 2, groups=3)
+    stock.build(x.shape)
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    stock.set_weights([np.where(mask, kernel, 0), np.zeros(6)])
+    layer.kernel.assign(kernel + np.where(mask, 0, 1))  # does not act
+    np.testing.assert_array_equal(layer(x), stock(x))
+
+
+def test_a_channel_of_a_group_is_drawn_for_what_it_reads():
+    """Of 128 inputs of each group the first half of the outputs reads a half."""
+    grades = np.repeat([0.0, 1.0], 64)
+    layer = TriConv1D(
+        256,
+        3,
+        groups=2,
+        kernel_initializer="lecun_normal",
+        in_grades=np.tile(grades, 2),
+        out_grades=np.tile(grades, 2),
+    )
+    layer.build((None, 8, 256))
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    for group in range(2):
+        part = kernel[..., 128 * group : 128 * (group + 1)]
+        # 24576 numbers: their deviation is right to a part of 1 / sqrt(2 * 12288).
+        narrow, wide = part[:, :64, :64], part[..., 64:]
+        assert np.std(narrow) == pytest.approx(1 / np.sqrt(3 * 64), rel=0.03)
+        assert np.std(wide) == pytest.approx(1 / np.sqrt(3 * 128), rel=0.03)
+
+
 @pytest.mark.parametrize("layer_class", [TriConv1D, TriConv2D, TriConv3D])
-def test_groups_are_refused(layer_class):
-    with pytest.raises(ValueError, match="`groups` must be 1"):
-        layer_class(4, 3, groups=2)
+def test_grades_must_be_the_same_in_each_group(layer_class):
+    grades = {"in_grades": [0, 1, 0, 1], "out_grades": [0, 0, 0, 1]}
+    layer = layer_class(4, 2, groups=2, **grades)
+    with pytest.raises(ValueError, match="`out_grades` must be the same in each of"):
+        layer.build((None, *(4,) * layer.rank, 4))
+
+
+def test_a_layer_in_groups_is_made_again_from_its_config():
+    layer, x = in_groups(TriConv2D, activation="relu")
+    again = TriConv2D.from_config(layer.get_config())
+    again.build(x.shape)
+    again.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(again(x), layer(x))
+    constraint = LowerTriangular.from_config(layer.kernel.constraint.get_config())
+    np.testing.assert_array_equal(
+        constraint.mask(layer.kernel.shape), layer.masks["kernel"]
+    )
 
 
 def test_lora_is_refused(make):
