@@ -58,8 +58,9 @@ def strengths(network):
     hidden = defaultdict(list)
 
     def call(node, *args, **kwargs):
-        hidden[node.operation.name].append(node.operation(*args, **kwargs))
-        return hidden[node.operation.name][-1]
+        outputs = node.operation(*args, **kwargs)
+        hidden[node.operation.name] += keras.tree.flatten(outputs)
+        return outputs
 
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(list(values.values()))
@@ -68,7 +69,7 @@ def strengths(network):
         for x in network.outputs:
             y = values[id(x)]
             total += tf.reduce_sum(y * rng.uniform(0.5, 1.5, y.shape).astype("float32"))
-    # The calls of a shared layer, one after the other.
+    # All outputs, and the calls of a shared layer, one after the other.
     return {
         name: iter([channel_sums(tape.gradient(total, y)) for y in tensors])
         for name, tensors in hidden.items()
@@ -87,13 +88,14 @@ def check_that_nothing_is_computed_in_vain(model):
         computed = np.zeros(len(known), bool)
         strong = strengths(slim(model, width))
         for node in nodes:
-            strength = next(strong[node.operation.name])
-            kind = traced.flows[id(node)].output
-            if isinstance(kind, Labelled):
-                there = acting.flows[id(node)].output.grades <= width
-                labels = kind.labels[there]
-                computed[labels] = True
-                np.maximum.at(known, labels, strength)
+            for tensor in node.outputs:
+                strength = next(strong[node.operation.name])
+                kind = traced.kinds[id(tensor)]
+                if isinstance(kind, Labelled):
+                    there = acting.kinds[id(tensor)].grades <= width
+                    labels = kind.labels[there]
+                    computed[labels] = True
+                    np.maximum.at(known, labels, strength)
         # Of a channel that goes several ways some may end: a layer of one channel is
         # always there, and reads what is.
         assert (known[computed] > 0).all(), width
