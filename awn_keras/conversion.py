@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -417,11 +418,15 @@ def _why_closed(node: Any) -> Exception | None:
 
 
 def _findings(refusals: list[tuple[Any, Exception]]) -> list[str]:
-    """One text for each reason, with all layers that it holds for."""
+    """One text for each reason, with all layers that it holds for.
+
+    Sizes of tensors do not make another reason of it.
+    """
     layers: dict[str, list[str]] = defaultdict(list)
     texts: dict[str, str] = {}
     for operation, error in refusals:
         reason = str(error).replace(repr(operation.name), "{}")
+        reason = re.sub(r"\b(\d+|None)\b", "#", reason)
         texts.setdefault(reason, str(error))
         if operation.name not in layers[reason]:
             layers[reason].append(operation.name)

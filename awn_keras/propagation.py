@@ -31,6 +31,7 @@ from awn_keras.rules import (
     Labelled,
     LayerCall,
     PerWidth,
+    Unknown,
     WidthRule,
     check_each_sample_alone,
     check_mixes_no_samples,
@@ -346,6 +347,8 @@ def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:
     for before, now in zip(
         (*first.inputs, first.output), (*flow.inputs, flow.output), strict=True
     ):
+        if isinstance(before, Unknown) or isinstance(now, Unknown):
+            continue
         if isinstance(before, Labelled) and isinstance(now, Labelled):
             call.channels.join(before.labels, now.labels)
         elif before != now:
@@ -359,14 +362,31 @@ def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:
 def _likely_kind(call: LayerCall) -> Kind:
     """What to go on with after a refusal, so that it brings no further ones."""
     tail = [kind for kind in call.kinds if isinstance(kind, PerWidth)]
-    labelled = [kind for kind in call.kinds if isinstance(kind, Labelled)]
-    if tail and not labelled:
+    others = [kind for kind in call.kinds if isinstance(kind, Labelled | Unknown)]
+    if tail and not others:
         return tail[0]
-    channels = call.output_shape[-1]
-    for kind in labelled:
-        if len(kind.labels) == channels:
+    for kind, shape in zip(call.kinds, call.input_shapes, strict=True):
+        if isinstance(kind, Labelled) and shape == call.output_shape:
             return kind
-    return call.new_channels(channels or 1) if labelled else Fixed()
+    return Unknown() if others else Fixed()
+
+
+def _after_refusal(call: LayerCall) -> Kind | list[Kind]:
+    """The kind of what a call gives that reads the output of a refused one.
+
+    Only what can stand on no graded channels at all is a finding of its own, and what
+    mixes channels begins anew.
+    """
+    rule = rule_of(call.layer)
+    if rule is None or rule.stem:
+        known = [
+            Labelled(call.channels.always_on(shape[-1] or 1))
+            if isinstance(kind, Unknown)
+            else kind
+            for kind, shape in zip(call.kinds, call.input_shapes, strict=True)
+        ]
+        return _output_kind(replace(call, kinds=tuple(known)))
+    return _likely_kind(call)
 
 
 def _output_kinds(call: LayerCall) -> list[Kind]:
@@ -378,6 +398,8 @@ def _output_kinds(call: LayerCall) -> list[Kind]:
 def _output_kind(call: LayerCall) -> Kind | list[Kind]:
     layer = call.layer
     rule = rule_of(layer)
+    if any(isinstance(kind, Unknown) for kind in call.kinds):
+        return _after_refusal(call)
     if any(isinstance(kind, PerWidth) for kind in call.kinds):
         return _tail(call, rule)
     if all(isinstance(kind, Fixed) for kind in call.kinds):

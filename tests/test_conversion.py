@@ -1,4 +1,5 @@
 import os
+import re
 
 import keras
 import numpy as np
@@ -985,8 +986,7 @@ def test_all_findings_come_at_once_and_each_once():
     x = L.Conv2D(8, 3)(inputs)
     x = L.LayerNormalization(name="norm1")(x)
     x = L.LayerNormalization(name="norm2")(L.Conv2D(8, 1)(x))
-    x = L.Lambda(lambda x: x, name="function")(x)
-    x = L.Conv2D(8, 3, groups=2, name="grouped")(x)
+    x = L.Softmax(name="softmax")(x)
     x = L.Reshape((4, 2, 4))(
         L.GlobalAveragePooling2D(keepdims=True)(L.Conv2D(32, 1)(x))
     )
@@ -997,10 +997,43 @@ def test_all_findings_come_at_once_and_each_once():
     ) as error:
         to_any_width(model)
     findings = error.value.findings
-    for part in ("norm1", "function", "grouped", "'shuffle' (Permute): must keep"):
+    for part in ("norm1", "'softmax'", "'shuffle' (Permute): must keep"):
         assert any(part in finding for finding in findings), part
     assert "The same holds for 'norm2'." in findings[0]
-    assert len(findings) == 4
+    assert len(findings) == 3
+
+
+def test_what_follows_from_a_finding_is_none():
+    ops = keras.ops
+    inputs = keras.Input((8, 8, 3))
+    x = L.Permute((3, 1, 2), name="cause")(L.Conv2D(16, 3, padding="same")(inputs))
+    for _ in range(4):  # nothing here is known to be wrong, were it not for the cause
+        x = L.Add()([x, L.BatchNormalization()(x)])
+        x = L.Reshape((16, 8, 8))(L.Reshape((8, 128))(x))
+        x = L.Multiply()([x, ops.mean(x, axis=-1, keepdims=True)])
+        x = ops.softmax(ops.matmul(x, ops.transpose(x, (0, 1, 3, 2))))
+    x = L.LayerNormalization(name="other")(x)  # in no place
+    x = L.Conv2D(8, 3)(L.Permute((2, 3, 1))(x))
+    x = L.Conv2D(8, 3)(L.Softmax(name="third")(x))
+    with pytest.raises(ConversionError) as error:
+        to_any_width(keras.Model(inputs, L.Dense(2)(L.Flatten()(x))))
+    findings = error.value.findings
+    assert len(findings) == 3
+    for name, finding in zip(("cause", "other", "third"), findings, strict=True):
+        assert f"'{name}'" in finding
+
+
+def test_one_reason_at_tensors_of_many_sizes_is_one_finding():
+    """Gates of all channels at each of three stages, as CBAM has them."""
+    inputs = x = keras.Input((16, 16, 3))
+    for filters in (16, 32, 64):
+        x = L.Conv2D(filters, 3, strides=2, padding="same")(x)
+        x = x * keras.ops.sigmoid(keras.ops.max(x, axis=-1, keepdims=True))
+    with pytest.raises(ConversionError) as error:
+        to_any_width(keras.Model(inputs, L.Dense(2)(L.Flatten()(x))))
+    (finding,) = error.value.findings
+    assert "acts on the channels of an input of shape (None, 8, 8, 16)" in finding
+    assert re.search(r"The same holds for 'max_\d+', 'max_\d+'\.$", finding)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,12 @@ class PerWidth:
     readout: str = field(compare=False)
 
 
-Kind = Fixed | Labelled | Graded | PerWidth
+@dataclass(frozen=True)
+class Unknown:
+    """A tensor of which nothing is known, since the layer that gives it is refused."""
+
+
+Kind = Fixed | Labelled | Graded | PerWidth | Unknown
 
 
 def comes_and_goes(kind: Kind) -> bool:
