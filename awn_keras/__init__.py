@@ -46,6 +46,7 @@ if _is_installed("keras"):
     )
     from awn_keras.growing import grow
     from awn_keras.layers import (
+        TriBidirectional,
         TriConv1D,
         TriConv1DTranspose,
         TriConv2D,
@@ -53,8 +54,11 @@ if _is_installed("keras"):
         TriConv3D,
         TriConv3DTranspose,
         TriDense,
+        TriGRU,
+        TriLSTM,
         TriSeparableConv1D,
         TriSeparableConv2D,
+        TriSimpleRNN,
     )
     from awn_keras.model import AnyWidthModel
     from awn_keras.pictures import plot_curves, plot_history, plot_kernel
@@ -81,6 +85,7 @@ if _is_installed("keras"):
         "NetworkList",
         "SandwichWidths",
         "TradeOffCurve",
+        "TriBidirectional",
         "TriConv1D",
         "TriConv1DTranspose",
         "TriConv2D",
@@ -88,8 +93,11 @@ if _is_installed("keras"):
         "TriConv3D",
         "TriConv3DTranspose",
         "TriDense",
+        "TriGRU",
+        "TriLSTM",
         "TriSeparableConv1D",
         "TriSeparableConv2D",
+        "TriSimpleRNN",
         "UniformWidths",
         "WidthProgbar",
         "WidthRule",

@@ -126,9 +126,13 @@ class LowerTriangular(keras.constraints.Constraint):
         depth_multiplier: How many neighbouring inputs of the kernel come from each
             input channel and so have its grade, as those of a pointwise kernel behind
             a depthwise one; an integer of at least 1.
+        gates: How many times all output channels lie side by side on their axis, as in
+            the kernel `(in, gates * units)` of a recurrent layer; an integer of at
+            least 1.
 
     Raises:
-        ValueError: If a grade is outside [0, 1], or `depth_multiplier` is below 1.
+        ValueError: If a grade is outside [0, 1], or `depth_multiplier` or `gates` is
+            below 1.
 
     Examples:
         >>> from awn_keras import LowerTriangular
@@ -147,6 +151,7 @@ class LowerTriangular(keras.constraints.Constraint):
         *,
         transposed: bool = False,
         depth_multiplier: int = 1,
+        gates: int = 1,
     ) -> None:
         self.in_grades = unpack_grades(in_grades)
         self.out_grades = unpack_grades(out_grades)
@@ -156,21 +161,23 @@ class LowerTriangular(keras.constraints.Constraint):
                     "`in_grades` and `out_grades` must be in [0, 1]. Received: "
                     f"{grades.tolist()}"
                 )
-        if depth_multiplier < 1:
-            raise ArgumentError(
-                "`depth_multiplier` must be at least 1. Received: "
-                f"depth_multiplier={depth_multiplier}"
-            )
+        for name, count in (("depth_multiplier", depth_multiplier), ("gates", gates)):
+            if count < 1:
+                raise ArgumentError(
+                    f"`{name}` must be at least 1. Received: {name}={count}"
+                )
         self.inner = keras.constraints.get(inner)
         self.transposed = transposed
         self.depth_multiplier = depth_multiplier
+        self.gates = gates
 
     def mask(self, shape: Sequence[int]) -> np.ndarray:
         """Returns the mask of a kernel.
 
         Args:
             shape: The kernel's shape, `(..., in, out)`, or `(..., out, in)` if
-                `transposed`, with `in = in_channels * depth_multiplier`.
+                `transposed`, with `in = in_channels * depth_multiplier` and `out =
+                gates * out_channels`.
 
         Returns:
             bool array of the kernel's last two sizes, which broadcasts against it.
@@ -183,8 +190,11 @@ class LowerTriangular(keras.constraints.Constraint):
         if in_grades is None:
             in_grades = _staircase(inputs // self.depth_multiplier)
         if out_grades is None:
-            out_grades = _staircase(outputs)
-        mask = triangular_mask(np.repeat(in_grades, self.depth_multiplier), out_grades)
+            out_grades = _staircase(outputs // self.gates)
+        mask = triangular_mask(
+            np.repeat(in_grades, self.depth_multiplier),
+            np.tile(out_grades, self.gates),
+        )
         if mask.shape != (inputs, outputs):
             raise ArgumentError(
                 f"`in_grades` and `out_grades` are for {len(in_grades)} and "
@@ -195,7 +205,9 @@ class LowerTriangular(keras.constraints.Constraint):
 
     def _layout(self) -> str:
         inputs = "in" if self.depth_multiplier == 1 else f"in * {self.depth_multiplier}"
-        return f"(..., out, {inputs})" if self.transposed else f"(..., {inputs}, out)"
+        outputs = "out" if self.gates == 1 else f"{self.gates} * out"
+        pair = (outputs, inputs) if self.transposed else (inputs, outputs)
+        return f"(..., {pair[0]}, {pair[1]})"
 
     def __call__(self, w: Any) -> Any:
         """Returns the kernel with its forbidden entries at zero."""
@@ -213,4 +225,5 @@ class LowerTriangular(keras.constraints.Constraint):
             "inner": keras.constraints.serialize(self.inner),
             "transposed": self.transposed,
             "depth_multiplier": self.depth_multiplier,
+            "gates": self.gates,
         }

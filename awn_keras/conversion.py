@@ -449,6 +449,8 @@ def is_trained(model: keras.Model) -> bool:
     )
     has_constants = False
     for layer in model.layers:
+        if getattr(layer, "unit_forget_bias", False):
+            continue  # an LSTM starts from another bias than its initializer's
         for weight in layer.weights:
             initializer = getattr(layer, f"{weight.name}_initializer", None)
             if isinstance(initializer, constants):
@@ -559,11 +561,11 @@ class Copies:
         rule = rule_of(layer) or WidthRule()
         mixes = rule.stem and comes_and_goes(flow.output)
         if rule.channels is not None and comes_and_goes(flow.output):
-            old = layer.get_config()[rule.channels]
             # A layer that makes no channels has as many as it is given.
+            old = flow.output_shape[-1]
             new = self.sizes.get(id(layer), old) if mixes else args[0].shape[-1]
-            changes[rule.channels] = new
-        if mixes and self.tri and comes_and_goes(flow.inputs[0]):
+            changes.update(rule.sized(layer, new))
+        if mixes and self.tri and (comes_and_goes(flow.inputs[0]) or rule.recurs):
             layer_class = rule.triangular or layer_class
         if issubclass(layer_class, TriangularKernel):
             changes.update(in_grades=None, out_grades=None)  # it gets a new place

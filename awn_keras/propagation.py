@@ -32,6 +32,7 @@ from awn_keras.rules import (
     LayerCall,
     PerWidth,
     WidthRule,
+    axes_of,
     check_each_sample_alone,
     check_mixes_no_samples,
     comes_and_goes,
@@ -442,13 +443,18 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
                 f"Received: {argument}={dict(axes)}"
             )
         for name in set(axes) & set(weights):
-            shape, axis = weights[name], axes[name]
-            fits = -len(shape) <= axis < len(shape)
-            if not fits or (shape[axis] != 1 and shape[axis] % channels):
-                raise call.error(
-                    f"axis {axis} of weight '{name}' of shape {tuple(shape)} does not "
-                    f"follow {channels} channels. Received: {argument}={dict(axes)}"
+            shape = weights[name]
+            for each in axes_of(axes[name]):
+                fits = -len(shape) <= each.axis < len(shape) and (
+                    shape[each.axis] == 1
+                    or each.entries(shape[each.axis], channels) is not None
                 )
+                if not fits:
+                    raise call.error(
+                        f"axis {each.axis} of weight '{name}' of shape {tuple(shape)} "
+                        f"does not follow {channels} channels. Received: "
+                        f"{argument}={dict(axes)}"
+                    )
 
 
 def _check_names_weights(

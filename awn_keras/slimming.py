@@ -114,9 +114,9 @@ def _slim_layer(
     if dtype is not None:
         changes["dtype"] = dtype
     rule = rule_of(layer) or WidthRule()
-    if rule.channels is not None and comes_and_goes(flow.output):
+    if comes_and_goes(flow.output):
         channels = active(flow.output, flow.output_shape, width)
-        changes[rule.channels] = int(channels.sum())
+        changes.update(rule.sized(layer, int(channels.sum())))
     if rule.resize is not None and comes_and_goes(flow.output):
         inputs = active(flow.inputs[0], flow.input_shapes[0], width)
         changes.update(rule.resize(layer, flow, int(inputs.sum())))

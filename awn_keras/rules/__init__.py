@@ -1,9 +1,9 @@
 """What each layer class does to width: one place for each class.
 
 A layer class is known by its `WidthRule` alone, which one of the files here registers:
-`mixing`, `single`, `normalization`, `merging`, `shapes`, `wrapping`, `operations`,
-`refused`. `sequences` says how classes without a rule are counted. All else in the
-package asks the rule.
+`mixing`, `recurrent`, `single`, `normalization`, `merging`, `shapes`, `wrapping`,
+`operations`, `refused`. `sequences` says how classes without a rule are counted. All
+else in the package asks the rule.
 """
 
 from awn_keras.rules import (  # each registers its rules
@@ -11,6 +11,7 @@ from awn_keras.rules import (  # each registers its rules
     mixing,
     normalization,
     operations,
+    recurrent,
     refused,
     sequences,
     shapes,
@@ -19,6 +20,7 @@ from awn_keras.rules import (  # each registers its rules
 )
 from awn_keras.rules.kinds import (
     CallSize,
+    ChannelAxis,
     Channels,
     Fixed,
     Flow,
@@ -26,6 +28,7 @@ from awn_keras.rules.kinds import (
     Kind,
     Labelled,
     PerWidth,
+    axes_of,
     comes_and_goes,
     grades_of,
     unique,
@@ -51,6 +54,7 @@ from awn_keras.rules.registry import (
 
 __all__ = [
     "CallSize",
+    "ChannelAxis",
     "Channels",
     "Fixed",
     "Flow",
@@ -60,6 +64,7 @@ __all__ = [
     "LayerCall",
     "PerWidth",
     "WidthRule",
+    "axes_of",
     "check_each_sample_alone",
     "check_mixes_no_samples",
     "comes_and_goes",
@@ -75,6 +80,7 @@ __all__ = [
     "operations",
     "per_channel",
     "per_sample",
+    "recurrent",
     "refusal_of",
     "refused",
     "register_width_rule",
