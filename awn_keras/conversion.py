@@ -87,7 +87,8 @@ def to_any_width(
     The first layer on each input that mixes channels (Conv, Dense, SeparableConv,
     ConvTranspose) is a stem and stays as it is; so does the last one before each
     output, the readout, and all that follows it. Each one between them becomes its
-    Tri layer. Nested models are dissolved into the graph; layers keep their names, but
+    Tri layer, and so does a recurrent layer that is a stem, as its units read each
+    other. Nested models are dissolved into the graph; layers keep their names, but
     one of a nested model that is called like another gets that model's name before it.
 
     The weights of a trained model are kept; a Tri layer forgets what its triangle

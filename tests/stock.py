@@ -88,7 +88,27 @@ def _readout_of_each_step():
     return keras.Model(inputs, L.TimeDistributed(L.Dense(2))(x))
 
 
+RECURRENT = {
+    "gru": lambda: _series(L.GRU(16, return_sequences=True), L.GRU(24)),
+    "gru-before": lambda: _series(
+        L.Dense(16), L.GRU(16, reset_after=False, unroll=True), L.Dense(16)
+    ),
+    "lstm": lambda: _series(
+        L.LSTM(16, return_sequences=True), L.LSTM(24, go_backwards=True, unroll=True)
+    ),
+    "simple-rnn": lambda: _series(
+        L.SimpleRNN(24, return_sequences=True, use_bias=False), L.SimpleRNN(16)
+    ),
+    "bidirectional": lambda: _series(
+        L.Bidirectional(L.LSTM(16, return_sequences=True)),
+        L.Bidirectional(L.GRU(16, return_sequences=True), merge_mode="mul"),
+        L.Bidirectional(L.SimpleRNN(16, unroll=True), merge_mode="ave"),
+    ),
+    "temporal-convolutions": _temporal_convolutions,
+    "convolutional-recurrent": _convolutional_recurrent,
+}
 NETWORKS = {
+    **RECURRENT,
     "conv1d-transpose": lambda: _steps(
         L.Conv1DTranspose(24, 3, strides=2, padding="same"), L.Conv1DTranspose(16, 3)
     ),
@@ -121,23 +141,6 @@ NETWORKS = {
     "time-distributed-readout": _readout_of_each_step,
     "decoder": _decoder,
     "rows-of-cols": lambda: _images(L.Reshape((6, 96)), L.Dense(32), L.Dense(16)),
-    "gru": lambda: _series(L.GRU(16, return_sequences=True), L.GRU(24)),
-    "gru-before": lambda: _series(
-        L.Dense(16), L.GRU(16, reset_after=False, unroll=True), L.Dense(16)
-    ),
-    "lstm": lambda: _series(
-        L.LSTM(16, return_sequences=True), L.LSTM(24, go_backwards=True, unroll=True)
-    ),
-    "simple-rnn": lambda: _series(
-        L.SimpleRNN(24, return_sequences=True, use_bias=False), L.SimpleRNN(16)
-    ),
-    "bidirectional": lambda: _series(
-        L.Bidirectional(L.LSTM(16, return_sequences=True)),
-        L.Bidirectional(L.GRU(16, return_sequences=True), merge_mode="mul"),
-        L.Bidirectional(L.SimpleRNN(16, unroll=True), merge_mode="ave"),
-    ),
-    "temporal-convolutions": _temporal_convolutions,
-    "convolutional-recurrent": _convolutional_recurrent,
     "heads": lambda: _steps(L.Dense(32), L.Reshape((8, 2, 16)), L.Dense(16)),
 }
 #: Those that a file cannot hold, as TFLite has no builtin operators for them.

@@ -1,5 +1,7 @@
 """Recurrent layers in any-width models: trunk, stem, readout, and what is refused."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -22,11 +24,13 @@ from awn_keras import (
 )
 from awn_keras.conversion import is_trained
 from awn_keras.counting import count_active_parameters
+from awn_keras.deploy.converter import custom_operators
+from awn_keras.deploy.litert import run_tflite
 from awn_keras.errors import ExportError
 from awn_keras.layers.base import TriangularKernel
-from tests.conftest import at_width, classification, eagerly, inputs_of, on_tensorflow
+from tests.conftest import at_width, classification, eagerly, inputs_of
 
-pytestmark = [pytest.mark.backends, eagerly]
+pytestmark = eagerly
 
 L = keras.layers
 
@@ -164,6 +168,7 @@ def test_padding_is_skipped_at_every_width(unroll):
 # ---------------------------------------------------------------------------- weights
 
 
+@pytest.mark.backends
 def test_a_trained_model_keeps_what_the_triangle_allows():
     plain = randomized(
         series(L.LSTM(8, return_sequences=True), L.Bidirectional(L.GRU(8)))
@@ -202,6 +207,7 @@ def test_forbidden_entries_of_gates_fade_out():
     assert not model.has_forbidden_entries()
 
 
+@pytest.mark.backends
 def test_narrow_units_stay_as_they_are():
     plain = series(L.GRU(8, return_sequences=True), L.Bidirectional(L.LSTM(8)))
     model = randomized(to_any_width(plain, divisor=2))
@@ -247,8 +253,10 @@ def test_reading_first_puts_what_the_state_reads_first():
     recurrent[5] = 3.0
     rnn.set_weights([kernel, recurrent])
     model = to_any_width(plain, divisor=1, order="reading")
-    read = np.abs(model.layers[1].get_weights()[1]).sum(axis=1)
-    assert read.argmax() == 0
+    layer = model.layers[1]
+    read = np.abs(layer.get_weights()[1]).sum(axis=1)
+    assert layer.out_grades[read.argmax()] == 0
+    assert read.max() == 8 * 3.0  # of all units, none of which is forbidden to
 
 
 def test_a_recurrent_network_grows_bit_for_bit():
@@ -271,10 +279,11 @@ def test_channels_that_a_recurrent_layer_makes_or_reads_are_not_rotated():
     plain = randomized(
         series(L.Dense(8), L.SimpleRNN(8, activation=None), L.Dense(8, "relu"))
     )
-    with pytest.warns(
-        UserWarning, match="has no channels that only linear layers know"
-    ):
-        copy = rotate_channels(plain, inputs_of(plain, 40), verbose=0)
+    x = inputs_of(plain, 40)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Model", UserWarning)
+        copy = rotate_channels(plain, x, verbose=0)
+    assert "has no channels that only linear layers know" in str(caught[0].message)
     for ours, theirs in zip(copy.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -310,12 +319,8 @@ def test_macs_by_hand():
 # ------------------------------------------------------------------------------- files
 
 
-@on_tensorflow
 @pytest.mark.parametrize("unroll", [False, True])
 def test_files_skip_padding(unroll, tmp_path):
-    from awn_keras.deploy.converter import custom_operators
-    from awn_keras.deploy.litert import run_tflite
-
     model = randomized(to_any_width(text(unroll=unroll), divisor=2))
     path = tmp_path / "model.tflite"
     records = export_tflite(model, path, widths=[0.25, 1.0], samples=WORDS)
@@ -329,7 +334,6 @@ def test_files_skip_padding(unroll, tmp_path):
         )
 
 
-@on_tensorflow
 def test_a_loop_over_steps_is_refused_in_int8_before_conversion(tmp_path):
     model = to_any_width(series(L.Dense(8), L.GRU(8, name="steps")), divisor=2)
     x = inputs_of(model, 8)
