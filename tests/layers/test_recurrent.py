@@ -360,7 +360,9 @@ def test_an_untouched_layer_is_drawn_anew_for_its_place_and_a_trained_one_is_kep
         np.testing.assert_array_equal(
             array(variable), np.where(above[name], 0, values[name])
         )
-    with pytest.raises(ValueError, match=f"{layer_class.__name__} '{old.name}' alread"):
+    with pytest.raises(
+        ValueError, match=f"{layer_class.__name__} '{old.name}' already has"
+    ):
         old.set_grades(np.zeros(INPUTS), np.zeros(UNITS))
 
 
