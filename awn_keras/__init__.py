@@ -46,6 +46,7 @@ if _is_installed("keras"):
     )
     from awn_keras.growing import grow
     from awn_keras.layers import (
+        TriBidirectional,
         TriConv1D,
         TriConv1DTranspose,
         TriConv2D,
@@ -53,10 +54,13 @@ if _is_installed("keras"):
         TriConv3D,
         TriConv3DTranspose,
         TriDense,
+        TriGRU,
         TriLayerNormalization,
+        TriLSTM,
         TriRMSNormalization,
         TriSeparableConv1D,
         TriSeparableConv2D,
+        TriSimpleRNN,
     )
     from awn_keras.model import AnyWidthModel
     from awn_keras.pictures import plot_curves, plot_history, plot_kernel
@@ -83,6 +87,7 @@ if _is_installed("keras"):
         "NetworkList",
         "SandwichWidths",
         "TradeOffCurve",
+        "TriBidirectional",
         "TriConv1D",
         "TriConv1DTranspose",
         "TriConv2D",
@@ -90,10 +95,13 @@ if _is_installed("keras"):
         "TriConv3D",
         "TriConv3DTranspose",
         "TriDense",
+        "TriGRU",
+        "TriLSTM",
         "TriLayerNormalization",
         "TriRMSNormalization",
         "TriSeparableConv1D",
         "TriSeparableConv2D",
+        "TriSimpleRNN",
         "UniformWidths",
         "WidthProgbar",
         "WidthRule",

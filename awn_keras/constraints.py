@@ -139,10 +139,13 @@ class LowerTriangular(keras.constraints.Constraint):
             a depthwise one; an integer of at least 1.
         groups: In how many groups a convolution has its channels, each with a triangle
             of its own and the same grades; an integer of at least 1.
+        gates: How many times all output channels lie side by side on their axis, as in
+            the kernel `(in, gates * units)` of a recurrent layer; an integer of at
+            least 1.
 
     Raises:
-        ValueError: If a grade is outside [0, 1], or `depth_multiplier` or `groups` is
-            below 1.
+        ValueError: If a grade is outside [0, 1], or `depth_multiplier`, `groups` or
+            `gates` is below 1.
 
     Examples:
         >>> from awn_keras import LowerTriangular
@@ -162,12 +165,18 @@ class LowerTriangular(keras.constraints.Constraint):
         transposed: bool = False,
         depth_multiplier: int = 1,
         groups: int = 1,
+        gates: int = 1,
     ) -> None:
         self.in_grades = unpack_grades(in_grades)
         self.out_grades = unpack_grades(out_grades)
         for grades in (self.in_grades, self.out_grades):
             check_grades(grades, "`in_grades` and `out_grades`")
-        for name, value in ("depth_multiplier", depth_multiplier), ("groups", groups):
+        counts = {
+            "depth_multiplier": depth_multiplier,
+            "groups": groups,
+            "gates": gates,
+        }
+        for name, value in counts.items():
             if value < 1:
                 raise ArgumentError(
                     f"`{name}` must be at least 1. Received: {name}={value}"
@@ -176,13 +185,15 @@ class LowerTriangular(keras.constraints.Constraint):
         self.transposed = transposed
         self.depth_multiplier = depth_multiplier
         self.groups = groups
+        self.gates = gates
 
     def mask(self, shape: Sequence[int]) -> np.ndarray:
         """Returns the mask of a kernel.
 
         Args:
             shape: The kernel's shape, `(..., in, out)`, or `(..., out, in)` if
-                `transposed`, with `in = in_channels * depth_multiplier / groups`.
+                `transposed`, with `in = in_channels * depth_multiplier / groups` and
+                `out = gates * out_channels`.
 
         Returns:
             bool array of the kernel's last two sizes, which broadcasts against it.
@@ -195,10 +206,13 @@ class LowerTriangular(keras.constraints.Constraint):
         if in_grades is None:
             in_grades = staircase_grades(inputs // self.depth_multiplier)
         if out_grades is None:
-            staircase = staircase_grades(outputs // self.groups)
+            staircase = staircase_grades(outputs // (self.groups * self.gates))
             out_grades = np.tile(staircase, self.groups)
         self._of_a_group("out_grades")  # must be the same in each
-        mask = triangular_mask(np.repeat(in_grades, self.depth_multiplier), out_grades)
+        mask = triangular_mask(
+            np.repeat(in_grades, self.depth_multiplier),
+            np.tile(out_grades, self.gates),
+        )
         if mask.shape != (inputs, outputs):
             raise ArgumentError(
                 f"`in_grades` and `out_grades` are for {len(in_grades)} and "
@@ -222,7 +236,9 @@ class LowerTriangular(keras.constraints.Constraint):
 
     def _layout(self) -> str:
         inputs = "in" if self.depth_multiplier == 1 else f"in * {self.depth_multiplier}"
-        return f"(..., out, {inputs})" if self.transposed else f"(..., {inputs}, out)"
+        outputs = "out" if self.gates == 1 else f"{self.gates} * out"
+        pair = (outputs, inputs) if self.transposed else (inputs, outputs)
+        return f"(..., {pair[0]}, {pair[1]})"
 
     def __call__(self, w: Any) -> Any:
         """Returns the kernel with its forbidden entries at zero."""
@@ -241,4 +257,5 @@ class LowerTriangular(keras.constraints.Constraint):
             "transposed": self.transposed,
             "depth_multiplier": self.depth_multiplier,
             "groups": self.groups,
+            "gates": self.gates,
         }

@@ -95,7 +95,8 @@ def to_any_width(
     The first layer on each input that mixes channels (Conv, Dense, SeparableConv,
     ConvTranspose) is a stem and stays as it is; so does the last one before each
     output, the readout, and all that follows it. Each one between them becomes its
-    Tri layer. Nested models are dissolved into the graph; layers keep their names, but
+    Tri layer, and so does a recurrent layer that is a stem, as its units read each
+    other. Nested models are dissolved into the graph; layers keep their names, but
     one of a nested model that is called like another gets that model's name before it.
 
     The weights of a trained model are kept; a Tri layer forgets what its triangle
@@ -462,6 +463,8 @@ def is_trained(model: keras.Model) -> bool:
     )
     has_constants = False
     for layer in model.layers:
+        if getattr(layer, "unit_forget_bias", False):
+            continue  # an LSTM starts from another bias than its initializer's
         for weight in layer.weights:
             initializer = getattr(layer, f"{weight.name}_initializer", None)
             if isinstance(initializer, constants):
@@ -579,15 +582,13 @@ class Copies:
         rule = rule_of(layer) or WidthRule()
         mixes = rule.stem and comes_and_goes(flow.output)
         if rule.channels is not None and comes_and_goes(flow.output):
-            old = layer.get_config()[rule.channels]
             # A layer that makes no channels has as many of each as before.
-            each = flow.output_shape[-1] // flow.input_shapes[0][-1]
+            old = flow.output_shape[-1]
+            each = old // flow.input_shapes[0][-1]
             new = self.sizes.get(id(layer), old) if mixes else args[0].shape[-1] * each
-            changes[rule.channels] = new
-        if rule.in_channels is not None and comes_and_goes(flow.inputs[0]):
-            changes[rule.in_channels] = args[0].shape[-1]
+            changes.update(rule.sized(layer, new))
         graded = comes_and_goes(flow.inputs[0]) and comes_and_goes(flow.output)
-        if self.tri and graded:
+        if self.tri and (graded or (mixes and rule.recurs)):
             layer_class = rule.triangular or layer_class
         if issubclass(layer_class, TriLayer):
             changes.update(dict.fromkeys(layer_class.place_arguments))  # a new place

@@ -28,7 +28,7 @@ from awn_keras.rules import (
     rule_of,
     traits_of,
 )
-from awn_keras.slices import channel_axis, weights_of
+from awn_keras.slices import along, channel_axes, weights_of
 from awn_keras.widths import check_width, check_widths
 
 
@@ -364,15 +364,17 @@ def active_parameters_at(model: MultiWidthModel, widths: Sequence[float]) -> np.
         for name, kernel in use.layer.triangular_variables.items():
             forbidden = ~np.broadcast_to(use.layer.masks[name], kernel.shape[-2:])
             counts = []
-            into, out = use.flows[0].grades()
-            into = into[: len(into) // rule.groups]
-            for axes, grades in (rule.in_axes, into), (rule.out_axes, out):
-                axis = axes[name] % len(kernel.shape) - len(kernel.shape)
-                along = np.repeat(grades, kernel.shape[axis] // len(grades))
-                # In the order in which they come.
-                forbidden = np.take(forbidden, np.argsort(along, kind="stable"), axis)
-                forbidden = forbidden.cumsum(axis)
-                counts.append((axis, np.searchsorted(np.sort(along), widths, "right")))
+            for axes, grades in zip(
+                (rule.in_axes, rule.out_axes), use.flows[0].grades(), strict=True
+            ):
+                for axis, entries in channel_axes(kernel, axes, len(grades)):
+                    axis -= len(kernel.shape)
+                    of_axis = along(entries, grades)
+                    # In the order in which they come.
+                    order = np.argsort(of_axis, kind="stable")
+                    forbidden = np.take(forbidden, order, axis).cumsum(axis)
+                    ends = np.searchsorted(of_axis[order], widths, "right")
+                    counts.append((axis, ends))
             (_, rows), (_, cols) = sorted(counts)
             zeros = np.pad(forbidden, ((1, 0), (1, 0)))[rows, cols]
             total = total - zeros * math.prod(kernel.shape[:-2])
@@ -406,23 +408,14 @@ class LayerUse:
         """Weights, those of several calls once, int64 `(widths,)`."""
         flow = self.flows[0]
         rule = rule_of(self.layer) or WidthRule()
-        sides = [
-            (axes, len(grades) // groups, counts // groups)
-            for axes, groups, grades, counts in zip(
-                (rule.in_axes, rule.out_axes),
-                (rule.groups, 1),
-                flow.grades(),
-                _active_counts(flow, widths),
-                strict=True,
-            )
-        ]
+        sides = list(zip((rule.in_axes, rule.out_axes), flow.grades(), strict=True))
         total = np.zeros(len(widths), np.int64)
         for weight in weights_of(self.layer):
             sizes: list[Any] = list(weight.shape)
-            for axes, channels, counts in sides:
-                axis, each = channel_axis(weight, axes, channels)
-                if axis is not None:
-                    sizes[axis] = each * counts
+            for axes, grades in sides:
+                for axis, entries in channel_axes(weight, axes, len(grades)):
+                    of_axis = np.sort(along(entries, grades))
+                    sizes[axis] = np.searchsorted(of_axis, widths, side="right")
             total += math.prod(sizes)
         return total
 

@@ -234,6 +234,7 @@ def _output(model: keras.Model) -> Any:
 
 def copy_layer(
     layer: keras.Layer,
+    /,
     layer_class: type[keras.Layer] | None = None,
     *,
     drawn: bool = False,
@@ -264,9 +265,7 @@ def copy_layer(
     """
     if isinstance(layer, keras.layers.Lambda):
         return _same_lambda(layer, **changes)
-    config = {**layer.get_config(), **changes}
-    if isinstance(layer, keras.layers.Wrapper):
-        config = _unbuilt(config)
+    config = _unbuilt({**layer.get_config(), **changes}, changes.get("dtype"))
     for name in without:
         config.pop(name, None)
     for name, value in _initializers(config).items():
@@ -292,16 +291,26 @@ def _same_lambda(layer: keras.layers.Lambda, **changes: Any) -> keras.layers.Lam
     )
 
 
-def _unbuilt(config: dict[str, Any]) -> dict[str, Any]:
-    """A wrapper's config whose inner layer is built when it is called.
+def _unbuilt(config: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    """A wrapper's config whose inner layers are built when it is called.
 
-    Keras would build it at once, in the size that it has in the old layer.
+    Keras would build them at once, in the size that they have in the old layer.
+
+    Args:
+        config: The config of any layer.
+        dtype: Dtype policy of the inner layers. `None` for their own.
     """
-    inner = config.get("layer")
-    if not isinstance(inner, dict) or "build_config" not in inner:
-        return config
-    inner = {key: value for key, value in inner.items() if key != "build_config"}
-    return {**config, "layer": {**inner, "config": _unbuilt(inner["config"])}}
+    inner = {}
+    for name in ("layer", "backward_layer"):
+        old = config.get(name)
+        if isinstance(old, dict) and isinstance(old.get("config"), dict):
+            new = {key: value for key, value in old.items() if key != "build_config"}
+            changes = {} if dtype is None else {"dtype": dtype}
+            inner[name] = {
+                **new,
+                "config": _unbuilt({**old["config"], **changes}, dtype),
+            }
+    return {**config, **inner}
 
 
 def fill(copy: keras.Layer, layer: keras.Layer, values: Sequence[np.ndarray]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from awn_keras.propagation import Trace
 from awn_keras.rules import Kind, Labelled, WidthRule, rule_of
-from awn_keras.slices import weights_of
+from awn_keras.slices import channel_axes, weights_of
 
 #: Rounds after which no order was seen to get better by a hundredth.
 _ROUNDS = 10
@@ -137,33 +137,44 @@ def _readings_of(traced: Trace) -> list[_Reading]:
         if rule.triangular is None or not isinstance(into, Labelled):
             continue
         readers = flow.output.labels if isinstance(flow.output, Labelled) else None
-        for name, axes in rule.triangular.kernels.items():
-            kernel = keras.ops.convert_to_numpy(getattr(layer, name)).astype("float64")
-            if axes.inputs > axes.outputs:
-                kernel = np.swapaxes(kernel, -1, -2)
-            energy = np.square(kernel).sum(axis=tuple(range(kernel.ndim - 2)))
-            energy = _of_all_groups(energy, rule.groups)
-            energy = energy.reshape(len(into.labels), -1, energy.shape[-1]).sum(axis=1)
-            energy *= np.square(importance[into.labels])[:, None]
+        for kernel in layer.weights:
+            read = channel_axes(kernel, rule.in_axes, len(into.labels))
+            out = channel_axes(kernel, rule.out_axes, flow.output_shape[-1])
+            labels = into.labels
+            if readers is not None and len(out) > 1:  # units that read each other
+                read, labels = out, readers
+            if not (read and out) or kernel.name not in rule.kernels:
+                continue
+            energy = _energy(kernel, read[0], out[-1])
+            labels = labels[: len(energy)]
+            energy *= np.square(importance[labels])[:, None]
             # BatchNormalization after the layer makes each channel's size its factor.
             parts = energy / np.maximum(energy.sum(axis=0), 1e-30)
             if readers is None:
                 parts = energy.sum(axis=1, keepdims=True)
             else:
-                parts *= importance[readers]
+                parts *= importance[readers[: parts.shape[1]]]
             parts /= max(parts.sum(), 1e-30)
-            readings.append(_Reading(into.labels, readers, parts))
+            own = None if readers is None else readers[: parts.shape[1]]
+            readings.append(_Reading(labels, own, parts))
     return readings
 
 
-def _of_all_groups(kernel: np.ndarray, groups: int) -> np.ndarray:
-    """A kernel `(in / groups, out)` as that of one group, `(in, out)`."""
-    blocks = np.split(kernel, groups, axis=1)
-    whole = [np.zeros((len(kernel), kernel.shape[1])) for _ in blocks]
-    size = kernel.shape[1] // groups
-    for index, block in enumerate(blocks):
-        whole[index][:, index * size : (index + 1) * size] = block
-    return np.concatenate(whole)
+def _energy(
+    kernel: Any, read: tuple[int, np.ndarray], out: tuple[int, np.ndarray]
+) -> np.ndarray:
+    """Squares of a kernel's entries, summed for each two channels `(in, out)`.
+
+    Args:
+        kernel: The weight.
+        read: The axis of the channels that are read, with the places of each.
+        out: That of those that read them.
+    """
+    squares = np.square(keras.ops.convert_to_numpy(kernel).astype("float64"))
+    squares = np.moveaxis(squares, (read[0], out[0]), (-2, -1))
+    squares = squares.sum(axis=tuple(range(squares.ndim - 2)))
+    by_reader = squares[:, out[1]].sum(axis=(1, 3))
+    return by_reader[read[1]].sum(axis=(0, 2))
 
 
 def importance_of(traced: Trace) -> np.ndarray:
@@ -184,9 +195,10 @@ def importance_of(traced: Trace) -> np.ndarray:
         for weight in layer.weights:
             if weight.name in rule.out_axes and len(weight.shape) > 1:  # no bias
                 size = np.abs(keras.ops.convert_to_numpy(weight))
-                axis = rule.out_axes[weight.name] % size.ndim
+                axis, entries = channel_axes(weight, rule.out_axes, len(labels))[-1]
                 axes = set(range(size.ndim)) - {axis}
-                np.add.at(norms, labels, size.sum(axis=tuple(axes)))
+                of_each = size.sum(axis=tuple(axes))[entries].sum(axis=(0, 2))
+                np.add.at(norms, labels[: len(of_each)], of_each)
     for node in traced.propagation.nodes:
         layer, flow = node.operation, traced.propagation.flows[id(node)]
         rule = rule_of(layer) or WidthRule()

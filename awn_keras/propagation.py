@@ -33,6 +33,7 @@ from awn_keras.rules import (
     PerWidth,
     Unknown,
     WidthRule,
+    axes_of,
     check_each_sample_alone,
     check_mixes_no_samples,
     comes_and_goes,
@@ -460,11 +461,10 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
         )
     weights = {name_of(weight): weight.shape for weight in weights_of(call.layer)}
     _check_names_weights(call, flow, rule, weights)
-    into, out = flow.channels()
     for argument, axes, channels in zip(
         ("in_axes", "out_axes"),
         (rule.in_axes, rule.out_axes),
-        (into // rule.groups, out),
+        flow.channels(),
         strict=True,
     ):
         if weights and axes and not set(weights) & {*rule.in_axes, *rule.out_axes}:
@@ -473,13 +473,18 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
                 f"Received: {argument}={dict(axes)}"
             )
         for name in set(axes) & set(weights):
-            shape, axis = weights[name], axes[name]
-            fits = -len(shape) <= axis < len(shape)
-            if not fits or (shape[axis] != 1 and shape[axis] % channels):
-                raise call.error(
-                    f"axis {axis} of weight '{name}' of shape {tuple(shape)} does not "
-                    f"follow {channels} channels. Received: {argument}={dict(axes)}"
+            shape = weights[name]
+            for each in axes_of(axes[name]):
+                fits = -len(shape) <= each.axis < len(shape) and (
+                    shape[each.axis] == 1
+                    or each.entries(shape[each.axis], channels) is not None
                 )
+                if not fits:
+                    raise call.error(
+                        f"axis {each.axis} of weight '{name}' of shape {tuple(shape)} "
+                        f"does not follow {channels} channels. Received: "
+                        f"{argument}={dict(axes)}"
+                    )
 
 
 def _check_names_weights(

@@ -17,7 +17,7 @@ from awn_keras.errors import ArgumentError
 from awn_keras.graph import data_tensors, rebuild
 from awn_keras.layers.base import TriLayer
 from awn_keras.propagation import Trace
-from awn_keras.rules import Labelled, WidthRule, mixes_channels, rule_of
+from awn_keras.rules import Labelled, WidthRule, axes_of, mixes_channels, rule_of
 
 #: Variances below this part of the largest count as this much: what multiplies by the
 #: inverse of their roots must not lose the digits of float32.
@@ -204,12 +204,13 @@ def _streams(traced: Trace) -> list[_Stream]:
         normalization = None if after is None else after.operation
         once = calls.count[id(layer)] == 1
         for labels in read:
-            if once and len(_rule(layer).in_axes) == 1:
+            if once and len(_rule(layer).in_axes) == 1 and not _rule(layer).recurs:
                 (x,) = data_tensors(node)
                 streams[labels].readers.append(_Mixer(layer, normalization, x))
             else:
                 known.update(labels)
-        if made and once and _is_linear(layer):
+        # The units of a recurrent layer know each other, one by one.
+        if made and once and _is_linear(layer) and not _rule(layer).recurs:
             x = (node if after is None else after).outputs[0]
             streams[made].makers.append(_Mixer(layer, normalization, x))
         else:
@@ -361,18 +362,23 @@ def _scale(wanted: Any, norms: np.ndarray) -> np.ndarray:
     return np.clip(np.where(large, wanted / np.where(large, norms, 1), 1), 1e-3, 1e3)
 
 
+def _kernel_axes(layer: Any) -> tuple[str, tuple[int, int]]:
+    """Name of the kernel that mixes channels, and its axes of those in and out."""
+    (name,), rule = _rule(layer).kernels, _rule(layer)
+    (into,), (out,) = axes_of(rule.in_axes[name]), axes_of(rule.out_axes[name])
+    return name, (into.axis, out.axis)
+
+
 def _kernel(layer: Any) -> np.ndarray:
     """The kernel that mixes channels, float64 `(positions, in, out)`."""
-    (name,), rule = _rule(layer).kernels, _rule(layer)
-    axes = (rule.in_axes[name], rule.out_axes[name])
+    name, axes = _kernel_axes(layer)
     kernel = np.moveaxis(_numpy(getattr(layer, name)), axes, (-2, -1))
     return kernel.reshape(-1, *kernel.shape[-2:])
 
 
 def _assign_kernel(layer: Any, kernel: np.ndarray) -> None:
-    (name,), rule = _rule(layer).kernels, _rule(layer)
+    name, axes = _kernel_axes(layer)
     weight = getattr(layer, name)
-    axes = (rule.in_axes[name], rule.out_axes[name])
     positions = weight.shape[:-2]
     new = kernel.reshape(*positions, *kernel.shape[-2:])
     weight.assign(np.moveaxis(new, (-2, -1), axes))

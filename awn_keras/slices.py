@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from awn_keras.rules import Flow, Kind, WidthRule, grades_of, rule_of
+from awn_keras.rules import Flow, Kind, WidthRule, axes_of, grades_of, rule_of
+from awn_keras.rules.kinds import Axes
 
 
 def weights_of(operation: Any) -> list[Any]:
@@ -73,37 +74,55 @@ def chosen_slices(
         See `active_slices`.
     """
     rule = rule_of(layer) or WidthRule()
-    into, of_a_group = np.asarray(into, int), size[0] // rule.groups
     sides = (
-        (rule.in_axes, into[into < of_a_group], of_a_group),
+        (rule.in_axes, np.asarray(into, int), size[0]),
         (rule.out_axes, np.asarray(out, int), size[1]),
     )
     slices = []
     for weight in weights_of(layer):
         index = [np.arange(size) for size in weight.shape]
         for axes, chosen, channels in sides:
-            axis, each = channel_axis(weight, axes, channels)
-            if axis is not None:
-                index[axis] = (chosen[:, None] * each + np.arange(each)).ravel()
+            for axis, entries in channel_axes(weight, axes, channels):
+                own = chosen[chosen < entries.shape[1]]
+                index[axis] = entries[:, own].ravel()
         slices.append(tuple(index))
     return slices
 
 
-def channel_axis(
-    weight: Any, axes: Mapping[str, int], channels: int
-) -> tuple[int | None, int]:
-    """Says which axis of a weight follows the channels.
+def channel_axes(
+    weight: Any, axes: Mapping[str, Axes], channels: int
+) -> list[tuple[int, np.ndarray]]:
+    """Says which axes of a weight follow the channels of a tensor.
 
     Args:
         weight: A variable of a layer.
         axes: `in_axes` or `out_axes` of the layer's `WidthRule`.
-        channels: Number of these channels at full width.
+        channels: Number of the tensor's channels at full width.
 
     Returns:
-        The axis, and the number of entries for each channel. The axis is `None` if the
-        weight does not follow them, or all channels share it (PReLU's shared axes).
+        For each such axis, its number and the places of each channel on it, int
+        `(gates, channels, k)`: of the first part of the channels, if the tensor has
+        them several times. None if the weight does not follow the channels, or all of
+        them share it (PReLU's shared axes).
     """
-    axis = axes.get(name_of(weight))
-    if axis is None or weight.shape[axis] % channels:
-        return None, 0
-    return axis, weight.shape[axis] // channels
+    followed = []
+    for each in axes_of(axes.get(name_of(weight), ())):
+        entries = each.entries(weight.shape[each.axis], channels)
+        if entries is not None:
+            followed.append((each.axis % len(weight.shape), entries))
+    return followed
+
+
+def along(entries: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Gives each place on an axis what its channel has.
+
+    Args:
+        entries: The places of each channel, as `channel_axes` gives them.
+        values: A number of each channel, `(channels,)`; of which there may be more.
+
+    Returns:
+        An array of the axis' size.
+    """
+    placed = np.empty(entries.size, np.asarray(values).dtype)
+    placed[entries] = values[: entries.shape[1], None]
+    return placed

@@ -146,12 +146,9 @@ def _slim_layer(
     if dtype is not None:
         changes["dtype"] = dtype
     rule = rule_of(layer) or WidthRule()
-    if rule.channels is not None and comes_and_goes(flow.output):
+    if comes_and_goes(flow.output):
         channels = active(flow.output, flow.output_shape, width)
-        changes[rule.channels] = int(channels.sum())
-    if rule.in_channels is not None and comes_and_goes(flow.inputs[0]):
-        channels = active(flow.inputs[0], flow.input_shapes[0], width)
-        changes[rule.in_channels] = int(channels.sum())
+        changes.update(rule.sized(layer, int(channels.sum())))
     if rule.resize is not None and comes_and_goes(flow.output):
         changes.update(rule.resize(layer, flow, _ends(flow, width)))
     if isinstance(layer, TriLayer):

@@ -1,5 +1,7 @@
 """Random functional graphs out of all layers that can be converted."""
 
+from functools import partial
+
 import keras
 import numpy as np
 from hypothesis import strategies as st
@@ -14,6 +16,69 @@ def random_graph(draw, max_steps=7):
     random seeds while layers are built, which a strategy must not.
     """
     return _Builder(draw).model(draw(st.integers(1, max_steps)))
+
+
+def random_sequences(draw, max_steps=3):
+    """A plain functional model of recurrent layers: a series in, a readout.
+
+    `draw` as for `random_graph`. Few layers, as each of them is as many as steps.
+    """
+    return _Recurrent(draw).model(draw(st.integers(1, max_steps)))
+
+
+class _Recurrent:
+    """Draws a model of sequences `(batch, 3, channels)`."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def model(self, count):
+        inputs = keras.Input((3, self.draw(st.sampled_from((1, 2)))), name="series")
+        x = L.Dense(self.channels())(inputs) if self.flag() else inputs
+        for _ in range(count):
+            kinds = (self.layer, self.both, self.residual, self.convolution)
+            x = self.draw(st.sampled_from(kinds))(x)
+        if self.flag():
+            x = self.layer(x, last=True)
+        else:
+            x = self.draw(st.sampled_from((L.Flatten(), L.GlobalMaxPooling1D())))(x)
+        # One layer at least whose channels come and go.
+        return keras.Model(inputs, L.Dense(2)(L.Dense(4, activation="relu")(x)))
+
+    def channels(self):
+        return self.draw(st.sampled_from((1, 2, 3, 4, 6, 8)))
+
+    def flag(self):
+        return self.draw(st.booleans())
+
+    def recurrent(self, units, last=False, go_backwards=False):
+        """A layer that gives sequences, or, if it is the last one, a state."""
+        kinds = (
+            *(L.LSTM, L.SimpleRNN),
+            *(partial(L.GRU, reset_after=after) for after in (True, False)),
+        )
+        return self.draw(st.sampled_from(kinds))(
+            units,
+            return_sequences=not last,
+            use_bias=self.flag(),
+            go_backwards=go_backwards,
+            unroll=self.flag(),
+        )
+
+    def layer(self, x, last=False):
+        return self.recurrent(self.channels(), last, self.flag())(x)
+
+    def both(self, x):
+        mode = self.draw(st.sampled_from(("concat", "sum", "mul", "ave")))
+        return L.Bidirectional(self.recurrent(self.channels()), merge_mode=mode)(x)
+
+    def residual(self, x):
+        x = self.layer(x)
+        return L.Add()([x, self.recurrent(x.shape[-1])(x)])
+
+    def convolution(self, x):
+        x = L.Conv1D(self.channels(), 2, padding="causal")(x)
+        return L.ReLU()(L.BatchNormalization()(x))
 
 
 class _Builder:

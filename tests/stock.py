@@ -31,6 +31,37 @@ def _video(*layers):
     return _network((4, 6, 6, 3), L.Conv3D(16, 1, activation="relu"), *layers)
 
 
+def _series(*layers):
+    """Recurrent layers on the inputs themselves; few steps, as each is a layer."""
+    inputs = x = keras.Input((4, 3))
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, L.Dense(2)(x))
+
+
+def _temporal_convolutions():
+    """A residual block of dilated causal convolutions, and a GRU that reads it."""
+    inputs = keras.Input((4, 3))
+    x = shortcut = L.Conv1D(16, 2, padding="causal", activation="relu")(inputs)
+    for rate in (1, 2):
+        x = L.Conv1D(16, 2, padding="causal", dilation_rate=rate)(x)
+        x = L.ReLU()(L.BatchNormalization()(x))
+    x = L.GRU(16)(L.Add()([x, shortcut]))
+    return keras.Model(inputs, L.Dense(2)(x))
+
+
+def _convolutional_recurrent():
+    """Columns of an image as steps, as a reader of text lines sees them."""
+    return _images(
+        L.MaxPooling2D(2),
+        _conv(),
+        L.Permute((2, 1, 3)),
+        L.Reshape((3, 48)),
+        L.Bidirectional(L.GRU(16, return_sequences=True)),
+        L.Bidirectional(L.LSTM(16, return_sequences=True), merge_mode="sum"),
+    )
+
+
 def _decoder():
     """From features to feature maps, as a VAE does, with a shortcut of the same."""
     inputs = keras.Input((5,))
@@ -147,7 +178,27 @@ def _moved(x):
     return ops.flip(ops.flip(x, axis=1), axis=-1)[..., ::-1]
 
 
+RECURRENT = {
+    "gru": lambda: _series(L.GRU(16, return_sequences=True), L.GRU(24)),
+    "gru-before": lambda: _series(
+        L.Dense(16), L.GRU(16, reset_after=False, unroll=True), L.Dense(16)
+    ),
+    "lstm": lambda: _series(
+        L.LSTM(16, return_sequences=True), L.LSTM(24, go_backwards=True, unroll=True)
+    ),
+    "simple-rnn": lambda: _series(
+        L.SimpleRNN(24, return_sequences=True, use_bias=False), L.SimpleRNN(16)
+    ),
+    "bidirectional": lambda: _series(
+        L.Bidirectional(L.LSTM(16, return_sequences=True)),
+        L.Bidirectional(L.GRU(16, return_sequences=True), merge_mode="mul"),
+        L.Bidirectional(L.SimpleRNN(16, unroll=True), merge_mode="ave"),
+    ),
+    "temporal-convolutions": _temporal_convolutions,
+    "convolutional-recurrent": _convolutional_recurrent,
+}
 NETWORKS = {
+    **RECURRENT,
     "conv1d-transpose": lambda: _steps(
         L.Conv1DTranspose(24, 3, strides=2, padding="same"), L.Conv1DTranspose(16, 3)
     ),

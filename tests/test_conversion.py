@@ -12,6 +12,7 @@ from awn_keras import (
     AnyWidthModel,
     ConversionError,
     FixedWidths,
+    TriBidirectional,
     TriConv1D,
     TriConv1DTranspose,
     TriConv2D,
@@ -19,7 +20,9 @@ from awn_keras import (
     TriConv3D,
     TriConv3DTranspose,
     TriDense,
+    TriGRU,
     TriLayerNormalization,
+    TriLSTM,
     TriSeparableConv1D,
     TriSeparableConv2D,
     WidthRule,
@@ -39,9 +42,16 @@ from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.rules import Graded
 from awn_keras.rules.mixing import mixing
 from benchmarks.loop import train_by_the_loop
-from tests.conftest import at_width, classification, eagerly, inputs_of, labelled
-from tests.graphs import random_graph
-from tests.stock import NETWORKS, NO_FILES
+from tests.conftest import (
+    BACKEND,
+    at_width,
+    classification,
+    eagerly,
+    inputs_of,
+    labelled,
+)
+from tests.graphs import random_graph, random_sequences
+from tests.stock import NETWORKS, NO_FILES, RECURRENT
 from tests.test_slimming import assert_close
 
 pytestmark = pytest.mark.backends
@@ -244,7 +254,27 @@ def gradients(model, x, y, loop):
 @eagerly
 def test_random_graphs(data, min_width, divisor, multiplier):
     keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
-    plain = random_graph(data.draw)
+    assert_exact(random_graph(data.draw), min_width, divisor, multiplier)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=GRAPHS // 5, suppress_health_check=list(HealthCheck), phases=PHASES
+)
+@given(
+    st.data(),
+    st.sampled_from((0.1, 0.3, 0.5)),
+    st.sampled_from((1, 2, 4)),
+    st.sampled_from((1.0, 2**0.5)),
+)
+@eagerly
+def test_random_sequences(data, min_width, divisor, multiplier):
+    keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
+    assert_exact(random_sequences(data.draw), min_width, divisor, multiplier)
+
+
+def assert_exact(plain, min_width, divisor, multiplier):
+    """Converts a model, and compares outputs, channels and gradients at widths."""
     try:
         model = to_any_width(
             plain, min_width=min_width, divisor=divisor, width_multiplier=multiplier
@@ -287,6 +317,8 @@ def test_random_graphs(data, min_width, divisor, multiplier):
 @pytest.mark.parametrize("multiplier", [1.0, 2**0.5])
 @eagerly
 def test_seldom_layers_are_exact_at_every_width(name, multiplier):
+    if BACKEND == "jax" and name in RECURRENT:
+        pytest.skip("JAX compiles each loop over steps anew, for seconds")
     plain = {**NETWORKS, **NO_FILES}[name]()
     model = to_any_width(plain, divisor=4, width_multiplier=multiplier)
     train_a_little(model)
@@ -325,6 +357,9 @@ def test_seldom_layers_are_exact_at_every_width(name, multiplier):
         ("conv3d", {TriConv3D}),
         ("conv3d-transpose", {TriConv3D, TriConv3DTranspose}),
         ("separable1d", {TriSeparableConv1D}),
+        ("lstm", {TriLSTM}),
+        ("temporal-convolutions", {TriConv1D, TriGRU}),
+        ("convolutional-recurrent", {TriConv2D, TriBidirectional}),
     ],
 )
 def test_their_tri_layers(name, tri_classes):
@@ -381,7 +416,7 @@ def test_no_layer_of_the_tail_mixes_samples(layer):
 
 @pytest.mark.slow
 @settings(
-    max_examples=GRAPHS // 2, suppress_health_check=list(HealthCheck), phases=PHASES
+    max_examples=GRAPHS // 5, suppress_health_check=list(HealthCheck), phases=PHASES
 )
 @given(st.data())
 @eagerly

@@ -19,12 +19,12 @@ L, ops = keras.layers, keras.ops
 
 
 def recurrent():
-    """Feature maps, a projection of their rows, a GRU over them, scores."""
+    """Feature maps, a projection of their rows, an RNN over them, scores."""
     inputs = keras.Input((8, 6, 1))
     x = L.Conv2D(8, 3, padding="same", activation="relu", name="stem")(inputs)
     x = L.Conv2D(8, 3, padding="same", activation="relu", name="conv")(x)
     x = L.Dense(6, name="projection")(ops.mean(x, axis=2))
-    x = L.GRU(5, name="gru")(x)
+    x = L.RNN(L.GRUCell(5), name="gru")(x)
     return keras.Model(inputs, L.Dense(3, name="scores")(x))
 
 
@@ -107,7 +107,7 @@ def test_networks_with_chosen_readouts_grow_and_are_reordered():
         ("projection", TypeError, "`readouts` must be a list of names"),
         ([3], TypeError, "`readouts` must be a list of names"),
         (["gone"], ValueError, "'gone'. Layers that can be readouts: stem, conv, pro"),
-        (["gru"], ValueError, r"mix channels \(Conv, Dense\). Received: 'gru' \(GRU\)"),
+        (["gru"], ValueError, r"mix channels \(Conv, Dense\). Received: 'gru' \(RNN\)"),
         (
             ["stem", "projection"],
             ValueError,

@@ -98,7 +98,16 @@ def test_stock_layers_on_the_input_may_mix_channels(layer):
     ("build", "match"),
     [
         (L.MultiHeadAttention(1, 2), "attention mixes all channels"),
-        (L.LSTM(3), "its state mixes all channels"),
+        (L.RNN(L.LSTMCell(3)), "its state mixes all channels.*no Tri layer is built"),
+        (
+            L.ConvLSTM1D(3, 1),
+            "no Tri layer is built.*GRU, LSTM and SimpleRNN can stand",
+        ),
+        (L.Bidirectional(L.RNN(L.GRUCell(3))), "Bidirectional of one of them"),
+        (
+            L.Bidirectional(L.GRU(3), backward_layer=L.GRU(2, go_backwards=True)),
+            "as many units in both directions",
+        ),
         (L.Lambda(lambda x: x), "cannot be seen"),
         (L.TimeDistributed(L.LayerNormalization()), "it treats each step alone"),
         (L.TimeDistributed(L.Masking()), "inner layer has no width rule"),
@@ -107,6 +116,7 @@ def test_stock_layers_on_the_input_may_mix_channels(layer):
 def test_sequence_layers_before_the_readout_are_refused(build, match):
     inputs = keras.Input((5, 3))
     x = L.Dense(4)(inputs)
+    x = x[:, :, None] if isinstance(build, L.ConvLSTM1D) else x
     x = build(x, x) if isinstance(build, L.MultiHeadAttention) else build(x)
     with pytest.raises((ValueError, NotImplementedError), match=match):
         AnyWidthModel(inputs, L.Dense(2)(x))

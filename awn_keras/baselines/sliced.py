@@ -21,7 +21,7 @@ from awn_keras.graph import replay
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, inner_mixers, propagate
 from awn_keras.rules import Flow, Graded, WidthRule, rule_of
-from awn_keras.slices import channel_axis
+from awn_keras.slices import along, channel_axes
 from awn_keras.stages import Widths
 
 if keras.backend.backend() == "tensorflow":  # elsewhere `SlicedModel` refuses
@@ -284,9 +284,8 @@ class SlicedModel(MultiWidthModel):
             for axes, grades in zip(
                 (rule.in_axes, rule.out_axes), flow.grades(), strict=True
             ):
-                axis, each = channel_axis(weight, axes, len(grades))
-                if axis is not None:
-                    levels = np.repeat(self.networks.level_of(grades), each)
+                for axis, entries in channel_axes(weight, axes, len(grades)):
+                    levels = along(entries, self.networks.level_of(grades))
                     value = active_part(value, axis, levels, level)
             cuts[weight.name] = value
         return cuts

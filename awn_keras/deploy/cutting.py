@@ -499,10 +499,7 @@ class _Cutter:
             return block(x)
         rule = rule_of(layer) or WidthRule()
         name = self._name(f"{layer.name}_{label}")
-        if rule.channels is not None:
-            changes[rule.channels] = len(indices[1])
-        if rule.in_channels is not None:
-            changes[rule.in_channels] = len(indices[0])
+        changes.update(rule.sized(layer, len(indices[1])))
         block = self._blocks[key] = copy_layer(layer, name=name, **changes)
         outputs = block(x)
         slices = chosen_slices(layer, size, *(side.tolist() for side in indices))

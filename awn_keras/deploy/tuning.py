@@ -122,7 +122,7 @@ def _network(candidate: Candidate, width: float, option: Cut | None) -> keras.Mo
     config = _stock_config(candidate.layer)
     del config["class"]
     rule = rule_of(candidate.layer)
-    size = {} if rule is None or rule.channels is None else {rule.channels: outputs}
+    size = {} if rule is None else rule.sized(candidate.layer, outputs)
     layer = layer_class(**{**config, **size, "use_bias": True}, name="layer")
     start = x = keras.Input((*candidate.in_shape, inputs))
     if candidate.flattened:

@@ -3,6 +3,13 @@
 from awn_keras.layers.conv import TriConv1D, TriConv2D, TriConv3D
 from awn_keras.layers.dense import TriDense
 from awn_keras.layers.normalization import TriLayerNormalization, TriRMSNormalization
+from awn_keras.layers.recurrent import (
+    TRI_RECURRENT,
+    TriBidirectional,
+    TriGRU,
+    TriLSTM,
+    TriSimpleRNN,
+)
 from awn_keras.layers.separable import TriSeparableConv1D, TriSeparableConv2D
 from awn_keras.layers.transposed import (
     TriConv1DTranspose,
@@ -10,7 +17,7 @@ from awn_keras.layers.transposed import (
     TriConv3DTranspose,
 )
 
-#: The Tri layer of each stock layer that has one.
+#: The Tri layer of each stock layer that has one, but for recurrent ones.
 TRI_CLASSES = {
     layer_class.stock_class: layer_class
     for layer_class in (
@@ -30,6 +37,8 @@ TRI_CLASSES = {
 
 __all__ = [
     "TRI_CLASSES",
+    "TRI_RECURRENT",
+    "TriBidirectional",
     "TriConv1D",
     "TriConv1DTranspose",
     "TriConv2D",
@@ -37,8 +46,11 @@ __all__ = [
     "TriConv3D",
     "TriConv3DTranspose",
     "TriDense",
+    "TriGRU",
+    "TriLSTM",
     "TriLayerNormalization",
     "TriRMSNormalization",
     "TriSeparableConv1D",
     "TriSeparableConv2D",
+    "TriSimpleRNN",
 ]

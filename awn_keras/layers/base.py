@@ -24,12 +24,17 @@ class KernelAxes:
         depth_multiplier: Name of the layer's attribute that says how many neighbouring
             entries of the input axis each input channel has. `None` for one.
         constraint: Name of the layer's attribute that holds the user's constraint.
+        gates: How many times all output channels lie side by side on their axis, as
+            those of the gates of a recurrent layer do.
+        recurrent: Whether the inputs are the layer's own outputs of the step before.
     """
 
     inputs: int = -2
     outputs: int = -1
     depth_multiplier: str | None = None
     constraint: str = "kernel_constraint"
+    gates: int = 1
+    recurrent: bool = False
 
 
 #: Kernels of stock layers, by the name of the weight.
@@ -42,12 +47,25 @@ SEPARABLE = {
 }
 
 
+def gated(gates: int) -> dict[str, KernelAxes]:
+    """The kernels of a recurrent layer, `(in, gates * units)` and `(units, ...)`."""
+    return {
+        "kernel": KernelAxes(gates=gates),
+        "recurrent_kernel": KernelAxes(
+            constraint="recurrent_constraint", gates=gates, recurrent=True
+        ),
+    }
+
+
 class TriangularInitializer(keras.initializers.Initializer):
     """Draws a triangular kernel in which each output channel has its own fan-in.
 
     `VarianceScaling` initializers (Glorot, He, LeCun) count the input channels that
     the output channel may read; counting all of them would starve the first output
-    channels, which read few. Other initializers say their own scale and keep it.
+    channels, which read few. `Orthogonal` keeps the norm of what each output channel
+    reads: what is left of it is no orthogonal matrix (a triangular one is diagonal),
+    but no channel is starved either. Other initializers say their own scale and keep
+    it.
 
     Args:
         inner: The initializer that the user chose.
@@ -69,7 +87,9 @@ class TriangularInitializer(keras.initializers.Initializer):
         scale = keras.ops.convert_to_tensor(
             np.where(mask, _fan_scale(self.inner, mask, in_axis), 0.0), kernel.dtype
         )
-        kernel = kernel * scale
+        whole, kernel = kernel, kernel * scale
+        if isinstance(self.inner, keras.initializers.Orthogonal):
+            kernel = _with_norms_of(whole, kernel, in_axis)
         try:
             self.checksum = checksum(kernel)
         except TypeError:  # JAX traces a layer before it has weights, and draws again
@@ -97,6 +117,19 @@ def _fan_scale(
     fan_in = mask.sum(axis=in_axis, keepdims=True)
     # What reads nothing has no entry to scale.
     return np.sqrt((mask.shape[in_axis] + fan_out) / np.maximum(fan_in + fan_out, 1))
+
+
+def _with_norms_of(whole: Any, kernel: Any, in_axis: int) -> Any:
+    """Scales what each output channel reads to the norm that it had in the whole."""
+    rank = len(kernel.shape)
+    axes = [axis for axis in range(rank) if axis != rank - 1 - in_axis]
+    squares = (
+        keras.ops.sum(keras.ops.square(x), axis=axes, keepdims=True)
+        for x in (whole, kernel)
+    )
+    wanted, norms = (keras.ops.sqrt(x) for x in squares)
+    # Where nothing is read both are 0, and stay so.
+    return kernel * (wanted / keras.ops.maximum(norms, keras.config.epsilon()))
 
 
 class TriangularRegularizer(keras.regularizers.Regularizer):
@@ -263,8 +296,7 @@ class TriangularKernel(TriLayer):
         if quantized or getattr(self, "quantization_config", None) is not None:
             raise self._no_quantization()
         self._triangles = self._make_triangles(in_grades, out_grades)
-        #: The mask of each kernel that is there, bool, which broadcasts against it.
-        self.masks: dict[str, np.ndarray] = {}
+        self._masks: dict[str, np.ndarray] = {}
         self._drawn: dict[str, TriangularInitializer] = {}
 
     def _make_triangles(
@@ -275,15 +307,30 @@ class TriangularKernel(TriLayer):
         """Makes the constraint of each kernel, the user's own inside it."""
         return {
             name: LowerTriangular(
-                in_grades,
+                out_grades if axes.recurrent else in_grades,
                 out_grades,
                 getattr(self, axes.constraint, None),
                 transposed=axes.inputs > axes.outputs,
                 depth_multiplier=getattr(self, axes.depth_multiplier or "", 1),
                 groups=getattr(self, "groups", 1),
+                gates=axes.gates,
             )
             for name, axes in self.kernels.items()
         }
+
+    def parts(self) -> dict[str, TriangularKernel]:
+        """What holds the kernels: the layer itself, or layers inside of it.
+
+        Returns:
+            By what comes before the names of their kernels. (A property would be
+            saved as a part of the layer.)
+        """
+        return {"": self}
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        """The mask of each kernel that is there, bool, which broadcasts against it."""
+        return self._masks
 
     @property
     def in_grades(self) -> np.ndarray | None:
@@ -308,7 +355,10 @@ class TriangularKernel(TriLayer):
                 f"{self._title()} is not built: it has no {names} yet. Call it on a "
                 "tensor, or `layer.build(input_shape)`, first."
             )
-        return {name: getattr(self, name) for name in self.kernels}
+        return {name: self._variable(name) for name in self.kernels}
+
+    def _variable(self, name: str) -> keras.Variable:
+        return getattr(self, name)
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; a kernel gets the triangle in initializer and constraint."""
@@ -344,8 +394,9 @@ class TriangularKernel(TriLayer):
 
     def apply_masks(self) -> None:
         """Sets the forbidden entries of the kernels to zero, for good."""
-        for name, kernel in self.triangular_variables.items():
-            kernel.assign(self.masked(kernel, name))
+        for part in self.parts().values():
+            for name, kernel in part.triangular_variables.items():
+                kernel.assign(part.masked(kernel, name))
 
     def masked_weights(self) -> list[Any]:
         """The layer's `weights`, kernels without what was left in forbidden entries.
@@ -356,8 +407,9 @@ class TriangularKernel(TriLayer):
         if not self.built:
             return self.weights
         masked = {
-            id(kernel): self.masked(kernel, name)
-            for name, kernel in self.triangular_variables.items()
+            id(kernel): part.masked(kernel, name)
+            for part in self.parts().values()
+            for name, kernel in part.triangular_variables.items()
         }
         return [masked.get(id(weight), weight) for weight in self.weights]
 
@@ -417,8 +469,9 @@ class TriangularKernel(TriLayer):
     def has_forbidden_entries(self) -> bool:
         """Whether a kernel has something in its forbidden entries."""
         return any(
-            bool(np.any(np.where(self.masks[name], 0, keras.ops.convert_to_numpy(k))))
-            for name, k in self.triangular_variables.items()
+            bool(np.any(np.where(part.masks[name], 0, keras.ops.convert_to_numpy(k))))
+            for part in self.parts().values()
+            for name, k in part.triangular_variables.items()
         )
 
     def save_own_variables(self, store: Any) -> None:

@@ -1,9 +1,9 @@
 """What each layer class does to width: one place for each class.
 
 A layer class is known by its `WidthRule` alone, which one of the files here registers:
-`mixing`, `single`, `normalization`, `merging`, `shapes`, `wrapping`, `operations`,
-`moving`, `refused`. `sequences` says how classes without a rule are counted. All else
-in the package asks the rule.
+`mixing`, `recurrent`, `single`, `normalization`, `merging`, `shapes`, `wrapping`,
+`operations`, `moving`, `refused`. `sequences` says how classes without a rule are
+counted. All else in the package asks the rule.
 """
 
 from awn_keras.rules import (  # each registers its rules
@@ -12,6 +12,7 @@ from awn_keras.rules import (  # each registers its rules
     moving,
     normalization,
     operations,
+    recurrent,
     refused,
     sequences,
     shapes,
@@ -20,6 +21,7 @@ from awn_keras.rules import (  # each registers its rules
 )
 from awn_keras.rules.kinds import (
     CallSize,
+    ChannelAxis,
     Channels,
     Fixed,
     Flow,
@@ -28,6 +30,7 @@ from awn_keras.rules.kinds import (
     Labelled,
     PerWidth,
     Unknown,
+    axes_of,
     comes_and_goes,
     grades_of,
     unique,
@@ -53,6 +56,7 @@ from awn_keras.rules.registry import (
 
 __all__ = [
     "CallSize",
+    "ChannelAxis",
     "Channels",
     "Fixed",
     "Flow",
@@ -63,6 +67,7 @@ __all__ = [
     "PerWidth",
     "Unknown",
     "WidthRule",
+    "axes_of",
     "check_each_sample_alone",
     "check_mixes_no_samples",
     "comes_and_goes",
@@ -79,6 +84,7 @@ __all__ = [
     "operations",
     "per_channel",
     "per_sample",
+    "recurrent",
     "refusal_of",
     "refused",
     "register_width_rule",

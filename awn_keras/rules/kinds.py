@@ -187,6 +187,53 @@ class CallSize:
         return shape
 
 
+@dataclass(frozen=True)
+class ChannelAxis:
+    """An axis of a weight that follows channels, more than one after the other.
+
+    Args:
+        axis: The axis.
+        gates: How many times all channels lie side by side on it, as those of the gates
+            of a recurrent layer do. Within each, a channel has `k` neighbouring
+            entries.
+        copies: How many times all channels lie side by side in the layer's tensor, of
+            which the axis has one: 2 of the units of a recurrent layer that runs in
+            both directions.
+    """
+
+    axis: int
+    gates: int = 1
+    copies: int = 1
+
+    def entries(self, size: int, channels: int) -> np.ndarray | None:
+        """Says where on the axis each channel is.
+
+        Args:
+            size: Size of the axis.
+            channels: Number of the tensor's channels at full width.
+
+        Returns:
+            int array `(gates, channels / copies, k)` of places on the axis. `None` if
+            it does not follow them, as one of size 1 that all of them share.
+        """
+        own = channels // self.copies
+        if channels % self.copies or size % (self.gates * own):
+            return None
+        return np.arange(size).reshape(self.gates, own, -1)
+
+
+#: How a rule names the axis of a weight that follows channels, or several of them.
+Axes = int | ChannelAxis | tuple[int | ChannelAxis, ...]
+
+
+def axes_of(axes: Axes) -> tuple[ChannelAxis, ...]:
+    """What a rule says of a weight's axes, each as a `ChannelAxis`."""
+    several = axes if isinstance(axes, tuple) else (axes,)
+    return tuple(
+        ChannelAxis(axis) if isinstance(axis, int) else axis for axis in several
+    )
+
+
 def unique(labels: np.ndarray) -> np.ndarray:
     """Each label once, in the order of their first places."""
     return np.array(list(dict.fromkeys(labels.tolist())), int)

@@ -23,7 +23,7 @@ from awn_keras.layers.base import (
     KernelAxes,
     TriangularKernel,
 )
-from awn_keras.rules.kinds import CallSize, Kind, Labelled, PerWidth
+from awn_keras.rules.kinds import CallSize, ChannelAxis, Kind, Labelled, PerWidth
 from awn_keras.rules.registry import (
     LayerCall,
     WidthRule,
@@ -207,8 +207,10 @@ _IN_GROUPS_OF_ONE = replace(
     _DEPTHWISE,
     in_axes={},
     out_axes={"kernel": -1, "bias": 0},
-    channels="filters",
-    in_channels="groups",
+    channels=lambda layer, count: {
+        "filters": count,
+        "groups": count * layer.groups // layer.filters,
+    },
 )
 
 
@@ -220,7 +222,12 @@ def _rule_in_groups(layer: Any) -> WidthRule | None:
     else:
         rule = rule_of_class(type(layer))
         kind = partial(in_groups, layer.groups, rule.kind)
-        rule = replace(rule, kind=kind, groups=layer.groups, cuts=False)
+        # Weights follow the input channels of one group, which are those of each.
+        in_axes = {
+            name: ChannelAxis(axes.inputs, copies=layer.groups)
+            for name, axes in PLAIN.items()
+        }
+        rule = replace(rule, kind=kind, in_axes=in_axes, cuts=False)
     return replace(rule, no_operator=_no_groups)
 
 

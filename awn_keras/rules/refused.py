@@ -20,8 +20,11 @@ _ATTENDS = (
     "the last Dense or Conv"
 )
 _RECURS = (
-    "its state mixes all channels of a step. It can only stand after the readout, the "
-    "last Dense or Conv, or on the inputs"
+    "its state mixes all channels of a step, and no Tri layer is built for it. It can "
+    "only stand after the readout, the last layer that mixes channels, or on the "
+    "inputs. GRU, LSTM and SimpleRNN can stand before the readout, too, and so can "
+    "Bidirectional of one of them with `merge_mode` 'concat', 'sum', 'mul' or 'ave' "
+    "and as many units in both directions"
 )
 _REASONS = {
     "Masking": "it looks at all channels of a step at once",
@@ -30,7 +33,7 @@ _REASONS = {
     "TimeDistributed": "its inner layer has no width rule. Use the inner layer itself "
     "where it treats each step alone, as Dense does, or register a rule for its class",
     "AdditiveAttention Attention GroupQueryAttention MultiHeadAttention": _ATTENDS,
-    "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU LSTM RNN SimpleRNN": _RECURS,
+    "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D RNN": _RECURS,
 }
 for _names, _reason in _REASONS.items():
     for _name in _names.split():

@@ -12,7 +12,7 @@ import numpy as np
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.graph import data_tensors, is_stock, named_constants, named_shapes
 from awn_keras.layers.base import TriangularKernel, TriLayer
-from awn_keras.rules.kinds import CallSize, Channels, Flow, Kind, Labelled
+from awn_keras.rules.kinds import Axes, CallSize, Channels, Flow, Kind, Labelled
 
 
 @dataclass(frozen=True)
@@ -182,17 +182,22 @@ class WidthRule:
         in_axes: For each weight that follows the *input* channels, its name and the
             axis, as in `{"scale": -1}`. Names are those of the variables
             (`layer.weights[i].name`), `variable` for those without. The axis may hold
-            `k` entries for each channel, one after the other.
+            `k` entries for each channel, one after the other. A `ChannelAxis` in the
+            place of the axis says more, and a tuple names several axes.
         out_axes: Likewise for weights that follow the *output* channels.
         channels: Name of the constructor argument that holds the number of output
-            channels while these come and go, or `None`.
-        in_channels: Likewise of the number of input channels.
+            channels while these come and go, or `None`. Or `channels(layer, count)`,
+            which gives the constructor's arguments, as `get_config` does, of a layer
+            of `count` output channels.
         stem: Whether the layer starts the trunk when its input is Fixed. Other
             layers on Fixed inputs give Fixed outputs.
         check: `check(call)` raises `call.error(reason)` for what the layer cannot do
             before the readout, whatever the kind.
         triangular: The Tri layer that a conversion puts in the layer's place, and that
             gets this rule, too. `None` if there is none.
+        makes: The `kind` of the Tri layer. `None` if it just makes channels of its own.
+        recurs: Whether output channels read each other, step by step: then a conversion
+            puts the Tri layer also where the input is whole at every width.
         macs: `macs(layer, size)` gives the multiply-accumulates of one call for one
             sample; `size` is a `CallSize`, whose channels may be arrays. `None` for a
             layer without kernels.
@@ -204,8 +209,6 @@ class WidthRule:
             itself. `None` if there are none.
         apart: Whether each output channel is computed from one input channel. `None`
             for what `kind` says: true of `per_channel`.
-        groups: In how many groups its input channels are, of which each has the same
-            labels. Weights follow the channels of the first one.
         cuts: Whether an exported file may hold the layer's kernel in blocks of
             channels. The layer needs `use_bias` and `activation` then.
         reads_prefix: Whether an output channel depends on all input channels whose
@@ -226,17 +229,17 @@ class WidthRule:
     """
 
     kind: Callable[[LayerCall], Kind | list[Kind]] = per_channel
-    in_axes: Mapping[str, int] = field(default_factory=dict)
-    out_axes: Mapping[str, int] = field(default_factory=dict)
-    channels: str | None = None
-    in_channels: str | None = None
+    in_axes: Mapping[str, Axes] = field(default_factory=dict)
+    out_axes: Mapping[str, Axes] = field(default_factory=dict)
+    channels: str | Callable[[Any, int], dict[str, Any]] | None = None
     stem: bool = False
     check: Callable[[LayerCall], None] = accepts_all
     triangular: type[TriLayer] | None = None
+    makes: Callable[[LayerCall], Kind] | None = None
+    recurs: bool = False
     macs: Callable[[Any, CallSize], Any] | None = None
     resize: Callable[[Any, Flow, np.ndarray], dict[str, Any]] | None = None
     apart: bool | None = None
-    groups: int = 1
     cuts: bool = False
     reads_prefix: bool = False
     flattens: bool = False
@@ -255,6 +258,27 @@ class WidthRule:
     def kernels(self) -> list[str]:
         """Names of the weights that mix channels."""
         return [name for name in self.in_axes if name in self.out_axes]
+
+    def sized(self, layer: Any, channels: int) -> dict[str, Any]:
+        """The constructor's arguments of a layer of another number of channels.
+
+        Args:
+            layer: The layer.
+            channels: The number of output channels.
+
+        Returns:
+            The arguments that change, as `get_config` gives them.
+        """
+        if self.channels is None:
+            return {}
+        if callable(self.channels):
+            return self.channels(layer, channels)
+        return {self.channels: channels}
+
+    def of_the_tri_layer(self) -> WidthRule:
+        """The rule of `triangular`."""
+        kind = self.makes or (makes_channels if self.stem else self.kind)
+        return replace(self, kind=kind, triangular=None, tail=_NO_GRADES)
 
     def output(self, call: LayerCall) -> Kind | list[Kind]:
         """Checks a call before the readout and gives the kind of its outputs.
@@ -319,10 +343,7 @@ def register_width_rule(
         )
     _RULES[layer_class] = rule
     if rule.triangular is not None:
-        kind = makes_channels if rule.stem else rule.kind
-        _RULES[rule.triangular] = replace(
-            rule, kind=kind, triangular=None, tail=_NO_GRADES
-        )
+        _RULES[rule.triangular] = rule.of_the_tri_layer()
 
 
 def register_operations(names: str, rule: WidthRule) -> None:
@@ -499,13 +520,21 @@ def accept_activation(function: Callable[..., Any]) -> None:
     _CHANNELWISE_ACTIVATIONS.add(function)
 
 
-def check_activation(call: LayerCall) -> None:
-    """Checks that a layer's activation acts on each channel by itself.
+def check_activation(call: LayerCall, layer: Any = None) -> None:
+    """Checks that a layer's activations act on each channel by themselves.
+
+    Args:
+        call: The call.
+        layer: The layer that has them. `None` for the one that is called.
 
     Raises:
         ValueError: If it is not known to.
     """
-    activation = getattr(call.layer, "activation", None)
+    for name in ("activation", "recurrent_activation"):
+        _check_function(call, getattr(layer or call.layer, name, None))
+
+
+def _check_function(call: LayerCall, activation: Any) -> None:
     if activation is None or activation in _CHANNELWISE_ACTIVATIONS:
         return
     # A layer that treats each channel by itself, and has no weights.

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of layers that have no width rule: recurrent ones, attention.
+"""Multiply-accumulates of layers that have no width rule: RNN of cells, attention.
 
 They stand where no channels come and go, so that only what they cost must be known.
 Counted are products with kernels, and of attention those of queries, keys and values;
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -64,8 +65,12 @@ def _inner_macs(layer: Any, inner: Any, size: CallSize) -> Any:
 
 
 def _bidirectional_macs(layer: Any, size: CallSize) -> Any:
-    both = (layer.forward_layer, layer.backward_layer)
-    return sum(_inner_macs(layer, inner, size) for inner in both)
+    return sum(
+        _inner_macs(
+            layer, inner, replace(size, outputs=getattr(inner, "units", size.outputs))
+        )
+        for inner in (layer.forward_layer, layer.backward_layer)
+    )
 
 
 def _each_step_macs(layer: Any, size: CallSize) -> Any:

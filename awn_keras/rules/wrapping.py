@@ -74,7 +74,7 @@ def _no_operator(inner: WidthRule, layer: Any) -> str | None:
 
 def _of_each_step(layer: Any) -> WidthRule | None:
     inner = rule_of(layer.layer)
-    if inner is None:
+    if inner is None or inner.recurs:
         return None
     return replace(
         inner,

@@ -16,7 +16,7 @@ import numpy as np
 from awn_keras.errors import ArgumentError
 from awn_keras.propagation import Propagation
 from awn_keras.rules import WidthRule, rule_of
-from awn_keras.slices import channel_axis
+from awn_keras.slices import along, channel_axes
 from awn_keras.training import backends
 from awn_keras.training.schedules import (
     Schedule,
@@ -91,12 +91,11 @@ def acting_from(
             for axes, grades in zip(
                 (rule.in_axes, rule.out_axes), flow.grades(), strict=True
             ):
-                axis, each = channel_axis(weight, axes, len(grades))
-                if axis is not None:
+                for axis, entries in channel_axes(weight, axes, len(grades)):
                     shape = [1] * len(weight.shape)
                     shape[axis] = -1
-                    along = np.repeat(networks.level_of(grades), each)
-                    levels = np.maximum(levels, along.reshape(shape))
+                    of_axis = along(entries, networks.level_of(grades))
+                    levels = np.maximum(levels, of_axis.reshape(shape))
             if keras.backend.is_float_dtype(weight.dtype):
                 levels_of[id(weight)] = (weight, levels)
     return list(levels_of.values())
