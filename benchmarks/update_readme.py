@@ -11,6 +11,7 @@ write.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import sys
@@ -798,6 +799,54 @@ def photos(name: str) -> str:
     )
 
 
+_NORMALIZATIONS = {
+    "batch": "`BatchNormalization`",
+    "layer": "`LayerNormalization`",
+    "rms": "`RMSNormalization`",
+}
+
+
+def normalization() -> str:
+    """Normalization over channels, plain and any-width."""
+    result = load("normalization")
+    means: dict[tuple[str, str, str], float] = {}
+    for name, arm, number in itertools.product(
+        _NORMALIZATIONS,
+        ("plain", "narrow", "any_width", "any_width_long"),
+        ("accuracy", "narrowest", "auc"),
+    ):
+        values = [
+            run[number]
+            for run in result["runs"]
+            if (run["normalization"], run["arm"]) == (name, arm) and number in run
+        ]
+        if values:
+            means[name, arm, number] = sum(values) / len(values)
+    shown = (
+        ("plain", "accuracy"),
+        ("narrow", "accuracy"),
+        *itertools.product(
+            ("any_width", "any_width_long"), ("narrowest", "accuracy", "auc")
+        ),
+    )
+    rows = [
+        [title, *(f"{100 * means[name, arm, number]:.1f} %" for arm, number in shown)]
+        for name, title in _NORMALIZATIONS.items()
+    ]
+    head = [
+        "",
+        *("plain", "plain, 8 channels"),
+        *("any-width: narrowest", "full width", "AUC"),
+        *("60 epochs: narrowest", "full width", "AUC"),
+    ]
+    seeds = len({run["seed"] for run in result["runs"]})
+    return (
+        f"{table(head, rows)}\n\n"
+        f"Three blocks, 20 epochs unless said, 360 test images, means of {seeds} seeds "
+        f"(`python benchmarks/normalization.py`). {where(result['environment'])}"
+    )
+
+
 def walk() -> str:
     """How long the commands of docs/photos.md take."""
     result = load("walk")
@@ -825,6 +874,7 @@ BLOCKS = {
         "families": families,
     },
     ROOT / "docs" / "distributed.md": {"scaling": scaling},
+    ROOT / "docs" / "converting.md": {"normalization": normalization},
     ROOT / "docs" / "photos.md": {"walk": walk},
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,
