@@ -24,7 +24,7 @@ import numpy as np
 from awn_keras import ConversionError, list_networks, slim, to_any_width
 from awn_keras.environment import environment
 from awn_keras.files import write_whole
-from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.base import TriLayer
 
 FAMILIES = (
     *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large"),
@@ -84,7 +84,7 @@ def measure(family: str) -> dict[str, Any]:
     return {
         **row,
         "converts": True,
-        "tri_layers": sum(isinstance(x, TriangularKernel) for x in model.layers),
+        "tri_layers": sum(isinstance(x, TriLayer) for x in model.layers),
         "networks": len(networks),
         "macs": [networks.macs[0], networks.macs[-1]],
         "parameters": [networks.parameters[0], networks.parameters[-1]],

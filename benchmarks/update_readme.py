@@ -570,7 +570,7 @@ def families() -> str:
     ]
     return (
         f"{table(head, rows)}\n\n"
-        f"{', '.join(refused)} is refused (LayerNormalization, groups). "
+        f"{''.join(f'{name} is refused. ' for name in refused)}"
         '224x224 images, 299x299 for InceptionV3 and Xception, `divisor=8`. "Slim '
         'differs by": largest difference of a logit between `slim(model, width)` and '
         "the model with random weights, relative to the largest logit, over widths "

@@ -19,6 +19,7 @@ from awn_keras import (
     AnyWidthModel,
     TriConv2D,
     TriDense,
+    TriLayerNormalization,
     count_macs,
     export_tflite,
     reorder_channels,
@@ -159,16 +160,11 @@ def any_width_with_layer_normalization():
     return AnyWidthModel(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        any_width_with_layer_normalization,
-        lambda: to_any_width(plain_with_layer_normalization()),
-    ],
-)
-def test_layer_normalization(make):
-    with pytest.raises(ValueError, match=r"'norm' \(Layer.*Use BatchNormalization"):
-        make()
+def test_layer_normalization():
+    with pytest.raises(ValueError, match=r"'norm' \(Layer.*Use TriLayerNormalization"):
+        any_width_with_layer_normalization()
+    model = to_any_width(plain_with_layer_normalization())
+    assert type(model.get_layer("norm")) is TriLayerNormalization
 
 
 # ------------------------------------------------ 4. softmax outputs with from_logits

@@ -437,6 +437,14 @@ def _check_can_be_sliced(layer: Any, flow: Flow) -> None:
             f"{where} cannot be sliced to a width: of the layers with weights these "
             f"can be: BatchNormalization, {names}. (`AnyWidthModel` takes more.)"
         )
+    if getattr(layer, "groups", 1) != 1 or (
+        not isinstance(layer, keras.Layer)
+        and (rule_of(layer) or WidthRule()).resize is not None
+    ):
+        raise UnsupportedError(
+            f"{where} cannot be sliced to a width: it takes channels by their number. "
+            "(`AnyWidthModel` takes it.)"
+        )
     if getattr(layer, "activity_regularizer", None) is not None and weighted:
         raise UnsupportedError(
             f"{where}: a sliced layer cannot have an `activity_regularizer`. Leave it "

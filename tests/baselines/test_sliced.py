@@ -289,9 +289,27 @@ def test_causal_convolutions_are_refused():
 
 def test_what_breaks_the_rule_of_widths_is_refused_as_for_any_width_networks():
     inputs = keras.Input((6, 6, 2))
-    x = L.LayerNormalization(name="odd")(L.Conv2D(4, 3)(inputs))
+    x = L.Softmax(name="odd")(L.Conv2D(4, 3)(inputs))
     plain = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
     with pytest.raises(ValueError, match=r"'odd'.*cannot stand before the readout"):
+        of(SharedBN, plain)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        L.LayerNormalization(),
+        L.Conv2D(8, 3, groups=2),
+        L.Conv2D(8, 3, groups=8),
+        lambda x: x[..., :4],
+        lambda x: keras.ops.concatenate(keras.ops.split(x, 2, axis=-1)[::-1], axis=-1),
+    ],
+)
+def test_what_takes_channels_by_their_number_cannot_be_sliced(layer):
+    inputs = keras.Input((6, 6, 2))
+    x = L.Conv2D(8, 1)(layer(L.Conv2D(8, 3)(inputs)))
+    plain = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+    with pytest.raises(NotImplementedError, match="cannot be sliced to a width"):
         of(SharedBN, plain)
 
 

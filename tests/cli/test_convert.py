@@ -84,7 +84,7 @@ def test_bad_conversions_are_one_line_and_leave_nothing(
 
 def test_what_cannot_be_converted_is_listed(tmp_path, capsys):
     inputs = keras.Input((6,))
-    x = keras.layers.LayerNormalization(name="norm")(keras.layers.Dense(8)(inputs))
+    x = keras.layers.UnitNormalization(name="norm")(keras.layers.Dense(8)(inputs))
     x = keras.layers.Softmax(name="soft")(keras.layers.Dense(8)(x))
     path = tmp_path / "other.keras"
     keras.Model(inputs, keras.layers.Dense(3)(x), name="other").save(path)
