@@ -13,7 +13,7 @@ import numpy as np
 from awn_keras.conversion import to_any_width
 from awn_keras.counting import count_parameters, known_macs
 from awn_keras.errors import ArgumentError, ArgumentTypeError
-from awn_keras.graph import copy_layer, graph_nodes
+from awn_keras.graph import copy_layer, graph_nodes, operation_of
 from awn_keras.model import AnyWidthModel
 from awn_keras.rules import Graded, rule_of
 from awn_keras.slices import active
@@ -82,9 +82,10 @@ def check_width_rule(
     check.saving()
     check.samples()
     for width in _some(check.model.distinct_widths):
-        check.values(width)
-        check.counts(width)
-        check.step(width)
+        small = slim(check.model, width)
+        check.values(width, small)
+        check.counts(width, small)
+        check.step(width, small)
 
 
 def _some(widths: Sequence[float]) -> list[float]:
@@ -135,7 +136,7 @@ def _network(
         keras.Model(inputs, y),
         min_width=min_width,
         divisor=divisor,
-        readouts=[_layer_of(z).name for z in x] if place == "tail" else (),
+        readouts=[operation_of(z).name for z in x] if place == "tail" else (),
     )
     rng = np.random.default_rng(0)
     for variable in model.variables:
@@ -143,10 +144,6 @@ def _network(
             # Positive, as variances are to be, and large enough not to vanish.
             variable.assign(rng.uniform(0.2, 1.0, variable.shape))
     return model
-
-
-def _layer_of(tensor: Any) -> keras.Layer:
-    return tensor._keras_history.operation
 
 
 class _Check:
@@ -185,9 +182,8 @@ class _Check:
             keras.ops.concatenate(alone), together, "for samples one by one it gives"
         )
 
-    def values(self, width: float) -> None:
-        """Checks channels and outputs at a width."""
-        small = slim(self.model, width)
+    def values(self, width: float, small: keras.Model) -> None:
+        """Checks channels and outputs at a width, and those of its slim network."""
         name, kind = self.node.operation.name, self.node.outputs[0]
         tensors = {n.operation.name: n.outputs[0] for n in graph_nodes(small)}
         whole = keras.Model(self.model.inputs, kind)(self.x)
@@ -203,9 +199,8 @@ class _Check:
             f"at width {width} the slim network gives",
         )
 
-    def counts(self, width: float) -> None:
+    def counts(self, width: float, small: keras.Model) -> None:
         """Checks numbers of weights and MACs."""
-        small = slim(self.model, width)
         pairs = {
             "weights": (count_parameters(self.model, width), small.count_params()),
             "MACs": (self._macs(self.model, width), self._macs(small, 1.0)),
@@ -220,12 +215,11 @@ class _Check:
     def _macs(self, model: keras.Model, width: float) -> int:
         return int(known_macs(model, [width]).macs[0])
 
-    def step(self, width: float) -> None:
+    def step(self, width: float, small: keras.Model) -> None:
         """Checks that a step does the same to the model and to the slim network."""
         rule = rule_of(self.node.operation)
         if rule is not None and rule.inert:
             return
-        small = slim(self.model, width)
         before = self.model.get_weights()
         y = np.ones((_SAMPLES, *small.output_shape[1:]), "float32")
         self.model.compile(

@@ -224,6 +224,16 @@ def hidden_of(model, names):
     return keras.Model(model.input, [tensors[name] for name in names])
 
 
+def grades_of_channels(model):
+    """Grades of all tensors of the trunk, by the names of what gives them."""
+    kinds = model.propagation.kinds
+    return {
+        node.operation.name: kinds[id(node.outputs[0])].grades
+        for node in model.propagation.nodes
+        if isinstance(kinds[id(node.outputs[0])], Graded)
+    }
+
+
 def gradients(model, x, y, loop):
     """What a step of SGD with rate 1 subtracts."""
     values = model.get_weights()
@@ -241,6 +251,17 @@ def gradients(model, x, y, loop):
     after = [weight.numpy().copy() for weight in model.trainable_weights]
     model.set_weights(values)
     return [old - new for old, new in zip(before, after, strict=True)]
+
+
+def assert_one_pass_trains_as_the_loop(model, x):
+    y = [np.ones((3, *output.shape[1:]), "float32") for output in model.outputs]
+    one_pass, loop = (gradients(model, x, y, loop=loop) for loop in (False, True))
+    largest = max(np.abs(gradient).max() for gradient in loop)
+    for got, wanted in zip(one_pass, loop, strict=True):
+        # float32 sums in another order. A bias before a normalization has the gradient
+        # 0, as a sum of terms as large as other gradients.
+        atol = 1e-4 * np.abs(wanted).max() + 1e-5 * largest
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.slow
@@ -288,12 +309,7 @@ def assert_exact(plain, min_width, divisor, multiplier):
         raise
     train_a_little(model)
     x = inputs_of(model, 3)
-    kinds = model.propagation.kinds
-    grades = {
-        node.operation.name: kinds[id(node.outputs[0])].grades
-        for node in model.propagation.nodes
-        if isinstance(kinds[id(node.outputs[0])], Graded)
-    }
+    grades = grades_of_channels(model)
     whole = hidden_of(model, grades)(x)
     for width in {min_width, 0.7, 1.0}:
         small = slim(model, width)
@@ -303,14 +319,7 @@ def assert_exact(plain, min_width, divisor, multiplier):
             *map(keras.tree.flatten, (whole, part)), grades.values(), strict=True
         ):
             assert_close([np.asarray(narrow)], [np.asarray(wide)[..., grade <= width]])
-    y = [np.ones((3, *output.shape[1:]), "float32") for output in model.outputs]
-    one_pass, loop = (gradients(model, x, y, loop=loop) for loop in (False, True))
-    largest = max(np.abs(gradient).max() for gradient in loop)
-    for got, wanted in zip(one_pass, loop, strict=True):
-        # float32 sums in another order. A bias before a normalization has the gradient
-        # 0, as a sum of terms as large as other gradients.
-        atol = 1e-4 * np.abs(wanted).max() + 1e-5 * largest
-        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=atol)
+    assert_one_pass_trains_as_the_loop(model, x)
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, *NO_FILES])
@@ -323,12 +332,7 @@ def test_seldom_layers_are_exact_at_every_width(name, multiplier):
     model = to_any_width(plain, divisor=4, width_multiplier=multiplier)
     train_a_little(model)
     x = inputs_of(model, 3)
-    kinds = model.propagation.kinds
-    grades = {
-        node.operation.name: kinds[id(node.outputs[0])].grades
-        for node in model.propagation.nodes
-        if isinstance(kinds[id(node.outputs[0])], Graded)
-    }
+    grades = grades_of_channels(model)
     whole = hidden_of(model, grades)(x)
     macs = set()
     for width in (0.25, 0.5, 0.75, 1.0):
@@ -341,13 +345,7 @@ def test_seldom_layers_are_exact_at_every_width(name, multiplier):
         assert count_parameters(model, width) == small.count_params()
         macs.add(count_macs(model, width))
     assert len(macs) == 4  # no layer is whole at every width
-    y = [np.ones((3, *output.shape[1:]), "float32") for output in model.outputs]
-    one_pass, loop = (gradients(model, x, y, loop=loop) for loop in (False, True))
-    largest = max(np.abs(gradient).max() for gradient in loop)
-    for got, wanted in zip(one_pass, loop, strict=True):
-        # float32 sums in another order; see `test_random_graphs`.
-        atol = 1e-4 * np.abs(wanted).max() + 1e-5 * largest
-        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=atol)
+    assert_one_pass_trains_as_the_loop(model, x)
 
 
 @pytest.mark.parametrize(
