@@ -132,8 +132,10 @@ class LowerTriangular(keras.constraints.Constraint):
             paper's staircase, `channel_grades(in_channels, staircase="paper")`.
         out_grades: Grades of the output channels, likewise.
         inner: Constraint that is applied first, such as `keras.constraints.MaxNorm`.
-        transposed: Whether the kernel is `(..., out, in)`, as that of
-            `keras.layers.Conv2DTranspose`, and not `(..., in, out)`.
+        in_axis: Axis of the kernel that has the input channels, counted from the last
+            one, which is -1. Those of `keras.layers.Conv2DTranspose` are `(..., out,
+            in)`, and those of attention `(in, heads, key_dim)`.
+        out_axis: Axis of the output channels, likewise.
         depth_multiplier: How many neighbouring inputs of the kernel come from each
             input channel and so have its grade, as those of a pointwise kernel behind
             a depthwise one; an integer of at least 1.
@@ -144,8 +146,8 @@ class LowerTriangular(keras.constraints.Constraint):
             least 1.
 
     Raises:
-        ValueError: If a grade is outside [0, 1], or `depth_multiplier`, `groups` or
-            `gates` is below 1.
+        ValueError: If a grade is outside [0, 1], `in_axis` and `out_axis` are not two
+            negative numbers, or `depth_multiplier`, `groups` or `gates` is below 1.
 
     Examples:
         >>> from awn_keras import LowerTriangular
@@ -162,7 +164,8 @@ class LowerTriangular(keras.constraints.Constraint):
         out_grades: Sequence[float] | np.ndarray | None = None,
         inner: keras.constraints.Constraint | None = None,
         *,
-        transposed: bool = False,
+        in_axis: int = -2,
+        out_axis: int = -1,
         depth_multiplier: int = 1,
         groups: int = 1,
         gates: int = 1,
@@ -181,8 +184,14 @@ class LowerTriangular(keras.constraints.Constraint):
                 raise ArgumentError(
                     f"`{name}` must be at least 1. Received: {name}={value}"
                 )
+        if max(in_axis, out_axis) >= 0 or in_axis == out_axis:
+            raise ArgumentError(
+                "`in_axis` and `out_axis` must be two different numbers below 0. "
+                f"Received: in_axis={in_axis}, out_axis={out_axis}"
+            )
         self.inner = keras.constraints.get(inner)
-        self.transposed = transposed
+        self.in_axis = in_axis
+        self.out_axis = out_axis
         self.depth_multiplier = depth_multiplier
         self.groups = groups
         self.gates = gates
@@ -191,17 +200,17 @@ class LowerTriangular(keras.constraints.Constraint):
         """Returns the mask of a kernel.
 
         Args:
-            shape: The kernel's shape, `(..., in, out)`, or `(..., out, in)` if
-                `transposed`, with `in = in_channels * depth_multiplier / groups` and
-                `out = gates * out_channels`.
+            shape: The kernel's shape, with `in_channels * depth_multiplier / groups`
+                entries on `in_axis`, and `gates * out_channels` on `out_axis`.
 
         Returns:
-            bool array of the kernel's last two sizes, which broadcasts against it.
+            bool array of the kernel's sizes on these two axes, and 1 on those between
+            and after them. It broadcasts against the kernel.
 
         Raises:
             ValueError: If the grades do not belong to a kernel of this shape.
         """
-        inputs, outputs = shape[:-3:-1] if self.transposed else shape[-2:]
+        inputs, outputs = shape[self.in_axis], shape[self.out_axis]
         in_grades, out_grades = self._of_a_group("in_grades"), self.out_grades
         if in_grades is None:
             in_grades = staircase_grades(inputs // self.depth_multiplier)
@@ -219,7 +228,9 @@ class LowerTriangular(keras.constraints.Constraint):
                 f"{len(out_grades)} channels, and must be as many as the kernel has. "
                 f"Received: a kernel of shape {tuple(shape)}, {self._layout()}"
             )
-        return mask.T if self.transposed else mask
+        sizes = [1] * -min(self.in_axis, self.out_axis)
+        sizes[self.in_axis], sizes[self.out_axis] = inputs, outputs
+        return (mask.T if self.in_axis > self.out_axis else mask).reshape(sizes)
 
     def _of_a_group(self, name: str) -> np.ndarray | None:
         """Grades of the channels of one group, which has those of each other."""
@@ -237,8 +248,9 @@ class LowerTriangular(keras.constraints.Constraint):
     def _layout(self) -> str:
         inputs = "in" if self.depth_multiplier == 1 else f"in * {self.depth_multiplier}"
         outputs = "out" if self.gates == 1 else f"{self.gates} * out"
-        pair = (outputs, inputs) if self.transposed else (inputs, outputs)
-        return f"(..., {pair[0]}, {pair[1]})"
+        sizes = ["..."] * -min(self.in_axis, self.out_axis)
+        sizes[self.in_axis], sizes[self.out_axis] = inputs, outputs
+        return f"(..., {', '.join(sizes)})"
 
     def __call__(self, w: Any) -> Any:
         """Returns the kernel with its forbidden entries at zero."""
@@ -254,7 +266,8 @@ class LowerTriangular(keras.constraints.Constraint):
             "in_grades": pack_grades(self.in_grades),
             "out_grades": pack_grades(self.out_grades),
             "inner": keras.constraints.serialize(self.inner),
-            "transposed": self.transposed,
+            "in_axis": self.in_axis,
+            "out_axis": self.out_axis,
             "depth_multiplier": self.depth_multiplier,
             "groups": self.groups,
             "gates": self.gates,

@@ -68,12 +68,32 @@ def test_the_constraint_zeroes_the_other_half():
 
 def test_a_transposed_kernel_has_the_transposed_mask():
     into, out = channel_grades(5), channel_grades(3)
-    constraint = LowerTriangular(into, out, transposed=True)
+    constraint = LowerTriangular(into, out, in_axis=-1, out_axis=-2)
     constrained = constraint(keras.ops.ones((2, 2, 3, 5)))
     expected = np.broadcast_to(triangular_mask(into, out).T, (2, 2, 3, 5))
     np.testing.assert_array_equal(constrained, expected)
-    standard = LowerTriangular(transposed=True)
+    standard = LowerTriangular(in_axis=-1, out_axis=-2)
     np.testing.assert_array_equal(standard.mask((2, 2, 3, 5)), expected[0, 0])
+
+
+def test_a_kernel_may_have_other_axes_between_and_after_its_channels():
+    into, out = channel_grades(5), channel_grades(3)
+    mask = triangular_mask(into, out)
+    heads = LowerTriangular(into, out, in_axis=-3, out_axis=-2)
+    np.testing.assert_array_equal(
+        heads(keras.ops.ones((5, 3, 2))), np.repeat(mask[..., None], 2, axis=-1)
+    )
+    of_heads = LowerTriangular(into, out, in_axis=-3, out_axis=-1)
+    assert of_heads.mask((5, 2, 3)).shape == (5, 1, 3)
+    np.testing.assert_array_equal(of_heads.mask((5, 2, 3))[:, 0], mask)
+    with pytest.raises(ValueError, match=r"\(\.\.\., in, \.\.\., out\)"):
+        of_heads.mask((4, 2, 3))
+
+
+@pytest.mark.parametrize(("in_axis", "out_axis"), [(0, -1), (-1, -1), (-2, 1)])
+def test_axes_are_two_counted_from_the_last(in_axis, out_axis):
+    with pytest.raises(ValueError, match="two different numbers below 0"):
+        LowerTriangular(in_axis=in_axis, out_axis=out_axis)
 
 
 def test_inputs_of_one_channel_share_its_grade():
@@ -83,13 +103,14 @@ def test_inputs_of_one_channel_share_its_grade():
     np.testing.assert_array_equal(given(keras.ops.ones((6, 4))), expected)
     standard = LowerTriangular(depth_multiplier=2)
     np.testing.assert_array_equal(standard.mask((1, 1, 6, 4)), expected)
-    both = LowerTriangular(transposed=True, depth_multiplier=2)
+    both = LowerTriangular(in_axis=-1, out_axis=-2, depth_multiplier=2)
     np.testing.assert_array_equal(both.mask((4, 6)), expected.T)
 
 
 @pytest.mark.parametrize("layer_class", ["Conv2D", "Conv2DTranspose"])
 def test_a_stock_layer_keeps_the_triangle_in_training(layer_class):
-    constraint = LowerTriangular(transposed=layer_class == "Conv2DTranspose")
+    axes = {"in_axis": -1, "out_axis": -2} if "Transpose" in layer_class else {}
+    constraint = LowerTriangular(**axes)
     layer = getattr(keras.layers, layer_class)(4, 1, kernel_constraint=constraint)
     model = keras.Sequential([keras.Input((2, 2, 6)), layer])
     model.compile("sgd", "mse")
@@ -120,7 +141,8 @@ def test_config_round_trip():
         grades,
         grades,
         keras.constraints.MaxNorm(3.0),
-        transposed=True,
+        in_axis=-1,
+        out_axis=-2,
         depth_multiplier=2,
     )
     new = keras.constraints.deserialize(keras.constraints.serialize(old))
@@ -151,7 +173,7 @@ def test_a_depth_multiplier_below_one_is_refused():
 
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3)])
 def test_grades_of_another_transposed_kernel_are_refused(shape):
-    constraint = LowerTriangular([0.0, 0.5], [0.0, 0.5], transposed=True)
+    constraint = LowerTriangular([0.0, 0.5], [0.0, 0.5], in_axis=-1, out_axis=-2)
     with pytest.raises(ValueError, match=r"as the kernel has.*\(\.\.\., out, in\)"):
         constraint.mask(shape)
 

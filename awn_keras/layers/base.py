@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ class KernelAxes:
     """Where a kernel that mixes channels has them: the one description of it.
 
     Args:
-        inputs: Axis of the input channels, -1 or -2.
-        outputs: Axis of the output channels, the other one.
+        inputs: Axis of the input channels, counted from the last one, which is -1.
+        outputs: Axis of the output channels, likewise.
         depth_multiplier: Name of the layer's attribute that says how many neighbouring
             entries of the input axis each input channel has. `None` for one.
         constraint: Name of the layer's attribute that holds the user's constraint.
@@ -37,6 +38,7 @@ class KernelAxes:
     recurrent: bool = False
 
 
+_LAST = (-2, -1)
 #: Kernels of stock layers, by the name of the weight.
 PLAIN = {"kernel": KernelAxes()}
 TRANSPOSED = {"kernel": KernelAxes(inputs=-1, outputs=-2)}
@@ -82,14 +84,14 @@ class TriangularInitializer(keras.initializers.Initializer):
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
         """Draws a kernel and remembers its checksum."""
         mask = self.triangle.mask(shape)
-        in_axis = 1 if self.triangle.transposed else 0
+        axes = self.triangle.in_axis, self.triangle.out_axis
         kernel = self.inner(shape, dtype=dtype)
         scale = keras.ops.convert_to_tensor(
-            np.where(mask, _fan_scale(self.inner, mask, in_axis), 0.0), kernel.dtype
+            np.where(mask, _fan_scale(self.inner, mask, axes, shape), 0.0), kernel.dtype
         )
         whole, kernel = kernel, kernel * scale
         if isinstance(self.inner, keras.initializers.Orthogonal):
-            kernel = _with_norms_of(whole, kernel, in_axis)
+            kernel = _with_norms_of(whole, kernel, axes[1])
         try:
             self.checksum = checksum(kernel)
         except TypeError:  # JAX traces a layer before it has weights, and draws again
@@ -98,31 +100,53 @@ class TriangularInitializer(keras.initializers.Initializer):
 
 
 def _fan_scale(
-    initializer: keras.initializers.Initializer, mask: np.ndarray, in_axis: int
+    initializer: keras.initializers.Initializer,
+    mask: np.ndarray,
+    axes: tuple[int, int],
+    shape: Sequence[int],
 ) -> np.ndarray:
     """Per output channel: standard deviation wanted over the one drawn.
 
     A channel that reads everything keeps the scale of the plain layer, whose fans
     for a transposed kernel Keras counts the other way round.
+
+    Args:
+        initializer: What draws the kernel.
+        mask: What is allowed of it.
+        axes: Axes of the input and the output channels, counted from the last.
+        shape: The kernel's shape.
     """
     mode = getattr(initializer, "mode", None)
     if (
         not isinstance(initializer, keras.initializers.VarianceScaling)
         or mode == "fan_out"
-        or getattr(initializer, "input_axes", None) is not None
     ):
-        return np.ones((1, 1))
-    # The window (rows times cols) is a factor of all fans, and cancels.
-    fan_out = mask.shape[1 - in_axis] if mode == "fan_avg" else 0
-    fan_in = mask.sum(axis=in_axis, keepdims=True)
+        return np.ones([1] * mask.ndim)
+    in_axis, out_axis = axes
+    # The window (rows times cols) is a factor of all fans, and cancels. Each channel
+    # of an einsum may have several entries, which its initializer is told of.
+    of_fan_in, of_fan_out = (
+        math.prod(shape[i] for i in given) / shape[axis] if given else 1.0
+        for given, axis in zip(_einsum_axes(initializer), axes, strict=True)
+    )
+    fan_out = of_fan_out * mask.shape[out_axis] if mode == "fan_avg" else 0
+    fan_in = of_fan_in * mask.sum(axis=in_axis, keepdims=True)
+    whole = of_fan_in * mask.shape[in_axis]
     # What reads nothing has no entry to scale.
-    return np.sqrt((mask.shape[in_axis] + fan_out) / np.maximum(fan_in + fan_out, 1))
+    return np.sqrt((whole + fan_out) / np.maximum(fan_in + fan_out, 1))
 
 
-def _with_norms_of(whole: Any, kernel: Any, in_axis: int) -> Any:
+def _einsum_axes(initializer: keras.initializers.Initializer) -> tuple[Any, Any]:
+    """Axes of a kernel that `EinsumDense` sums over, and those that it makes."""
+    names = ("input_axes", "output_axes")
+    into, out = (getattr(initializer, name, None) for name in names)
+    return into, out
+
+
+def _with_norms_of(whole: Any, kernel: Any, out_axis: int) -> Any:
     """Scales what each output channel reads to the norm that it had in the whole."""
     rank = len(kernel.shape)
-    axes = [axis for axis in range(rank) if axis != rank - 1 - in_axis]
+    axes = [axis for axis in range(rank) if axis != rank + out_axis]
     squares = (
         keras.ops.sum(keras.ops.square(x), axis=axes, keepdims=True)
         for x in (whole, kernel)
@@ -310,7 +334,8 @@ class TriangularKernel(TriLayer):
                 out_grades if axes.recurrent else in_grades,
                 out_grades,
                 getattr(self, axes.constraint, None),
-                transposed=axes.inputs > axes.outputs,
+                in_axis=axes.inputs,
+                out_axis=axes.outputs,
                 depth_multiplier=getattr(self, axes.depth_multiplier or "", 1),
                 groups=getattr(self, "groups", 1),
                 gates=axes.gates,
@@ -425,10 +450,9 @@ class TriangularKernel(TriLayer):
         """
         name, variable = next(iter(self.triangular_variables.items()))
         kernel = keras.ops.convert_to_numpy(self.masked(variable, name))
-        mask = np.broadcast_to(self.masks[name], kernel.shape[-2:])
-        if self.kernels[name].inputs > self.kernels[name].outputs:
-            return np.swapaxes(kernel, -1, -2), mask.T
-        return kernel, mask
+        axes = self.kernels[name].inputs, self.kernels[name].outputs
+        mask = np.moveaxis(np.broadcast_to(self.masks[name], kernel.shape), axes, _LAST)
+        return np.moveaxis(kernel, axes, _LAST), mask[(0,) * (mask.ndim - 2)]
 
     def set_grades(
         self,

@@ -11,11 +11,10 @@ import numpy as np
 
 from awn_keras.constraints import unpack_grades
 from awn_keras.errors import ArgumentError
-from awn_keras.layers.base import KernelAxes, TriangularKernel, gated
+from awn_keras.layers.base import TriangularKernel, gated
+from awn_keras.layers.parts import NO_KERNELS, OfParts
 
 _GRADES = ("in_grades", "out_grades")
-#: Kernels of a layer that has none of its own.
-_NONE: dict[str, KernelAxes] = {}
 
 
 # --------------------------------------------------------------------------- cells
@@ -98,63 +97,8 @@ class _TriSimpleRNNCell(_TriangularCell, keras.layers.SimpleRNNCell):
 # -------------------------------------------------------------------------- layers
 
 
-class _OfParts(TriangularKernel):
-    """Mixin for a layer whose kernels belong to layers inside of it."""
-
-    @property
-    def in_grades(self) -> np.ndarray | None:
-        """Grades of the input channels, float64; `None` for the standard ones."""
-        return next(iter(self.parts().values())).in_grades
-
-    @property
-    def out_grades(self) -> np.ndarray | None:
-        """Grades of the output channels, float64; `None` for the standard ones."""
-        return next(iter(self.parts().values())).out_grades
-
-    @property
-    def masks(self) -> dict[str, np.ndarray]:
-        """The mask of each kernel that is there, bool, of the kernel's shape."""
-        return {
-            prefix + name: mask
-            for prefix, part in self.parts().items()
-            for name, mask in part.masks.items()
-        }
-
-    @property
-    def triangular_variables(self) -> dict[str, keras.Variable]:
-        """The variables under a mask, by name.
-
-        Raises:
-            AttributeError: If the layer is not built.
-        """
-        return {
-            prefix + name: kernel
-            for prefix, part in self.parts().items()
-            for name, kernel in part.triangular_variables.items()
-        }
-
-    def masked_kernel(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the first kernel, masked, and which of its entries are allowed.
-
-        Returns:
-            Two arrays `(in, gates * units)`, the second one boolean.
-
-        Raises:
-            AttributeError: If the layer is not built.
-        """
-        return next(iter(self.parts().values())).masked_kernel()
-
-    def set_grades(
-        self,
-        in_grades: np.ndarray,
-        out_grades: np.ndarray,
-        *,
-        keeps_forbidden: bool = False,
-    ) -> None:
-        """Gives the layer its place in an any-width model, once; see the base."""
-        self.keeps_forbidden = keeps_forbidden
-        for part in self.parts().values():
-            part.set_grades(in_grades, out_grades, keeps_forbidden=keeps_forbidden)
+class _Stateless(OfParts):
+    """Mixin for a recurrent layer that keeps no state from batch to batch."""
 
     def _check_stateless(self) -> None:
         if self.stateful:
@@ -165,7 +109,7 @@ class _OfParts(TriangularKernel):
             )
 
 
-class _Recurrent(_OfParts):
+class _Recurrent(_Stateless):
     """Mixin for a stock recurrent layer; comes before it."""
 
     cell_class: type[_TriangularCell]
@@ -603,7 +547,7 @@ def _plain(layer: Any) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="awn_keras")
-class TriBidirectional(_OfParts, keras.layers.Bidirectional):
+class TriBidirectional(_Stateless, keras.layers.Bidirectional):
     """A recurrent layer in both directions, each triangular.
 
     Unit `s` of the backward layer comes and goes with unit `s` of the forward layer,
@@ -649,7 +593,7 @@ class TriBidirectional(_OfParts, keras.layers.Bidirectional):
     """
 
     stock_class = keras.layers.Bidirectional
-    kernels = _NONE
+    kernels = NO_KERNELS
 
     def __init__(
         self,
