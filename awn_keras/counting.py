@@ -23,12 +23,10 @@ from awn_keras.rules import (
     Fixed,
     Flow,
     LayerCall,
-    WidthRule,
     has_unknown_macs,
-    rule_of,
     traits_of,
 )
-from awn_keras.slices import along, channel_axes, weights_of
+from awn_keras.slices import along, channel_axes, sides, weights_of
 from awn_keras.widths import check_width, check_widths
 
 
@@ -360,24 +358,23 @@ def active_parameters_at(model: MultiWidthModel, widths: Sequence[float]) -> np.
     for use in layer_uses(model):
         if not isinstance(use.layer, TriangularKernel):
             continue
-        rule = rule_of(use.layer) or WidthRule()
+        followed = sides(use.layer, use.flows[0])
         for name, kernel in use.layer.triangular_variables.items():
-            forbidden = ~np.broadcast_to(use.layer.masks[name], kernel.shape[-2:])
-            counts = []
-            for axes, grades in zip(
-                (rule.in_axes, rule.out_axes), use.flows[0].grades(), strict=True
-            ):
+            forbidden = ~use.layer.masks[name]
+            sizes = list(kernel.shape)
+            places: list[Any] = [0] * len(sizes)
+            for axes, grades in followed:
                 for axis, entries in channel_axes(kernel, axes, len(grades)):
-                    axis -= len(kernel.shape)
                     of_axis = along(entries, grades)
-                    # In the order in which they come.
-                    order = np.argsort(of_axis, kind="stable")
-                    forbidden = np.take(forbidden, order, axis).cumsum(axis)
-                    ends = np.searchsorted(of_axis[order], widths, "right")
-                    counts.append((axis, ends))
-            (_, rows), (_, cols) = sorted(counts)
-            zeros = np.pad(forbidden, ((1, 0), (1, 0)))[rows, cols]
-            total = total - zeros * math.prod(kernel.shape[:-2])
+                    # In the order in which they come, after none.
+                    order, last = np.argsort(of_axis, kind="stable"), axis - len(sizes)
+                    forbidden = np.take(forbidden, order, last).cumsum(last)
+                    none = np.zeros_like(np.take(forbidden, [0], last))
+                    forbidden = np.concatenate([none, forbidden], last)
+                    places[axis] = np.searchsorted(of_axis[order], widths, "right")
+                    sizes[axis] = 1  # the mask has this axis, and no more than these
+            zeros = forbidden[tuple(places[-forbidden.ndim :])]
+            total = total - zeros * math.prod(sizes)
     return total
 
 
@@ -406,13 +403,11 @@ class LayerUse:
 
     def parameters(self, widths: Sequence[float]) -> np.ndarray:
         """Weights, those of several calls once, int64 `(widths,)`."""
-        flow = self.flows[0]
-        rule = rule_of(self.layer) or WidthRule()
-        sides = list(zip((rule.in_axes, rule.out_axes), flow.grades(), strict=True))
+        followed = sides(self.layer, self.flows[0])
         total = np.zeros(len(widths), np.int64)
         for weight in weights_of(self.layer):
             sizes: list[Any] = list(weight.shape)
-            for axes, grades in sides:
+            for axes, grades in followed:
                 for axis, entries in channel_axes(weight, axes, len(grades)):
                     of_axis = np.sort(along(entries, grades))
                     sizes[axis] = np.searchsorted(of_axis, widths, side="right")
@@ -477,6 +472,12 @@ def _active_counts(
     return into, out
 
 
+def _inner_counts(layer: Any, flow: Flow, widths: Sequence[float]) -> Any:
+    """Active channels inside of the layer `(widths,)`, or `None`."""
+    _, _, *inner = sides(layer, flow)
+    return np.searchsorted(inner[0][1], widths, side="right") if inner else None
+
+
 def _macs(layer: Any, flow: Flow, widths: Sequence[float]) -> MacCount:
     """MACs of one call."""
     nothing = np.zeros(len(widths), np.int64)
@@ -499,6 +500,7 @@ def _macs(layer: Any, flow: Flow, widths: Sequence[float]) -> MacCount:
                 *_active_counts(flow, widths),
                 input_shapes=flow.input_shapes,
                 named_shapes=flow.named_shapes,
+                inner=_inner_counts(layer, flow, widths),
             )
             return MacCount(nothing + macs(layer, size))
         _check_has_no_macs(layer)

@@ -96,8 +96,13 @@ def set_mask(tensor: Any, mask: Any) -> None:
 
 
 def data_tensors(node: Any) -> list[Any]:
-    """A node's input tensors without masks, which Keras hands along with the data."""
-    masks = keras.tree.flatten(node.arguments.kwargs.get("mask"))
+    """A node's input tensors without masks, which Keras hands along with the data.
+
+    Of a layer of several tensors each mask is called as its tensor is: `query_mask`.
+    """
+    kwargs = node.arguments.kwargs
+    names = ["mask", *(f"{name}_mask" for name in named_arguments(node))]
+    masks = keras.tree.flatten([kwargs.get(name) for name in names])
     return [x for x in node.input_tensors if not any(x is mask for mask in masks)]
 
 

@@ -130,11 +130,19 @@ def _put_in_place(copies: Copies, old: Trace, new: Trace) -> None:
         into = _places(before.inputs[0], after.inputs[0], size[0], new_label)
         out = _places(before.output, after.output, size[1], new_label)
         values = []
+        slices = chosen_slices(copy, size, into, out)
+        if any(
+            tuple(map(len, index)) != weight.shape
+            for index, weight in zip(slices, layer.weights, strict=True)
+        ):
+            raise ArgumentError(
+                f"`factor` cannot grow layer '{layer.name}' ({type(layer).__name__}): "
+                "its heads must grow in step with its channels, so that the old ones "
+                "are there at every width. Choose a factor that gives a whole number "
+                "of heads."
+            )
         for value, weight, index in zip(
-            layer.get_weights(),
-            copy.weights,
-            chosen_slices(copy, size, into, out),
-            strict=True,
+            layer.get_weights(), copy.weights, slices, strict=True
         ):
             drawn = keras.ops.convert_to_numpy(weight)
             reads_new = isinstance(after.output, PerWidth)

@@ -44,7 +44,7 @@ from awn_keras.rules import (
     traits_of,
     unique,
 )
-from awn_keras.slices import name_of, weights_of
+from awn_keras.slices import names_of, weights_of
 from awn_keras.stages import Widths
 
 
@@ -459,7 +459,11 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
             f"its width rule gives {len(flow.output.labels)} labels for "
             f"{call.output_shape[-1]} channels."
         )
-    weights = {name_of(weight): weight.shape for weight in weights_of(call.layer)}
+    weights = {
+        name: weight.shape
+        for weight in weights_of(call.layer)
+        for name in names_of(weight)[::-1]
+    }
     _check_names_weights(call, flow, rule, weights)
     for argument, axes, channels in zip(
         ("in_axes", "out_axes"),
@@ -468,8 +472,9 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
         strict=True,
     ):
         if weights and axes and not set(weights) & {*rule.in_axes, *rule.out_axes}:
+            names = sorted({weight.name for weight in weights_of(call.layer)})
             raise call.error(
-                f"its width rule names none of the layer's weights {sorted(weights)}. "
+                f"its width rule names none of the layer's weights {names}. "
                 f"Received: {argument}={dict(axes)}"
             )
         for name in set(axes) & set(weights):
@@ -497,7 +502,9 @@ def _check_names_weights(
     if rule.in_axes or rule.out_axes:
         return
     following = [
-        name for name, shape in weights.items() if set(flow.channels()) & {*shape} - {1}
+        name
+        for name, shape in weights.items()
+        if "/" not in name and set(flow.channels()) & {*shape} - {1}
     ]
     if following:
         raise call.error(

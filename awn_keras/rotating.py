@@ -179,6 +179,15 @@ def _is_linear(layer: Any) -> bool:
     return activation is None or activation is keras.activations.linear
 
 
+def _has_one_kernel(layer: Any) -> bool:
+    """Whether a product with one kernel is all that mixes the channels of a layer.
+
+    The units of a recurrent layer know each other, and attention has several kernels.
+    """
+    rule = _rule(layer)
+    return len(rule.kernels) == 1 and not rule.recurs
+
+
 def _streams(traced: Trace) -> list[_Stream]:
     calls = _Calls(traced)
     streams: defaultdict[tuple[int, ...], _Stream] = defaultdict(_Stream)
@@ -204,13 +213,12 @@ def _streams(traced: Trace) -> list[_Stream]:
         normalization = None if after is None else after.operation
         once = calls.count[id(layer)] == 1
         for labels in read:
-            if once and len(_rule(layer).in_axes) == 1 and not _rule(layer).recurs:
+            if once and _has_one_kernel(layer) and len(_rule(layer).in_axes) == 1:
                 (x,) = data_tensors(node)
                 streams[labels].readers.append(_Mixer(layer, normalization, x))
             else:
                 known.update(labels)
-        # The units of a recurrent layer know each other, one by one.
-        if made and once and _is_linear(layer) and not _rule(layer).recurs:
+        if made and once and _is_linear(layer) and _has_one_kernel(layer):
             x = (node if after is None else after).outputs[0]
             streams[made].makers.append(_Mixer(layer, normalization, x))
         else:

@@ -18,12 +18,16 @@ def weights_of(operation: Any) -> list[Any]:
     return getattr(operation, "weights", [])
 
 
-def name_of(weight: Any) -> str:
-    """What a `WidthRule` calls a weight: its name.
+def names_of(weight: Any) -> tuple[str, str]:
+    """What a `WidthRule` may call a weight.
 
-    Keras numbers those that a layer adds without a name; they are all `variable`.
+    Returns:
+        Its name, and this with the name of the layer before it that has the weight,
+        `query/kernel`. Keras numbers weights that a layer adds without a name; they
+        are all `variable`.
     """
-    return re.sub(r"^variable_\d+$", "variable", weight.name)
+    name = re.sub(r"^variable_\d+$", "variable", weight.name)
+    return name, "/".join([*weight.path.split("/")[-2:-1], name])
 
 
 def active(kind: Kind, shape: tuple[Any, ...], width: float) -> np.ndarray:
@@ -74,10 +78,13 @@ def chosen_slices(
         See `active_slices`.
     """
     rule = rule_of(layer) or WidthRule()
-    sides = (
-        (rule.in_axes, np.asarray(into, int), size[0]),
-        (rule.out_axes, np.asarray(out, int), size[1]),
-    )
+    into, out = np.asarray(into, int), np.asarray(out, int)
+    sides = [(rule.in_axes, into, size[0]), (rule.out_axes, out, size[1])]
+    if rule.inner is not None:
+        count, channels = (
+            rule.inner.count(layer, places) for places in (out, np.arange(size[1]))
+        )
+        sides.append((rule.inner.axes, np.arange(count), channels))
     slices = []
     for weight in weights_of(layer):
         index = [np.arange(size) for size in weight.shape]
@@ -96,7 +103,7 @@ def channel_axes(
 
     Args:
         weight: A variable of a layer.
-        axes: `in_axes` or `out_axes` of the layer's `WidthRule`.
+        axes: `in_axes` or `out_axes` of the layer's `WidthRule`, or those of `inner`.
         channels: Number of the tensor's channels at full width.
 
     Returns:
@@ -106,11 +113,33 @@ def channel_axes(
         them share it (PReLU's shared axes).
     """
     followed = []
-    for each in axes_of(axes.get(name_of(weight), ())):
+    named = next((axes[name] for name in names_of(weight) if name in axes), ())
+    for each in axes_of(named):
         entries = each.entries(weight.shape[each.axis], channels)
         if entries is not None:
             followed.append((each.axis % len(weight.shape), entries))
     return followed
+
+
+def sides(layer: Any, flow: Flow) -> list[tuple[Mapping[str, Axes], np.ndarray]]:
+    """The channels that a layer's weights may follow, for `channel_axes`.
+
+    Args:
+        layer: See `active_slices`.
+        flow: What comes in and goes out.
+
+    Returns:
+        What the rule says of axes, and grades `(channels,)`: of the input channels, of
+        the output channels, and of those inside of the layer, if there are such.
+    """
+    rule, (into, out) = rule_of(layer) or WidthRule(), flow.grades()
+    result = [(rule.in_axes, into), (rule.out_axes, out)]
+    if rule.inner is not None:
+        inner = np.full(rule.inner.count(layer, np.arange(len(out))), np.inf)
+        for grade in np.unique(out)[::-1]:
+            inner[: rule.inner.count(layer, np.flatnonzero(out <= grade))] = grade
+        result.append((rule.inner.axes, inner))
+    return result
 
 
 def along(entries: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -147,8 +147,11 @@ def _slim_layer(
         changes["dtype"] = dtype
     rule = rule_of(layer) or WidthRule()
     if comes_and_goes(flow.output):
-        channels = active(flow.output, flow.output_shape, width)
-        changes.update(rule.sized(layer, int(channels.sum())))
+        channels = np.flatnonzero(active(flow.output, flow.output_shape, width))
+        changes.update(rule.sized(layer, len(channels)))
+        if rule.inner is not None:
+            count = rule.inner.count(layer, channels)
+            changes.update(rule.inner.sized(layer, count))
     if rule.resize is not None and comes_and_goes(flow.output):
         changes.update(rule.resize(layer, flow, _ends(flow, width)))
     if isinstance(layer, TriLayer):

@@ -61,7 +61,7 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
         new, (value, y_pred) = backends.differentiate(model, loss)
         total += value
         gradients = [
-            grad if old is None else old if grad is None else old + grad
+            grad if old is None else old if grad is None else _dense(old) + _dense(grad)
             for old, grad in zip(gradients, new, strict=True)
         ]
     with backends.without_gradients():
@@ -69,3 +69,9 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
         logs = model.compute_metrics(batch[0], batch[1], y_pred, batch[2])
         backends.update(model, gradients)
         return logs
+
+
+def _dense(gradient: Any) -> Any:
+    """A gradient as a tensor: that of an Embedding is sparse."""
+    zeros = keras.ops.zeros(gradient.shape, gradient.dtype)
+    return keras.ops.add(zeros, gradient)

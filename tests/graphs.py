@@ -113,6 +113,7 @@ class _Builder:
                 self.gate,
                 self.decoder,
                 self.parts,
+                self.attention,
             ),
         )
         for _ in range(steps):
@@ -160,7 +161,33 @@ class _Builder:
         )(x)
 
     def dense(self, x, channels=None):
-        return L.Dense(channels or self.channels(), activation="swish")(x)
+        units = channels or self.channels()
+        if self.flag():
+            equation = self.draw(st.sampled_from(("...c,cd->...d", "...c,dc->...d")))
+            bias = self.draw(st.sampled_from((None, "d")))
+            return L.EinsumDense(equation, units, bias_axes=bias)(x)
+        return L.Dense(units, activation="swish")(x)
+
+    def attention(self, x):
+        """Positions look at each other, or at those of another branch."""
+        ops, shape = keras.ops, x.shape
+        x = ops.reshape(x, (-1, shape[1] * shape[2], shape[3]))
+        looked_at = [x, self.dense(x, shape[3])][self.flag()]
+        if self.flag():
+            heads = self.draw(st.sampled_from((1, 2, 3)))
+            repeats = self.draw(st.sampled_from((1, 2)))
+            layer = L.GroupQueryAttention(2, heads * repeats, heads)
+        else:
+            layer = L.MultiHeadAttention(
+                self.draw(st.sampled_from((1, 2, 3, 4))),
+                2,
+                use_bias=self.flag(),
+                output_shape=self.draw(st.sampled_from((None, self.channels()))),
+                use_gate=self.flag(),
+            )
+        y = layer(x, looked_at, use_causal_mask=self.flag())
+        y = x + y if y.shape == x.shape and self.flag() else y
+        return ops.reshape(y, (-1, *shape[1:3], y.shape[-1]))
 
     def depthwise(self, x):
         multiplier = self.draw(st.sampled_from((1, 2))) if x.shape[-1] < 16 else 1

@@ -50,6 +50,30 @@ def _temporal_convolutions():
     return keras.Model(inputs, L.Dense(2)(x))
 
 
+def _vision_transformer():
+    """Patches as tokens, and two blocks of attention and a small dense network."""
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(16, 4, strides=4)(inputs)
+    x = L.Reshape((4, 16))(x)
+    for layer in (L.MultiHeadAttention(4, 4), L.GroupQueryAttention(4, 4, 2)):
+        y = L.LayerNormalization()(x)
+        x = L.Add()([x, layer(y, y)])
+        y = L.LayerNormalization()(x)
+        y = L.EinsumDense("abc,cd->abd", (4, 32), "gelu", bias_axes="d")(y)
+        x = L.Add()([x, L.Dense(16)(y)])
+    x = L.GlobalAveragePooling1D()(L.LayerNormalization()(x))
+    return keras.Model(inputs, L.Dense(2)(x))
+
+
+def _tokens():
+    """Words, of which some only fill up, as a decoder sees those before."""
+    inputs = keras.Input((5,), dtype="int32")
+    x = L.Dense(16)(L.Embedding(9, 8, mask_zero=True)(inputs))
+    y = L.MultiHeadAttention(4, 4)(x, x, use_causal_mask=True)
+    x = L.LayerNormalization()(L.Add()([x, y]))
+    return keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling1D()(x)))
+
+
 def _convolutional_recurrent():
     """Columns of an image as steps, as a reader of text lines sees them."""
     return _images(
@@ -196,6 +220,8 @@ RECURRENT = {
     ),
     "temporal-convolutions": _temporal_convolutions,
     "convolutional-recurrent": _convolutional_recurrent,
+    "vision-transformer": _vision_transformer,
+    "tokens": _tokens,
 }
 NETWORKS = {
     **RECURRENT,

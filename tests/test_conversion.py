@@ -1060,7 +1060,7 @@ def test_what_follows_from_a_finding_is_none():
         x = L.Reshape((16, 8, 8))(L.Reshape((8, 128))(x))
         x = L.Multiply()([x, ops.mean(x, axis=-1, keepdims=True)])
         x = ops.softmax(ops.matmul(x, ops.transpose(x, (0, 1, 3, 2))))
-    x = L.MultiHeadAttention(1, 2, name="other")(x, x)  # in no place
+    x = L.Attention(name="other")([x, x])  # in no place
     x = L.Conv2D(8, 3)(L.Permute((2, 3, 1))(x))
     x = L.Conv2D(8, 3)(L.Softmax(name="third")(x))
     with pytest.raises(ConversionError) as error:

@@ -11,6 +11,7 @@ from awn_keras import (
     slim,
 )
 from awn_keras.graph import graph_nodes
+from awn_keras.layers import TRI_ATTENTION
 from awn_keras.propagation import propagate, trace
 from awn_keras.rules import Fixed, Graded, Labelled, PerWidth
 from awn_keras.stages import Widths
@@ -97,7 +98,8 @@ def test_stock_layers_on_the_input_may_mix_channels(layer):
 @pytest.mark.parametrize(
     ("build", "match"),
     [
-        (L.MultiHeadAttention(1, 2), "attention mixes all channels"),
+        (L.MultiHeadAttention(1, 2), "use TriMultiHeadAttention, or give it an"),
+        (L.GroupQueryAttention(2, 2, 2), "use TriGroupQueryAttention, or give"),
         (L.RNN(L.LSTMCell(3)), "its state mixes all channels.*no Tri layer is built"),
         (
             L.ConvLSTM1D(3, 1),
@@ -117,7 +119,7 @@ def test_sequence_layers_before_the_readout_are_refused(build, match):
     inputs = keras.Input((5, 3))
     x = L.Dense(4)(inputs)
     x = x[:, :, None] if isinstance(build, L.ConvLSTM1D) else x
-    x = build(x, x) if isinstance(build, L.MultiHeadAttention) else build(x)
+    x = build(x, x) if type(build) in TRI_ATTENTION else build(x)
     with pytest.raises((ValueError, NotImplementedError), match=match):
         AnyWidthModel(inputs, L.Dense(2)(x))
 

@@ -21,7 +21,7 @@ from awn_keras.graph import replay
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, inner_mixers, propagate
 from awn_keras.rules import Flow, Graded, WidthRule, rule_of
-from awn_keras.slices import along, channel_axes
+from awn_keras.slices import along, channel_axes, sides
 from awn_keras.stages import Widths
 
 if keras.backend.backend() == "tensorflow":  # elsewhere `SlicedModel` refuses
@@ -277,13 +277,11 @@ class SlicedModel(MultiWidthModel):
         return keras.tree.map_structure(lambda x: tensors[id(x)], self.output)
 
     def _cut_weights(self, layer: Any, flow: Flow, level: Any) -> dict[str, Any]:
-        rule = rule_of(layer) or WidthRule()
+        followed = sides(layer, flow)
         cuts = {}
         for weight in layer.weights:
             value = keras.ops.convert_to_tensor(weight)
-            for axes, grades in zip(
-                (rule.in_axes, rule.out_axes), flow.grades(), strict=True
-            ):
+            for axes, grades in followed:
                 for axis, entries in channel_axes(weight, axes, len(grades)):
                     levels = along(entries, self.networks.level_of(grades))
                     value = active_part(value, axis, levels, level)

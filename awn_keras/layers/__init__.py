@@ -1,7 +1,13 @@
 """Layers whose output channels read only channels of the same or a smaller grade."""
 
+from awn_keras.layers.attention import (
+    TRI_ATTENTION,
+    TriGroupQueryAttention,
+    TriMultiHeadAttention,
+)
 from awn_keras.layers.conv import TriConv1D, TriConv2D, TriConv3D
 from awn_keras.layers.dense import TriDense
+from awn_keras.layers.einsum import TriEinsumDense
 from awn_keras.layers.normalization import TriLayerNormalization, TriRMSNormalization
 from awn_keras.layers.recurrent import (
     TRI_RECURRENT,
@@ -17,7 +23,7 @@ from awn_keras.layers.transposed import (
     TriConv3DTranspose,
 )
 
-#: The Tri layer of each stock layer that has one, but for recurrent ones.
+#: The Tri layer of each stock layer that has one, but for recurrent ones and attention.
 TRI_CLASSES = {
     layer_class.stock_class: layer_class
     for layer_class in (
@@ -28,6 +34,7 @@ TRI_CLASSES = {
         TriConv3D,
         TriConv3DTranspose,
         TriDense,
+        TriEinsumDense,
         TriLayerNormalization,
         TriRMSNormalization,
         TriSeparableConv1D,
@@ -36,6 +43,7 @@ TRI_CLASSES = {
 }
 
 __all__ = [
+    "TRI_ATTENTION",
     "TRI_CLASSES",
     "TRI_RECURRENT",
     "TriBidirectional",
@@ -46,9 +54,12 @@ __all__ = [
     "TriConv3D",
     "TriConv3DTranspose",
     "TriDense",
+    "TriEinsumDense",
     "TriGRU",
+    "TriGroupQueryAttention",
     "TriLSTM",
     "TriLayerNormalization",
+    "TriMultiHeadAttention",
     "TriRMSNormalization",
     "TriSeparableConv1D",
     "TriSeparableConv2D",

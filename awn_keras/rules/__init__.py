@@ -1,12 +1,14 @@
 """What each layer class does to width: one place for each class.
 
 A layer class is known by its `WidthRule` alone, which one of the files here registers:
-`mixing`, `recurrent`, `single`, `normalization`, `merging`, `shapes`, `wrapping`,
-`operations`, `moving`, `refused`. `sequences` says how classes without a rule are
-counted. All else in the package asks the rule.
+`mixing`, `einsum`, `recurrent`, `attention`, `single`, `normalization`, `merging`,
+`shapes`, `wrapping`, `operations`, `moving`, `refused`. `sequences` says how classes
+without a rule are counted. All else in the package asks the rule.
 """
 
 from awn_keras.rules import (  # each registers its rules
+    attention,
+    einsum,
     merging,
     mixing,
     moving,
@@ -67,10 +69,12 @@ __all__ = [
     "PerWidth",
     "Unknown",
     "WidthRule",
+    "attention",
     "axes_of",
     "check_each_sample_alone",
     "check_mixes_no_samples",
     "comes_and_goes",
+    "einsum",
     "grades_of",
     "has_unknown_macs",
     "is_opaque",

@@ -136,6 +136,7 @@ class CallSize:
         outputs: Active output channels, likewise.
         input_shapes: Shapes of all inputs, batch first.
         named_shapes: Shapes of the arguments of the call, by name.
+        inner: Active channels inside of the layer, likewise, if its rule has such.
     """
 
     name: str
@@ -145,6 +146,7 @@ class CallSize:
     outputs: Any
     input_shapes: Sequence[tuple[Any, ...]] = ()
     named_shapes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    inner: Any = None
 
     @property
     def input_positions(self) -> int:

@@ -16,8 +16,9 @@ SUMS = (
     "no Tri layer"
 )
 _ATTENDS = (
-    "attention mixes all channels of a position. It can only stand after the readout, "
-    "the last Dense or Conv"
+    "each score is a sum over all channels of two positions. It can only stand after "
+    "the readout, the last Dense or Conv. MultiHeadAttention can stand before it, as "
+    "whole heads come and go"
 )
 _RECURS = (
     "its state mixes all channels of a step, and no Tri layer is built for it. It can "
@@ -32,7 +33,7 @@ _REASONS = {
     "your own with `register_width_rule`",
     "TimeDistributed": "its inner layer has no width rule. Use the inner layer itself "
     "where it treats each step alone, as Dense does, or register a rule for its class",
-    "AdditiveAttention Attention GroupQueryAttention MultiHeadAttention": _ATTENDS,
+    "AdditiveAttention Attention": _ATTENDS,
     "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D RNN": _RECURS,
 }
 for _names, _reason in _REASONS.items():

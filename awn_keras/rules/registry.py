@@ -168,6 +168,26 @@ def accepts_all(call: LayerCall) -> None:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """Channels inside of a layer, neither its inputs nor its outputs: heads, say.
+
+    Those that are there at a width are the first ones.
+
+    Args:
+        axes: For each weight that follows them, its name and the axis; as `in_axes` of
+            a `WidthRule`.
+        count: `count(layer, out)` gives how many of them are there while the output
+            channels `out`, an int array of their places, are.
+        sized: `sized(layer, count)` gives the constructor's arguments of a layer that
+            has so many of them.
+    """
+
+    axes: Mapping[str, Axes]
+    count: Callable[[Any, np.ndarray], int]
+    sized: Callable[[Any, int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class WidthRule:
     """All that awn_keras knows of a layer class.
 
@@ -181,10 +201,13 @@ class WidthRule:
             what it cannot do.
         in_axes: For each weight that follows the *input* channels, its name and the
             axis, as in `{"scale": -1}`. Names are those of the variables
-            (`layer.weights[i].name`), `variable` for those without. The axis may hold
+            (`layer.weights[i].name`), `variable` for those without, and
+            `query/kernel` for that of a layer `query` inside of it. The axis may hold
             `k` entries for each channel, one after the other. A `ChannelAxis` in the
             place of the axis says more, and a tuple names several axes.
         out_axes: Likewise for weights that follow the *output* channels.
+        inner: Channels inside of the layer that come and go, too; `None` if there are
+            none.
         channels: Name of the constructor argument that holds the number of output
             channels while these come and go, or `None`. Or `channels(layer, count)`,
             which gives the constructor's arguments, as `get_config` does, of a layer
@@ -231,6 +254,7 @@ class WidthRule:
     kind: Callable[[LayerCall], Kind | list[Kind]] = per_channel
     in_axes: Mapping[str, Axes] = field(default_factory=dict)
     out_axes: Mapping[str, Axes] = field(default_factory=dict)
+    inner: Inner | None = None
     channels: str | Callable[[Any, int], dict[str, Any]] | None = None
     stem: bool = False
     check: Callable[[LayerCall], None] = accepts_all

@@ -96,11 +96,11 @@ def _normalized_kernel_macs(layer: Any, size: CallSize) -> Any:
 def _attention_macs(
     size: CallSize,
     shapes: Sequence[tuple[Any, ...]],
-    kernels: tuple[int, int, int, int],
-    scores: int,
-    context: int,
+    kernels: tuple[Any, Any, Any, Any],
+    scores: Any,
+    context: Any,
     axes: Sequence[int],
-) -> int:
+) -> Any:
     """Counts projections, scores and what the scores make of the values.
 
     Args:
@@ -131,41 +131,52 @@ def _query_value_key(layer: Any, size: CallSize) -> list[tuple[Any, ...]]:
     return [named["query"], named["value"], named.get("key", named["value"])]
 
 
-def _heads_macs(layer: Any, size: CallSize) -> int:
-    query, value, key = shapes = _query_value_key(layer, size)
+def _of_inputs(size: CallSize, shapes: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Active channels of query, value and key: where they come and go, the same."""
+    query = shapes[0][-1]
+    return [size.inputs if shape[-1] == query else shape[-1] for shape in shapes]
+
+
+def heads_macs(layer: Any, size: CallSize) -> Any:
+    """MACs of a `MultiHeadAttention`; see `WidthRule`."""
+    shapes = _query_value_key(layer, size)
+    query, value, key = _of_inputs(size, shapes)
     config = layer.get_config()
-    heads, key_dim = config["num_heads"], config["key_dim"]
-    value_dim = config["value_dim"] or key_dim
-    outputs = heads * value_dim * size.output_shape[-1]
-    gate = heads * value_dim * query[-1] if config.get("use_gate") else 0
+    heads = config["num_heads"] if size.inner is None else size.inner
+    of_keys = heads * config["key_dim"]
+    of_values = heads * (config["value_dim"] or config["key_dim"])
+    gate = of_values * query if config.get("use_gate") else 0
     kernels = (
-        heads * key_dim * query[-1] + gate,
-        heads * value_dim * value[-1],
-        heads * key_dim * key[-1],
-        outputs,
+        of_keys * query + gate,
+        of_values * value,
+        of_keys * key,
+        of_values * size.outputs,
     )
-    given = config["attention_axes"] or range(1, len(query) - 1)
-    axes = [axis % len(query) for axis in given]
-    return _attention_macs(
-        size, shapes, kernels, heads * key_dim, heads * value_dim, axes
-    )
+    rank = len(shapes[0])
+    given = config["attention_axes"] or range(1, rank - 1)
+    axes = [axis % rank for axis in given]
+    return _attention_macs(size, shapes, kernels, of_keys, of_values, axes)
 
 
-def _grouped_heads_macs(layer: Any, size: CallSize) -> int:
-    query, value, key = shapes = _query_value_key(layer, size)
-    queries = layer.num_query_heads * layer.head_dim
-    others = layer.num_key_value_heads * layer.head_dim
-    gate = queries * query[-1] if getattr(layer, "use_gate", False) else 0
+def grouped_heads_macs(layer: Any, size: CallSize) -> Any:
+    """MACs of a `GroupQueryAttention`; see `WidthRule`."""
+    shapes = _query_value_key(layer, size)
+    query, value, key = _of_inputs(size, shapes)
+    groups = layer.num_key_value_heads if size.inner is None else size.inner
+    repeats = layer.num_query_heads // layer.num_key_value_heads
+    others = groups * layer.head_dim
+    queries = others * repeats
+    gate = queries * query if getattr(layer, "use_gate", False) else 0
     kernels = (
-        queries * query[-1] + gate,
-        others * value[-1],
-        others * key[-1],
-        queries * query[-1],
+        queries * query + gate,
+        others * value,
+        others * key,
+        queries * size.outputs,
     )
     return _attention_macs(size, shapes, kernels, queries, queries, [1])
 
 
-def _plain_attention_macs(layer: Any, size: CallSize) -> int:
+def _plain_attention_macs(layer: Any, size: CallSize) -> Any:
     query, value, *key = size.input_shapes[:3]
     shapes = [query, value, *(key or [value])]
     return _attention_macs(size, shapes, (0, 0, 0, 0), query[-1], value[-1], [1])
@@ -214,8 +225,8 @@ count_by(_recurrent_convolution_macs, _L.ConvLSTM1D, _L.ConvLSTM2D, _L.ConvLSTM3
 count_by(_bidirectional_macs, _L.Bidirectional)
 count_by(_each_step_macs, _L.TimeDistributed)
 count_by(_normalized_kernel_macs, _L.SpectralNormalization)
-count_by(_heads_macs, _L.MultiHeadAttention)
-count_by(_grouped_heads_macs, _L.GroupQueryAttention)
+count_by(heads_macs, _L.MultiHeadAttention)
+count_by(grouped_heads_macs, _L.GroupQueryAttention)
 count_by(_plain_attention_macs, _L.Attention, _L.AdditiveAttention)
 count_by(_einsum_macs, _L.EinsumDense)
 count_by(_dot_macs, _L.Dot)

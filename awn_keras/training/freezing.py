@@ -15,8 +15,7 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError
 from awn_keras.propagation import Propagation
-from awn_keras.rules import WidthRule, rule_of
-from awn_keras.slices import along, channel_axes
+from awn_keras.slices import along, channel_axes, sides
 from awn_keras.training import backends
 from awn_keras.training.schedules import (
     Schedule,
@@ -85,12 +84,10 @@ def acting_from(
     levels_of: dict[int, tuple[keras.Variable, np.ndarray]] = {}
     for node in propagation.nodes:
         layer, flow = node.operation, propagation.flows[id(node)]
-        rule = rule_of(layer) or WidthRule()
+        followed = sides(layer, flow)
         for weight in getattr(layer, "weights", []):
             levels = np.zeros([1] * len(weight.shape), "int32")
-            for axes, grades in zip(
-                (rule.in_axes, rule.out_axes), flow.grades(), strict=True
-            ):
+            for axes, grades in followed:
                 for axis, entries in channel_axes(weight, axes, len(grades)):
                     shape = [1] * len(weight.shape)
                     shape[axis] = -1

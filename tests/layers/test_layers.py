@@ -17,6 +17,7 @@ from awn_keras.layers import (
     TriConv3D,
     TriConv3DTranspose,
     TriDense,
+    TriEinsumDense,
     TriSeparableConv1D,
     TriSeparableConv2D,
 )
@@ -36,10 +37,15 @@ LAYERS = [
     TriConv3D,
     TriConv3DTranspose,
     TriDense,
+    TriEinsumDense,
     TriSeparableConv1D,
     TriSeparableConv2D,
 ]
-CONVOLUTIONS = [layer_class for layer_class in LAYERS if layer_class is not TriDense]
+CONVOLUTIONS = [
+    layer_class
+    for layer_class in LAYERS
+    if layer_class not in (TriDense, TriEinsumDense)
+]
 
 CASES = {
     "conv1d": (
@@ -165,6 +171,16 @@ CASES = {
     ),
     "dense": (TriDense, {"units": 7}, (3, 5)),
     "dense-deep": (TriDense, {"units": 4, "use_bias": False}, (2, 3, 6)),
+    "einsum": (
+        TriEinsumDense,
+        {"equation": "...c,cd->...d", "output_shape": 7, "bias_axes": "d"},
+        (2, 3, 5),
+    ),
+    "einsum-swapped": (
+        TriEinsumDense,
+        {"equation": "ab,cb->ac", "output_shape": 4, "activation": "relu"},
+        (2, 6),
+    ),
 }
 
 
@@ -179,11 +195,15 @@ def data(shape):
 
 def argument(layer_class, suffix):
     """The constructor's name for what the masked kernel has: `kernel_regularizer`."""
-    return next(iter(layer_class.kernels)).removesuffix("_kernel") + suffix
+    kernels = layer_class.kernels
+    if isinstance(kernels, property):  # the equation of an einsum says them
+        return "kernel" + suffix
+    return next(iter(kernels)).removesuffix("_kernel") + suffix
 
 
 def outputs_of(arguments):
-    return arguments.get("filters", arguments.get("units"))
+    sizes = (arguments.get(name) for name in ("filters", "units", "output_shape"))
+    return np.ravel(next(size for size in sizes if size is not None))[-1]
 
 
 def variable_of(layer):
@@ -508,8 +528,10 @@ def test_the_parents_draw_is_scaled_by_what_a_channel_may_read(case, mode):
     name = argument(layer_class, "_initializer")
     layer = layer_class(**arguments, **{name: initializer})
     layer.build(shape)
-    plain = initializer(variable_of(layer).shape)
-    plain = by_output(layer, keras.ops.convert_to_numpy(plain))
+    stock = layer.stock_class(**arguments, **{name: initializer})
+    stock.build(shape)
+    plain = keras.ops.convert_to_numpy(getattr(stock, next(iter(layer.kernels))))
+    plain = by_output(layer, plain)
     kernel = by_output(layer, kernel_of(layer))
     allowed = ~by_output(layer, forbidden(layer))
     inputs, outputs = kernel.shape[-2:]
@@ -614,7 +636,9 @@ def test_grades_are_set_once():
 @pytest.fixture(params=LAYERS)
 def make(request):
     """Makes a layer of each class from keyword arguments."""
-    sizes = (4,) if request.param is TriDense else (4, 3)
+    sizes = {TriDense: (4,), TriEinsumDense: ("ab,bc->ac", 4)}.get(
+        request.param, (4, 3)
+    )
     return lambda **kwargs: request.param(*sizes, **kwargs)
 
 

@@ -1,0 +1,421 @@
+"""Triangular attention: whole heads come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.constraints import check_grades, staircase_grades, unpack_grades
+from awn_keras.errors import ArgumentError
+from awn_keras.layers.base import TriangularKernel
+from awn_keras.layers.einsum import TriEinsumDense
+from awn_keras.layers.parts import NO_KERNELS, OfParts
+
+
+def head_grades(out_grades: np.ndarray, heads: int) -> np.ndarray:
+    """Gives the heads of attention their grades.
+
+    The output channels, in the order of their grades, are shared out among the heads. A
+    head has the grade of the last channel of its share, so that as many heads are there
+    as there are whole shares. The first head is always there.
+
+    Args:
+        out_grades: Grades of the output channels, `(out_channels,)`.
+        heads: Number of heads.
+
+    Returns:
+        float64 array `(heads,)`, ascending.
+
+    Examples:
+        >>> from awn_keras.layers.attention import head_grades
+        >>> head_grades([0.25, 0.5, 0.75, 1.0], 2)
+        array([0.25, 1.  ])
+    """
+    ascending = np.sort(np.asarray(out_grades, float))
+    ends = -(-np.arange(1, heads + 1) * len(ascending) // heads)
+    ends[0] = 1
+    return ascending[ends - 1]
+
+
+class _Heads(OfParts):
+    """Mixin for a stock attention layer; comes before it.
+
+    Its projections are layers of its own, which become triangular when the stock layer
+    makes them.
+    """
+
+    kernels = NO_KERNELS
+
+    #: Attributes of the projections that make heads, and of the one that reads them.
+    _of_inputs: tuple[str, ...] = (
+        "_query_dense",
+        "_key_dense",
+        "_value_dense",
+        "_gate_dense",
+    )
+    _of_heads = "_output_dense"
+
+    def _init_triangle(
+        self,
+        in_grades: Sequence[Any] | np.ndarray | None,
+        out_grades: Sequence[Any] | np.ndarray | None,
+    ) -> None:
+        if (in_grades is None) != (out_grades is None):
+            raise ArgumentError(
+                f"{self._title()}: give both `in_grades` and `out_grades`, or "
+                f"neither. Received: in_grades={in_grades}, out_grades={out_grades}"
+            )
+        self._in_grades = unpack_grades(in_grades)
+        self._out_grades = unpack_grades(out_grades)
+        check_grades(self._in_grades, f"{self._title()}: `in_grades`")
+        check_grades(self._out_grades, f"{self._title()}: `out_grades`")
+
+    @property
+    def in_grades(self) -> np.ndarray | None:
+        """Grades of the input channels, float64; `None` for the standard ones."""
+        return self._in_grades
+
+    @property
+    def out_grades(self) -> np.ndarray | None:
+        """Grades of the output channels, float64; `None` for the standard ones."""
+        return self._out_grades
+
+    def narrowing_heads(self) -> int:
+        """Number of heads that come and go, each with those that share its keys."""
+        raise NotImplementedError
+
+    def heads_for(self, channels: np.ndarray) -> int:
+        """Counts the heads that are there while some output channels are.
+
+        Args:
+            channels: Places of the output channels, `(n,)`.
+
+        Returns:
+            A number of `narrowing_heads`, which are there from the first one on.
+        """
+        if self._out_grades is None or not len(channels):
+            return self.narrowing_heads()
+        grades = head_grades(self._out_grades, self.narrowing_heads())
+        return int((grades <= self._out_grades[channels].max()).sum())
+
+    def parts(self) -> dict[str, TriangularKernel]:
+        """The projections, once they are there."""
+        names = (*self._of_inputs, self._of_heads)
+        layers = [getattr(self, name, None) for name in names]
+        return {f"{part.name}/": part for part in layers if part is not None}
+
+    def build(
+        self,
+        query_shape: Sequence[int | None],
+        value_shape: Sequence[int | None],
+        key_shape: Sequence[int | None] | None = None,
+    ) -> None:
+        """Makes the projections, with the triangles of the grades."""
+        key_shape = key_shape or value_shape
+        shapes = {"query": query_shape, "value": value_shape, "key": key_shape}
+        for name, shape in shapes.items():
+            if self._in_grades is not None and shape[-1] != len(self._in_grades):
+                raise ArgumentError(
+                    f"{self._title()}: `in_grades` are for {len(self._in_grades)} "
+                    "channels, which `query`, `value` and `key` must have. Received: "
+                    f"`{name}` of shape {tuple(shape)}"
+                )
+        self._channels = {
+            f"_{name}_dense": int(shapes[name][-1] or 0) for name in shapes
+        }
+        self._channels["_gate_dense"] = self._channels["_query_dense"]
+        super().build(query_shape, value_shape, key_shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Makes a projection triangular before it has weights."""
+        if name in (*self._of_inputs, self._of_heads):
+            value.__class__ = TriEinsumDense
+            value._init_triangle(*self._grades_of(name, value))
+        super().__setattr__(name, value)
+
+    def _grades_of(self, name: str, part: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Grades of what a projection reads, and of what it gives."""
+        out_grades = self._out_grades
+        if out_grades is None:
+            out_grades = staircase_grades(self._output_channels())
+        grades = head_grades(out_grades, self.narrowing_heads())
+        if name == self._of_heads:
+            return np.repeat(grades, self._query_heads() // len(grades)), out_grades
+        in_grades = self._in_grades
+        if in_grades is None:
+            in_grades = staircase_grades(self._channels[name])
+        heads = part.partial_output_shape[-2]
+        return in_grades, np.repeat(grades, heads // len(grades))
+
+    def _output_channels(self) -> int:
+        return self._channels["_query_dense"]
+
+    def _query_heads(self) -> int:
+        raise NotImplementedError
+
+    def set_grades(
+        self,
+        in_grades: np.ndarray,
+        out_grades: np.ndarray,
+        *,
+        keeps_forbidden: bool = False,
+    ) -> None:
+        """Gives the layer its place in an any-width model, once; see the base."""
+        for part in self.parts().values():
+            part.keeps_forbidden = keeps_forbidden
+        TriangularKernel.set_grades(
+            self, in_grades, out_grades, keeps_forbidden=keeps_forbidden
+        )
+
+    def _set_place(
+        self, in_grades: np.ndarray, out_grades: np.ndarray, keeps_forbidden: bool
+    ) -> None:
+        self._in_grades, self._out_grades = in_grades, out_grades
+        for name in (*self._of_inputs, self._of_heads):
+            part = getattr(self, name, None)
+            if part is not None:
+                part._set_place(*self._grades_of(name, part), keeps_forbidden)
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class TriMultiHeadAttention(_Heads, keras.layers.MultiHeadAttention):
+    """Attention of which whole heads come and go.
+
+    A `keras.layers.MultiHeadAttention` with masked kernels. Each head has a grade, as
+    `head_grades` shares out the output channels: with half of the channels half of the
+    heads are there, rounded down, and the first one always. A head reads input channels
+    whose grade is at most its own, and an output channel reads heads whose grade is at
+    most its own. So what a head attends to, and the value of a channel, are the same at
+    every width. If every grade is 0 the layer is `keras.layers.MultiHeadAttention`.
+
+    Channels that come after the last head are read by none: heads should be at least
+    two, better as many as there are widths.
+
+    Args:
+        num_heads: As in `keras.layers.MultiHeadAttention`, and so are all arguments
+            that are not listed here.
+        key_dim: See `num_heads`.
+        value_dim: See `num_heads`.
+        dropout: See `num_heads`.
+        use_bias: See `num_heads`.
+        output_shape: See `num_heads`. One number in an `AnyWidthModel`.
+        attention_axes: See `num_heads`.
+        sliding_window: See `num_heads`.
+        flash_attention: See `num_heads`.
+        kernel_initializer: See `num_heads`. `VarianceScaling` initializers use the
+            fan-in of each head, and of each output channel.
+        bias_initializer: See `num_heads`.
+        kernel_regularizer: See `num_heads`.
+        bias_regularizer: See `num_heads`.
+        activity_regularizer: See `num_heads`.
+        kernel_constraint: Applied after each update, before the triangle.
+        bias_constraint: See `num_heads`.
+        use_gate: See `num_heads`.
+        seed: See `num_heads`.
+        in_grades: Grades of the channels of `query`, `value` and `key`,
+            `(in_channels,)`, each in [0, 1]. `None` for the paper's staircase; then
+            `out_grades` too.
+        out_grades: Grades of the output channels, `(out_channels,)`, likewise.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        `query` `(batch, ..., in_channels)`, `value` and `key` likewise, of a floating
+        dtype; masks as in `keras.layers.MultiHeadAttention`.
+
+    Output shape:
+        `(batch, ..., out_channels)`, of the layer's compute dtype.
+
+    Raises:
+        ValueError: If only one of the grades is given, or they do not fit the channels.
+
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriMultiHeadAttention
+        >>> x = np.ones((1, 10, 16), "float32")
+        >>> TriMultiHeadAttention(num_heads=4, key_dim=4)(x, x).shape
+        TensorShape([1, 10, 16])
+
+    Reference:
+        Vaswani et al., Attention Is All You Need (2017), section 3.2.2, with kernels as
+        Vu et al., Any-Width Networks (2020), section 3.2, have them.
+    """
+
+    stock_class = keras.layers.MultiHeadAttention
+
+    def __init__(
+        self,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        output_shape: Any = None,
+        attention_axes: Any = None,
+        sliding_window: int | None = None,
+        flash_attention: bool | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        use_gate: bool = False,
+        seed: int | None = None,
+        *,
+        in_grades: Sequence[Any] | np.ndarray | None = None,
+        out_grades: Sequence[Any] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            num_heads=num_heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            dropout=dropout,
+            use_bias=use_bias,
+            output_shape=output_shape,
+            attention_axes=attention_axes,
+            sliding_window=sliding_window,
+            flash_attention=flash_attention,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            use_gate=use_gate,
+            seed=seed,
+            **kwargs,
+        )
+        self._init_triangle(in_grades, out_grades)
+
+    def narrowing_heads(self) -> int:
+        """Number of heads that come and go: all, each by itself."""
+        return self.num_heads
+
+    def _query_heads(self) -> int:
+        return self.num_heads
+
+    def _output_channels(self) -> int:
+        return (self._output_shape or (super()._output_channels(),))[-1]
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class TriGroupQueryAttention(_Heads, keras.layers.GroupQueryAttention):
+    """Grouped-query attention of which whole groups of heads come and go.
+
+    A `keras.layers.GroupQueryAttention` with masked kernels. The query heads that share
+    a key and a value head are a group; see `TriMultiHeadAttention`, which is the same
+    for groups of one.
+
+    Args:
+        head_dim: As in `keras.layers.GroupQueryAttention`, and so are all arguments
+            that are not listed here.
+        num_query_heads: See `head_dim`.
+        num_key_value_heads: See `head_dim`. So many groups come and go.
+        dropout: See `head_dim`.
+        use_bias: See `head_dim`.
+        sliding_window: See `head_dim`.
+        flash_attention: See `head_dim`.
+        kernel_initializer: See `head_dim`. `VarianceScaling` initializers use the
+            fan-in of each head, and of each output channel.
+        bias_initializer: See `head_dim`.
+        kernel_regularizer: See `head_dim`.
+        bias_regularizer: See `head_dim`.
+        activity_regularizer: See `head_dim`.
+        kernel_constraint: Applied after each update, before the triangle.
+        bias_constraint: See `head_dim`.
+        use_gate: See `head_dim`.
+        seed: See `head_dim`.
+        in_grades: Grades of the channels of `query`, `value` and `key`, `(channels,)`,
+            each in [0, 1]. `None` for the paper's staircase; then `out_grades` too.
+        out_grades: Grades of the output channels, `(channels,)`, likewise.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        `query` `(batch, target_steps, channels)`, `value` and `key` `(batch,
+        source_steps, channels)`, of a floating dtype.
+
+    Output shape:
+        `(batch, target_steps, channels)`, of the layer's compute dtype.
+
+    Raises:
+        ValueError: If only one of the grades is given, or they do not fit the channels.
+
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriGroupQueryAttention
+        >>> layer = TriGroupQueryAttention(
+        ...     head_dim=4, num_query_heads=4, num_key_value_heads=2)
+        >>> x = np.ones((1, 10, 16), "float32")
+        >>> layer(x, x).shape
+        TensorShape([1, 10, 16])
+
+    Reference:
+        Ainslie et al., GQA (2023), with kernels as Vu et al., Any-Width Networks
+        (2020), section 3.2, have them.
+    """
+
+    stock_class = keras.layers.GroupQueryAttention
+
+    def __init__(
+        self,
+        head_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        sliding_window: int | None = None,
+        flash_attention: bool | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        use_gate: bool = False,
+        seed: int | None = None,
+        *,
+        in_grades: Sequence[Any] | np.ndarray | None = None,
+        out_grades: Sequence[Any] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            head_dim=head_dim,
+            num_query_heads=num_query_heads,
+            num_key_value_heads=num_key_value_heads,
+            dropout=dropout,
+            use_bias=use_bias,
+            sliding_window=sliding_window,
+            flash_attention=flash_attention,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            use_gate=use_gate,
+            seed=seed,
+            **kwargs,
+        )
+        self._init_triangle(in_grades, out_grades)
+
+    def narrowing_heads(self) -> int:
+        """Number of groups that come and go: those of the keys and values."""
+        return self.num_key_value_heads
+
+    def _query_heads(self) -> int:
+        return self.num_query_heads
+
+
+#: The Tri layer of each stock attention layer that has one.
+TRI_ATTENTION: dict[type[keras.Layer], Any] = {
+    layer_class.stock_class: layer_class
+    for layer_class in (TriMultiHeadAttention, TriGroupQueryAttention)
+}

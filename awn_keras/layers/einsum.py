@@ -1,0 +1,140 @@
+"""Triangular dense layer of an einsum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from awn_keras.layers.base import KernelAxes, TriangularKernel
+
+
+def einsum_axes(equation: str) -> tuple[list[int], list[int]]:
+    """Says which axes of a kernel an einsum sums over, and which are new.
+
+    Args:
+        equation: As of `keras.layers.EinsumDense`: `"abc,cd->abd"`.
+
+    Returns:
+        Axes of the kernel, counted from the last one, which is -1: of those that
+        inputs have and outputs have not, and of those that outputs alone have.
+    """
+    operands, result = equation.replace(" ", "").split("->")
+    inputs, kernel = operands.split(",")
+    numbered = [(label, i - len(kernel)) for i, label in enumerate(kernel)]
+    return (
+        [i for label, i in numbered if label in inputs and label not in result],
+        [i for label, i in numbered if label not in inputs and label in result],
+    )
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class TriEinsumDense(TriangularKernel, keras.layers.EinsumDense):
+    """Einsum with a kernel whose outputs read only inputs of no larger grade.
+
+    The equation sums over axes of the inputs and makes new ones. The first of each in
+    the kernel is that of channels: `"abc,cd->abd"` is a `TriDense`, and in
+    `"abc,cde->abde"`, which makes the queries of attention, `d` are channels that have
+    as many entries as `e` says. If every grade is 0 the layer is
+    `keras.layers.EinsumDense`.
+
+    Args:
+        equation: As in `keras.layers.EinsumDense`, and so are all arguments that are
+            not listed here. It has at least one axis that is summed over, and a new
+            one. In an `AnyWidthModel` one of each, the last of inputs and outputs.
+        output_shape: See `equation`.
+        activation: See `equation`. In an `AnyWidthModel` it must act on each channel
+            by itself (not softmax).
+        bias_axes: See `equation`.
+        kernel_initializer: See `equation`. `VarianceScaling` initializers use each
+            output's own fan-in.
+        bias_initializer: See `equation`.
+        kernel_regularizer: See `equation`.
+        bias_regularizer: See `equation`.
+        kernel_constraint: Applied after each update, before the triangle.
+        bias_constraint: See `equation`.
+        lora_rank: `None`.
+        lora_alpha: `None`.
+        gptq_unpacked_column_size: `None`.
+        quantization_config: `None`.
+        in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
+            `None` for the paper's staircase; then `out_grades` too.
+        out_grades: Grades of the output channels, `(out_channels,)`, likewise.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input shape:
+        As the equation says, of a floating dtype.
+
+    Output shape:
+        Likewise, of the layer's compute dtype.
+
+    Raises:
+        ValueError: If only one of the grades is given, or they do not fit.
+        NotImplementedError: If LoRA or Keras quantization is asked for.
+
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import TriEinsumDense
+        >>> layer = TriEinsumDense("abc,cd->abd", (None, 16), bias_axes="d")
+        >>> layer(np.ones((1, 10, 32), "float32")).shape
+        TensorShape([1, 10, 16])
+
+    Reference:
+        Vu et al., Any-Width Networks (2020), section 3.2, equation 7.
+    """
+
+    stock_class = keras.layers.EinsumDense
+
+    def __init__(
+        self,
+        equation: str,
+        output_shape: Any,
+        activation: Any = None,
+        bias_axes: str | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        gptq_unpacked_column_size: int | None = None,
+        quantization_config: Any = None,
+        *,
+        in_grades: Sequence[Any] | np.ndarray | None = None,
+        out_grades: Sequence[Any] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            equation=equation,
+            output_shape=output_shape,
+            activation=activation,
+            bias_axes=bias_axes,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            gptq_unpacked_column_size=gptq_unpacked_column_size,
+            quantization_config=quantization_config,
+            **kwargs,
+        )
+        self._init_triangle(in_grades, out_grades)
+
+    @property
+    def kernels(self) -> Mapping[str, KernelAxes]:  # type: ignore[override]
+        """The kernel, with the axes that the equation gives it."""
+        into, out = einsum_axes(self.equation)
+        return {"kernel": KernelAxes(inputs=into[0], outputs=out[0])}
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns the einsum of inputs and kernel, with bias and activation."""
+        kernel = self.masked(self.kernel)
+        outputs = keras.ops.einsum(self.equation, inputs, kernel)
+        return self._with_bias_and_activation(outputs)
