@@ -26,7 +26,7 @@ from awn_keras.graph import (
 from awn_keras.keeping import check_chosen, chosen_readouts, with_kept
 from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.model import AnyWidthModel
-from awn_keras.opening import is_block, opened
+from awn_keras.opening import divides_kernel, is_block, opened, with_constraint
 from awn_keras.ordering import moves_for_reading, moves_of, sources_of
 from awn_keras.propagation import (
     Trace,
@@ -328,10 +328,13 @@ def dissolved(model: keras.Model) -> keras.Model:
             f"Model '{model.name}' ({type(model).__name__}) has a `call` of its own, "
             "which its graph does not show. Convert a plain functional model."
         )
-    is_nesting = any(is_nested(n.operation) or _opens(n.operation) for n in nodes)
-    if not is_nesting and not shuffles(model):
+    if not any(_dissolves(n.operation) for n in nodes) and not shuffles(model):
         return model
-    return with_shuffles_taken(inline(model, partial(_graph_of, model.name)))
+    return with_shuffles_taken(inline(model, partial(_graph_of, model.name, {})))
+
+
+def _dissolves(layer: Any) -> bool:
+    return is_nested(layer) or _opens(layer) or divides_kernel(layer)
 
 
 def _opens(layer: Any) -> bool:
@@ -340,8 +343,22 @@ def _opens(layer: Any) -> bool:
 
 
 def _graph_of(
-    model: str, layer: Any, args: Any, kwargs: dict[str, Any]
+    model: str,
+    inner: dict[int, keras.Layer],
+    layer: Any,
+    args: Any,
+    kwargs: dict[str, Any],
 ) -> keras.Model | None:
+    """The graph of a layer; `inner` holds those of wrappers, which may be shared."""
+    if divides_kernel(layer):
+        (x,) = args
+        try:
+            if id(layer) not in inner:
+                inner[id(layer)] = with_constraint(layer, x.shape)
+        except UnsupportedError as error:
+            raise ConversionError(model, [str(error)]) from error
+        x = keras.Input(batch_shape=x.shape, dtype=x.dtype)
+        return keras.Model(x, inner[id(layer)](x))
     if not _opens(layer):
         return None
     try:

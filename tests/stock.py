@@ -257,6 +257,12 @@ NETWORKS = {
     "gated": _of_parts(_gated, lambda x: ops.split(x, [8], axis=-1)[0]),
     "every-second": _of_parts(_every_second),
     "moved": _of_parts(_moved),
+    "spectral-normalization": lambda: _network(
+        (6, 6, 3),
+        L.SpectralNormalization(_conv()),
+        L.SpectralNormalization(_conv(24)),
+        L.SpectralNormalization(L.Dense(16, activation="relu")),
+    ),
     "heads": lambda: _steps(L.Dense(32), L.Reshape((8, 2, 16)), L.Dense(16)),
 }
 #: Those that a file cannot hold, as TFLite has no builtin operators for them.

@@ -2,7 +2,13 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import ConversionError, TriConv2D, slim, to_any_width
+from awn_keras import (
+    ConversionError,
+    TriConv2D,
+    UnitSpectralNorm,
+    slim,
+    to_any_width,
+)
 from awn_keras.opening import is_block, opened
 from tests.conftest import at_width, inputs_of
 
@@ -61,6 +67,17 @@ class OwnWeight(ConvBlock):
 
     def call(self, x):
         return self.scale * self.conv(x)
+
+
+class OwnKernel(L.Layer):
+    def build(self, shape):
+        self.kernel = self.add_weight(name="kernel", shape=(shape[-1], 8))
+
+    def call(self, x):
+        return ops.matmul(x, self.kernel)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 8)
 
 
 class Numbers(ConvBlock):
@@ -198,3 +215,36 @@ def test_a_closed_function_stays_on_the_inputs():
     assert assert_converts(nested, 1).get_layer("doubled").function is doubled
     with pytest.raises(ConversionError, match=r"'f' \(Lambda\).*numbers, please"):
         to_any_width(network(L.Lambda(doubled, output_shape=(6, 6, 8), name="f")))
+
+
+def test_a_divided_kernel_has_a_constraint():
+    shared = L.SpectralNormalization(L.Conv2D(8, 3, padding="same", name="conv"))
+    plain = network(lambda x: shared(ops.relu(shared(x))))
+    kernel = shared.layer.kernel
+    kernel.assign(5 * np.random.default_rng(0).normal(size=kernel.shape))
+    model = assert_converts(plain, 1)
+    conv = model.get_layer("conv")
+    assert isinstance(conv.kernel_constraint, UnitSpectralNorm)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(inputs_of(model, 8), np.zeros(8), verbose=0)
+    norms = []
+    for width in (0.25, 1.0):
+        small = slim(model, width).get_layer("conv")
+        assert small.kernel_constraint is None  # of stock classes
+        matrix = ops.convert_to_numpy(small.kernel).reshape(-1, small.filters)
+        norms.append(np.linalg.norm(matrix, 2))
+    # See `test_constraints` for the error of the norm; a part is not longer.
+    assert norms[1] == pytest.approx(1, abs=0.01)
+    assert norms[0] <= norms[1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (L.Conv2D(8, 3, kernel_constraint="unit_norm", name="c"), "has another"),
+        (OwnKernel(name="c"), "has no"),
+    ],
+)
+def test_what_a_constraint_cannot_divide_is_named(layer, match):
+    with pytest.raises(ConversionError, match=rf"'c'\).*{match} constraint"):
+        to_any_width(network(L.SpectralNormalization(layer)))
