@@ -37,6 +37,7 @@ from awn_keras.propagation import (
 )
 from awn_keras.rules import (
     Flow,
+    Kind,
     Labelled,
     WidthRule,
     comes_and_goes,
@@ -190,8 +191,10 @@ def to_any_width(
     fade = _check_fade(fade, model.name, trained)
     _check_momentum(bn_momentum)
 
+    moves = _moves(order, traced, widths)
+
     def build(sizes: dict[int, int]) -> tuple[AnyWidthModel, Copies]:
-        copies = Copies(traced, sizes)
+        copies = Copies(traced, sizes, moves=moves)
         built = AnyWidthModel(
             *rebuild(source, copies.call),
             name=model.name,
@@ -223,8 +226,7 @@ def to_any_width(
     converted, copies = build(sizes)
     if bn_momentum is not None:
         set_momentum(converted, bn_momentum)
-    moves = _moves(order, traced, widths)
-    copies.assign(moves, redraw=not trained)
+    copies.assign(redraw=not trained)
     if trained:
         _unfreeze(converted)
     return converted
@@ -262,9 +264,9 @@ def reorder_channels(
     source = dissolved(model)
     traced = traced_channels(source, readouts)
     _check_can_be_ordered(source, is_trained(source))
-    copies = Copies(traced, {}, tri=False)
+    copies = Copies(traced, {}, tri=False, moves=moves_of(traced))
     reordered = keras.Model(*rebuild(source, copies.call), name=model.name)
-    copies.assign(moves_of(traced))
+    copies.assign()
     return reordered
 
 
@@ -560,12 +562,21 @@ class Copies:
         traced: The old graph's channels.
         sizes: New numbers of channels, by `id` of the layer.
         tri: Whether layers of the trunk that mix channels become Tri layers.
+        moves: For each label the label of the channel that takes its place, if they
+            move; their number stays then.
     """
 
-    def __init__(self, traced: Trace, sizes: dict[int, int], tri: bool = True) -> None:
+    def __init__(
+        self,
+        traced: Trace,
+        sizes: dict[int, int],
+        tri: bool = True,
+        moves: np.ndarray | None = None,
+    ) -> None:
         self.flows = traced.propagation.flows
         self.sizes = sizes
         self.tri = tri
+        self.moves = moves
         self.copies: dict[int, tuple[keras.Layer, keras.Layer, Flow]] = {}
         #: How many channels each label stands for.
         self._counts = counts_of_labels(traced, sizes)
@@ -574,7 +585,10 @@ class Copies:
         """Calls the copy of a node's layer."""
         layer, flow = node.operation, self.flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            return resized(layer, flow, lambda: self._ends(flow))(*args, **kwargs)
+            run = resized(
+                layer, flow, lambda: self._ends(flow), lambda: self._sources(flow)
+            )
+            return run(*args, **kwargs)
         rule = rule_of(layer) or WidthRule()
         if rule.resize is not None and comes_and_goes(flow.output):
             # A shared Reshape, say, may have a shape of its own at each of its calls.
@@ -588,10 +602,21 @@ class Copies:
 
     def _ends(self, flow: Flow) -> np.ndarray:
         """How many channels a widened tensor has before each place; see `WidthRule`."""
-        (kind, *_), (shape, *_) = flow.inputs, flow.input_shapes
+        return self._ends_of(flow.inputs[0], flow.input_shapes[0])
+
+    def _ends_of(self, kind: Kind, shape: tuple[Any, ...]) -> np.ndarray:
         if not isinstance(kind, Labelled):
             return np.arange(shape[-1] + 1)
         return np.append(0, np.cumsum(self._counts[kind.labels]))
+
+    def _sources(self, flow: Flow) -> np.ndarray:
+        """For each channel of the new output the place of the old one; see `Flow`."""
+        ends = self._ends_of(flow.output, flow.output_shape)
+        middles = np.arange(round(ends[-1])) + 0.5
+        places = np.searchsorted(ends, middles, side="right") - 1
+        if self.moves is not None:
+            places = np.array(sources_of(flow.output, flow.output_shape, self.moves))
+        return places
 
     def _copy(self, layer: keras.Layer, flow: Flow, *args: Any) -> keras.Layer:
         layer_class = type(layer)
@@ -631,12 +656,10 @@ class Copies:
         self.copies.setdefault(id(layer), (layer, copy, flow))
         return copy
 
-    def assign(self, moves: np.ndarray | None, *, redraw: bool = False) -> None:
+    def assign(self, *, redraw: bool = False) -> None:
         """Copies the weights.
 
         Args:
-            moves: For each label the label of the channel that takes its place, if
-                they move.
             redraw: Whether Tri layers and widened ones keep the weights drawn for
                 them. What a frozen or an adapted layer holds is copied anyway.
         """
@@ -645,9 +668,9 @@ class Copies:
             same = [x.shape for x in values] == [tuple(w.shape) for w in copy.weights]
             if redraw and (not same or isinstance(copy, TriangularKernel)):
                 continue
-            if moves is not None:
-                into = sources_of(flow.inputs[0], flow.input_shapes[0], moves)
-                out = sources_of(flow.output, flow.output_shape, moves)
+            if self.moves is not None:
+                into = sources_of(flow.inputs[0], flow.input_shapes[0], self.moves)
+                out = sources_of(flow.output, flow.output_shape, self.moves)
                 slices = chosen_slices(layer, (len(into), len(out)), into, out)
                 values = [
                     value[np.ix_(*index)]

@@ -87,7 +87,13 @@ def _slim(
     def call(node: Any, *args: Any, **kwargs: Any) -> Any:
         layer, flow = node.operation, flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            return resized(layer, flow, lambda: _ends(flow, width))(*args, **kwargs)
+            run = resized(
+                layer,
+                flow,
+                lambda: _ends(flow, width),
+                lambda: np.flatnonzero(active(flow.output, flow.output_shape, width)),
+            )
+            return run(*args, **kwargs)
         copy = copies.get(id(layer))
         if copy is None and isinstance(layer, TriLayer):
             there = active(flow.output, flow.output_shape, width)

@@ -173,6 +173,28 @@ def _every_second(x):
     return x[:, ::2, :, ::2] + L.Conv2D(8, 1)(x[:, 1::2, :, 1::2])
 
 
+def _shortcut(x):
+    """A residual block of more channels, without weights in its shortcut."""
+    y = L.BatchNormalization()(L.Conv2D(24, 3, strides=2, padding="same")(x))
+    return ops.relu(y + ops.pad(x[:, ::2, ::2], [(0, 0), (0, 0), (0, 0), (4, 4)]))
+
+
+def _unevenly_split(x):
+    first, second, third = ops.array_split(x, 3, axis=-1)
+    return ops.concatenate([_conv(8)(first), second * third[..., ::-1]], axis=-1)
+
+
+def _upsampled(x):
+    """By subpixels, as ESPCN does, and back."""
+    return ops.space_to_depth(L.ReLU()(ops.depth_to_space(x, 2)), 2)
+
+
+def _upsampled_by_shapes(x):
+    x = ops.reshape(_conv(24)(x), (-1, 6, 6, 2, 2, 6))
+    x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 12, 12, 6))
+    return L.MaxPooling2D()(x)
+
+
 def _moved(x):
     x = ops.tile(ops.repeat(x, 2, axis=-1), (1, 1, 1, 2))
     return ops.flip(ops.flip(x, axis=1), axis=-1)[..., ::-1]
@@ -257,6 +279,9 @@ NETWORKS = {
     "gated": _of_parts(_gated, lambda x: ops.split(x, [8], axis=-1)[0]),
     "every-second": _of_parts(_every_second),
     "moved": _of_parts(_moved),
+    "padded": _of_parts(_shortcut),
+    "unevenly-split": _of_parts(_unevenly_split),
+    "depth-to-space": _of_parts(_upsampled, _upsampled_by_shapes),
     "spectral-normalization": lambda: _network(
         (6, 6, 3),
         L.SpectralNormalization(_conv()),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -164,9 +165,9 @@ def _moved(call: LayerCall) -> set[int]:
     return {axis for axis in axes.tolist() if shape.shape[axis] != axis + 1}
 
 
-def _padded(call: LayerCall) -> set[int]:
-    rank = len(call.input_shapes[0])
-    widths = np.broadcast_to(np.asarray(call.layer.pad_width), (rank, 2))
+def padded_axes(operation: Any, rank: int) -> set[int]:
+    """Axes of an input of so many that a `Pad` makes longer."""
+    widths = np.broadcast_to(np.asarray(operation.pad_width), (rank, 2))
     return {axis for axis in range(rank) if widths[axis].any()}
 
 
@@ -246,7 +247,10 @@ def _reshape(call: LayerCall) -> Kind:
 
 
 def resized(
-    operation: Any, flow: Flow, ends: Callable[[], np.ndarray]
+    operation: Any,
+    flow: Flow,
+    ends: Callable[[], np.ndarray],
+    sources: Callable[[], np.ndarray],
 ) -> Callable[..., Any]:
     """Gives an operation for another number of channels.
 
@@ -255,6 +259,7 @@ def resized(
         flow: What comes in and goes out.
         ends: Gives what `WidthRule.resize` takes. It is not called where nothing comes
             and goes: a scalar has no channels.
+        sources: Gives `Flow.sources`, likewise.
 
     Returns:
         A function that is called as the operation is: the operation itself, unless
@@ -263,7 +268,9 @@ def resized(
     resize = (rule_of(operation) or WidthRule()).resize
     if resize is None or not comes_and_goes(flow.output):
         return operation
-    changes = resize(operation, flow, ends())
+    changes = resize(operation, replace(flow, sources=sources()), ends())
+    if not isinstance(changes, dict):
+        return changes
     signature = inspect.signature(operation.call)
     of_call = {
         name: changes.pop(name) for name in signature.parameters & changes.keys()
@@ -307,7 +314,7 @@ _ENTRIES = (
 #: Each entry by itself; a second argument is a table that all entries share.
 _LOOKED_UP = "Digitize IsIn"
 _OF_AXIS = (
-    "All Amax Amin Any Append Argmax Argmin Argpartition Argsort ArraySplit "
+    "All Amax Amin Any Append Argmax Argmin Argpartition Argsort "
     "Average CountNonzero Cumprod Cumsum Diff LayerNorm LogSoftmax "
     "Logsumexp Max Median Min Moments Nanargmax Nanargmin Nancumprod Nancumsum "
     "Nanmax Nanmean Nanmedian Nanmin Nanprod Nanstd Nansum Nanvar Norm Normalize "
@@ -321,7 +328,6 @@ _ALONG: dict[str, Along] = {
     "ExpandDims Stack": _inserted,
     "Squeeze": _squeezed,
     "Moveaxis Swapaxes Transpose": _moved,
-    "Pad": _padded,
     "Slice": _sliced,
     "Rot90": _axis,
     "Trace": _two_axes,
@@ -336,11 +342,11 @@ _ALONG: dict[str, Along] = {
 #: They mix channels, or entries of which nothing says where they come from.
 _MIXING = (
     "BatchNorm BroadcastTo CTCDecode CTCLoss CategoricalCrossentropy Cholesky Conv "
-    "ConvTranspose Cross DepthToSpace DepthwiseConv Det Diag Diagonal Dot "
+    "ConvTranspose Cross DepthwiseConv Det Diag Diagonal Dot "
     "DotProductAttention Einsum ExtractPatches ExtractSequences FFT FFT2 Fold "
     "HSVToRGB IFFT2 IRFFT ISTFT InTopK Inner Inv Kron Logdet Matmul MultiHot "
     "OneHot Outer PSNR RFFT RGBToGrayscale RGBToHSV Ravel SSIM STFT SVD "
-    "ScaleAndTranslate SeparableConv SobelEdges Solve SpaceToDepth "
+    "ScaleAndTranslate SeparableConv SobelEdges Solve "
     "SparseCategoricalCrossentropy Tensordot TopK Tril Triu Unfold"
 )
 

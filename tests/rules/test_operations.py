@@ -138,7 +138,6 @@ def test_models_with_operations_slim_and_widen():
         (lambda x: ops.mean(x), "acts on the samples and the channels"),
         (lambda x: ops.flip(x), "acts on the samples and the channels"),
         (lambda x: x[..., 0], "acts on the channels"),
-        (lambda x: x[..., 4:1:-1], "acts on the channels"),
         (lambda x: ops.repeat(x, [1, 2, 1, 1, 1, 1], axis=-1), "acts on the channels"),
         (lambda x: ops.roll(x, (1, 1), axis=(1, 3)), "acts on the channels"),
         (lambda x: ops.take(x, [1, 1, 2], axis=-1), "acts on the channels"),
@@ -149,6 +148,15 @@ def test_models_with_operations_slim_and_widen():
         (lambda x: ops.expand_dims(x, -1), "acts on the channels"),
         (lambda x: ops.stack([x, x], axis=-1), "acts on the channels"),
         (lambda x: ops.pad(x, 1), "acts on the samples and the channels"),
+        (
+            lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (2, 2)), mode="reflect"),
+            "acts on the channels",
+        ),
+        (
+            lambda x: ops.space_to_depth(x, 2, data_format="channels_first"),
+            "`data_format` must be 'channels_last'",
+        ),
+        (lambda x: ops.depth_to_space(x[..., :4], 2), "would make one channel of all"),
         (lambda x: ops.quantile(x, [0.1, 0.9], axis=1), "acts on the samples"),
         (lambda x: ops.repeat(x, 2), "acts on the samples and the channels"),
         (
