@@ -40,6 +40,7 @@ from awn_keras.rules import (
     Kind,
     Labelled,
     WidthRule,
+    arrays_of_channels,
     comes_and_goes,
     mixes_channels,
     resized,
@@ -585,6 +586,7 @@ class Copies:
         """Calls the copy of a node's layer."""
         layer, flow = node.operation, self.flows[id(node)]
         if not isinstance(layer, keras.Layer):
+            self._check_arrays(layer, flow)
             run = resized(
                 layer, flow, lambda: self._ends(flow), lambda: self._sources(flow)
             )
@@ -608,6 +610,22 @@ class Copies:
         if not isinstance(kind, Labelled):
             return np.arange(shape[-1] + 1)
         return np.append(0, np.cumsum(self._counts[kind.labels]))
+
+    def _check_arrays(self, operation: Any, flow: Flow) -> None:
+        """An array has no entries for new channels."""
+        arrays = arrays_of_channels(operation, flow)
+        if not arrays or not isinstance(flow.output, Labelled):
+            return
+        if (self._counts[flow.output.labels] != 1).any():
+            name, array = next(iter(arrays.items()))
+            raise ArgumentError(
+                f"Operation '{operation.name}' ({type(operation).__name__}): "
+                f"`{name}`, an array of shape {np.shape(array)}, has an entry for each "
+                "channel, and none for those of a model of another size. Use a layer "
+                "that makes it of the shape of its input, with a width rule, or leave "
+                "the layers before it as they are: `width_multiplier` may be a mapping "
+                "from names of layers to numbers."
+            )
 
     def _sources(self, flow: Flow) -> np.ndarray:
         """For each channel of the new output the place of the old one; see `Flow`."""

@@ -1,6 +1,7 @@
 """Small networks, each of stock layers that are seldom in a network of images."""
 
 import keras
+import numpy as np
 
 L, ops = keras.layers, keras.ops
 #: The first of each of two groups of 8 channels, then the second of each, and so on.
@@ -169,6 +170,12 @@ def _gated(x):
     return ops.glu(L.Conv2D(24, 1)(value * ops.sigmoid(gate)))
 
 
+def _with_positions(x):
+    """Constants that follow the channels."""
+    positions = np.sin(np.arange(36 * 16, dtype="float32")).reshape(6, 6, 16)
+    return (x + positions) * np.linspace(0.5, 2, 16, dtype="float32")
+
+
 def _every_second(x):
     return x[:, ::2, :, ::2] + L.Conv2D(8, 1)(x[:, 1::2, :, 1::2])
 
@@ -281,6 +288,7 @@ NETWORKS = {
     "moved": _of_parts(_moved),
     "padded": _of_parts(_shortcut),
     "unevenly-split": _of_parts(_unevenly_split),
+    "positions": _of_parts(_with_positions),
     "depth-to-space": _of_parts(_upsampled, _upsampled_by_shapes),
     "spectral-normalization": lambda: _network(
         (6, 6, 3),
@@ -290,6 +298,8 @@ NETWORKS = {
     ),
     "heads": lambda: _steps(L.Dense(32), L.Reshape((8, 2, 16)), L.Dense(16)),
 }
+#: Those that cannot be widened, as arrays in them follow the channels.
+OF_ONE_SIZE = ("positions",)
 #: Those that a file cannot hold, as TFLite has no builtin operators for them.
 NO_FILES = {
     "adaptive3d": lambda: _video(

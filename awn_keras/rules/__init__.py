@@ -35,7 +35,7 @@ from awn_keras.rules.kinds import (
     grades_of,
     unique,
 )
-from awn_keras.rules.operations import resized
+from awn_keras.rules.operations import arrays_of_channels, resized
 from awn_keras.rules.probing import check_each_sample_alone
 from awn_keras.rules.registry import (
     LayerCall,
@@ -67,6 +67,7 @@ __all__ = [
     "PerWidth",
     "Unknown",
     "WidthRule",
+    "arrays_of_channels",
     "axes_of",
     "check_each_sample_alone",
     "check_mixes_no_samples",

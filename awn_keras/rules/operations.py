@@ -38,17 +38,42 @@ Along = Callable[[LayerCall], set[int]]
 
 def _element_wise(call: LayerCall) -> Kind:
     rank = max(map(len, call.input_shapes))
+    flow = call.flow(call.kinds, call.kinds[0])
+    of_channels = [id(value) for value in arrays_of_channels(call.layer, flow).values()]
     for value in _constants(call):
         shape = np.shape(value)
-        follows_channels = len(shape) > 0 and shape[-1] != 1
-        follows_samples = len(shape) > rank or (len(shape) == rank and shape[0] != 1)
-        if shape and (follows_channels or follows_samples):
+        has_channels = len(shape) > 0 and shape[-1] != 1
+        has_samples = len(shape) > rank or (len(shape) == rank and shape[0] != 1)
+        if has_samples or (has_channels and id(value) not in of_channels):
             raise call.error(
-                "an array cannot follow the channels, which come and go with the "
-                "width: it must have one entry for all channels and samples. Use a "
-                f"layer in its place. Received: an array of shape {shape}"
+                "an array must have one entry for all samples. Of channels, which come "
+                "and go with the width, it must have one for all or one for each, and "
+                "then be an argument by itself. Use a layer in its place. Received: an "
+                f"array of shape {shape}"
             )
     return merge(call)
+
+
+def arrays_of_channels(operation: Any, flow: Flow) -> dict[str, Any]:
+    """Finds the arrays whose last axis follows the channels, as positions may have.
+
+    Args:
+        operation: Any operation or layer.
+        flow: What comes in and goes out.
+
+    Returns:
+        Arguments of the call, by name; none of what does not act on each entry.
+    """
+    rule, channels = rule_of(operation), flow.output_shape[-1:]
+    if rule is None or rule.kind is not _element_wise or channels == (1,):
+        return {}
+    if all(shape[-1:] != channels for shape in flow.input_shapes):
+        return {}
+    return {
+        name: value
+        for name, value in flow.constants.items()
+        if channels and np.shape(value)[-1:] == channels
+    }
 
 
 def _constants(call: LayerCall) -> list[Any]:
@@ -265,10 +290,16 @@ def resized(
         A function that is called as the operation is: the operation itself, unless
         arguments of it or of its call name channels.
     """
-    resize = (rule_of(operation) or WidthRule()).resize
-    if resize is None or not comes_and_goes(flow.output):
+    if not comes_and_goes(flow.output):
         return operation
-    changes = resize(operation, replace(flow, sources=sources()), ends())
+    resize = (rule_of(operation) or WidthRule()).resize
+    arrays = arrays_of_channels(operation, flow)
+    if resize is not None:
+        changes = resize(operation, replace(flow, sources=sources()), ends())
+    elif arrays:
+        changes = {name: _entries_of(x, sources()) for name, x in arrays.items()}
+    else:
+        return operation
     if not isinstance(changes, dict):
         return changes
     signature = inspect.signature(operation.call)
@@ -284,6 +315,10 @@ def resized(
         return operation(*bound.args, **bound.kwargs)
 
     return call
+
+
+def _entries_of(array: Any, channels: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(array)[..., channels]
 
 
 def _resized_shape(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
