@@ -18,6 +18,7 @@ from awn_keras.graph import (
     assign,
     copy_layer,
     graph_nodes,
+    has_graph,
     has_own_call,
     inline,
     is_nested,
@@ -26,7 +27,13 @@ from awn_keras.graph import (
 from awn_keras.keeping import check_chosen, chosen_readouts, with_kept
 from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.model import AnyWidthModel
-from awn_keras.opening import divides_kernel, is_block, opened, with_constraint
+from awn_keras.opening import (
+    divides_kernel,
+    is_block,
+    opened,
+    with_constraint,
+    with_inputs,
+)
 from awn_keras.ordering import moves_for_reading, moves_of, sources_of
 from awn_keras.propagation import (
     Trace,
@@ -108,7 +115,9 @@ def to_any_width(
 
     Args:
         model: A functional or built Sequential model, such as one of
-            `keras.applications`; it is left as it is.
+            `keras.applications`, or a subclassed one that was called on data and is
+            made of layers; it is left as it is. Inputs of a subclassed one are float32;
+            for others, convert `keras.Model(inputs, model(inputs))`.
         min_width: Smallest width in (0, 1]. `None` for the first of `widths_grid`,
             else 0.25.
         divisor: Channels come and go in blocks of this size, or smaller ones where a
@@ -156,7 +165,8 @@ def to_any_width(
         The any-width model, not compiled.
 
     Raises:
-        TypeError: If `model` has no graph, or is any-width already.
+        TypeError: If `model` has no graph and its inputs are not known, or is
+            any-width already.
         ConversionError: A `ValueError`, if the model has what cannot be converted; it
             names every such layer with its reason.
         ValueError: If an argument is out of range, or a trained model is to be widened
@@ -325,6 +335,8 @@ def dissolved(model: keras.Model) -> keras.Model:
             f"Model '{model.name}' is any-width already. For other widths convert the "
             "plain model that it was made of."
         )
+    if not (has_graph(model) or isinstance(model, keras.Sequential)):
+        model = with_inputs(model) or model
     nodes = graph_nodes(model)
     if has_own_call(model):
         raise ArgumentTypeError(

@@ -8,7 +8,7 @@ which layers and operations it runs on what.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,6 +77,35 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
             ) from error
     _check_same(layer, graph, args, kwargs, title)
     return graph
+
+
+def with_inputs(model: keras.Model) -> keras.Model | None:
+    """Makes a functional model of a subclassed one, which is its only layer.
+
+    Args:
+        model: A subclassed model; it is left as it is.
+
+    Returns:
+        A functional model. Its inputs are float32, as Keras keeps no dtypes. `None` if
+        it was neither called on data nor built, or takes several arguments, of which
+        Keras keeps the first one's shape only.
+    """
+    parameters = inspect.signature(model.call).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty]
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    if shapes is None or len(needed) != 1:
+        return None
+    inputs = _inputs_of(shapes)
+    return keras.Model(inputs, model(inputs), name=model.name)
+
+
+def _inputs_of(shapes: Any, name: str | None = None) -> Any:
+    """Inputs of shapes, batch first, or of structures of them, named by their keys."""
+    if isinstance(shapes, Mapping):
+        return {key: _inputs_of(shape, key) for key, shape in shapes.items()}
+    if any(isinstance(shape, Sequence) for shape in shapes):
+        return [_inputs_of(shape) for shape in shapes]
+    return keras.Input(tuple(shapes)[1:], name=name)
 
 
 def divides_kernel(layer: Any) -> bool:

@@ -146,6 +146,57 @@ def test_a_subclassed_model_within_a_model_is_opened():
     assert_converts(network(Backbone()), 3)
 
 
+class Classifier(keras.Model):
+    """A subclassed model that is a network of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone()
+        self.pooling = L.GlobalAveragePooling2D()
+        self.scores = L.Dense(2, name="scores")
+
+    def call(self, x, training=False):
+        if isinstance(x, dict):
+            x = x["image"] + x["offset"]
+        return self.scores(self.pooling(self.backbone(x)))
+
+
+class OfTwo(Classifier):
+    def call(self, x, y):
+        return super().call(x + y)
+
+
+IMAGES = np.random.default_rng(0).normal(size=(3, 6, 6, 1)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "inputs", [IMAGES, {"image": IMAGES, "offset": 0.5 * IMAGES}], ids=["one", "named"]
+)
+def test_a_subclassed_model_is_opened(inputs):
+    plain = Classifier()
+    plain(inputs)
+    assert_converts(plain, 2)  # the first is the stem
+    plain.scores.bias.assign([1.0, 2.0])  # trained, so that weights are kept
+    wanted = ops.convert_to_numpy(plain(inputs))
+    model = to_any_width(plain, min_width=1.0)
+    # The same sums in another order.
+    np.testing.assert_allclose(ops.convert_to_numpy(model(inputs)), wanted, rtol=1e-5)
+    # What a message says to do, and what to do for other dtypes than float32.
+    for call in (plain.call, plain):
+        given = keras.Input((6, 6, 1))
+        if isinstance(inputs, dict):
+            given = {name: keras.Input((6, 6, 1), name=name) for name in inputs}
+        assert_converts(keras.Model(given, call(given)), 2)
+
+
+def test_a_subclassed_model_of_unknown_inputs_is_refused():
+    of_two = OfTwo()
+    of_two(IMAGES, IMAGES)
+    for plain in (Classifier(), of_two):
+        with pytest.raises(TypeError, match=r"Make one: .*model\.call\(inputs\)"):
+            to_any_width(plain)
+
+
 def test_a_block_that_is_shared_stays_shared():
     block = ConvBlock(8)
     model = assert_converts(network(lambda x: block(block(x))), 1)
