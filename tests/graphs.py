@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from hypothesis import strategies as st
 
+from tests.stock import backwards
+
 L = keras.layers
 
 
@@ -272,7 +274,7 @@ class _Builder:
             lambda x: ops.concatenate([self.branch(x[..., :half]), x[..., half:]], -1),
             lambda x: ops.take(x, np.arange(channels).reshape(2, half).T.ravel(), -1),
             lambda x: ops.subtract(*ops.split(x, 2, axis=-1)),
-            lambda x: ops.concatenate(ops.array_split(x, 2, -1)[::-1], -1)[..., ::-2],
+            lambda x: backwards(ops.concatenate(ops.array_split(x, 2, -1), -1), 2),
             lambda x: self.branch(
                 ops.pad(x[..., half:], [(0, 0), (0, 0), (0, 0), (half, 0)])
             ),

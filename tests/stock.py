@@ -188,7 +188,7 @@ def _shortcut(x):
 
 def _unevenly_split(x):
     first, second, third = ops.array_split(x, 3, axis=-1)
-    return ops.concatenate([_conv(8)(first), second * third[..., ::-1]], axis=-1)
+    return ops.concatenate([_conv(8)(first), second * backwards(third)], axis=-1)
 
 
 def _upsampled(x):
@@ -202,9 +202,16 @@ def _upsampled_by_shapes(x):
     return L.MaxPooling2D()(x)
 
 
+def backwards(x, step=1):
+    """Every `step`-th channel from behind; PyTorch has no slices of negative step."""
+    if keras.backend.backend() == "torch":
+        return ops.flip(x, axis=-1)[..., ::step]
+    return x[..., ::-step]
+
+
 def _moved(x):
     x = ops.tile(ops.repeat(x, 2, axis=-1), (1, 1, 1, 2))
-    return ops.flip(ops.flip(x, axis=1), axis=-1)[..., ::-1]
+    return backwards(ops.flip(ops.flip(x, axis=1), axis=-1))
 
 
 RECURRENT = {
