@@ -34,7 +34,11 @@ if _is_installed("keras"):
         mobilenet_v2,
     )
     from awn_keras.callbacks import WidthProgbar, WidthTensorBoard
-    from awn_keras.constraints import LowerTriangular, triangular_mask
+    from awn_keras.constraints import (
+        LowerTriangular,
+        UnitSpectralNorm,
+        triangular_mask,
+    )
     from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
     from awn_keras.counting import count_macs, count_parameters
     from awn_keras.curves import TradeOffCurve, trade_off_curve
@@ -109,6 +113,7 @@ if _is_installed("keras"):
         "TriSeparableConv2D",
         "TriSimpleRNN",
         "UniformWidths",
+        "UnitSpectralNorm",
         "WidthProgbar",
         "WidthRule",
         "WidthSampler",

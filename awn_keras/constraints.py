@@ -272,3 +272,51 @@ class LowerTriangular(keras.constraints.Constraint):
             "groups": self.groups,
             "gates": self.gates,
         }
+
+
+#: Squarings of a Gram matrix; as 64 steps of power iteration.
+_SQUARINGS = 6
+
+
+@keras.saving.register_keras_serializable(package="awn_keras")
+class UnitSpectralNorm(keras.constraints.Constraint):
+    """Kernel constraint that divides a kernel by its largest singular value.
+
+    What `keras.layers.SpectralNormalization` does to the kernel before each step of
+    training, this does after it. `to_any_width` puts the layer inside of the wrapper,
+    with this constraint, in its place. A Tri layer's kernel is divided by the norm of
+    all of it, once for all widths; the part that a width has is not longer than the
+    whole, so that the norm is at most 1 at every width. `slim` leaves the constraint
+    out, as a part would have another norm.
+
+    The kernel is seen as a matrix of `shape[-1]` columns, as Keras sees it.
+
+    Examples:
+        >>> import numpy as np
+        >>> from awn_keras import UnitSpectralNorm
+        >>> kernel = UnitSpectralNorm()(np.diag([4.0, 2.0]))
+        >>> keras.ops.convert_to_numpy(kernel).round(3)
+        array([[1. , 0. ],
+               [0. , 0.5]])
+
+    Reference:
+        Miyato et al., Spectral Normalization for Generative Adversarial Networks
+        (2018), section 2.1.
+    """
+
+    def __call__(self, w: Any) -> Any:
+        """Returns the kernel divided by its norm; one of zeros stays."""
+        ops, epsilon = keras.ops, keras.config.epsilon()
+        w = ops.convert_to_tensor(w)
+        dtype = keras.backend.result_type(w.dtype, "float32")
+        matrix = ops.reshape(ops.cast(w, dtype), (-1, w.shape[-1]))
+        power = ops.matmul(ops.transpose(matrix), matrix)
+        for _ in range(_SQUARINGS):
+            # Squares of large numbers overflow; the direction is all that counts.
+            power = power / ops.maximum(ops.max(ops.abs(power)), epsilon)
+            power = ops.matmul(power, power)
+        start = np.random.default_rng(0).normal(size=(w.shape[-1], 1))
+        vector = ops.matmul(power, ops.cast(start, dtype))
+        vector = vector / ops.maximum(ops.norm(vector), epsilon)
+        norm = ops.norm(ops.matmul(matrix, vector))
+        return w / ops.cast(ops.maximum(norm, epsilon), w.dtype)

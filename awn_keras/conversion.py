@@ -18,6 +18,7 @@ from awn_keras.graph import (
     assign,
     copy_layer,
     graph_nodes,
+    has_graph,
     has_own_call,
     inline,
     is_nested,
@@ -26,7 +27,13 @@ from awn_keras.graph import (
 from awn_keras.keeping import check_chosen, chosen_readouts, with_kept
 from awn_keras.layers.base import TriangularKernel, TriLayer
 from awn_keras.model import AnyWidthModel
-from awn_keras.opening import is_block, opened
+from awn_keras.opening import (
+    divides_kernel,
+    is_block,
+    opened,
+    with_constraint,
+    with_inputs,
+)
 from awn_keras.ordering import moves_for_reading, moves_of, sources_of
 from awn_keras.propagation import (
     Trace,
@@ -37,8 +44,10 @@ from awn_keras.propagation import (
 )
 from awn_keras.rules import (
     Flow,
+    Kind,
     Labelled,
     WidthRule,
+    arrays_of_channels,
     comes_and_goes,
     mixes_channels,
     resized,
@@ -106,7 +115,9 @@ def to_any_width(
 
     Args:
         model: A functional or built Sequential model, such as one of
-            `keras.applications`; it is left as it is.
+            `keras.applications`, or a subclassed one that was called on data and is
+            made of layers; it is left as it is. Inputs of a subclassed one are float32;
+            for others, convert `keras.Model(inputs, model(inputs))`.
         min_width: Smallest width in (0, 1]. `None` for the first of `widths_grid`,
             else 0.25.
         divisor: Channels come and go in blocks of this size, or smaller ones where a
@@ -154,7 +165,8 @@ def to_any_width(
         The any-width model, not compiled.
 
     Raises:
-        TypeError: If `model` has no graph, or is any-width already.
+        TypeError: If `model` has no graph and its inputs are not known, or is
+            any-width already.
         ConversionError: A `ValueError`, if the model has what cannot be converted; it
             names every such layer with its reason.
         ValueError: If an argument is out of range, or a trained model is to be widened
@@ -190,8 +202,10 @@ def to_any_width(
     fade = _check_fade(fade, model.name, trained)
     _check_momentum(bn_momentum)
 
+    moves = _moves(order, traced, widths)
+
     def build(sizes: dict[int, int]) -> tuple[AnyWidthModel, Copies]:
-        copies = Copies(traced, sizes)
+        copies = Copies(traced, sizes, moves=moves)
         built = AnyWidthModel(
             *rebuild(source, copies.call),
             name=model.name,
@@ -223,8 +237,7 @@ def to_any_width(
     converted, copies = build(sizes)
     if bn_momentum is not None:
         set_momentum(converted, bn_momentum)
-    moves = _moves(order, traced, widths)
-    copies.assign(moves, redraw=not trained)
+    copies.assign(redraw=not trained)
     if trained:
         _unfreeze(converted)
     return converted
@@ -262,9 +275,9 @@ def reorder_channels(
     source = dissolved(model)
     traced = traced_channels(source, readouts)
     _check_can_be_ordered(source, is_trained(source))
-    copies = Copies(traced, {}, tri=False)
+    copies = Copies(traced, {}, tri=False, moves=moves_of(traced))
     reordered = keras.Model(*rebuild(source, copies.call), name=model.name)
-    copies.assign(moves_of(traced))
+    copies.assign()
     return reordered
 
 
@@ -322,16 +335,21 @@ def dissolved(model: keras.Model) -> keras.Model:
             f"Model '{model.name}' is any-width already. For other widths convert the "
             "plain model that it was made of."
         )
+    if not (has_graph(model) or isinstance(model, keras.Sequential)):
+        model = with_inputs(model) or model
     nodes = graph_nodes(model)
     if has_own_call(model):
         raise ArgumentTypeError(
             f"Model '{model.name}' ({type(model).__name__}) has a `call` of its own, "
             "which its graph does not show. Convert a plain functional model."
         )
-    is_nesting = any(is_nested(n.operation) or _opens(n.operation) for n in nodes)
-    if not is_nesting and not shuffles(model):
+    if not any(_dissolves(n.operation) for n in nodes) and not shuffles(model):
         return model
-    return with_shuffles_taken(inline(model, partial(_graph_of, model.name)))
+    return with_shuffles_taken(inline(model, partial(_graph_of, model.name, {})))
+
+
+def _dissolves(layer: Any) -> bool:
+    return is_nested(layer) or _opens(layer) or divides_kernel(layer)
 
 
 def _opens(layer: Any) -> bool:
@@ -340,8 +358,22 @@ def _opens(layer: Any) -> bool:
 
 
 def _graph_of(
-    model: str, layer: Any, args: Any, kwargs: dict[str, Any]
+    model: str,
+    inner: dict[int, keras.Layer],
+    layer: Any,
+    args: Any,
+    kwargs: dict[str, Any],
 ) -> keras.Model | None:
+    """The graph of a layer; `inner` holds those of wrappers, which may be shared."""
+    if divides_kernel(layer):
+        (x,) = args
+        try:
+            if id(layer) not in inner:
+                inner[id(layer)] = with_constraint(layer, x.shape)
+        except UnsupportedError as error:
+            raise ConversionError(model, [str(error)]) from error
+        x = keras.Input(batch_shape=x.shape, dtype=x.dtype)
+        return keras.Model(x, inner[id(layer)](x))
     if not _opens(layer):
         return None
     try:
@@ -543,12 +575,21 @@ class Copies:
         traced: The old graph's channels.
         sizes: New numbers of channels, by `id` of the layer.
         tri: Whether layers of the trunk that mix channels become Tri layers.
+        moves: For each label the label of the channel that takes its place, if they
+            move; their number stays then.
     """
 
-    def __init__(self, traced: Trace, sizes: dict[int, int], tri: bool = True) -> None:
+    def __init__(
+        self,
+        traced: Trace,
+        sizes: dict[int, int],
+        tri: bool = True,
+        moves: np.ndarray | None = None,
+    ) -> None:
         self.flows = traced.propagation.flows
         self.sizes = sizes
         self.tri = tri
+        self.moves = moves
         self.copies: dict[int, tuple[keras.Layer, keras.Layer, Flow]] = {}
         #: How many channels each label stands for.
         self._counts = counts_of_labels(traced, sizes)
@@ -557,7 +598,11 @@ class Copies:
         """Calls the copy of a node's layer."""
         layer, flow = node.operation, self.flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            return resized(layer, flow, lambda: self._ends(flow))(*args, **kwargs)
+            self._check_arrays(layer, flow)
+            run = resized(
+                layer, flow, lambda: self._ends(flow), lambda: self._sources(flow)
+            )
+            return run(*args, **kwargs)
         rule = rule_of(layer) or WidthRule()
         if rule.resize is not None and comes_and_goes(flow.output):
             # A shared Reshape, say, may have a shape of its own at each of its calls.
@@ -571,10 +616,37 @@ class Copies:
 
     def _ends(self, flow: Flow) -> np.ndarray:
         """How many channels a widened tensor has before each place; see `WidthRule`."""
-        (kind, *_), (shape, *_) = flow.inputs, flow.input_shapes
+        return self._ends_of(flow.inputs[0], flow.input_shapes[0])
+
+    def _ends_of(self, kind: Kind, shape: tuple[Any, ...]) -> np.ndarray:
         if not isinstance(kind, Labelled):
             return np.arange(shape[-1] + 1)
         return np.append(0, np.cumsum(self._counts[kind.labels]))
+
+    def _check_arrays(self, operation: Any, flow: Flow) -> None:
+        """An array has no entries for new channels."""
+        arrays = arrays_of_channels(operation, flow)
+        if not arrays or not isinstance(flow.output, Labelled):
+            return
+        if (self._counts[flow.output.labels] != 1).any():
+            name, array = next(iter(arrays.items()))
+            raise ArgumentError(
+                f"Operation '{operation.name}' ({type(operation).__name__}): "
+                f"`{name}`, an array of shape {np.shape(array)}, has an entry for each "
+                "channel, and none for those of a model of another size. Use a layer "
+                "that makes it of the shape of its input, with a width rule, or leave "
+                "the layers before it as they are: `width_multiplier` may be a mapping "
+                "from names of layers to numbers."
+            )
+
+    def _sources(self, flow: Flow) -> np.ndarray:
+        """For each channel of the new output the place of the old one; see `Flow`."""
+        ends = self._ends_of(flow.output, flow.output_shape)
+        middles = np.arange(round(ends[-1])) + 0.5
+        places = np.searchsorted(ends, middles, side="right") - 1
+        if self.moves is not None:
+            places = np.array(sources_of(flow.output, flow.output_shape, self.moves))
+        return places
 
     def _copy(self, layer: keras.Layer, flow: Flow, *args: Any) -> keras.Layer:
         layer_class = type(layer)
@@ -614,12 +686,10 @@ class Copies:
         self.copies.setdefault(id(layer), (layer, copy, flow))
         return copy
 
-    def assign(self, moves: np.ndarray | None, *, redraw: bool = False) -> None:
+    def assign(self, *, redraw: bool = False) -> None:
         """Copies the weights.
 
         Args:
-            moves: For each label the label of the channel that takes its place, if
-                they move.
             redraw: Whether Tri layers and widened ones keep the weights drawn for
                 them. What a frozen or an adapted layer holds is copied anyway.
         """
@@ -628,9 +698,9 @@ class Copies:
             same = [x.shape for x in values] == [tuple(w.shape) for w in copy.weights]
             if redraw and (not same or isinstance(copy, TriangularKernel)):
                 continue
-            if moves is not None:
-                into = sources_of(flow.inputs[0], flow.input_shapes[0], moves)
-                out = sources_of(flow.output, flow.output_shape, moves)
+            if self.moves is not None:
+                into = sources_of(flow.inputs[0], flow.input_shapes[0], self.moves)
+                out = sources_of(flow.output, flow.output_shape, self.moves)
                 slices = chosen_slices(layer, (len(into), len(out)), into, out)
                 values = [
                     value[np.ix_(*index)]

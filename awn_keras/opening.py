@@ -1,4 +1,4 @@
-"""Layers made of layers, and functions, as graphs.
+"""Layers made of layers, wrappers and functions, as graphs.
 
 A layer of a user's own that calls other layers hides them from whoever walks the graph,
 as a `Lambda` hides what its function does. Called on symbolic tensors, its `call` says
@@ -8,15 +8,16 @@ which layers and operations it runs on what.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 
+from awn_keras.constraints import UnitSpectralNorm
 from awn_keras.errors import UnsupportedError
-from awn_keras.graph import is_nested, is_stock
+from awn_keras.graph import copy_layer, fill, is_nested, is_stock
 
 #: Rows, cols or steps of what a layer and its graph are compared on, if not known.
 _UNKNOWN = 8
@@ -76,6 +77,73 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
             ) from error
     _check_same(layer, graph, args, kwargs, title)
     return graph
+
+
+def with_inputs(model: keras.Model) -> keras.Model | None:
+    """Makes a functional model of a subclassed one, which is its only layer.
+
+    Args:
+        model: A subclassed model; it is left as it is.
+
+    Returns:
+        A functional model. Its inputs are float32, as Keras keeps no dtypes. `None` if
+        it was neither called on data nor built, or takes several arguments, of which
+        Keras keeps the first one's shape only.
+    """
+    parameters = inspect.signature(model.call).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty]
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    if shapes is None or len(needed) != 1:
+        return None
+    inputs = _inputs_of(shapes)
+    return keras.Model(inputs, model(inputs), name=model.name)
+
+
+def _inputs_of(shapes: Any, name: str | None = None) -> Any:
+    """Inputs of shapes, batch first, or of structures of them, named by their keys."""
+    if isinstance(shapes, Mapping):
+        return {key: _inputs_of(shape, key) for key, shape in shapes.items()}
+    if any(isinstance(shape, Sequence) for shape in shapes):
+        return [_inputs_of(shape) for shape in shapes]
+    return keras.Input(tuple(shapes)[1:], name=name)
+
+
+def divides_kernel(layer: Any) -> bool:
+    """Whether a layer only divides another one's kernel in training."""
+    return type(layer) is keras.layers.SpectralNormalization
+
+
+def with_constraint(
+    wrapper: keras.layers.SpectralNormalization, shape: tuple[Any, ...]
+) -> keras.Layer:
+    """Makes the layer inside of a wrapper, which a constraint divides.
+
+    Args:
+        wrapper: A built layer that `divides_kernel`; it is left as it is.
+        shape: Shape of its input, batch first.
+
+    Returns:
+        A built layer that computes the same outside training.
+
+    Raises:
+        NotImplementedError: If the layer takes no constraint, or has one already.
+    """
+    inner = wrapper.layer
+    names = ("kernel_constraint", "depthwise_constraint", "embeddings_constraint")
+    config = inner.get_config()
+    name = next((name for name in names if name in config), None)
+    if name is None or config[name] is not None:
+        reason = "has no" if name is None else "has another"
+        raise UnsupportedError(
+            f"Layer '{wrapper.name}' (SpectralNormalization of {type(inner).__name__} "
+            f"'{inner.name}'): becomes the layer inside with the constraint "
+            f"`UnitSpectralNorm()`, but that {reason} constraint of its kernel. Use "
+            "the layer inside in its place."
+        )
+    copy = copy_layer(inner, **{name: UnitSpectralNorm()})
+    copy.build(shape)
+    fill(copy, inner, inner.get_weights())
+    return copy
 
 
 def _parts(layer: keras.Layer) -> list[keras.Layer]:

@@ -82,7 +82,7 @@ def rotate_channels(
     _check_can_be_rotated(source)
     copies = Copies(traced_channels(source, readouts), {}, tri=False)
     copy = keras.Model(*rebuild(source, copies.call), name=model.name)
-    copies.assign(None)
+    copies.assign()
     streams = _streams(traced_channels(copy, readouts))
     if not streams:
         warnings.warn(

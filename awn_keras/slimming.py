@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.constraints import UnitSpectralNorm
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import copy_layer, fill, rebuild
 from awn_keras.layers.base import TriLayer
@@ -86,7 +87,13 @@ def _slim(
     def call(node: Any, *args: Any, **kwargs: Any) -> Any:
         layer, flow = node.operation, flows[id(node)]
         if not isinstance(layer, keras.Layer):
-            return resized(layer, flow, lambda: _ends(flow, width))(*args, **kwargs)
+            run = resized(
+                layer,
+                flow,
+                lambda: _ends(flow, width),
+                lambda: np.flatnonzero(active(flow.output, flow.output_shape, width)),
+            )
+            return run(*args, **kwargs)
         copy = copies.get(id(layer))
         if copy is None and isinstance(layer, TriLayer):
             there = active(flow.output, flow.output_shape, width)
@@ -145,6 +152,11 @@ def _slim_layer(
         changes["name"] = f"{layer.name}_at_{keras.backend.get_uid(layer.name)}"
     if dtype is not None:
         changes["dtype"] = dtype
+    # The norm of a part is another one.
+    constraints = {n: v for n, v in vars(layer).items() if n.endswith("_constraint")}
+    changes.update(
+        (n, None) for n, v in constraints.items() if isinstance(v, UnitSpectralNorm)
+    )
     rule = rule_of(layer) or WidthRule()
     if comes_and_goes(flow.output):
         channels = np.flatnonzero(active(flow.output, flow.output_shape, width))

@@ -120,6 +120,9 @@ def new_sizes(traced: Trace, multiplier: Multiplier, widths: Widths) -> dict[int
             counts[owners.get(label)] += 1
         size = counts.pop(None, 0)
         for owner, count in counts.items():
+            if owner is not None and widened[owner] == owned[owner]:
+                size += count
+                continue
             if owner is None or count % owned[owner]:
                 raise ArgumentError(
                     f"`width_multiplier` cannot widen layer '{layer.name}': it is "

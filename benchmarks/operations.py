@@ -182,7 +182,8 @@ def _layer_call(
         for together in (False, True):
 
             def call(y: Any, args: Any = args, together: bool = together) -> Any:
-                layer = layer_class(*args)
+                # A layer inside of another is built for one size.
+                layer = layer_class(*map(_fresh, args))
                 return layer([y, y]) if together else layer(y)
 
             try:
@@ -192,6 +193,12 @@ def _layer_call(
             except Exception:  # noqa: BLE001 - whatever a layer raises
                 continue
     return None, ()
+
+
+def _fresh(argument: Any) -> Any:
+    if not isinstance(argument, L.Layer):
+        return argument
+    return type(argument).from_config(argument.get_config())
 
 
 def _random(shape: tuple[int, ...]) -> np.ndarray:

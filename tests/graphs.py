@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from hypothesis import strategies as st
 
+from tests.stock import backwards
+
 L = keras.layers
 
 
@@ -289,7 +291,9 @@ class _Builder:
         """Some channels go another way."""
         channels, ops = x.shape[-1], keras.ops
         if channels % 2:
-            return ops.flip(x, axis=-1)
+            beside = [(0, 0), (0, 0), (0, 0), (1, 2)]
+            kinds = (lambda x: ops.flip(x, -1), lambda x: ops.pad(x, beside))
+            return self.draw(st.sampled_from(kinds))(x)
         half = channels // 2
         kinds = (
             lambda x: ops.glu(x),
@@ -297,6 +301,15 @@ class _Builder:
             lambda x: ops.concatenate([self.branch(x[..., :half]), x[..., half:]], -1),
             lambda x: ops.take(x, np.arange(channels).reshape(2, half).T.ravel(), -1),
             lambda x: ops.subtract(*ops.split(x, 2, axis=-1)),
+            lambda x: backwards(ops.concatenate(ops.array_split(x, 2, -1), -1), 2),
+            lambda x: self.branch(
+                ops.pad(x[..., half:], [(0, 0), (0, 0), (0, 0), (half, 0)])
+            ),
+            lambda x: (
+                ops.pad(x, [(0, 0), (0, 0), (0, 0), (0, half)])
+                + self.convolution(x, channels + half)
+            ),
+            lambda x: ops.depth_to_space(self.dense(x, 4 * half + 4), 2),
         )
         return self.draw(st.sampled_from(kinds))(x)
 

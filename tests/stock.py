@@ -1,6 +1,7 @@
 """Small networks, each of stock layers that are seldom in a network of images."""
 
 import keras
+import numpy as np
 
 L, ops = keras.layers, keras.ops
 #: The first of each of two groups of 8 channels, then the second of each, and so on.
@@ -193,13 +194,48 @@ def _gated(x):
     return ops.glu(L.Conv2D(24, 1)(value * ops.sigmoid(gate)))
 
 
+def _with_positions(x):
+    """Constants that follow the channels."""
+    positions = np.sin(np.arange(36 * 16, dtype="float32")).reshape(6, 6, 16)
+    return (x + positions) * np.linspace(0.5, 2, 16, dtype="float32")
+
+
 def _every_second(x):
     return x[:, ::2, :, ::2] + L.Conv2D(8, 1)(x[:, 1::2, :, 1::2])
 
 
+def _shortcut(x):
+    """A residual block of more channels, without weights in its shortcut."""
+    y = L.BatchNormalization()(L.Conv2D(24, 3, strides=2, padding="same")(x))
+    return ops.relu(y + ops.pad(x[:, ::2, ::2], [(0, 0), (0, 0), (0, 0), (4, 4)]))
+
+
+def _unevenly_split(x):
+    first, second, third = ops.array_split(x, 3, axis=-1)
+    return ops.concatenate([_conv(8)(first), second * backwards(third)], axis=-1)
+
+
+def _upsampled(x):
+    """By subpixels, as ESPCN does, and back."""
+    return ops.space_to_depth(L.ReLU()(ops.depth_to_space(x, 2)), 2)
+
+
+def _upsampled_by_shapes(x):
+    x = ops.reshape(_conv(24)(x), (-1, 6, 6, 2, 2, 6))
+    x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 12, 12, 6))
+    return L.MaxPooling2D()(x)
+
+
+def backwards(x, step=1):
+    """Every `step`-th channel from behind; PyTorch has no slices of negative step."""
+    if keras.backend.backend() == "torch":
+        return ops.flip(x, axis=-1)[..., ::step]
+    return x[..., ::-step]
+
+
 def _moved(x):
     x = ops.tile(ops.repeat(x, 2, axis=-1), (1, 1, 1, 2))
-    return ops.flip(ops.flip(x, axis=1), axis=-1)[..., ::-1]
+    return backwards(ops.flip(ops.flip(x, axis=1), axis=-1))
 
 
 RECURRENT = {
@@ -283,8 +319,20 @@ NETWORKS = {
     "gated": _of_parts(_gated, lambda x: ops.split(x, [8], axis=-1)[0]),
     "every-second": _of_parts(_every_second),
     "moved": _of_parts(_moved),
+    "padded": _of_parts(_shortcut),
+    "unevenly-split": _of_parts(_unevenly_split),
+    "positions": _of_parts(_with_positions),
+    "depth-to-space": _of_parts(_upsampled, _upsampled_by_shapes),
+    "spectral-normalization": lambda: _network(
+        (6, 6, 3),
+        L.SpectralNormalization(_conv()),
+        L.SpectralNormalization(_conv(24)),
+        L.SpectralNormalization(L.Dense(16, activation="relu")),
+    ),
     "heads": lambda: _steps(L.Dense(32), L.Reshape((8, 2, 16)), L.Dense(16)),
 }
+#: Those that cannot be widened, as arrays in them follow the channels.
+OF_ONE_SIZE = ("positions",)
 #: Those that a file cannot hold, as TFLite has no builtin operators for them.
 NO_FILES = {
     "adaptive3d": lambda: _video(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from awn_keras.constraints import (
     LowerTriangular,
+    UnitSpectralNorm,
     pack_grades,
     triangular_mask,
     unpack_grades,
@@ -181,3 +182,23 @@ def test_grades_of_another_transposed_kernel_are_refused(shape):
 def test_grades_of_another_kernel_are_refused():
     with pytest.raises(ValueError, match="must be as many as the kernel has"):
         LowerTriangular([0.0, 0.5], [0.0, 0.5])(keras.ops.ones((3, 2)))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 3, 8, 16), (40, 2), (1, 1, 5, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_spectral_norm_is_one(shape, dtype):
+    kernel = 30 * np.random.default_rng(0).normal(size=shape)
+    kernel = keras.ops.convert_to_tensor(kernel.astype(dtype))
+    divided = keras.ops.convert_to_numpy(UnitSpectralNorm()(kernel))
+    assert divided.dtype == dtype
+    matrix = divided.astype("float64").reshape(-1, shape[-1])
+    # 128 factors of a singular value: what is 1 % smaller still counts a quarter.
+    assert np.linalg.norm(matrix, 2) == pytest.approx(1, abs=0.01)
+    # One factor for all entries, rounded in half precision.
+    factors = matrix / keras.ops.convert_to_numpy(kernel).reshape(matrix.shape)
+    assert np.ptp(factors) < 2e-3 * factors.mean()
+
+
+def test_a_kernel_of_zeros_has_no_spectral_norm():
+    divided = UnitSpectralNorm()(keras.ops.zeros((3, 2)))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(divided), 0)

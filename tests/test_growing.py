@@ -36,6 +36,8 @@ NETWORKS = {
     "odd sizes": lambda: conv_net((12, 20)),
     "decoder": stock.NETWORKS["decoder"],
     "cross-stage": stock.NETWORKS["cross-stage"],
+    "depth-to-space": stock.NETWORKS["depth-to-space"],
+    "padded": stock.NETWORKS["padded"],
     "instance normalization": stock.NETWORKS["instance-normalization"],
     "layer normalization": stock.NETWORKS["convnext"],
     "nested": lambda: keras.Sequential([keras.Input((6, 6, 2)), conv_net((8, 8))]),

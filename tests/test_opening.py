@@ -2,7 +2,13 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import ConversionError, TriConv2D, slim, to_any_width
+from awn_keras import (
+    ConversionError,
+    TriConv2D,
+    UnitSpectralNorm,
+    slim,
+    to_any_width,
+)
 from awn_keras.opening import is_block, opened
 from tests.conftest import at_width, inputs_of
 
@@ -61,6 +67,17 @@ class OwnWeight(ConvBlock):
 
     def call(self, x):
         return self.scale * self.conv(x)
+
+
+class OwnKernel(L.Layer):
+    def build(self, shape):
+        self.kernel = self.add_weight(name="kernel", shape=(shape[-1], 8))
+
+    def call(self, x):
+        return ops.matmul(x, self.kernel)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 8)
 
 
 class Numbers(ConvBlock):
@@ -127,6 +144,57 @@ def test_blocks_within_blocks_are_opened():
 
 def test_a_subclassed_model_within_a_model_is_opened():
     assert_converts(network(Backbone()), 3)
+
+
+class Classifier(keras.Model):
+    """A subclassed model that is a network of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone()
+        self.pooling = L.GlobalAveragePooling2D()
+        self.scores = L.Dense(2, name="scores")
+
+    def call(self, x, training=False):
+        if isinstance(x, dict):
+            x = x["image"] + x["offset"]
+        return self.scores(self.pooling(self.backbone(x)))
+
+
+class OfTwo(Classifier):
+    def call(self, x, y):
+        return super().call(x + y)
+
+
+IMAGES = np.random.default_rng(0).normal(size=(3, 6, 6, 1)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "inputs", [IMAGES, {"image": IMAGES, "offset": 0.5 * IMAGES}], ids=["one", "named"]
+)
+def test_a_subclassed_model_is_opened(inputs):
+    plain = Classifier()
+    plain(inputs)
+    assert_converts(plain, 2)  # the first is the stem
+    plain.scores.bias.assign([1.0, 2.0])  # trained, so that weights are kept
+    wanted = ops.convert_to_numpy(plain(inputs))
+    model = to_any_width(plain, min_width=1.0)
+    # The same sums in another order.
+    np.testing.assert_allclose(ops.convert_to_numpy(model(inputs)), wanted, rtol=1e-5)
+    # What a message says to do, and what to do for other dtypes than float32.
+    for call in (plain.call, plain):
+        given = keras.Input((6, 6, 1))
+        if isinstance(inputs, dict):
+            given = {name: keras.Input((6, 6, 1), name=name) for name in inputs}
+        assert_converts(keras.Model(given, call(given)), 2)
+
+
+def test_a_subclassed_model_of_unknown_inputs_is_refused():
+    of_two = OfTwo()
+    of_two(IMAGES, IMAGES)
+    for plain in (Classifier(), of_two):
+        with pytest.raises(TypeError, match=r"Make one: .*model\.call\(inputs\)"):
+            to_any_width(plain)
 
 
 def test_a_block_that_is_shared_stays_shared():
@@ -198,3 +266,36 @@ def test_a_closed_function_stays_on_the_inputs():
     assert assert_converts(nested, 1).get_layer("doubled").function is doubled
     with pytest.raises(ConversionError, match=r"'f' \(Lambda\).*numbers, please"):
         to_any_width(network(L.Lambda(doubled, output_shape=(6, 6, 8), name="f")))
+
+
+def test_a_divided_kernel_has_a_constraint():
+    shared = L.SpectralNormalization(L.Conv2D(8, 3, padding="same", name="conv"))
+    plain = network(lambda x: shared(ops.relu(shared(x))))
+    kernel = shared.layer.kernel
+    kernel.assign(5 * np.random.default_rng(0).normal(size=kernel.shape))
+    model = assert_converts(plain, 1)
+    conv = model.get_layer("conv")
+    assert isinstance(conv.kernel_constraint, UnitSpectralNorm)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(inputs_of(model, 8), np.zeros(8), verbose=0)
+    norms = []
+    for width in (0.25, 1.0):
+        small = slim(model, width).get_layer("conv")
+        assert small.kernel_constraint is None  # of stock classes
+        matrix = ops.convert_to_numpy(small.kernel).reshape(-1, small.filters)
+        norms.append(np.linalg.norm(matrix, 2))
+    # See `test_constraints` for the error of the norm; a part is not longer.
+    assert norms[1] == pytest.approx(1, abs=0.01)
+    assert norms[0] <= norms[1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (L.Conv2D(8, 3, kernel_constraint="unit_norm", name="c"), "has another"),
+        (OwnKernel(name="c"), "has no"),
+    ],
+)
+def test_what_a_constraint_cannot_divide_is_named(layer, match):
+    with pytest.raises(ConversionError, match=rf"'c'\).*{match} constraint"):
+        to_any_width(network(L.SpectralNormalization(layer)))

@@ -44,6 +44,17 @@ class Unnamed(L.Layer):
         return x * self.factor
 
 
+@own(WidthRule(in_axes={"positions": -1}))
+class Positions(L.Layer):
+    """Learned positions, as those of a Transformer."""
+
+    def build(self, shape):
+        self.positions = self.add_weight(name="positions", shape=shape[1:])
+
+    def call(self, x):
+        return x + self.positions
+
+
 @own(WidthRule(lambda call: Labelled(np.repeat(call.labels(), 2))))
 class Twice(L.Layer):
     def call(self, x):
@@ -125,6 +136,7 @@ class Miscounted(Scale):
     [
         (Scale(), (4, 12)),
         (Unnamed(), (4, 12)),
+        (Positions(), (4, 12)),
         (Twice(), (4, 4, 6)),
         (L.BatchNormalization(), (4, 12)),
         (L.DepthwiseConv2D(3, depth_multiplier=2), (5, 5, 6)),

@@ -20,7 +20,7 @@ from awn_keras.errors import UnsupportedError
 from awn_keras.graph import replay
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.propagation import Propagation, inner_mixers, propagate
-from awn_keras.rules import Flow, Graded, WidthRule, rule_of
+from awn_keras.rules import Flow, Graded, WidthRule, arrays_of_channels, rule_of
 from awn_keras.slices import along, channel_axes, sides
 from awn_keras.stages import Widths
 
@@ -437,7 +437,10 @@ def _check_can_be_sliced(layer: Any, flow: Flow) -> None:
         )
     if getattr(layer, "groups", 1) != 1 or (
         not isinstance(layer, keras.Layer)
-        and (rule_of(layer) or WidthRule()).resize is not None
+        and (
+            (rule_of(layer) or WidthRule()).resize is not None
+            or arrays_of_channels(layer, flow)
+        )
     ):
         raise UnsupportedError(
             f"{where} cannot be sliced to a width: it takes channels by their number. "

@@ -30,7 +30,7 @@ from awn_keras.deploy.convertible import check_convertible
 from awn_keras.deploy.cutting import continuation, cut_networks
 from awn_keras.deploy.interface import Interface
 from awn_keras.deploy.litert import TFLiteFile
-from awn_keras.deploy.metadata import labels_of, with_metadata
+from awn_keras.deploy.metadata import check_metadata, with_metadata
 from awn_keras.deploy.progress import Progress
 from awn_keras.deploy.signatures import Refinement, width_signature
 from awn_keras.deploy.sizes import InputShape, at_input_shape
@@ -42,7 +42,7 @@ from awn_keras.deploy.verification import (
     default_tolerance,
 )
 from awn_keras.environment import environment
-from awn_keras.errors import ArgumentError, ArgumentTypeError
+from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write, write_whole
 from awn_keras.layouts import Cut, candidates, choose_cuts, default_widths
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
@@ -222,7 +222,10 @@ def export_tflite(
     beside = path.with_suffix(".json") if single_file else path / MANIFEST
     check_can_write(path if single_file else beside)
     _check_manifest(beside)
-    metadata = _metadata(metadata, append_to)
+    if metadata is None:
+        metadata = Earlier.metadata_of(append_to)
+    shapes = [tuple(x.shape[1:]) for x in model.outputs]
+    metadata = check_metadata(metadata, shapes)
     interface = Interface.of(model, inputs, outputs, metadata)
     described = _describe(model, layout, precision, metadata, interface)
     earlier = Earlier.of(append_to, described, widths)
@@ -285,17 +288,6 @@ def export_tflite(
     exported.sort(key=lambda record: record.width)
     _write(beside, described, files, exported)
     return exported
-
-
-def _metadata(metadata: Any, append_to: str | Path | None) -> Mapping[str, Any]:
-    if metadata is None:
-        return Earlier.metadata_of(append_to)
-    if not isinstance(metadata, Mapping):
-        raise ArgumentTypeError(
-            "`metadata` must be a dict, such as {'class_names': [...]}. Received: "
-            f"{type(metadata).__name__}"
-        )
-    return metadata
 
 
 def _steps(
@@ -526,7 +518,7 @@ def _describe(
     if interface.inside is not None:
         # It would be taken for what is to be done before the file is run.
         said.pop("normalization", None)
-    described = {
+    return {
         "model": model.name,
         "min_width": model.min_width,
         "layout": layout,
@@ -544,14 +536,6 @@ def _describe(
         "metadata": said,
         "environment": environment(),
     }
-    try:
-        json.dumps(described)
-    except TypeError as error:
-        raise ArgumentTypeError(
-            f"`metadata` must be what JSON holds: {error}"
-        ) from error
-    _check_class_names(model, said)
-    return described
 
 
 def _scores(name: str, x: keras.KerasTensor, interface: Interface) -> dict[str, Any]:
@@ -561,18 +545,6 @@ def _scores(name: str, x: keras.KerasTensor, interface: Interface) -> dict[str, 
     if name == interface.output and interface.scores is not None:
         said["scores"] = interface.scores
     return said
-
-
-def _check_class_names(model: MultiWidthModel, metadata: Mapping[str, Any]) -> None:
-    names = labels_of(metadata)
-    shapes = [tuple(x.shape) for x in model.outputs]
-    if names and len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] > 1:
-        if len(names) == shapes[0][1]:
-            return
-        raise ArgumentError(
-            "`metadata['class_names']` must have a name for each of the "
-            f"{shapes[0][1]} classes. Received: {len(names)} names"
-        )
 
 
 def _digest(model: MultiWidthModel) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from awn_keras.deploy.attachments import LABELS, MANIFEST, attach
 from awn_keras.deploy.joining import METADATA, pack
 from awn_keras.deploy.pixels import Pixels, is_image_shape
+from awn_keras.errors import ArgumentError, ArgumentTypeError
 
 # Of the schema: file identifier, members of unions and enumerations, and the first
 # version of it that has all of them.
@@ -60,6 +61,43 @@ def with_metadata(content: bytes, manifest: Mapping[str, Any]) -> bytes:
     if labels:
         files = {LABELS: "".join(f"{name}\n" for name in labels).encode(), **files}
     return attach(flatbuffer, files)
+
+
+def check_metadata(
+    metadata: Any, outputs: Sequence[tuple[int | None, ...]]
+) -> dict[str, Any]:
+    """Checks what a user lets a file say.
+
+    Args:
+        metadata: What the user gave.
+        outputs: Shapes of the model's outputs without the batch.
+
+    Returns:
+        It, as a dict.
+
+    Raises:
+        TypeError: If it is no mapping, or holds what JSON does not.
+        ValueError: If `class_names` are not as many as the classes of the only output.
+    """
+    if not isinstance(metadata, Mapping):
+        raise ArgumentTypeError(
+            "`metadata` must be a dict, such as {'class_names': [...]}. Received: "
+            f"{type(metadata).__name__}"
+        )
+    try:
+        json.dumps(dict(metadata))
+    except TypeError as error:
+        raise ArgumentTypeError(
+            f"`metadata` must be what JSON holds: {error}"
+        ) from error
+    names, (shape, *others) = labels_of(metadata), outputs
+    is_scores = not others and len(shape) == 1 and (shape[0] or 0) > 1
+    if names and is_scores and len(names) != shape[0]:
+        raise ArgumentError(
+            f"`metadata['class_names']` must have a name for each of the {shape[0]} "
+            f"classes. Received: {len(names)} names"
+        )
+    return dict(metadata)
 
 
 def labels_of(metadata: Mapping[str, Any]) -> list[str]:

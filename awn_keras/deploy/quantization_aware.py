@@ -23,15 +23,20 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from awn_keras.deploy.converter import custom_operators, input_name
+from awn_keras.deploy.metadata import check_metadata, with_metadata
+from awn_keras.deploy.pixels import Pixels, is_image_shape
+from awn_keras.deploy.signatures import signature_width
+from awn_keras.deploy.sizes import InputShape, at_input_shape, fitting_shapes
 from awn_keras.deploy.verification import check_samples
 from awn_keras.environment import check_runs_on_tensorflow
-from awn_keras.errors import ArgumentError, ExportError, UnsupportedError
+from awn_keras.errors import ExportError, UnsupportedError
 from awn_keras.graph import assign, graph_nodes, replay
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.slimming import slim
@@ -46,7 +51,11 @@ _LEFT_OUT = ("_initializer", "_regularizer", "_constraint")
 
 
 def quantize_aware(
-    model: MultiWidthModel, width: float, *, representative: Any = None
+    model: MultiWidthModel,
+    width: float,
+    *,
+    representative: Any = None,
+    input_shape: InputShape | None = None,
 ) -> tf_keras.Model:
     """Makes a model of one width that rounds as int8 does, so that training minds it.
 
@@ -65,6 +74,9 @@ def quantize_aware(
             The ranges of inputs and activations begin with what these have. With
             `None` they begin with tfmot's [-6, 6], which inputs never leave, and
             activations over thousands of steps only.
+        input_shape: Shape of the input that the new model is for, as of
+            `export_tflite`. `None` for the model's own; `representative` needs one
+            that is known.
 
     Returns:
         A functional `tf_keras.Model`, float32, not compiled, with the model's inputs
@@ -75,8 +87,9 @@ def quantize_aware(
     Raises:
         ImportError: If tf_keras or tfmot is not installed.
         TypeError: If `model` has one width only.
-        ValueError: If `width` is outside [min_width, 1], `representative` does not fit
-            the model's inputs, or tfmot refuses an activation.
+        ValueError: If `width` is outside [min_width, 1], `representative` or
+            `input_shape` does not fit the model's inputs, or tfmot refuses an
+            activation.
         NotImplementedError: See `to_tf_keras`.
         ExportError: See `to_tf_keras`.
         RuntimeError: If tfmot cannot quantize a layer, which it names. Then annotate
@@ -95,6 +108,8 @@ def quantize_aware(
     """
     _check_backend("quantize_aware")
     tfmot = _import_tfmot()
+    if input_shape is not None:
+        model = at_input_shape(model, input_shape)
     plain = _rebuilt(slim(model, width, dtype="float32"), scales_by_convolution=True)
     if representative is not None:
         representative = check_samples(model, representative, "representative")
@@ -220,19 +235,32 @@ def _rebuilt(
     return rebuilt
 
 
-def convert_int8(model: tf_keras.Model, signature: str) -> bytes:
+def convert_int8(
+    model: tf_keras.Model,
+    signature: str,
+    *,
+    input_shape: InputShape | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> bytes:
     """Converts a quantization-aware model to a TFLite file that computes in int8.
 
     Args:
         model: What `quantize_aware` returned, after `fit`.
         signature: Name of the file's only signature, such as `"width_050"`.
+        input_shape: Shape of the file's input, as of `export_tflite`, for a model whose
+            rows, cols or steps are not known.
+        metadata: What the file is to say to those who run it, as of `export_tflite`:
+            `class_names` become its labels, `normalization` says how pixels become
+            inputs. `None` for a file that says nothing.
 
     Returns:
         The file's content: batch size 1, builtin operators only, all integer but for
         the inputs and outputs, which are float32 and have the any-width model's names.
 
     Raises:
-        ValueError: If an input has unknown rows or cols.
+        TypeError: If `input_shape` is no shape, or `metadata` is not JSON's.
+        ValueError: If an input has unknown rows or cols and `input_shape` is not given,
+            or does not fit; if names of classes are not as many as these.
         ExportError: If the file would need operators that are not builtin, or would
             compute something in float.
     """
@@ -241,12 +269,16 @@ def convert_int8(model: tf_keras.Model, signature: str) -> bytes:
 
     inputs = dict(zip(model.input_names, model.inputs, strict=True))
     outputs = [name.removeprefix("quant_") for name in model.output_names]
-    for name, x in inputs.items():
-        if None in x.shape[1:]:
-            raise ArgumentError(
-                "TFLite files have fixed shapes: give the `Input` a full one. Received:"
-                f" input '{name}' of shape {tuple(x.shape)}"
-            )
+    shapes = fitting_shapes(
+        {name: tuple(x.shape[1:]) for name, x in inputs.items()}, input_shape
+    )
+    manifest = None
+    if metadata is not None:
+        gives = {
+            name: tuple(x.shape[1:])
+            for name, x in zip(outputs, model.outputs, strict=True)
+        }
+        manifest = _manifest(model.name, signature, shapes, gives, metadata)
 
     def serve(**arrays: Any) -> dict[str, Any]:
         flat = [arrays[name] for name in inputs]
@@ -254,7 +286,7 @@ def convert_int8(model: tf_keras.Model, signature: str) -> bytes:
         return dict(zip(outputs, tf.nest.flatten(results), strict=True))
 
     specs = {
-        name: tf.TensorSpec((1, *x.shape[1:]), x.dtype, name)
+        name: tf.TensorSpec((1, *shapes[name]), x.dtype, name)
         for name, x in inputs.items()
     }
     module = tf.Module()
@@ -278,7 +310,38 @@ def convert_int8(model: tf_keras.Model, signature: str) -> bytes:
             f"Model '{model.name}' has operators that stock TFLite does not compute in "
             f"int8: {', '.join(refused)}. Is it one of `quantize_aware`?"
         )
-    return content
+    return content if manifest is None else with_metadata(content, manifest)
+
+
+def _manifest(
+    model: str,
+    signature: str,
+    takes: Mapping[str, tuple[int, ...]],
+    gives: Mapping[str, tuple[Any, ...]],
+    metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a file of one width says of itself: of `export_tflite`'s, what is known."""
+    said = check_metadata(metadata, list(gives.values()))
+    pixels = Pixels.parse(said.get("normalization"))
+    inputs = []
+    for name, shape in takes.items():
+        entry: dict[str, Any] = {"name": name, "shape": [1, *shape], "dtype": "float32"}
+        if pixels is not None and is_image_shape((None, *shape)):
+            pixels.of_channels(shape[-1])
+            entry["pixels"] = pixels.described()
+        inputs.append(entry)
+    return {
+        "model": model,
+        "precision": "int8",
+        "inputs": inputs,
+        "outputs": [
+            {"name": name, "shape": [1, *shape], "dtype": "float32"}
+            for name, shape in gives.items()
+        ],
+        "changed": {"inputs": None, "softmax": None},
+        "metadata": said,
+        "widths": [{"width": signature_width(signature), "signature": signature}],
+    }
 
 
 def _float_operators(content: bytes) -> list[str]:

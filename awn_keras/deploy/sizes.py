@@ -37,25 +37,9 @@ def at_input_shape(
         ValueError: If sizes are not known and not given, do not fit the model's, or are
             too small for it.
     """
-    if input_shape is None:
-        unknown = [x for x in model.inputs if None in x.shape[1:]]
-        if unknown:
-            shape = tuple(n or 128 for n in unknown[0].shape[1:])
-            raise ArgumentError(
-                f"A TFLite file is for one size. Say which: `input_shape={shape}`. "
-                f"Received: input '{input_name(unknown[0])}' of shape "
-                f"{tuple(unknown[0].shape)}"
-            )
-        return model
-    shapes = _by_name(model, input_shape)
-    for x in model.inputs:
-        wanted, shape = tuple(x.shape[1:]), shapes[input_name(x)]
-        if not _fits(shape, wanted):
-            raise ArgumentError(
-                f"`input_shape` must fit input '{input_name(x)}', which has the shape "
-                f"{wanted} without the batch. Received: {shape}"
-            )
-    if not any(None in x.shape[1:] for x in model.inputs):
+    known = {input_name(x): tuple(x.shape[1:]) for x in model.inputs}
+    shapes = fitting_shapes(known, input_shape)
+    if shapes == known:
         return model
     try:
         inputs, outputs = rebuild(model, shapes=shapes)
@@ -68,6 +52,41 @@ def at_input_shape(
     # `Interface` asks what the model was compiled for.
     sized.loss = getattr(model, "loss", None)
     return sized
+
+
+def fitting_shapes(
+    known: Mapping[str, tuple[int | None, ...]], input_shape: InputShape | None
+) -> dict[str, tuple[int, ...]]:
+    """Gives the shapes that a file's inputs are to have.
+
+    Args:
+        known: Shapes of a model's inputs without the batch, by name, in its order.
+        input_shape: See `at_input_shape`.
+
+    Returns:
+        Shapes by name, all known.
+
+    Raises:
+        TypeError: If `input_shape` is no shape.
+        ValueError: If sizes are not known and not given, or do not fit the model's.
+    """
+    if input_shape is not None:
+        shapes = _by_name(list(known), input_shape)
+        for name, wanted in known.items():
+            if not _fits(shapes[name], wanted):
+                raise ArgumentError(
+                    f"`input_shape` must fit input '{name}', which has the shape "
+                    f"{wanted} without the batch. Received: {shapes[name]}"
+                )
+        return shapes
+    for name, shape in known.items():
+        if None in shape:
+            example = tuple(n or 128 for n in shape)
+            raise ArgumentError(
+                f"A TFLite file is for one size. Say which: `input_shape={example}`. "
+                f"Received: input '{name}' of shape {(None, *shape)}"
+            )
+    return {name: tuple(n for n in shape if n) for name, shape in known.items()}
 
 
 def at_shape_of(file: TFLiteFile, model: MultiWidthModel) -> MultiWidthModel:
@@ -109,9 +128,8 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
     )
 
 
-def _by_name(model: MultiWidthModel, input_shape: Any) -> dict[str, tuple[int, ...]]:
+def _by_name(names: list[str], input_shape: Any) -> dict[str, tuple[int, ...]]:
     """Shapes by name of the input."""
-    names = [input_name(x) for x in model.inputs]
     given = input_shape
     if not isinstance(given, Mapping):
         if not isinstance(given, Sequence) or isinstance(given, str):

@@ -37,7 +37,7 @@ from awn_keras.rules.kinds import (
     grades_of,
     unique,
 )
-from awn_keras.rules.operations import resized
+from awn_keras.rules.operations import arrays_of_channels, resized
 from awn_keras.rules.probing import check_each_sample_alone
 from awn_keras.rules.registry import (
     LayerCall,
@@ -69,6 +69,7 @@ __all__ = [
     "PerWidth",
     "Unknown",
     "WidthRule",
+    "arrays_of_channels",
     "attention",
     "axes_of",
     "check_each_sample_alone",

@@ -103,6 +103,8 @@ class Flow:
         output_shape: Shape of the first output, batch first.
         named_shapes: Shapes of the arguments of the call, by name.
         constants: Arguments of the call that are no tensors, by name.
+        sources: Of an operation that is to have other channels: for each of its output
+            the place of that which stood there, int `(new channels,)`. Else empty.
     """
 
     inputs: tuple[Kind, ...]
@@ -111,6 +113,7 @@ class Flow:
     output_shape: tuple[Any, ...]
     named_shapes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
+    sources: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     def grades(self) -> tuple[np.ndarray, np.ndarray]:
         """Grades of the first input's and the output's channels, 0 where Fixed."""
@@ -247,6 +250,7 @@ class Channels:
     def __init__(self) -> None:
         self._parents: list[int] = []
         self._fixed: list[int] = []
+        self._constant: list[int] = []
         self._parts: list[np.ndarray] = []
         self._in_parts: dict[int, tuple[tuple[int, int], ...]] | None = None
         #: Labels of the channels that each layer makes, by `id` of the layer.
@@ -266,6 +270,17 @@ class Channels:
         labels = np.arange(len(self._parents), len(self._parents) + count)
         self._parents.extend(labels.tolist())
         self._fixed.extend(labels.tolist())
+        return labels
+
+    def constant(self, count: int) -> np.ndarray:
+        """Labels of channels that no layer makes, as they are the same for all inputs.
+
+        They come and go with those that they are joined with. If no layer makes these
+        either, all are there at every width.
+        """
+        labels = np.arange(len(self._parents), len(self._parents) + count)
+        self._parents.extend(labels.tolist())
+        self._constant.extend(labels.tolist())
         return labels
 
     def join(self, labels: np.ndarray, others: np.ndarray) -> None:
@@ -322,7 +337,10 @@ class Channels:
 
     def fixed(self) -> np.ndarray:
         """Labels, resolved, of the channels that are there at every width."""
-        return np.unique(self.resolve()[np.asarray(self._fixed, int)])
+        roots = self.resolve()
+        made = np.concatenate([np.zeros(0, int), *self.made.values()])
+        constant = np.setdiff1d(roots[np.asarray(self._constant, int)], roots[made])
+        return np.union1d(roots[np.asarray(self._fixed, int)], constant)
 
     def grades(self, new_grades: Callable[[int, int], np.ndarray]) -> np.ndarray:
         """Gives each label its grade.

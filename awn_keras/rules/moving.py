@@ -2,7 +2,7 @@
 
 No value changes, so that labels move as channels do. At a width the operation is told
 where the channels are that are left. Each part that is taken has channels at every
-width: see `Channels.parted`.
+width: see `Channels.parted`. So has each part that `pad` puts beside them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError
 from awn_keras.rules.kinds import Flow, Kind, Labelled
-from awn_keras.rules.operations import along, indexed_axes, tiled_axes
-from awn_keras.rules.registry import LayerCall, WidthRule, register_operations
+from awn_keras.rules.operations import along, indexed_axes, padded_axes, tiled_axes
+from awn_keras.rules.registry import (
+    LayerCall,
+    WidthRule,
+    check_channels_last,
+    register_operations,
+)
+from awn_keras.rules.shapes import arranged
 
 #: Gives the labels of an operation's outputs, or `None` for what it cannot do.
 Moves = Callable[[LayerCall, np.ndarray], list[np.ndarray] | None]
-#: Gives the arguments that change, where so many channels are left before each place.
-Resize = Callable[[Any, Flow, np.ndarray], dict[str, Any]]
+#: See `WidthRule.resize`.
+Resize = Callable[[Any, Flow, np.ndarray], Any]
 #: Finds the axes of an input of so many that an operation acts on.
 Axes = Callable[[Any, Mapping[str, Any], int], set[int]]
 
@@ -49,7 +55,7 @@ def _register(
                 return [Labelled(labels) for labels in outputs]
         return keeps_channels(call)
 
-    def of_channels(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
+    def of_channels(operation: Any, flow: Flow, ends: np.ndarray) -> Any:
         rank = len(flow.input_shapes[0])
         touched = rank - 1 in axes(operation, flow.constants, rank)
         return resize(operation, flow, ends) if resize and touched else {}
@@ -128,20 +134,33 @@ def _split(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:
 
 
 def _resized_split(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
-    sections = operation.indices_or_sections
-    parts = np.split(np.arange(len(ends) - 1), sections)
-    places = [_place(operation, ends, part[0]) for part in parts[1:]]
-    return {"indices_or_sections": places}
+    parts = np.split(np.arange(len(ends) - 1), operation.indices_or_sections)
+    return {"indices_or_sections": _starts(operation, ends, parts)}
+
+
+def _starts(operation: Any, ends: np.ndarray, parts: list[np.ndarray]) -> list[int]:
+    """Where each part but the first begins."""
+    return [_place(operation, ends, part[0]) for part in parts[1:]]
+
+
+def _split_nearly(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:
+    return _parts(call, np.array_split(labels, call.layer.indices_or_sections))
+
+
+def _resized_nearly(
+    operation: Any, flow: Flow, ends: np.ndarray
+) -> Callable[[Any], Any]:
+    # The parts that are left may be of other sizes than `array_split` would give.
+    parts = np.array_split(np.arange(len(ends) - 1), operation.indices_or_sections)
+    starts = _starts(operation, ends, parts)
+    return lambda x: keras.ops.split(x, starts, axis=-1)
 
 
 def _sliced(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:
     (*_, part) = call.constants["key"]
     if not isinstance(part, slice):
         return None
-    step = 1 if part.step is None else part.step
-    if step < 0:
-        whole = len(labels[part]) == len(labels)
-        return [labels[part]] if step == -1 and whole else None
+    step = abs(part.step or 1)
     # Every `step` channels come and go as one, so that it stays every `step`-th.
     for first in range(0, len(labels), step):
         window = labels[first : first + step]
@@ -151,13 +170,16 @@ def _sliced(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:
 
 def _resized_slice(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
     *others, part = flow.constants["key"]
-    if part.step is not None and part.step < 0:
-        return {}
-    start, stop, step = part.indices(len(ends) - 1)
-    last = range(start, stop, step)[-1]
-    before = _place(operation, ends, start - start % step)
+    taken = range(*part.indices(len(ends) - 1))
+    step = abs(taken.step)
+    first, last = min(taken), max(taken)
+    before = _place(operation, ends, first - first % step) + first % step
     after = _place(operation, ends, min(last - last % step + step, len(ends) - 1))
-    return {"key": (*others, slice(before + start % step, after, step))}
+    left = slice(before, after, step)
+    if taken.step < 0:
+        last = range(before, after, step)[-1]
+        left = slice(last, before - 1 if before else None, -step)
+    return {"key": (*others, left)}
 
 
 def _taken(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:
@@ -191,7 +213,35 @@ def _shuffle(groups: int, size: int) -> np.ndarray:
     return np.arange(groups * size).reshape(groups, size).T.ravel()
 
 
+# ----------------------------------------------------------------- beside, and apart
+
+
+def _padded(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:
+    """Channels that are the same for all inputs, which none of a part makes."""
+    if call.layer.mode != "constant":
+        return None
+    before, after = (call.channels.constant(n) for n in call.layer.pad_width[-1])
+    for part in (before, after):
+        if len(part):
+            call.channels.parted(part)
+    return [np.concatenate([before, labels, after])]
+
+
+def _resized_pad(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
+    *others, (before, _) = operation.pad_width
+    first = int((flow.sources < before).sum())
+    last = len(flow.sources) - first - round(ends[-1])
+    return {"pad_width": (*others, (first, last))}
+
+
+def _from_depth(call: LayerCall) -> Kind:
+    """What a block of positions has of a channel comes and goes as one."""
+    check_channels_last(call)
+    return arranged(call)
+
+
 _register("Split", _split, _resized_split)
+_register("ArraySplit", _split_nearly, _resized_nearly)
 _register("Flip", _flipped)
 _register("Glu", _gated)
 _register("Repeat", _repeated)
@@ -203,4 +253,11 @@ _register(
     _resized_slice,
     lambda _, constants, rank: indexed_axes(constants["key"], rank),
 )
+_register(
+    "Pad",
+    _padded,
+    _resized_pad,
+    lambda operation, _, rank: padded_axes(operation, rank),
+)
+register_operations("DepthToSpace SpaceToDepth", WidthRule(_from_depth, apart=True))
 _register("Tile", _tiled, axes=lambda operation, _, rank: tiled_axes(operation, rank))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -37,17 +38,42 @@ Along = Callable[[LayerCall], set[int]]
 
 def _element_wise(call: LayerCall) -> Kind:
     rank = max(map(len, call.input_shapes))
+    flow = call.flow(call.kinds, call.kinds[0])
+    of_channels = [id(value) for value in arrays_of_channels(call.layer, flow).values()]
     for value in _constants(call):
         shape = np.shape(value)
-        follows_channels = len(shape) > 0 and shape[-1] != 1
-        follows_samples = len(shape) > rank or (len(shape) == rank and shape[0] != 1)
-        if shape and (follows_channels or follows_samples):
+        has_channels = len(shape) > 0 and shape[-1] != 1
+        has_samples = len(shape) > rank or (len(shape) == rank and shape[0] != 1)
+        if has_samples or (has_channels and id(value) not in of_channels):
             raise call.error(
-                "an array cannot follow the channels, which come and go with the "
-                "width: it must have one entry for all channels and samples. Use a "
-                f"layer in its place. Received: an array of shape {shape}"
+                "an array must have one entry for all samples. Of channels, which come "
+                "and go with the width, it must have one for all or one for each, and "
+                "then be an argument by itself. Use a layer in its place. Received: an "
+                f"array of shape {shape}"
             )
     return merge(call)
+
+
+def arrays_of_channels(operation: Any, flow: Flow) -> dict[str, Any]:
+    """Finds the arrays whose last axis follows the channels, as positions may have.
+
+    Args:
+        operation: Any operation or layer.
+        flow: What comes in and goes out.
+
+    Returns:
+        Arguments of the call, by name; none of what does not act on each entry.
+    """
+    rule, channels = rule_of(operation), flow.output_shape[-1:]
+    if rule is None or rule.kind is not _element_wise or channels == (1,):
+        return {}
+    if all(shape[-1:] != channels for shape in flow.input_shapes):
+        return {}
+    return {
+        name: value
+        for name, value in flow.constants.items()
+        if channels and np.shape(value)[-1:] == channels
+    }
 
 
 def _constants(call: LayerCall) -> list[Any]:
@@ -164,9 +190,9 @@ def _moved(call: LayerCall) -> set[int]:
     return {axis for axis in axes.tolist() if shape.shape[axis] != axis + 1}
 
 
-def _padded(call: LayerCall) -> set[int]:
-    rank = len(call.input_shapes[0])
-    widths = np.broadcast_to(np.asarray(call.layer.pad_width), (rank, 2))
+def padded_axes(operation: Any, rank: int) -> set[int]:
+    """Axes of an input of so many that a `Pad` makes longer."""
+    widths = np.broadcast_to(np.asarray(operation.pad_width), (rank, 2))
     return {axis for axis in range(rank) if widths[axis].any()}
 
 
@@ -246,7 +272,10 @@ def _reshape(call: LayerCall) -> Kind:
 
 
 def resized(
-    operation: Any, flow: Flow, ends: Callable[[], np.ndarray]
+    operation: Any,
+    flow: Flow,
+    ends: Callable[[], np.ndarray],
+    sources: Callable[[], np.ndarray],
 ) -> Callable[..., Any]:
     """Gives an operation for another number of channels.
 
@@ -255,15 +284,24 @@ def resized(
         flow: What comes in and goes out.
         ends: Gives what `WidthRule.resize` takes. It is not called where nothing comes
             and goes: a scalar has no channels.
+        sources: Gives `Flow.sources`, likewise.
 
     Returns:
         A function that is called as the operation is: the operation itself, unless
         arguments of it or of its call name channels.
     """
-    resize = (rule_of(operation) or WidthRule()).resize
-    if resize is None or not comes_and_goes(flow.output):
+    if not comes_and_goes(flow.output):
         return operation
-    changes = resize(operation, flow, ends())
+    resize = (rule_of(operation) or WidthRule()).resize
+    arrays = arrays_of_channels(operation, flow)
+    if resize is not None:
+        changes = resize(operation, replace(flow, sources=sources()), ends())
+    elif arrays:
+        changes = {name: _entries_of(x, sources()) for name, x in arrays.items()}
+    else:
+        return operation
+    if not isinstance(changes, dict):
+        return changes
     signature = inspect.signature(operation.call)
     of_call = {
         name: changes.pop(name) for name in signature.parameters & changes.keys()
@@ -277,6 +315,10 @@ def resized(
         return operation(*bound.args, **bound.kwargs)
 
     return call
+
+
+def _entries_of(array: Any, channels: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(array)[..., channels]
 
 
 def _resized_shape(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
@@ -307,7 +349,7 @@ _ENTRIES = (
 #: Each entry by itself; a second argument is a table that all entries share.
 _LOOKED_UP = "Digitize IsIn"
 _OF_AXIS = (
-    "All Amax Amin Any Append Argmax Argmin Argpartition Argsort ArraySplit "
+    "All Amax Amin Any Append Argmax Argmin Argpartition Argsort "
     "Average CountNonzero Cumprod Cumsum Diff LayerNorm LogSoftmax "
     "Logsumexp Max Median Min Moments Nanargmax Nanargmin Nancumprod Nancumsum "
     "Nanmax Nanmean Nanmedian Nanmin Nanprod Nanstd Nansum Nanvar Norm Normalize "
@@ -321,7 +363,6 @@ _ALONG: dict[str, Along] = {
     "ExpandDims Stack": _inserted,
     "Squeeze": _squeezed,
     "Moveaxis Swapaxes Transpose": _moved,
-    "Pad": _padded,
     "Slice": _sliced,
     "Rot90": _axis,
     "Trace": _two_axes,
@@ -336,11 +377,11 @@ _ALONG: dict[str, Along] = {
 #: They mix channels, or entries of which nothing says where they come from.
 _MIXING = (
     "BatchNorm BroadcastTo CTCDecode CTCLoss CategoricalCrossentropy Cholesky Conv "
-    "ConvTranspose Cross DepthToSpace DepthwiseConv Det Diag Diagonal Dot "
+    "ConvTranspose Cross DepthwiseConv Det Diag Diagonal Dot "
     "DotProductAttention Einsum ExtractPatches ExtractSequences FFT FFT2 Fold "
     "HSVToRGB IFFT2 IRFFT ISTFT InTopK Inner Inv Kron Logdet Matmul MultiHot "
     "OneHot Outer PSNR RFFT RGBToGrayscale RGBToHSV Ravel SSIM STFT SVD "
-    "ScaleAndTranslate SeparableConv SobelEdges Solve SpaceToDepth "
+    "ScaleAndTranslate SeparableConv SobelEdges Solve "
     "SparseCategoricalCrossentropy Tensordot TopK Tril Triu Unfold"
 )
 

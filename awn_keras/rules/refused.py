@@ -31,6 +31,9 @@ _REASONS = {
     "Masking": "it looks at all channels of a step at once",
     "Lambda": "what its function does to the channels cannot be seen. Use a layer of "
     "your own with `register_width_rule`",
+    "SpectralNormalization": "it divides the kernel by a norm of all of it. Use the "
+    "inner layer itself with the constraint `UnitSpectralNorm()`, as `to_any_width` "
+    "does",
     "TimeDistributed": "its inner layer has no width rule. Use the inner layer itself "
     "where it treats each step alone, as Dense does, or register a rule for its class",
     "AdditiveAttention Attention": _ATTENDS,

@@ -226,10 +226,10 @@ class WidthRule:
             layer without kernels.
         resize: `resize(layer, flow, ends)` gives the arguments that change when the
             layer has another number of input channels (`channels` apart): of its
-            constructor, of an operation of `keras.ops` also of its call. `ends` is an
-            array `(channels + 1,)`: how many there are before each place of the old
-            ones; the last is their number. Each call of such a layer is copied by
-            itself. `None` if there are none.
+            constructor, of an operation of `keras.ops` also of its call; or a function
+            that takes the operation's place. `ends` is an array `(channels + 1,)`: how
+            many there are before each place of the old ones; the last is their number.
+            Each call of such a layer is copied by itself. `None` if there are none.
         apart: Whether each output channel is computed from one input channel. `None`
             for what `kind` says: true of `per_channel`.
         cuts: Whether an exported file may hold the layer's kernel in blocks of
@@ -262,7 +262,7 @@ class WidthRule:
     makes: Callable[[LayerCall], Kind] | None = None
     recurs: bool = False
     macs: Callable[[Any, CallSize], Any] | None = None
-    resize: Callable[[Any, Flow, np.ndarray], dict[str, Any]] | None = None
+    resize: Callable[[Any, Flow, np.ndarray], Any] | None = None
     apart: bool | None = None
     cuts: bool = False
     reads_prefix: bool = False

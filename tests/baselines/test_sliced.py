@@ -302,6 +302,7 @@ def test_what_breaks_the_rule_of_widths_is_refused_as_for_any_width_networks():
         L.Conv2D(8, 3, groups=2),
         L.Conv2D(8, 3, groups=8),
         lambda x: x[..., :4],
+        lambda x: x * np.ones(8, "float32"),
         lambda x: keras.ops.concatenate(keras.ops.split(x, 2, axis=-1)[::-1], axis=-1),
     ],
 )

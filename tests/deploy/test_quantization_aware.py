@@ -10,6 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import strategies as st
 
 from awn_keras import (
+    AnyWidthInterpreter,
     AnyWidthModel,
     TriConv2D,
     TriDense,
@@ -20,13 +21,15 @@ from awn_keras import (
 )
 from awn_keras.data import load_data
 from awn_keras.deploy import quantization_aware
-from awn_keras.deploy.litert import run_tflite
+from awn_keras.deploy.litert import TFLiteFile, run_tflite
+from awn_keras.deploy.pixels import Pixels
 from awn_keras.deploy.quantization_aware import (
     convert_int8,
     quantize_aware,
     tf_keras_at,
     to_tf_keras,
 )
+from awn_keras.deploy.verification import precision_of
 from awn_keras.errors import ExportError
 from awn_keras.graph import graph_nodes
 from tests.conftest import (
@@ -155,7 +158,7 @@ def test_inputs_of_unknown_rows_and_cols(tf_keras):
     x = L.GlobalAveragePooling2D()(L.Conv2D(6, 3)(inputs))
     model = AnyWidthModel(inputs, L.Dense(2)(x))
     assert tf_keras_at(model, 0.5).input_shape == (None, None, None, 3)
-    with pytest.raises(ValueError, match=r"fixed shapes.*\(None, None, None, 3\)"):
+    with pytest.raises(ValueError, match=r"for one size.*\(None, None, None, 3\)"):
         convert_int8(quantize_aware(model, 0.5), "width_050")
 
 
@@ -305,6 +308,55 @@ def test_layers_that_tfmot_does_not_know_are_refused(tfmot):
     x = L.Dense(2)(L.Dense(4, activation="elu")(inputs))
     with pytest.raises(ValueError, match="Only some Keras activations"):
         quantize_aware(AnyWidthModel(inputs, x), 1.0)
+
+
+def of_images(rows, cols):
+    inputs = keras.Input((rows, cols, 1), name="image")
+    x = L.GlobalAveragePooling2D()(TriConv2D(4, 3)(L.Conv2D(4, 3)(inputs)))
+    return randomize(AnyWidthModel(inputs, L.Dense(2, name="scores")(x)))
+
+
+IMAGES = np.random.default_rng(0).normal(size=(40, 8, 6, 1)).astype("float32")
+
+
+def test_a_file_has_the_size_that_is_asked_for(tf_keras):
+    model = of_images(None, None)
+    free = quantize_aware(model, 0.5)
+    with pytest.raises(ValueError, match=r"Say which.*'image' of shape \(None, None,"):
+        convert_int8(free, "width_050")
+    with pytest.raises(ValueError, match=r"must fit input 'image'.*\(8, 6, 3\)"):
+        convert_int8(free, "width_050", input_shape=(8, 6, 3))
+    interpreter = Interpreter(
+        model_content=convert_int8(free, "width_050", input_shape=(8, 6, 1))
+    )
+    assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 8, 6, 1]
+    quantized = quantize_aware(model, 0.5, representative=IMAGES, input_shape=(8, 6, 1))
+    content = convert_int8(quantized, "width_050")
+    (got,), (wanted,) = run_tflite(content, [IMAGES]), predict(quantized, IMAGES)
+    # Some steps of 1/255 of the range: one at each of the layers.
+    np.testing.assert_allclose(got, wanted, atol=0.02 * np.ptp(wanted))
+
+
+def test_a_file_says_what_it_was_told(tf_keras, tmp_path):
+    quantized = quantize_aware(of_images(8, 6), 0.5, representative=IMAGES)
+    classes = ["cat", "dog"]
+    told = {"class_names": classes, "normalization": {"mean": 10.0, "std": 20.0}}
+    content = convert_int8(quantized, "width_050", metadata=told)
+    assert not TFLiteFile(convert_int8(quantized, "width_050")).described
+    file = TFLiteFile(content)
+    assert file.labels == tuple(classes)
+    assert file.pixels_of("image") == Pixels((10.0,), (20.0,))
+    path = tmp_path / "quantized.tflite"
+    path.write_bytes(content)
+    assert precision_of(path) == "int8"
+    got = AnyWidthInterpreter(path).run(IMAGES[:1], width=0.5)
+    np.testing.assert_array_equal(got, run_tflite(content, [IMAGES[:1]])[0])
+    with pytest.raises(ValueError, match="name for each of the"):
+        convert_int8(quantized, "width_050", metadata={"class_names": ["one"]})
+    with pytest.raises(TypeError, match="what JSON holds"):
+        convert_int8(quantized, "width_050", metadata={"by": tf_keras})
+    with pytest.raises(TypeError, match="`metadata` must be a dict"):
+        convert_int8(quantized, "width_050", metadata=classes)
 
 
 def test_a_model_that_computes_in_float_is_refused(tf_keras):

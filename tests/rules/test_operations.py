@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import AnyWidthModel, slim, to_any_width
+from awn_keras import AnyWidthModel, grow, reorder_channels, slim, to_any_width
 from awn_keras.propagation import propagate
 from awn_keras.rules import Graded
 from awn_keras.stages import Widths
@@ -138,7 +138,6 @@ def test_models_with_operations_slim_and_widen():
         (lambda x: ops.mean(x), "acts on the samples and the channels"),
         (lambda x: ops.flip(x), "acts on the samples and the channels"),
         (lambda x: x[..., 0], "acts on the channels"),
-        (lambda x: x[..., 4:1:-1], "acts on the channels"),
         (lambda x: ops.repeat(x, [1, 2, 1, 1, 1, 1], axis=-1), "acts on the channels"),
         (lambda x: ops.roll(x, (1, 1), axis=(1, 3)), "acts on the channels"),
         (lambda x: ops.take(x, [1, 1, 2], axis=-1), "acts on the channels"),
@@ -149,6 +148,15 @@ def test_models_with_operations_slim_and_widen():
         (lambda x: ops.expand_dims(x, -1), "acts on the channels"),
         (lambda x: ops.stack([x, x], axis=-1), "acts on the channels"),
         (lambda x: ops.pad(x, 1), "acts on the samples and the channels"),
+        (
+            lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (2, 2)), mode="reflect"),
+            "acts on the channels",
+        ),
+        (
+            lambda x: ops.space_to_depth(x, 2, data_format="channels_first"),
+            "`data_format` must be 'channels_last'",
+        ),
+        (lambda x: ops.depth_to_space(x[..., :4], 2), "would make one channel of all"),
         (lambda x: ops.quantile(x, [0.1, 0.9], axis=1), "acts on the samples"),
         (lambda x: ops.repeat(x, 2), "acts on the samples and the channels"),
         (
@@ -158,8 +166,16 @@ def test_models_with_operations_slim_and_widen():
         (lambda x: ops.reshape(x, (1, -1, 6)), "must keep the samples apart.*newshape"),
         (lambda x: ops.reshape(x, (-1, 6)), "must keep the samples apart.*newshape"),
         (lambda x: ops.reshape(x, (-1, 24, 4)), "must keep the channels as the last"),
-        (lambda x: x * np.ones(6, "float32"), "an array cannot follow the channels"),
-        (lambda x: x + np.ones((2, 1, 1, 1), "float32"), "an array cannot follow"),
+        (
+            lambda x: ops.max(x, -1, keepdims=True) * np.ones(6, "float32"),
+            "acts on the channels",
+        ),
+        (lambda x: x[..., :1] * np.ones(6, "float32"), "one for all or one for each"),
+        (
+            lambda x: ops.select([x > 0, x > 1], [x, np.ones(6, "float32")], 0.0),
+            "be an argument by itself",
+        ),
+        (lambda x: x + np.ones((2, 1, 1, 1), "float32"), "one entry for all samples"),
         (lambda x: ops.top_k(x, 2)[0], "mixes channels"),
         (lambda x: ops.einsum("bhwc,bhwd->bcd", x, x), "mixes channels"),
     ],
@@ -171,6 +187,66 @@ def test_an_operation_on_samples_or_channels_is_refused(operation, match):
         y = ops.reshape(y, (-1, 1))
     with pytest.raises(ValueError, match=match):
         AnyWidthModel(inputs, L.Dense(2)(y))
+
+
+FACTORS = np.linspace(0.5, 2, 8).astype("float32")
+POSITIONS = np.sin(np.arange(128)).reshape(1, 4, 4, 8).astype("float32")
+
+
+def with_arrays(trained=False):
+    """Feature maps with numbers of channels and positions of their own."""
+    inputs = keras.Input((4, 4, 1))
+    stem = L.Conv2D(8, 1)
+    x = stem(inputs)
+    x = ops.multiply(FACTORS, x) + ops.convert_to_tensor(POSITIONS)
+    x = L.ReLU()(L.Conv2D(8, 3, padding="same")(ops.where(x > 0, x, FACTORS * 0.1)))
+    if trained:
+        stem.bias.assign(FACTORS)
+    return keras.Model(inputs, L.Dense(3)(L.Flatten()(L.Subtract()([x, x * FACTORS]))))
+
+
+def test_arrays_follow_the_channels(tmp_path):
+    model = to_any_width(with_arrays(), divisor=1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = inputs_of(model)
+    for width in model.distinct_widths:
+        wanted = at_width(model, width, x)[0]
+        for each in (model, loaded):
+            # The same sums in another order.
+            got = keras.ops.convert_to_numpy(slim(each, width)(x))
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["keep", "importance", "reading"])
+def test_arrays_move_along_with_the_channels(order):
+    plain = with_arrays(trained=True)
+    x = inputs_of(plain)
+    wanted = keras.ops.convert_to_numpy(plain(x))
+    models = [reorder_channels(plain), to_any_width(plain, min_width=1.0, order=order)]
+    # Some channels do move: each layer's first one is another one than before.
+    kernel = plain.layers[1].get_weights()[0]
+    assert not np.array_equal(kernel, models[0].layers[1].get_weights()[0])
+    for model in models:
+        # The same sums in another order.
+        got = keras.ops.convert_to_numpy(model(x))
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    model = to_any_width(plain, divisor=1, order=order)
+    got = keras.ops.convert_to_numpy(slim(model, 0.5)(x))
+    np.testing.assert_allclose(got, at_width(model, 0.5, x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "resize",
+    [
+        lambda: to_any_width(with_arrays(), width_multiplier=2.0),
+        lambda: to_any_width(with_arrays(), divisor=1, width_multiplier=0.5),
+        lambda: grow(with_arrays(trained=True), 2.0),
+    ],
+)
+def test_arrays_have_no_entries_for_new_channels(resize):
+    with pytest.raises(ValueError, match=r"`x1`, an array of shape \(8,\).*none for"):
+        resize()
 
 
 def test_a_scalar_of_the_inputs_stays():
