@@ -60,10 +60,7 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
 
         new, (value, y_pred) = backends.differentiate(model, loss)
         total += value
-        gradients = [
-            grad if old is None else old if grad is None else _dense(old) + _dense(grad)
-            for old, grad in zip(gradients, new, strict=True)
-        ]
+        gradients = [_sum(old, grad) for old, grad in zip(gradients, new, strict=True)]
     with backends.without_gradients():
         model._loss_tracker.update_state(total)
         logs = model.compute_metrics(batch[0], batch[1], y_pred, batch[2])
@@ -71,7 +68,10 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
         return logs
 
 
-def _dense(gradient: Any) -> Any:
-    """A gradient as a tensor: that of an Embedding is sparse."""
-    zeros = keras.ops.zeros(gradient.shape, gradient.dtype)
-    return keras.ops.add(zeros, gradient)
+def _sum(old: Any, new: Any) -> Any:
+    if new is None:
+        return old
+    # TensorFlow's gradient of an embedding has some of its rows, more than once, which
+    # Keras adds to what is dense only.
+    old = keras.ops.zeros(new.shape, new.dtype) if old is None else old
+    return keras.ops.add(old, new)

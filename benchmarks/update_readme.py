@@ -578,6 +578,47 @@ def families() -> str:
     )
 
 
+def zoo() -> str:
+    """What the zoo shows of each architecture."""
+    result = load("zoo")
+    rows, refused = [], []
+    for row in result["rows"]:
+        if not row["converts"]:
+            refused.append(row["name"])
+            continue
+        small, full = (f"{macs / 1e6:.3g} M" for macs in row["macs"])
+        rows.append(
+            [
+                row["name"],
+                f"{row['tri_layers']}",
+                f"{row['networks']}",
+                *(small, full),
+                *(f"{row[key]:.0e}" for key in ("slim", "gradients")),
+                *(
+                    "-" if row[key] is None else shown.format(row[key])
+                    for key, shown in (("tflite", "{:.0e}"), ("int8", "{:.1%}"))
+                ),
+            ]
+        )
+    head = [
+        *("architecture", "Tri layers", "networks"),
+        *(f"MACs at {result['min_width']}", "at 1"),
+        *("slim differs by", "gradients", "TFLite", "int8"),
+    ]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"Refused: {', '.join(refused)}. Largest differences, relative to the largest "
+        "number of an output or gradient, of networks with random weights, biases and "
+        "statistics: `slim(model, width)` from the model at five widths, the first and "
+        "the last among them, or all if there are less; one pass over three widths or "
+        "more from a pass for each; a TFLite file from `slim` at the narrowest and the "
+        "full width. int8: root mean square of the file's error there, relative to the "
+        "standard deviation of the output, with ranges of 32 samples; '-' if a file "
+        "cannot hold it, as a layer is 0 for all of them. "
+        f"{where(result['environment'])}"
+    )
+
+
 def waste() -> str:
     """What reaches no output, in the paper's staircase and in a nested one."""
     result = load("waste")
@@ -874,7 +915,7 @@ BLOCKS = {
         "families": families,
     },
     ROOT / "docs" / "distributed.md": {"scaling": scaling},
-    ROOT / "docs" / "converting.md": {"normalization": normalization},
+    ROOT / "docs" / "converting.md": {"normalization": normalization, "zoo": zoo},
     ROOT / "docs" / "photos.md": {"walk": walk},
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,

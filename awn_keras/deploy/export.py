@@ -196,7 +196,8 @@ def export_tflite(
             be cut; with `append_to`, if that is no export of this model with these
             options, has one of the widths, or `refine` is given.
         ExportError: If the model has a lookup table or, with `"int8"`, a recurrent
-            layer without `unroll=True`; if a file would need operators that are not
+            layer without `unroll=True`, or one whose outputs are 0 for all of
+            `representative`; if a file would need operators that are not
             builtin, or computes something else than the model, also at a width of
             `append_to`. No file is written then.
         OSError: If it cannot be written; where that can be known, before anything is

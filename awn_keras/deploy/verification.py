@@ -136,8 +136,8 @@ def verify_tflite(
         TypeError: If `model` has one width only, or is none.
         ValueError: If it is not a TFLite file, has a signature that is not a width of
             the model, or other inputs or outputs.
-        ExportError: If it has operators that are not builtin, or an output differs by
-            more than `tolerance` allows.
+        ExportError: If it has operators that are not builtin, LiteRT cannot run it, or
+            an output differs by more than `tolerance` allows.
         OSError: If it cannot be read.
     """
     progress = Progress(verbose)
@@ -245,7 +245,8 @@ def compare(
 
     Raises:
         ValueError: If the signature has other inputs or outputs than the model.
-        ExportError: If an output differs by more than `tolerance` allows.
+        ExportError: If LiteRT cannot run it, or an output differs by more than
+            `tolerance` allows.
     """
     interface = Interface.parse(file.described, model)
     names = list(map(input_name, model.inputs))
@@ -329,7 +330,17 @@ def _run(
     signature = file.signatures[name]
     given = {tensor.name: inputs[tensor.name] for tensor in signature.inputs}
     if not on_gpu:
-        return signature.run(given)
+        try:
+            return signature.run(given)
+        except RuntimeError as error:
+            raise ExportError(
+                f"Signature '{name}' of '{file.name}' cannot be run by LiteRT: {error} "
+                "In a file of int8 it may be a layer whose outputs are 0 for all of "
+                "`representative`, such as a ReLU of few channels that is never "
+                "active: there is no range to divide into steps. Train the model "
+                "further, leave the narrowest widths out, or use "
+                "`precision='dynamic_range'`."
+            ) from error
     outputs = run_on_gpu(file, list(given.values()), name).outputs
     names = [tensor.name for tensor in signature.outputs]
     return dict(zip(names, outputs, strict=True))

@@ -219,6 +219,17 @@ def test_int8_for_all_widths_on_the_same_ranges(lenet, tmp_path):
         np.testing.assert_allclose(got, wanted, atol=0.1 * np.abs(wanted).max())
 
 
+def test_a_layer_that_is_never_active_has_no_int8(tmp_path):
+    model = small_dense()
+    middle = next(layer for layer in model.layers if isinstance(layer, TriDense))
+    middle.bias.assign(np.full(8, -100.0))  # its ReLU gives 0
+    x = inputs_of(model, 32)
+    path = tmp_path / "model.tflite"
+    with pytest.raises(ExportError, match=r"cannot be run by LiteRT.*are 0 for all of"):
+        export_tflite(model, path, precision="int8", representative=x)
+    assert not path.exists()
+
+
 def test_systems_of_ordinary_convolutions_have_a_copy_for_each_width(tmp_path):
     plain = lenet_3c1l((16, 16, 1), triangular=False)
     model = SNet(plain.input, plain.output, widths=[0.5, 1.0])

@@ -1,0 +1,127 @@
+"""Architectures of the zoo: what is cheap enough for each run of the tests.
+
+`python -m benchmarks.zoo` checks more, and writes results/zoo.json.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from awn_keras import ConversionError
+from awn_keras.testing import check_width_rule
+from benchmarks.zoo import (
+    MIN_WIDTH,
+    OUTPUT,
+    converted,
+    difference,
+    file_differences,
+    gradient_difference,
+    noise,
+    samples_of,
+    slim_difference,
+    some_widths,
+)
+from tests.conftest import eagerly, on_tensorflow
+from tests.zoo.architectures import ARCHITECTURES, SMALL
+from tests.zoo.attention import AddPositions
+from tests.zoo.refused import REFUSED
+
+#: Float32 sums in another order, through as many layers as these networks have.
+TOLERANCE = 1e-4
+#: Float32 gradients through normalization over few pixels of 4 samples. GhostNet's,
+#: which differ most (1.2e-4), differ by 1e-13 in float64.
+GRADIENT_TOLERANCE = 2e-4
+#: Of the error of 8 bits, relative to the deviation of outputs, in random networks: a
+#: fault of scales gives 1 and more.
+INT8_TOLERANCE = 0.5
+
+
+@pytest.mark.slow
+@on_tensorflow
+@eagerly
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in REFUSED])
+def test_an_architecture_converts_slims_exactly_and_exports(name):
+    model = converted(name)
+    x = samples_of(model)
+    widths = some_widths(model, 3)
+    assert widths[0] == MIN_WIDTH or len(widths) > 1
+    for width in widths:
+        assert slim_difference(model, width, x) < TOLERANCE
+    (of_file,) = file_differences(model, widths[:1], x)
+    assert of_file < TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "reason"), REFUSED.items(), ids=REFUSED)
+def test_a_refusal_says_why(name, reason):
+    with pytest.raises(ConversionError, match=reason):
+        converted(name)
+
+
+@eagerly
+def test_positions_are_learned_for_each_channel():
+    check_width_rule(AddPositions(), (3, 4, 16))
+
+
+# -------------------------------------------------------------------- what is recorded
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    rows = json.loads(OUTPUT.read_text())["rows"]
+    return {row["name"]: row for row in rows}
+
+
+def test_what_is_recorded_keeps_its_promises(recorded):
+    assert set(recorded) <= set(ARCHITECTURES)
+    measured = [row for row in recorded.values() if row["converts"]]
+    assert len(measured) >= 40
+    for row in measured:
+        name = row["name"]
+        assert row["slim"] < TOLERANCE, name
+        assert row["gradients"] < GRADIENT_TOLERANCE, name
+        assert row["tflite"] < TOLERANCE, name
+        assert row["int8"] is None or row["int8"] < INT8_TOLERANCE, name
+        assert row["losses"][1] < row["losses"][0], name
+        assert row["macs"][0] < row["macs"][1], name
+
+
+def test_exactly_the_refused_ones_are_recorded_as_such(recorded):
+    refused = {row["name"] for row in recorded.values() if not row["converts"]}
+    assert refused == set(REFUSED)
+
+
+# --------------------------------------------------------------------- what it measures
+
+
+def test_differences_are_relative_to_each_output():
+    wanted = [np.array([1.0, -100.0]), np.array([0.01])]
+    got = [np.array([1.0, -101.0]), np.array([0.011])]
+    assert difference(got, wanted) == pytest.approx(0.1)
+    assert noise([np.array([0.0, 3.0])], [np.array([0.0, 2.0])]) == pytest.approx(
+        np.sqrt(0.5)
+    )
+
+
+@eagerly
+def test_gradients_of_an_embedding_are_compared():
+    model = converted("DAN")
+    assert gradient_difference(model, samples_of(model)) < TOLERANCE
+
+
+@eagerly
+def test_a_wrong_gradient_is_noticed(monkeypatch):
+    model = converted("DeepSets")
+    x = samples_of(model)
+    before = model.get_weights()
+    assert gradient_difference(model, x) < TOLERANCE
+    for got, wanted in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    # The loop at half of the loss of each width.
+    import benchmarks.loop as loop
+
+    factors = loop.loss_factors
+    monkeypatch.setattr(
+        loop, "loss_factors", lambda *args: [f / 2 for f in factors(*args)]
+    )
+    assert gradient_difference(model, x) == pytest.approx(1.0, rel=1e-3)
