@@ -188,7 +188,10 @@ def conv_after_batch_norm(x):
         (L.Dropout(0.1, noise_shape=(None, 1, 1, 6)), "last of `noise_shape` must be"),
         (keras.ops.softmax, "acts on the channels.*Put it after the readout"),
         (lambda x: Doubled()(x), "No width rule for operation.*Use a layer in its"),
-        (lambda x: x * np.ones(6, "float32"), "an array cannot follow the channels"),
+        (
+            lambda x: x * np.ones((2, 1, 1, 1), "float32"),
+            "an array must have one entry for all samples",
+        ),
         (
             lambda x: keras.ops.reshape(x, (-1, 16, 6)) + L.GlobalMaxPooling2D()(x),
             "same number of axes",
