@@ -89,12 +89,9 @@ def _labels(call: LayerCall) -> np.ndarray:
             )
         if isinstance(first, Labelled) and isinstance(kind, Labelled):
             call.channels.join(first.labels, kind.labels)
-    if not isinstance(first, Labelled):
-        raise call.error(
-            "a mask must be the same at every width, and its channels come and go."
-        )
     masks = [kind for key, kind in kinds.items() if key not in set(map(id, read))]
-    if any(isinstance(kind, Labelled) for kind in masks):
+    # If what is read is the same at every width, a mask is all that can be Labelled.
+    if not isinstance(first, Labelled) or any(isinstance(m, Labelled) for m in masks):
         raise call.error(
             "a mask must be the same at every width, and its channels come and go."
         )
