@@ -165,11 +165,16 @@ def rich(**kwargs):
 
 
 def inputs_of(model, count=5):
-    """Random inputs for a model, with its structure."""
+    """Random inputs for a model, with its structure; small numbers for integers."""
     rng = np.random.default_rng(1)
-    return keras.tree.map_structure(
-        lambda x: rng.normal(size=(count, *x.shape[1:])).astype("float32"), model.input
-    )
+
+    def draw(x):
+        shape = (count, *x.shape[1:])
+        if "int" in x.dtype:
+            return rng.integers(0, 9, shape).astype(x.dtype)
+        return rng.normal(size=shape).astype("float32")
+
+    return keras.tree.map_structure(draw, model.input)
 
 
 def at_width(model, width, x, **kwargs):
