@@ -245,6 +245,25 @@ def train_step(name: str = "train_step") -> str:
     )
 
 
+def blocks() -> str:
+    """Step times of networks of normalization and attention blocks."""
+    result = load("blocks")
+    rows = [
+        [
+            row["network"],
+            row["arm"],
+            f"{row['median_ms']:.0f} ms",
+            f"{row['ratio_to_plain']:.2f}x",
+        ]
+        for row in result["rows"]
+    ]
+    return (
+        f"{table(['network', 'step', 'median', 'of plain'], rows)}\n\n"
+        f"4 widths in each step, batch {result['batch_size']}, medians of "
+        f"{result['steps']} steps in one process. {where(result['environment'])}"
+    )
+
+
 def backends() -> str:
     """Step times on each backend, and before one step served all of them."""
     files = {
@@ -919,6 +938,7 @@ BLOCKS = {
     ROOT / "docs" / "photos.md": {"walk": walk},
     ROOT / "docs" / "measured.md": {
         "train_step": train_step,
+        "blocks": blocks,
         "backends": backends,
         "train_step_mixed_bfloat16": lambda: train_step("train_step_mixed_bfloat16"),
         "fashion_mnist": fashion_mnist,
