@@ -101,8 +101,11 @@ def data_tensors(node: Any) -> list[Any]:
     Of a layer of several tensors each mask is called as its tensor is: `query_mask`.
     """
     kwargs = node.arguments.kwargs
-    names = ["mask", *(f"{name}_mask" for name in named_arguments(node))]
-    masks = keras.tree.flatten([kwargs.get(name) for name in names])
+    given = [name for name in kwargs if name.endswith("mask")]
+    if not given:
+        return list(node.input_tensors)
+    names = {"mask", *(f"{name}_mask" for name in named_arguments(node))}
+    masks = keras.tree.flatten([kwargs[name] for name in given if name in names])
     return [x for x in node.input_tensors if not any(x is mask for mask in masks)]
 
 

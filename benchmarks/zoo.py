@@ -189,20 +189,20 @@ def gradient_difference(model: AnyWidthModel, x: Any) -> float:
     """
     y = _answers(model)
     before = model.get_weights()
-    found = []
+    both = []
     for loops in (False, True):
         model.set_weights(before)
         _compile(model, _Recorder(), some_widths(model, 3))
         if loops:
             train_by_the_loop(model)
         model.train_on_batch(x, y)
-        found.append(model.optimizer.grads)
+        both.append(model.optimizer.grads)
     del model.train_step  # the loop's
     model.set_weights(before)
-    largest = max(np.abs(grad).max(initial=0) for grad in found[1])
+    largest = max(np.abs(grad).max(initial=0) for grad in both[1])
     return max(
         float(np.abs(a - b).max() / max(np.abs(b).max(), NEGLIGIBLE * largest))
-        for a, b in zip(*found, strict=True)
+        for a, b in zip(*both, strict=True)
         if a.size
     )
 

@@ -63,11 +63,7 @@ class _Heads(OfParts):
         in_grades: Sequence[Any] | np.ndarray | None,
         out_grades: Sequence[Any] | np.ndarray | None,
     ) -> None:
-        if (in_grades is None) != (out_grades is None):
-            raise ArgumentError(
-                f"{self._title()}: give both `in_grades` and `out_grades`, or "
-                f"neither. Received: in_grades={in_grades}, out_grades={out_grades}"
-            )
+        self._check_pair(in_grades, out_grades)
         self._in_grades = unpack_grades(in_grades)
         self._out_grades = unpack_grades(out_grades)
         check_grades(self._in_grades, f"{self._title()}: `in_grades`")

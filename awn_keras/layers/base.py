@@ -270,6 +270,14 @@ class TriLayer(keras.Layer):
         """
         return None
 
+    def _check_pair(self, in_grades: Any, out_grades: Any) -> None:
+        """Checks that both grades are given, or none."""
+        if (in_grades is None) != (out_grades is None):
+            raise ArgumentError(
+                f"{self._title()}: give both `in_grades` and `out_grades`, or "
+                f"neither. Received: in_grades={in_grades}, out_grades={out_grades}"
+            )
+
     def _title(self) -> str:
         return f"{type(self).__name__} '{self.name}'"
 
@@ -302,11 +310,7 @@ class TriangularKernel(TriLayer):
         in_grades: Sequence[Any] | np.ndarray | None,
         out_grades: Sequence[Any] | np.ndarray | None,
     ) -> None:
-        if (in_grades is None) != (out_grades is None):
-            raise ArgumentError(
-                f"{self._title()}: give both `in_grades` and `out_grades`, or "
-                f"neither. Received: in_grades={in_grades}, out_grades={out_grades}"
-            )
+        self._check_pair(in_grades, out_grades)
         if getattr(self, "data_format", None) == "channels_first":
             raise ArgumentError(
                 f"{self._title()}: `data_format` must be 'channels_last', as TFLite "

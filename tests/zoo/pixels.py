@@ -175,15 +175,18 @@ def centernet():
     return keras.Model(inputs, outputs)
 
 
-def blazeface():
+def zeros_beside(x, filters):
+    return ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, filters - x.shape[-1])))
+
+
+def blazeface(widen=zeros_beside):
     """Depthwise 5x5 blocks; where a block has more channels, zeros join the old."""
 
     def block(x, filters, strides=1):
         y = L.DepthwiseConv2D(5, strides, padding="same")(x)
         y = L.Conv2D(filters, 1)(y)
         x = L.MaxPooling2D()(x) if strides > 1 else x
-        if x.shape[-1] != filters:
-            x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, filters - x.shape[-1])))
+        x = x if x.shape[-1] == filters else widen(x, filters)
         return L.ReLU()(L.Add()([x, y]))
 
     inputs = keras.Input((64, 64, 3))
@@ -200,24 +203,7 @@ def blazeface():
 
 def blazeface_projected():
     """BlazeFace, where a convolution brings the channels that are added."""
-
-    def block(x, filters, strides=1):
-        y = L.DepthwiseConv2D(5, strides, padding="same")(x)
-        y = L.Conv2D(filters, 1)(y)
-        x = L.MaxPooling2D()(x) if strides > 1 else x
-        x = x if x.shape[-1] == filters else L.Conv2D(filters, 1)(x)
-        return L.ReLU()(L.Add()([x, y]))
-
-    inputs = keras.Input((64, 64, 3))
-    x = L.Conv2D(24, 5, 2, padding="same", activation="relu")(inputs)
-    x = block(block(block(block(x, 24), 28), 32, 2), 36)
-    y = block(block(x, 48, 2), 48)
-    outputs = []
-    for name, count in (("boxes", 16), ("scores", 1)):
-        heads = [(L.Conv2D(n * count, 1)(z)) for z, n in ((x, 2), (y, 6))]
-        heads = [L.Reshape((-1, count))(z) for z in heads]
-        outputs.append(L.Concatenate(axis=1, name=name)(heads))
-    return keras.Model(inputs, outputs)
+    return blazeface(lambda x, filters: L.Conv2D(filters, 1)(x))
 
 
 def yolo():

@@ -11,7 +11,6 @@ import pytest
 from awn_keras import ConversionError
 from awn_keras.testing import check_width_rule
 from benchmarks.zoo import (
-    MIN_WIDTH,
     OUTPUT,
     converted,
     difference,
@@ -29,8 +28,8 @@ from tests.zoo.refused import REFUSED
 
 #: Float32 sums in another order, through as many layers as these networks have.
 TOLERANCE = 1e-4
-#: Float32 gradients through normalization over few pixels of 4 samples. GhostNet's,
-#: which differ most (1.2e-4), differ by 1e-13 in float64.
+#: Float32 gradients through normalization over few pixels of 4 samples. Those of
+#: GhostNet and MobileNetV3Small are above 1e-4; GhostNet's differ by 1e-13 in float64.
 GRADIENT_TOLERANCE = 2e-4
 #: Of the error of 8 bits, relative to the deviation of outputs, in random networks: a
 #: fault of scales gives 1 and more.
@@ -47,7 +46,7 @@ def test_an_architecture_converts_slims_exactly_and_exports(name):
     model = converted(name)
     x = samples_of(model)
     widths = some_widths(model, 3)
-    assert widths[0] == MIN_WIDTH or len(widths) > 1
+    assert len(widths) == 3
     for width in widths:
         assert slim_difference(model, width, x) < TOLERANCE
     (of_file,) = file_differences(model, widths[:1], x)
