@@ -345,7 +345,13 @@ def dissolved(model: keras.Model) -> keras.Model:
         )
     if not any(_dissolves(n.operation) for n in nodes) and not shuffles(model):
         return model
-    return with_shuffles_taken(inline(model, partial(_graph_of, model.name, {})))
+    try:
+        inlined = inline(model, partial(_graph_of, model.name, {}))
+    except ConversionError:
+        raise
+    except ArgumentError as error:  # a layer that cannot be copied
+        raise ConversionError(model.name, [str(error)]) from error
+    return with_shuffles_taken(inlined)
 
 
 def _dissolves(layer: Any) -> bool:
@@ -380,9 +386,9 @@ def _graph_of(
         return opened(layer, args, kwargs)
     except UnsupportedError as error:
         try:
-            copy_layer(layer)
-        except ValueError:
-            raise ConversionError(model, [str(error)]) from error
+            copy_layer(layer)(*args, **kwargs)
+        except Exception as fault:  # whatever a user's class raises, its code as well
+            raise ConversionError(model, [str(error)]) from fault
         return None  # it may stand where it is; if not, findings say why
 
 

@@ -7,7 +7,9 @@ the only module that reads Keras' graph, and that knows what Keras calls its mod
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -273,7 +275,7 @@ def copy_layer(
     """
     if isinstance(layer, keras.layers.Lambda):
         return _same_lambda(layer, **changes)
-    config = _unbuilt({**layer.get_config(), **changes}, changes.get("dtype"))
+    config = _unbuilt({**_config_of(layer), **changes}, changes.get("dtype"))
     for name in without:
         config.pop(name, None)
     for name, value in _initializers(config).items():
@@ -281,14 +283,46 @@ def copy_layer(
             config[name] = "zeros"
         elif _holds_array(value) and (resized or not drawn):
             del config[name]
+    for name in config.keys() & vars(layer).keys() - changes.keys():
+        value = vars(layer)[name]
+        if inspect.isfunction(value) and not is_stock(value):
+            config[name] = value  # an activation that Keras was not told of
     try:
         return (layer_class or type(layer)).from_config(config)
     except Exception as error:  # whatever a user's class raises
-        raise ArgumentError(
-            f"Layer '{layer.name}' ({type(layer).__name__}): cannot be made again from "
-            f"its config ({error}). Let `get_config` of its class return all arguments "
-            "of its constructor."
-        ) from error
+        raise _not_made_again(layer, error) from error
+
+
+def _not_made_again(layer: keras.Layer, reason: object) -> ArgumentError:
+    return ArgumentError(
+        f"Layer '{layer.name}' ({type(layer).__name__}): cannot be made again from its "
+        f"config ({reason}). Let `get_config` of its class return all arguments of its "
+        "constructor."
+    )
+
+
+def _config_of(layer: keras.Layer) -> dict[str, Any]:
+    """The config of a layer.
+
+    Raises:
+        ValueError: If its class gives none.
+    """
+    try:
+        with warnings.catch_warnings():
+            # It is not to be written to a file.
+            warnings.filterwarnings("ignore", message=".*includes a `lambda`")
+            return layer.get_config()
+    except NotImplementedError as error:
+        # Keras makes none of a policy, as in `Identity(dtype=policy)`, but of its name.
+        _, *parameters = inspect.signature(type(layer).__init__).parameters.values()
+        if any(each.kind is not inspect.Parameter.VAR_KEYWORD for each in parameters):
+            reason, *_ = str(error).split("Example:")
+            raise _not_made_again(layer, " ".join(reason.split())) from error
+        return {
+            "name": layer.name,
+            "trainable": layer.trainable,
+            "dtype": layer.dtype_policy.name,
+        }
 
 
 def _same_lambda(layer: keras.layers.Lambda, **changes: Any) -> keras.layers.Lambda:
@@ -330,7 +364,7 @@ def fill(copy: keras.Layer, layer: keras.Layer, values: Sequence[np.ndarray]) ->
         values: An array for each of `copy.weights`.
     """
     assign(copy, values)
-    for name, value in _initializers(layer.get_config()).items():
+    for name, value in _initializers(_config_of(layer)).items():
         if name not in vars(layer) or not hasattr(copy, name):
             continue
         initializer = keras.initializers.get(value)
@@ -373,7 +407,7 @@ def functions_of(model: keras.Model) -> dict[str, Callable[..., Any]]:
     """Finds the functions that layers hold, such as activations, by name.
 
     Args:
-        model: A model; layers within its layers count, too.
+        model: A model or a layer; layers within its layers count, too.
     """
     return {
         value.__name__: value
@@ -381,6 +415,27 @@ def functions_of(model: keras.Model) -> dict[str, Callable[..., Any]]:
         for value in vars(layer).values()
         if inspect.isfunction(value)
     }
+
+
+@contextmanager
+def any_input_size(layers: Sequence[keras.Layer]) -> Iterator[None]:
+    """Lets nested models be called on symbolic tensors of any rows and cols.
+
+    On numbers Keras does not ask for those that they were built for.
+
+    Args:
+        layers: Layers, of which some may be functional models.
+    """
+    name = "_manual_input_spec"
+    models = [getattr(x, "_functional", x) for x in layers if is_nested(x)]
+    models = [x for x in models if name not in vars(x)]
+    for model in models:
+        model.input_spec = None
+    try:
+        yield
+    finally:
+        for model in models:
+            delattr(model, name)
 
 
 def has_own_call(model: keras.Model) -> bool:

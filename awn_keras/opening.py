@@ -8,7 +8,7 @@ which layers and operations it runs on what.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +17,22 @@ import numpy as np
 
 from awn_keras.constraints import UnitSpectralNorm
 from awn_keras.errors import UnsupportedError
-from awn_keras.graph import copy_layer, fill, is_nested, is_stock
+from awn_keras.graph import (
+    any_input_size,
+    copy_layer,
+    fill,
+    graph_nodes,
+    is_nested,
+    is_stock,
+    replay,
+)
 
 #: Rows, cols or steps of what a layer and its graph are compared on, if not known.
 _UNKNOWN = 8
 _SAMPLES = 2
+#: Samples that a layer's code is told of, where it asks for `ops.shape(x)[0]`: a prime,
+#: so that a number that it divides was made of it.
+_BATCH = 1009
 
 
 def is_block(layer: Any) -> bool:
@@ -51,7 +62,7 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
             code needs more than symbolic tensors, or what it computes depends on more
             than its inputs.
     """
-    title = f"Layer '{layer.name}' ({type(layer).__name__})"
+    title = _title(layer)
     own = {w.path for w in layer.weights}
     own -= {weight.path for part in _parts(layer) for weight in part.weights}
     if own:
@@ -65,18 +76,88 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
     if "training" in inspect.signature(layer.call).parameters:
         # Neither: parts learn when the model runs whether it trains.
         kwargs = {**kwargs, "training": None}
-    with _own_names(layer):
+    with _own_names(layer), any_input_size(_parts(layer)):
         try:
             outputs = layer.call(*args, **kwargs)
             graph = keras.Model(inputs, outputs, name=layer.name)
+            if any(x.shape[0] == _BATCH for x in inputs):
+                graph = _of_any_batch(graph, outputs)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{title} {error}") from error
         except Exception as error:  # whatever a user's code raises on symbolic tensors
             raise UnsupportedError(
                 f"{title}: what it does to the channels cannot be seen, since its code "
                 f"fails on symbolic tensors ({error}). Call its layers on the tensors "
                 "of the model instead, or write it with `keras.ops`."
             ) from error
-    _check_same(layer, graph, args, kwargs, title)
+    _check_same(layer, graph, args, kwargs)
     return graph
+
+
+def _title(layer: keras.Layer) -> str:
+    return f"Layer '{layer.name}' ({type(layer).__name__})"
+
+
+def _of_any_batch(graph: keras.Model, outputs: Any) -> keras.Model:
+    """Lets a graph of `_BATCH` samples take any number of them.
+
+    Args:
+        graph: The graph.
+        outputs: Its outputs, in their structure.
+
+    Raises:
+        NotImplementedError: If an operation needs to know the number.
+    """
+    inputs = [
+        keras.Input(
+            batch_shape=(None if x.shape[0] == _BATCH else x.shape[0], *x.shape[1:]),
+            dtype=x.dtype,
+            sparse=x.sparse,
+        )
+        for x in graph.inputs
+    ]
+    tensors = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
+    replay(graph_nodes(graph), tensors, _on_any_batch)
+    outputs = keras.tree.map_structure(lambda x: tensors[id(x)], outputs)
+    return keras.Model(inputs, outputs, name=graph.name)
+
+
+def _on_any_batch(node: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls a node's operation, which knows `_BATCH` samples, on any number of them."""
+    operation = node.operation
+    if isinstance(operation, keras.Layer):
+        return operation(*args, **kwargs)
+    name = type(operation).__name__
+    if name == "Reshape" and _of_batch(operation.newshape):
+        shape = tuple(node.outputs[0].shape)
+        if _of_batch(shape[1:]) or None in shape[1:]:
+            raise UnsupportedError(
+                "puts samples of a batch on another axis than the first, or makes "
+                "tensors of sizes that are not known (give the `Input` a full shape). "
+                f"Received: reshape to {_open(operation.newshape)}"
+            )
+        return keras.ops.reshape(*args, (-1, *shape[1:]))
+    arguments = vars(operation), node.arguments.args, node.arguments.kwargs
+    for value in keras.tree.flatten(arguments):
+        is_tensor = isinstance(value, keras.KerasTensor)
+        if not is_tensor and _of_batch([value, *getattr(value, "shape", ())]):
+            raise UnsupportedError(
+                "needs the number of samples in a batch, which is not known. "
+                "Broadcasting, as in `x + token` or `x[:, :1] * 0 + token`, does not. "
+                f"Received: the operation `{name}`"
+            )
+    return operation(*args, **kwargs)
+
+
+def _of_batch(values: Any) -> bool:
+    """Whether one of some numbers was made of the number of samples."""
+    numbers = [x for x in values if isinstance(x, int | np.integer) and x > 0]
+    return any(number % _BATCH == 0 for number in numbers)
+
+
+def _open(shape: Any) -> tuple[Any, ...]:
+    """A shape as a user knows it, who knows no `_BATCH`."""
+    return tuple(None if _of_batch([size]) else size for size in shape)
 
 
 def with_inputs(model: keras.Model) -> keras.Model | None:
@@ -153,7 +234,9 @@ def _parts(layer: keras.Layer) -> list[keras.Layer]:
 def _input_like(x: Any) -> Any:
     if not isinstance(x, keras.KerasTensor):
         return x
-    return keras.Input(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse)
+    batch, *sizes = x.shape
+    shape = (_BATCH if batch is None else batch, *sizes)
+    return keras.Input(batch_shape=shape, dtype=x.dtype, sparse=x.sparse)
 
 
 @contextmanager
@@ -170,28 +253,60 @@ def _own_names(layer: keras.Layer) -> Iterator[None]:
             part.name, part._inbound_nodes = name, nodes
 
 
-def _check_same(
-    layer: keras.Layer, graph: keras.Model, args: Any, kwargs: Any, title: str
-) -> None:
+def _check_same(layer: keras.Layer, graph: keras.Model, args: Any, kwargs: Any) -> None:
     """Compares a layer with its graph: its code may do what a graph does not show."""
     rng = np.random.default_rng(0)
+    title = _title(layer)
 
     def random(x: Any) -> Any:
         if not isinstance(x, keras.KerasTensor):
             return x
-        sizes = [_UNKNOWN if size is None else size for size in x.shape[1:]]
-        values = rng.uniform(0, 2, (_SAMPLES, *sizes))  # integers: 0 and 1
+        batch, *sizes = x.shape
+        shape = [_SAMPLES if batch == _BATCH else batch]
+        shape += [_UNKNOWN if size is None else size for size in sizes]
+        values = rng.uniform(0, 2, shape)  # integers: 0 and 1
         return keras.ops.cast(values, x.dtype)
 
     args, kwargs = keras.tree.map_structure(random, (args, kwargs))
     values = [x for x in keras.tree.flatten((args, kwargs)) if hasattr(x, "shape")]
-    expected = keras.tree.flatten(layer(*args, **kwargs))
-    got = keras.tree.flatten(graph(values))
-    for ours, theirs in zip(got, expected, strict=True):
-        ours, theirs = map(keras.ops.convert_to_numpy, (ours, theirs))
-        # The same operations, perhaps fused in another way.
-        if not np.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
-            raise UnsupportedError(
-                f"{title} computes something else on symbolic tensors than on numbers. "
-                "Call its layers on the tensors of the model instead."
-            )
+
+    def computed() -> list[Any]:
+        outputs = keras.tree.flatten(layer(*args, **kwargs))
+        return [keras.ops.convert_to_numpy(output) for output in outputs]
+
+    try:
+        expected = computed()
+        got = keras.tree.flatten(graph(values))
+    except Exception as error:  # whatever a backend raises for what it cannot compute
+        raise UnsupportedError(
+            f"{title}: its code, tried on symbolic tensors, cannot be tried on random "
+            f"numbers ({error}). Call its layers on the tensors of the model instead."
+        ) from error
+    if not _agree(map(keras.ops.convert_to_numpy, got), expected):
+        raise UnsupportedError(
+            f"{title} computes something else on symbolic tensors than on numbers. "
+            "Call its layers on the tensors of the model instead."
+        )
+    shown = {id(weight) for weight in graph.weights}
+    hidden = [w for w in layer.weights if id(w) not in shown and "float" in w.dtype]
+    before = [keras.ops.convert_to_numpy(weight) for weight in hidden]
+    for weight in hidden:
+        weight.assign(rng.uniform(0, 2, weight.shape))
+    same = not hidden or _agree(computed(), expected)
+    for weight, value in zip(hidden, before, strict=True):
+        weight.assign(value)
+    if not same:
+        raise UnsupportedError(
+            f"{title} calls a layer on what is no tensor of the model, such as an "
+            "Embedding on constant positions, so that its weights would be constants: "
+            f"{sorted(w.path for w in hidden)}. Put them into a layer of their own "
+            "that is called on a tensor of the model, with a width rule."
+        )
+
+
+def _agree(got: Iterable[np.ndarray], wanted: Iterable[np.ndarray]) -> bool:
+    """Whether arrays are the same but for operations that are fused in another way."""
+    return all(
+        np.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+        for ours, theirs in zip(got, wanted, strict=True)
+    )

@@ -250,6 +250,169 @@ def test_a_function_of_operations_is_opened():
     assert not any(isinstance(layer, L.Lambda) for layer in model.layers)
 
 
+# ------------------------------------------------------------------ the size of a batch
+
+
+class Flattened(ConvBlock):
+    """It asks for the number of samples, and for sizes that follow from it."""
+
+    def call(self, x):
+        batch, channels = ops.shape(x)[0], ops.shape(x)[-1]
+        y = ops.reshape(self.conv(x), (batch, -1, channels))
+        if isinstance(x, keras.KerasTensor):
+            assert y.shape[1] == x.shape[1] * x.shape[2]
+        return ops.reshape(ops.relu(y), (batch, *x.shape[1:]))
+
+
+class Windows(ConvBlock):
+    """Windows of an image become samples."""
+
+    def call(self, x):
+        batch, rows, *others = ops.shape(x)
+        return self.conv(ops.reshape(x, (batch * rows // 2, 2, *others)))
+
+
+class Moved(ConvBlock):
+    def call(self, x):
+        return ops.reshape(self.conv(x), (x.shape[1], ops.shape(x)[0], *x.shape[2:]))
+
+
+class Token(ConvBlock):
+    """The same numbers before each sample's, as a class token is."""
+
+    def call(self, x):
+        token = ops.tile(ops.ones((1, 1, *x.shape[2:])), (ops.shape(x)[0], 1, 1, 1))
+        return self.conv(ops.concatenate([token, x], axis=1))
+
+
+class Positions(ConvBlock):
+    """An embedding of constant positions."""
+
+    def __init__(self):
+        super().__init__(8)
+        self.positions = L.Embedding(6, 8)
+
+    def build(self, shape):
+        super().build(shape)
+        self.positions.build((6,))
+
+    def call(self, x):
+        return self.conv(x + self.positions(ops.arange(6)))
+
+
+def test_a_block_that_asks_for_the_size_of_a_batch_is_opened():
+    assert_converts(network(Flattened(8)), 1)
+
+
+@pytest.mark.parametrize(
+    ("block", "match"),
+    [
+        # That it mixes no samples cannot be told.
+        (Windows(8), r"'windows.*must keep the channels|samples"),
+        (Moved(8), r"'moved.*samples of a batch on another axis.*\(6, None, 6, 8\)"),
+        (Token(8), r"'token.*needs the number of samples in a batch.*`Concatenate`"),
+        (Positions(), r"'positions.*weights would be constants: .*embeddings'"),
+    ],
+    ids=["windows", "moved", "token", "positions"],
+)
+def test_what_cannot_be_opened_for_any_batch_is_said(block, match):
+    weights = [ops.convert_to_numpy(w) for w in block.weights]
+    with pytest.raises(ConversionError, match=match):
+        to_any_width(network(block))
+    for before, after in zip(weights, block.weights, strict=False):
+        np.testing.assert_array_equal(before, ops.convert_to_numpy(after))
+
+
+class OfAnySize(ConvBlock):
+    """Its sequence was built for more rows and cols than come in."""
+
+    def build(self, shape):
+        self.branch = keras.Sequential([L.Conv2D(8, 1, name="branch"), L.ReLU()])
+        self.branch.build((None, shape[1] + 2, shape[2] + 2, shape[3]))
+        super().build(shape)
+
+    def call(self, x):
+        return self.conv(x) + self.branch(x)
+
+
+def test_a_sequence_in_a_block_takes_any_rows_and_cols():
+    block = OfAnySize(8)
+    plain = network(block)
+    spec = block.branch._functional.input_spec
+    assert_converts(plain, 2)
+    assert repr(block.branch._functional.input_spec) == repr(spec)
+
+
+# -------------------------------------------------------------- what configs do not say
+
+
+def quick_gelu(x):
+    """A function that Keras was not told of."""
+    return x * ops.sigmoid(1.702 * x)
+
+
+class Activated(ConvBlock):
+    def __init__(self, filters):
+        super().__init__(filters)
+        policy = keras.dtype_policies.get("float32")
+        self.identity = L.Identity(dtype=policy)  # has no config
+        self.activations = [
+            L.Activation(quick_gelu),
+            L.Activation(lambda x: ops.gelu(x, approximate=True)),
+        ]
+
+    def call(self, x):
+        x = self.conv(self.identity(x))
+        for activation in self.activations:
+            x = activation(x)
+        return x
+
+
+def test_functions_and_policies_of_parts_need_no_config():
+    assert_converts(network(Activated(8)), 1)
+
+
+class NoConfig(L.Layer):
+    def __init__(self, values):
+        super().__init__(name="no_config")
+        self.values = values
+
+    def call(self, x):
+        return x
+
+
+class OtherCode(Numbers):
+    """It can be made again, but of another size."""
+
+    def __init__(self, filters=4, **kwargs):
+        super().__init__(filters)
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            raise TypeError("numbers, please")
+        return x + self.conv(x)
+
+    def compute_output_spec(self, x):
+        if self.conv.filters != x.shape[-1]:
+            raise ValueError("sizes do not fit")
+        return super().compute_output_spec(x)
+
+
+@pytest.mark.parametrize(
+    ("block", "match"),
+    [
+        (
+            lambda x: keras.Sequential([NoConfig(np.ones(3)), L.ReLU()])(x),
+            r"'no_config' \(NoConfig\): cannot be made again.*get_config",
+        ),
+        (OtherCode(8), r"'other_code.*fails on symbolic tensors \(numbers, please"),
+    ],
+)
+def test_a_layer_of_which_there_can_be_no_copy_is_named(block, match):
+    with pytest.raises(ConversionError, match=match):
+        to_any_width(network(block))
+
+
 def doubled(x):
     """A function of numbers."""
     if isinstance(x, keras.KerasTensor):
