@@ -2,8 +2,9 @@
 
 A layer class is known by its `WidthRule` alone, which one of the files here registers:
 `mixing`, `einsum`, `recurrent`, `attention`, `single`, `normalization`, `merging`,
-`shapes`, `wrapping`, `operations`, `moving`, `refused`. `sequences` says how classes
-without a rule are counted. All else in the package asks the rule.
+`shapes`, `wrapping`, `operations`, `moving`, `refused`. A layer of a user's own that
+acts on each entry has the rule that `entries` reads in its code. `sequences` says how
+classes without a rule are counted. All else in the package asks the rule.
 """
 
 from awn_keras.rules import (  # each registers its rules

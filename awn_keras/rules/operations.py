@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from awn_keras.rules.entries import ENTRIES
 from awn_keras.rules.kinds import Flow, Kind, comes_and_goes
 from awn_keras.rules.registry import (
     LayerCall,
@@ -329,23 +330,7 @@ def _resized_shape(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, An
 
 # ----------------------------------------------------------------------------- tables
 
-_ENTRIES = (
-    "Abs Absolute Angle Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Array "
-    "BinaryCrossentropy BitwiseAnd BitwiseInvert BitwiseLeftShift BitwiseNot "
-    "BitwiseOr BitwiseRightShift BitwiseXor Cast Cbrt Ceil Celu Clip Conj "
-    "Conjugate ConvertToTensor Copy Cos Cosh Deg2rad Divide DivideNoNan Elu "
-    "EmptyLike Equal Erf Erfc Erfinv Exp Exp2 Expm1 Fabs Floor FloorDivide Fmax "
-    "Fmin Fmod FullLike Gcd Gelu Greater GreaterEqual HardShrink HardSigmoid "
-    "HardSilu HardTanh Heaviside Hypot I0 Imag Isclose Isfinite Isinf Isnan "
-    "Isneginf Isposinf Isreal Lcm Ldexp LeakyRelu LeftShift Less LessEqual Log "
-    "Log10 Log1p Log2 LogSigmoid Logaddexp Logaddexp2 LogicalAnd LogicalNot "
-    "LogicalOr LogicalXor Maximum Minimum Mish Mod Multiply NanToNum Negative "
-    "Nextafter NotEqual OnesLike Polar Power Rad2deg ReLU Real Reciprocal Relu "
-    "Relu6 RightShift Round Rsqrt SaturateCast Select Selu Sigmoid Sign Signbit "
-    "Silu Sin Sinc Sinh SoftShrink Softplus Softsign SparsePlus SparseSigmoid Sqrt "
-    "Square Squareplus StopGradient Tan Tanh TanhShrink Threshold TrueDivide Trunc "
-    "View Where ZerosLike"
-)
+_LINEAR = ("Add", "Subtract")
 #: Each entry by itself; a second argument is a table that all entries share.
 _LOOKED_UP = "Digitize IsIn"
 _OF_AXIS = (
@@ -396,14 +381,14 @@ def _register(names: str, kind: Callable[[LayerCall], Kind], **traits: Any) -> N
     register_operations(names, WidthRule(kind, **traits))
 
 
-_register(_ENTRIES, _element_wise)
-_register("Add Subtract", _element_wise, alike=True)
+_register(" ".join(sorted(ENTRIES - {*_LINEAR})), _element_wise)
+_register(" ".join(_LINEAR), _element_wise, alike=True)
 _register(_LOOKED_UP, merge)
 for _names, _along_axes in _ALONG.items():
     _register(_names, along(_along_axes))
 _register(_LINEAR_OF_AXIS, along(_axis), alike=True)
 _register("Reshape", _reshape, resize=_resized_shape)
 _register(_MIXING, per_sample)
-for _name in _ENTRIES.split():
+for _name in ENTRIES:
     if (_function := _function_of(_name)) is not None:
         accept_activation(_function)

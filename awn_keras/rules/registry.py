@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.graph import data_tensors, is_stock, named_constants, named_shapes
 from awn_keras.layers.base import TriangularKernel, TriLayer
+from awn_keras.rules.entries import acts_on_entries, weights_on_channels
 from awn_keras.rules.kinds import Axes, CallSize, Channels, Flow, Kind, Labelled
 
 
@@ -455,7 +457,15 @@ def rule_of(operation: Any) -> WidthRule | None:
         rule = _RULES.get(type(operation))
     if rule is None and is_stock_operation(operation):
         rule = _OPERATIONS.get(type(operation).__name__)
-    return rule
+    return rule or _rule_of_code(operation)
+
+
+def _rule_of_code(operation: Any) -> WidthRule | None:
+    """The rule of a layer of a user's own whose code shows it."""
+    read = weights_on_channels(operation)
+    if read is None:
+        return None
+    return WidthRule(in_axes=dict.fromkeys(read.names, -1), channels=read.argument)
 
 
 def traits_of(operation: Any) -> WidthRule:
@@ -564,6 +574,8 @@ def _check_function(call: LayerCall, activation: Any) -> None:
     # A layer that treats each channel by itself, and has no weights.
     rule = rule_of(activation)
     if rule is not None and replace(rule, inert=False, alike=False) == WidthRule():
+        return
+    if inspect.isfunction(activation) and acts_on_entries(activation):
         return
     name = getattr(activation, "__name__", str(activation))
     if call.last and isinstance(call.layer, TriangularKernel):
