@@ -8,6 +8,7 @@ which layers and operations it runs on what.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -85,9 +86,10 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
         except UnsupportedError as error:
             raise UnsupportedError(f"{title} {error}") from error
         except Exception as error:  # whatever a user's code raises on symbolic tensors
+            reason = re.sub(rf"\b{_BATCH}\b", "None", str(error))
             raise UnsupportedError(
                 f"{title}: what it does to the channels cannot be seen, since its code "
-                f"fails on symbolic tensors ({error}). Call its layers on the tensors "
+                f"fails on symbolic tensors ({reason}). Call its layers on the tensors "
                 "of the model instead, or write it with `keras.ops`."
             ) from error
     _check_same(layer, graph, args, kwargs)

@@ -163,7 +163,7 @@ class Mixed(Own):
 
 class Turned(Own):
     def call(self, x):
-        return x * self.factor[::-1]
+        return x * ops.flip(self.factor)
 
 
 class OfSamples(L.Layer):
@@ -171,6 +171,9 @@ class OfSamples(L.Layer):
 
     def call(self, x):
         return x * ops.arange(1.0, 3.0)[:, None, None, None]
+
+    def compute_output_shape(self, shape):
+        return shape
 
 
 class Array(Own):
