@@ -6,7 +6,8 @@ Each is built small by `tests/zoo`, converted with `to_any_width(min_width=0.25)
 random biases and statistics, and checked: `slim` at five of its widths, gradients of
 one pass over three of them, some steps of training, files at the narrowest and the full
 width, float32 and int8. The result is saved after each architecture; those that it has
-are not measured again unless `--names` says so.
+are not measured again unless `--names` says so. Those of KerasHub and kimm are left out
+where these are not installed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import gc
 import json
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from awn_keras.layers.base import TriLayer
 from benchmarks.families import randomize
 from benchmarks.loop import train_by_the_loop
 from tests.zoo.architectures import ARCHITECTURES
+from tests.zoo.collections import missing
 
 OUTPUT = Path(__file__).parents[1] / "results" / "zoo.json"
 MIN_WIDTH = 0.25
@@ -302,16 +305,21 @@ def measure(name: str) -> dict[str, Any]:
     return row
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--names", nargs="+", choices=ARCHITECTURES, metavar="NAME")
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    lacking = {name: missing(name) for name in ARCHITECTURES if missing(name)}
+    for name in args.names or ():
+        if name in lacking:
+            parser.error(f"{name} needs a package: pip install {lacking[name]}")
     rows = {}
     if args.output.exists():
         rows = {row["name"]: row for row in json.loads(args.output.read_text())["rows"]}
-    for name in args.names or [name for name in ARCHITECTURES if name not in rows]:
+    known = {*rows, *lacking}
+    for name in args.names or [name for name in ARCHITECTURES if name not in known]:
         rows[name] = measure(name)
         print(json.dumps(rows[name]), flush=True)
         result = {

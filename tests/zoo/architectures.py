@@ -6,6 +6,7 @@ shuffles, but few of them, and small inputs: what converts does not depend on si
 
 from tests.zoo.applications import APPLICATIONS
 from tests.zoo.attention import ATTENTION
+from tests.zoo.collections import COLLECTIONS
 from tests.zoo.features import FEATURES
 from tests.zoo.images import IMAGES
 from tests.zoo.pixels import PIXELS
@@ -14,4 +15,5 @@ from tests.zoo.tiny import TINY
 
 #: Those that take seconds.
 SMALL = {**IMAGES, **TINY, **ATTENTION, **PIXELS, **SOUNDS, **FEATURES}
-ARCHITECTURES = {**SMALL, **APPLICATIONS}
+#: `collections.missing` says which of them lack a package.
+ARCHITECTURES = {**SMALL, **COLLECTIONS, **APPLICATIONS}

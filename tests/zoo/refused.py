@@ -7,4 +7,13 @@ REFUSED = {
     "CBAM": "'mean.*acts on the channels .*For a gate take Conv2D",
     "DLRM": "joins channels that come and go with the width with a tensor",
     "N-BEATS": "joins channels that come and go with the width with a tensor",
+    # Their normalization and attention are code of their own, their tokens weights.
+    "keras_hub.MobileNetV5 with RMS": r"No width rule for layer .*\(RmsNorm2d\)",
+    "keras_hub.ViT": "weights of its own besides: .*class_token",
+    "keras_hub.DeiT": "weights of its own besides: .*class_token",
+    "keras_hub.MiT": r"\(Matmul\): mixes channels",
+    "keras_hub.SwinTransformer": "weights of its own besides: .*bias_table",
+    "kimm.ViT": r"No width rule for layer .*\(PositionEmbedding\)",
+    "kimm.MobileViT": r"\(Matmul\): mixes channels",
+    "kimm.MobileViTV2": "'stages_.*normalizes over the channels",
 }

@@ -10,6 +10,7 @@ import pytest
 
 from awn_keras import ConversionError
 from awn_keras.testing import check_width_rule
+from benchmarks import zoo
 from benchmarks.zoo import (
     OUTPUT,
     converted,
@@ -24,6 +25,7 @@ from benchmarks.zoo import (
 from tests.conftest import eagerly, on_tensorflow
 from tests.zoo.architectures import ARCHITECTURES, SMALL
 from tests.zoo.attention import AddPositions
+from tests.zoo.collections import COLLECTIONS, PACKAGES, missing
 from tests.zoo.refused import REFUSED
 
 #: Float32 sums in another order, through as many layers as these networks have.
@@ -38,11 +40,26 @@ INT8_TOLERANCE = 0.5
 RISING = {"keras.applications.EfficientNetV2B0"}
 
 
+def check_package(name):
+    if missing(name):
+        pytest.skip(f"needs {missing(name)}")
+
+
+#: What the code of KerasHub and kimm warns of.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*looks like it has unbuilt state:UserWarning"),
+]
+
+
 @pytest.mark.slow
 @on_tensorflow
 @eagerly
-@pytest.mark.parametrize("name", [name for name in SMALL if name not in REFUSED])
+@pytest.mark.parametrize(
+    "name", [name for name in {**SMALL, **COLLECTIONS} if name not in REFUSED]
+)
 def test_an_architecture_converts_slims_exactly_and_exports(name):
+    check_package(name)
     model = converted(name)
     x = samples_of(model)
     widths = some_widths(model, 3)
@@ -55,6 +72,7 @@ def test_an_architecture_converts_slims_exactly_and_exports(name):
 
 @pytest.mark.parametrize(("name", "reason"), REFUSED.items(), ids=REFUSED)
 def test_a_refusal_says_why(name, reason):
+    check_package(name)
     with pytest.raises(ConversionError, match=reason):
         converted(name)
 
@@ -62,6 +80,24 @@ def test_a_refusal_says_why(name, reason):
 @eagerly
 def test_positions_are_learned_for_each_channel():
     check_width_rule(AddPositions(), (3, 4, 16))
+
+
+def test_a_collection_that_is_not_installed_is_left_out(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("tests.zoo.collections.find_spec", lambda package: None)
+    assert missing("U-Net") is None
+    assert {missing(name) for name in COLLECTIONS} == set(PACKAGES.values())
+    measured = []
+    monkeypatch.setattr(zoo, "measure", lambda name: measured.append(name) or {})
+    rows = {"rows": [{"name": "kimm.LCNet"}]}
+    output = tmp_path / "zoo.json"
+    output.write_text(json.dumps(rows))
+    monkeypatch.setattr(zoo, "ARCHITECTURES", {"U-Net": None, **COLLECTIONS})
+    zoo.main(["--output", str(output)])
+    assert measured == ["U-Net"]
+    assert {"name": "kimm.LCNet"} in json.loads(output.read_text())["rows"]
+    with pytest.raises(SystemExit):
+        zoo.main(["--names", "kimm.LCNet", "--output", str(output)])
+    assert "kimm.LCNet needs a package: pip install kimm==" in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------- what is recorded
