@@ -14,6 +14,6 @@ REFUSED = {
     "keras_hub.MiT": r"\(Matmul\): mixes channels",
     "keras_hub.SwinTransformer": "weights of its own besides: .*bias_table",
     "kimm.ViT": r"No width rule for layer .*\(PositionEmbedding\)",
-    "kimm.MobileViT": r"\(Matmul\): mixes channels",
+    "kimm.MobileViT": r"\(Swapaxes\): acts on the channels",
     "kimm.MobileViTV2": "'stages_.*normalizes over the channels",
 }

@@ -49,6 +49,7 @@ def check_package(name):
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*looks like it has unbuilt state:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*an input with a mask attached:UserWarning"),
 ]
 
 
