@@ -635,7 +635,7 @@ class Copies:
         if not arrays or not isinstance(flow.output, Labelled):
             return
         if (self._counts[flow.output.labels] != 1).any():
-            name, array = next(iter(arrays.items()))
+            name, (array, _) = next(iter(arrays.items()))
             raise ArgumentError(
                 f"Operation '{operation.name}' ({type(operation).__name__}): "
                 f"`{name}`, an array of shape {np.shape(array)}, has an entry for each "

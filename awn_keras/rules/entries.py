@@ -218,11 +218,25 @@ def _on_entries(inputs: Sequence[Any], output: Any, *, factors: bool = False) ->
 
 
 def _arrays(node: Any) -> list[tuple[int, ...]]:
-    """Shapes of the arrays that a call is given beside tensors."""
+    """Shapes of the arrays that an operation or its call is given beside tensors."""
     arguments = node.arguments
     values = keras.tree.flatten((arguments.args, arguments.kwargs))
+    values += arrays_within(node.operation)
     shapes = [np.shape(x) for x in values if not isinstance(x, keras.KerasTensor)]
     return [tuple(shape) for shape in shapes if shape]
+
+
+def arrays_within(operation: Any) -> list[Any]:
+    """Finds arguments of an operation's constructor that are arrays, as `clip` has.
+
+    Keras does not write them to a file, nor can they be changed.
+
+    Args:
+        operation: An operation of `keras.ops`.
+    """
+    names = inspect.signature(type(operation).__init__).parameters
+    arguments: Iterator[Any] = (getattr(operation, name, None) for name in names)
+    return [value for value in arguments if np.ndim(value) and hasattr(value, "shape")]
 
 
 def _keeps_last_axis(name: str, node: Any, tensors: list[Any], result: Any) -> bool:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from awn_keras.rules.entries import ENTRIES
-from awn_keras.rules.kinds import Flow, Kind, comes_and_goes
+from awn_keras.rules.entries import ENTRIES, arrays_within
+from awn_keras.rules.kinds import CallSize, Flow, Kind, comes_and_goes
 from awn_keras.rules.registry import (
     LayerCall,
     WidthRule,
@@ -40,8 +40,10 @@ Along = Callable[[LayerCall], set[int]]
 def _element_wise(call: LayerCall) -> Kind:
     rank = max(map(len, call.input_shapes))
     flow = call.flow(call.kinds, call.kinds[0])
-    of_channels = [id(value) for value in arrays_of_channels(call.layer, flow).values()]
-    for value in _constants(call):
+    of_channels = [
+        id(array) for array, _ in arrays_of_channels(call.layer, flow).values()
+    ]
+    for value in [*_constants(call), *arrays_within(call.layer)]:
         shape = np.shape(value)
         has_channels = len(shape) > 0 and shape[-1] != 1
         has_samples = len(shape) > rank or (len(shape) == rank and shape[0] != 1)
@@ -55,26 +57,56 @@ def _element_wise(call: LayerCall) -> Kind:
     return merge(call)
 
 
-def arrays_of_channels(operation: Any, flow: Flow) -> dict[str, Any]:
-    """Finds the arrays whose last axis follows the channels, as positions may have.
+def arrays_of_channels(operation: Any, flow: Flow) -> dict[str, tuple[Any, int]]:
+    """Finds the arrays that have an entry for each channel, as positions may have.
 
     Args:
         operation: Any operation or layer.
         flow: What comes in and goes out.
 
     Returns:
-        Arguments of the call, by name; none of what does not act on each entry.
+        Arguments of an operation's call by name, each with the axis, a negative number,
+        that follows the channels.
     """
     rule, channels = rule_of(operation), flow.output_shape[-1:]
-    if rule is None or rule.kind is not _element_wise or channels == (1,):
+    if rule is None or isinstance(operation, keras.Layer) or channels in ((), (1,)):
         return {}
     if all(shape[-1:] != channels for shape in flow.input_shapes):
         return {}
+    axes: Mapping[str, Any] = rule.in_axes
+    if rule.kind is _element_wise:
+        axes = dict.fromkeys(flow.constants, -1)
     return {
-        name: value
-        for name, value in flow.constants.items()
-        if channels and np.shape(value)[-1:] == channels
+        name: (array, axes[name])
+        for name, array in flow.constants.items()
+        if name in axes
+        and np.ndim(array) >= -axes[name]
+        and np.shape(array)[axes[name]] == channels[0]
     }
+
+
+def _normalized(call: LayerCall) -> Kind:
+    """By given means and variances of channels."""
+    rank = len(call.input_shapes[0])
+    if len(call.kinds) > 1 or call.layer.axis % rank != rank - 1:
+        raise call.error(
+            "must have arrays as `mean`, `variance`, `offset` and `scale`, with an "
+            "entry for each channel, and the channels as `axis`. Use "
+            "keras.layers.BatchNormalization in its place."
+        )
+    return merge(call)
+
+
+def _depthwise(call: LayerCall) -> Kind:
+    """By a given kernel, as a blur has."""
+    check_channels_last(call)
+    kernel = call.constants.get("kernel")
+    if kernel is None or np.shape(kernel)[-1] != 1:
+        raise call.error(
+            "must have an array as `kernel`, of shape (..., channels, 1). Use "
+            "keras.layers.DepthwiseConv2D in its place."
+        )
+    return merge(call)
 
 
 def _constants(call: LayerCall) -> list[Any]:
@@ -92,6 +124,11 @@ def _without_tensors(values: list[Any]) -> list[Any]:
         elif isinstance(value, list | tuple):
             constants += _without_tensors(list(value))
     return constants
+
+
+def _depthwise_macs(operation: Any, size: CallSize) -> Any:
+    *window, _, _ = size.named_shapes["kernel"]
+    return size.output_positions * math.prod(window) * size.outputs
 
 
 # ------------------------------------------------------------------- along some axes
@@ -247,6 +284,11 @@ def _sliced(call: LayerCall) -> set[int]:
     }
 
 
+def _crossed(call: LayerCall) -> set[int]:
+    operation = call.layer
+    return _axes_of(call, (operation.axisa, operation.axisb, operation.axisc))
+
+
 def _spatial(axes: int) -> Along:
     """Operations on rows and cols of `(batch, rows, cols, channels)`."""
 
@@ -298,7 +340,10 @@ def resized(
     if resize is not None:
         changes = resize(operation, replace(flow, sources=sources()), ends())
     elif arrays:
-        changes = {name: _entries_of(x, sources()) for name, x in arrays.items()}
+        changes = {
+            name: np.take(keras.ops.convert_to_numpy(array), sources(), axis)
+            for name, (array, axis) in arrays.items()
+        }
     else:
         return operation
     if not isinstance(changes, dict):
@@ -318,10 +363,6 @@ def resized(
     return call
 
 
-def _entries_of(array: Any, channels: np.ndarray) -> np.ndarray:
-    return keras.ops.convert_to_numpy(array)[..., channels]
-
-
 def _resized_shape(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
     *others, last = operation.newshape
     left = last if last == -1 else last * round(ends[-1]) // flow.input_shapes[0][-1]
@@ -338,7 +379,7 @@ _OF_AXIS = (
     "Average CountNonzero Cumprod Cumsum Diff LayerNorm LogSoftmax "
     "Logsumexp Max Median Min Moments Nanargmax Nanargmin Nancumprod Nancumsum "
     "Nanmax Nanmean Nanmedian Nanmin Nanprod Nanstd Nansum Nanvar Norm Normalize "
-    "Prod Ptp RMSNorm Softmax Sort Sparsemax Std TakeAlongAxis Trapezoid Unstack Var"
+    "Prod Ptp RMSNorm Softmax Sort Sparsemax Std Trapezoid Unstack Var"
 )
 #: The same, if linear.
 _LINEAR_OF_AXIS = "Mean Sum"
@@ -346,6 +387,7 @@ _ALONG: dict[str, Along] = {
     _OF_AXIS: _axis,
     "Nanpercentile Nanquantile Percentile Quantile": _quantile,
     "ExpandDims Stack": _inserted,
+    "Cross": _crossed,
     "Squeeze": _squeezed,
     "Moveaxis Swapaxes Transpose": _moved,
     "Slice": _sliced,
@@ -361,8 +403,8 @@ _ALONG: dict[str, Along] = {
 }
 #: They mix channels, or entries of which nothing says where they come from.
 _MIXING = (
-    "BatchNorm BroadcastTo CTCDecode CTCLoss CategoricalCrossentropy Cholesky Conv "
-    "ConvTranspose Cross DepthwiseConv Det Diag Diagonal Dot "
+    "BroadcastTo CTCDecode CTCLoss CategoricalCrossentropy Cholesky Conv "
+    "ConvTranspose Det Diag Diagonal Dot "
     "DotProductAttention Einsum ExtractPatches ExtractSequences FFT FFT2 Fold "
     "HSVToRGB IFFT2 IRFFT ISTFT InTopK Inner Inv Kron Logdet Matmul MultiHot "
     "OneHot Outer PSNR RFFT RGBToGrayscale RGBToHSV Ravel SSIM STFT SVD "
@@ -387,6 +429,14 @@ _register(_LOOKED_UP, merge)
 for _names, _along_axes in _ALONG.items():
     _register(_names, along(_along_axes))
 _register(_LINEAR_OF_AXIS, along(_axis), alike=True)
+_register("Linspace", along(_inserted), in_axes={"start": -1, "stop": -1})
+_register("TakeAlongAxis", along(_axis), in_axes={"indices": -1})
+_register(
+    "BatchNorm",
+    _normalized,
+    in_axes=dict.fromkeys(("mean", "variance", "offset", "scale"), -1),
+)
+_register("DepthwiseConv", _depthwise, in_axes={"kernel": -2}, macs=_depthwise_macs)
 _register("Reshape", _reshape, resize=_resized_shape)
 _register(_MIXING, per_sample)
 for _name in ENTRIES:

@@ -206,7 +206,8 @@ class WidthRule:
             (`layer.weights[i].name`), `variable` for those without, and
             `query/kernel` for that of a layer `query` inside of it. The axis may hold
             `k` entries for each channel, one after the other. A `ChannelAxis` in the
-            place of the axis says more, and a tuple names several axes.
+            place of the axis says more, and a tuple names several axes. Of an operation
+            of `keras.ops` they are arguments that are arrays, and the axis is negative.
         out_axes: Likewise for weights that follow the *output* channels.
         inner: Channels inside of the layer that come and go, too; `None` if there are
             none.

@@ -233,6 +233,6 @@ count_by(_dot_macs, _L.Dot)
 count_operations_by(_matmul_macs, "Matmul")
 count_operations_by(
     None,
-    "Conv ConvTranspose DepthwiseConv Dot DotProductAttention Einsum Inner "
+    "Conv ConvTranspose Dot DotProductAttention Einsum Inner "
     "SeparableConv Tensordot Vdot",
 )

@@ -239,5 +239,6 @@ def test_functions_that_act_on_each_entry():
     assert not acts_on_entries(ops.softmax)
     assert not acts_on_entries(lambda x: x - ops.max(x))
     assert not acts_on_entries(lambda x: x * np.arange(4.0))
+    assert not acts_on_entries(lambda x: ops.clip(x, 0.0, np.arange(4.0)))
     assert not acts_on_entries(lambda x: np.tanh(x))
     assert not acts_on_entries(Hidden().call)

@@ -2,16 +2,27 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import AnyWidthModel, grow, reorder_channels, slim, to_any_width
+from awn_keras import (
+    AnyWidthModel,
+    count_macs,
+    grow,
+    reorder_channels,
+    slim,
+    to_any_width,
+)
 from awn_keras.propagation import propagate
 from awn_keras.rules import Graded
 from awn_keras.stages import Widths
 from awn_keras.widths import channel_grades
-from tests.conftest import at_width, inputs_of
+from tests.conftest import BACKEND, at_width, inputs_of
 
 pytestmark = pytest.mark.backends
 
 L, ops = keras.layers, keras.ops
+LAST = "channels_last"
+not_on_torch = pytest.mark.skipif(
+    BACKEND == "torch", reason="PyTorch has no `linspace` along an axis"
+)
 
 #: Operations on feature maps `(batch, 4, 4, 6)` that treat each channel by itself.
 EXACT = {
@@ -51,6 +62,8 @@ EXACT = {
     "split": lambda x: ops.split(x, 2, axis=1)[1],
     "unstack": lambda x: ops.unstack(x, axis=1)[2],
     "stack": lambda x: ops.stack([x, 2 * x], axis=1),
+    "cross": lambda x: ops.cross(x[:, 1:], x[:, :3], axis=1),
+    "linspace": lambda x: ops.linspace(x, 2 * x, 3, axis=2),
     "pad": lambda x: ops.pad(x, ((0, 0), (1, 2), (0, 1), (0, 0))),
     "last": lambda x: x[:, -1],
     "strided": lambda x: x[:, ::2, 1:-1],
@@ -84,7 +97,10 @@ def kinds():
     return {name: propagation.kinds[id(y)] for name, y in given.items()}
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=not_on_torch if n == "linspace" else ()) for n in EXACT],
+)
 def test_an_exact_operation_keeps_the_channels(name, kinds):
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 6)).astype("float32")
     # What names the number of channels can only run on all of them.
@@ -176,6 +192,23 @@ def test_models_with_operations_slim_and_widen():
             "be an argument by itself",
         ),
         (lambda x: x + np.ones((2, 1, 1, 1), "float32"), "one entry for all samples"),
+        (
+            lambda x: ops.clip(x, -np.ones(6, "float32"), np.ones(6, "float32")),
+            "be an argument by itself",
+        ),
+        (lambda x: ops.cross(x[..., :3], x[..., 3:]), "acts on the channels"),
+        (
+            lambda x: ops.batch_normalization(x, *ops.moments(x, [0, 1, 2]), -1),
+            "acts on the samples",
+        ),
+        (
+            lambda x: ops.batch_normalization(x, FACTORS[:4], FACTORS[:4], 1),
+            "the channels as `axis`",
+        ),
+        (
+            lambda x: ops.depthwise_conv(x, np.ones((2, 2, 6, 2)), data_format=LAST),
+            "must have an array as `kernel`",
+        ),
         (lambda x: ops.top_k(x, 2)[0], "mixes channels"),
         (lambda x: ops.einsum("bhwc,bhwd->bcd", x, x), "mixes channels"),
     ],
@@ -190,6 +223,8 @@ def test_an_operation_on_samples_or_channels_is_refused(operation, match):
 
 
 FACTORS = np.linspace(0.5, 2, 8).astype("float32")
+#: Which row each channel takes, for all samples.
+ROWS = np.tile(np.arange(8, dtype="int32") % 4, (1, 4, 4, 1))
 POSITIONS = np.sin(np.arange(128)).reshape(1, 4, 4, 8).astype("float32")
 
 
@@ -199,6 +234,10 @@ def with_arrays(trained=False):
     stem = L.Conv2D(8, 1)
     x = stem(inputs)
     x = ops.multiply(FACTORS, x) + ops.convert_to_tensor(POSITIONS)
+    x = ops.batch_normalization(x, mean=FACTORS, variance=FACTORS, axis=-1)
+    blur = np.ones((2, 2, 1, 1), "float32") * FACTORS[:, None]
+    x = ops.depthwise_conv(x, blur, padding="same", data_format=LAST)
+    x = ops.take_along_axis(x, ROWS, axis=1)
     x = L.ReLU()(L.Conv2D(8, 3, padding="same")(ops.where(x > 0, x, FACTORS * 0.1)))
     if trained:
         stem.bias.assign(FACTORS)
@@ -213,8 +252,10 @@ def test_arrays_follow_the_channels(tmp_path):
     for width in model.distinct_widths:
         wanted = at_width(model, width, x)[0]
         for each in (model, loaded):
+            small = slim(each, width)
+            assert count_macs(each, width) == count_macs(small)
             # The same sums in another order.
-            got = keras.ops.convert_to_numpy(slim(each, width)(x))
+            got = keras.ops.convert_to_numpy(small(x))
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
