@@ -13,6 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+#: Whether the program has yet to read its arguments; see `awn_keras/__init__.py`.
+reads_arguments = False
+
 
 def main() -> int:
     """Runs the command with the process's arguments.
@@ -20,6 +23,8 @@ def main() -> int:
     Returns:
         The exit code; see `awn_keras.cli.main`.
     """
+    global reads_arguments
+    reads_arguments = True
     if os.environ.get("AWN_NATIVE_LOGS") or os.environ.get("AWN_DEBUG"):
         from awn_keras import cli
 
@@ -68,4 +73,5 @@ def new_log() -> Path:
 
 
 if __name__ == "__main__":
+    sys.modules["_awn"] = sys.modules["__main__"]
     sys.exit(main())

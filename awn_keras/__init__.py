@@ -4,13 +4,11 @@ On a machine without Keras, such as a board that runs files, `AnyWidthInterprete
 `AnytimeInterpreter` and `read_photo` are there, which need LiteRT, NumPy and Pillow.
 """
 
+import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
-
-from awn_keras.deploy.anytime import AnytimeInterpreter
-from awn_keras.deploy.interpreter import AnyWidthInterpreter
-from awn_keras.photos import read_photo
 
 try:
     __version__ = version("awn_keras")
@@ -18,136 +16,32 @@ except PackageNotFoundError:  # running from a source tree
     __version__ = "0+unknown"
 
 
-def _is_installed(package: str) -> bool:
+def _has_keras() -> bool:
     try:
-        return find_spec(package) is not None
+        return find_spec("keras") is not None
     except (ImportError, ValueError):
         return False
 
 
-# All at once where it can be: a saved model that is loaded names classes of which Keras
-# must know.
-if _is_installed("keras"):
-    from awn_keras.architectures import (
-        efficientnet_lite0,
-        lenet_3c1l,
-        mobilenet_v2,
-    )
-    from awn_keras.callbacks import WidthProgbar, WidthTensorBoard
-    from awn_keras.constraints import (
-        LowerTriangular,
-        UnitSpectralNorm,
-        triangular_mask,
-    )
-    from awn_keras.conversion import ConversionError, reorder_channels, to_any_width
-    from awn_keras.counting import count_macs, count_parameters
-    from awn_keras.curves import TradeOffCurve, trade_off_curve
-    from awn_keras.deploy import (
-        explore_widths,
-        export_tflite,
-        verify_tflite,
-        with_milliseconds,
-    )
-    from awn_keras.growing import grow
-    from awn_keras.layers import (
-        TriBidirectional,
-        TriConv1D,
-        TriConv1DTranspose,
-        TriConv2D,
-        TriConv2DTranspose,
-        TriConv3D,
-        TriConv3DTranspose,
-        TriDense,
-        TriEinsumDense,
-        TriGroupQueryAttention,
-        TriGRU,
-        TriLayerNormalization,
-        TriLSTM,
-        TriMultiHeadAttention,
-        TriRMSNormalization,
-        TriSeparableConv1D,
-        TriSeparableConv2D,
-        TriSimpleRNN,
-    )
-    from awn_keras.model import AnyWidthModel
-    from awn_keras.pictures import plot_curves, plot_history, plot_kernel
-    from awn_keras.rotating import rotate_channels
-    from awn_keras.rules import WidthRule, per_channel, per_sample, register_width_rule
-    from awn_keras.slimming import slim
-    from awn_keras.summary import ModelSummary, NetworkList, list_networks, summarize
-    from awn_keras.training.samplers import (
-        FixedWidths,
-        SandwichWidths,
-        UniformWidths,
-        WidthSampler,
-    )
-    from awn_keras.widths import active_channels, channel_grades
+def _load() -> Any:
+    """Imports all names that this machine can have, and gives their module."""
+    return import_module("awn_keras.public" if _has_keras() else "awn_keras.runtime")
 
-    __all__ = [
-        "AnyWidthInterpreter",
-        "AnyWidthModel",
-        "AnytimeInterpreter",
-        "ConversionError",
-        "FixedWidths",
-        "LowerTriangular",
-        "ModelSummary",
-        "NetworkList",
-        "SandwichWidths",
-        "TradeOffCurve",
-        "TriBidirectional",
-        "TriConv1D",
-        "TriConv1DTranspose",
-        "TriConv2D",
-        "TriConv2DTranspose",
-        "TriConv3D",
-        "TriConv3DTranspose",
-        "TriDense",
-        "TriEinsumDense",
-        "TriGRU",
-        "TriGroupQueryAttention",
-        "TriLSTM",
-        "TriLayerNormalization",
-        "TriMultiHeadAttention",
-        "TriRMSNormalization",
-        "TriSeparableConv1D",
-        "TriSeparableConv2D",
-        "TriSimpleRNN",
-        "UniformWidths",
-        "UnitSpectralNorm",
-        "WidthProgbar",
-        "WidthRule",
-        "WidthSampler",
-        "WidthTensorBoard",
-        "active_channels",
-        "channel_grades",
-        "count_macs",
-        "count_parameters",
-        "efficientnet_lite0",
-        "explore_widths",
-        "export_tflite",
-        "grow",
-        "lenet_3c1l",
-        "list_networks",
-        "mobilenet_v2",
-        "per_channel",
-        "per_sample",
-        "plot_curves",
-        "plot_history",
-        "plot_kernel",
-        "read_photo",
-        "register_width_rule",
-        "reorder_channels",
-        "rotate_channels",
-        "slim",
-        "summarize",
-        "to_any_width",
-        "trade_off_curve",
-        "triangular_mask",
-        "verify_tflite",
-        "with_milliseconds",
-    ]
+
+if getattr(sys.modules.get("_awn"), "reads_arguments", False):
+    # The program `awn` answers wrong arguments before it imports Keras for seconds.
+    def __getattr__(name: str) -> Any:
+        # `from awn_keras import cli` asks for an attribute before it imports a module.
+        if name.startswith("_") or find_spec(f"awn_keras.{name}") is not None:
+            raise AttributeError(f"module 'awn_keras' has no attribute {name!r}")
+        return getattr(_load(), name)
+
+elif _has_keras():
+    from awn_keras.public import *  # noqa: F403
+    from awn_keras.public import __all__ as __all__
 else:
-    __all__ = ["AnyWidthInterpreter", "AnytimeInterpreter", "read_photo"]
+    from awn_keras.runtime import *  # noqa: F403
+    from awn_keras.runtime import __all__ as __all__
 
     def __getattr__(name: str) -> Any:
         if name.startswith("_"):

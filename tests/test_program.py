@@ -72,3 +72,39 @@ def test_a_folder_for_the_log_that_is_none(tmp_path):
     assert code == 2
     assert error.startswith("awn: error: a log file is needed: set the environment")
     assert error.count("\n") == 1
+
+
+ARGUMENTS = """
+import sys
+
+sys.argv[0] = "awn"
+import _awn
+
+try:
+    _awn.main()
+except SystemExit as end:
+    slow = {"keras", "tensorflow", "jax", "torch", "numpy", "PIL", "matplotlib"}
+    print(end.code or 0, slow & sys.modules.keys())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("--help", 0),
+        ("--version", 0),
+        ("trian", 2),
+        ("train --help", 0),
+        ("export model.keras --widths", 2),
+        ("benchmark --no-such-option", 2),
+    ],
+)
+def test_arguments_are_answered_before_anything_slow_is_imported(arguments, code):
+    done = subprocess.run(
+        [sys.executable, "-c", ARGUMENTS, *arguments.split()],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.splitlines()[-1] == f"{code} set()"

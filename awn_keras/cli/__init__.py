@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import awn_keras
 from awn_keras.cli import (
     benchmark,
     convert,
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None, log: Path | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
+        # Not before: a question about options, or a wrong one, is answered at once.
+        awn_keras._load()
         args.run(args)
     except (AwnError, OSError) as error:
         return _tell(args, f"error: {_explain(error, args.parser)}", 2)

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from awn_keras.deploy.pixels import Pixels
-
 if TYPE_CHECKING:
+    import numpy as np
+
     from awn_keras.deploy.litert import TFLiteFile, TFLiteFolder
+    from awn_keras.deploy.pixels import Pixels
 
 
 def class_names_beside(model: Path) -> list[str]:
@@ -46,6 +45,8 @@ def as_file_takes(images: np.ndarray, dtype: Any, pixels: Pixels | None) -> np.n
     Returns:
         Array of the same shape.
     """
+    import numpy as np
+
     if pixels is None:
         return images
     if np.dtype(dtype).kind == "f":
@@ -69,6 +70,8 @@ def accuracies_on(
     Raises:
         ValueError: If the file has no such width.
     """
+    import numpy as np
+
     from awn_keras.deploy.benchmark.host import accuracies
 
     widest = list(file.by_width.values())[-1]

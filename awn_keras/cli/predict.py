@@ -12,7 +12,6 @@ from awn_keras.cli.arguments import Parser
 from awn_keras.cli.images import class_names_beside
 from awn_keras.cli.output import write_line
 from awn_keras.errors import ArgumentError
-from awn_keras.photos import PhotoError
 
 HELP = "Say what is on photos."
 
@@ -37,6 +36,8 @@ def add(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    from awn_keras.photos import PhotoError
+
     answer = (_of_model if args.model.suffix == ".keras" else _of_file)(args)
     failures = []
     for photo in args.photos:
