@@ -61,7 +61,7 @@ def deit_distilled():
     return keras.Model(inputs, [L.Dense(CLASSES)(x), L.Dense(CLASSES)(x)])
 
 
-def mobilevit_block(x, filters):
+def mobilevit_block(x, filters, depth=1):
     """Attention between the pixels of all 2x2 patches that have the same place."""
     _, rows, cols, channels = x.shape
     y = conv(x, channels, activation="silu")
@@ -69,9 +69,11 @@ def mobilevit_block(x, filters):
     y = L.Reshape((rows // 2, 2, cols // 2, 2, filters))(y)
     y = L.Permute((2, 4, 1, 3, 5))(y)
     y = L.Reshape((4, rows * cols // 4, filters))(y)
-    z = L.LayerNormalization()(y)
-    z = L.MultiHeadAttention(4, filters // 4, attention_axes=(2,))(z, z)
-    y = L.LayerNormalization()(fed_forward(L.Add()([y, z]), "silu"))
+    for _ in range(depth):
+        z = L.LayerNormalization()(y)
+        z = L.MultiHeadAttention(4, filters // 4, attention_axes=(2,))(z, z)
+        y = fed_forward(L.Add()([y, z]), "silu")
+    y = L.LayerNormalization()(y)
     y = L.Reshape((2, 2, rows // 2, cols // 2, filters))(y)
     y = L.Reshape((rows, cols, filters))(L.Permute((3, 1, 4, 2, 5))(y))
     y = conv(y, channels, 1, activation="silu")
