@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,12 @@ from awn_keras import lenet_3c1l
 from awn_keras.counting import count_active_parameters
 from awn_keras.data import DATASETS
 from awn_keras.experiments import tables
-from awn_keras.experiments.paper import TABLE_2, recommended_arm, runs_of
+from awn_keras.experiments.paper import (
+    TABLE_2,
+    individual_sizes,
+    recommended_arm,
+    runs_of,
+)
 from awn_keras.experiments.reproduce import finished_runs, write_report
 
 ROOT = Path(__file__).parents[1]
@@ -44,9 +51,9 @@ def where(environment: dict[str, Any]) -> str:
     )
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def table(head: list[str], rows: list[list[str]], column: str = "---:") -> str:
+    """A Markdown table, numbers to the right; words with "---" as `column`."""
+    lines = [head, ["---", *[column] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -476,6 +483,78 @@ def speed() -> str:
     )
 
 
+def in_short() -> str:
+    """What a user gets, against what she would ship instead: four rows."""
+    result = load("export")
+    (network,) = (n for n in result["networks"] if n["network"].startswith("MobileNet"))
+    arm = f"{BALANCED}, blocks of 32"
+    file = network["files"][arm]
+    plain = [
+        row
+        for row in network["alternatives"]
+        if (row["arm"], row["equal"]) == (arm, "weights")
+    ]
+    narrow, *_, wide = file["widths"]
+    step = {row["arm"]: row["median_ms"] for row in load("train_step")["rows"]}
+    longer = step["one pass, 4 widths"] / step["plain, 32 channels"]
+    ours = _reached(recommended_arm("fashion_mnist"))
+    sizes = individual_sizes("fashion_mnist")
+    ends = [(sizes["params", width], width) for width in (0.25, 1.0)]
+    alone = [_reached(f"plain_{filters}_recommended")(1.0) for filters, _ in ends]
+    rows = [
+        [
+            f"size, {len(plain)} widths of MobileNetV2",
+            f"{sum(row['bytes'] for row in plain) / 1e6:.1f} MB",
+            f"{file['bytes'] / 1e6:.1f} MB",
+        ],
+        [
+            "latency, narrowest to full width",
+            *(
+                f"{rows[0]['ms']:.2g} to {rows[-1]['ms']:.2g} ms"
+                for rows in (plain, [narrow, wide])
+            ),
+        ],
+        [
+            "accuracy of LeNet on Fashion-MNIST, narrowest to full width",
+            f"{alone[0]:.1%} to {alone[1]:.1%}",
+            f"{ours(0.25):.1%} to {ours(1.0):.1%}",
+        ],
+        [
+            "training",
+            "a run for each network",
+            f"one run, {longer:.1f}x the steps' time of the largest",
+        ],
+    ]
+    head = ["", "a plain network for each width", "one any-width network"]
+    return (
+        f"{table(head, rows)}\n\n"
+        "Plain networks have as many weights as are active at each width. Latency: "
+        f"LiteRT on one thread, 224x224. {where(result['environment'])} How each "
+        "number was measured: [exported files](docs/measured.md#exported-files), "
+        "[networks trained one by one](docs/measured.md#networks-trained-one-by-one), "
+        "[training steps](docs/measured.md#training-many-widths-at-once)."
+    )
+
+
+def _reached(label: str) -> Callable[[float], float]:
+    """Mean accuracy at a width of finished runs on Fashion-MNIST, over seeds."""
+    kind = {"seeds": 10, "precision": "mixed_bfloat16"}
+    runs = [
+        *runs_of("improvements", "fashion_mnist", **kind),
+        *runs_of("individual", "fashion_mnist", **kind),
+    ]
+    curves = [
+        result["curves"][0]
+        for run, result in finished_runs([r for r in runs if r.label == label], PAPER)
+    ]
+
+    def at(width: float) -> float:
+        accuracies = [tables.accuracy_at(curve, width) for curve in curves]
+        return sum(accuracies) / len(accuracies)
+
+    return at
+
+
 def benchmark() -> str:
     """A report of `awn benchmark`, and how well two agree."""
     result = load("benchmark")
@@ -635,6 +714,146 @@ def zoo() -> str:
         "standard deviation of the output, with ranges of 32 samples; '-' if a file "
         "cannot hold it, as a layer is 0 for all of them. "
         f"{where(result['environment'])}"
+    )
+
+
+#: Architectures of the zoo that README shows.
+KNOWN = (
+    *("ResNeXt", "MobileNetV4-conv", "EfficientNet", "ConvNeXt", "ViT-Tiny"),
+    *("MobileViT-XXS", "U-Net", "SSD-Lite", "MLPerf Tiny: DS-CNN", "CRNN"),
+)
+
+
+def zoo_in_short() -> str:
+    """Some rows of the zoo, and how many there are."""
+    result = load("zoo")
+    rows = {row["name"]: row for row in result["rows"]}
+    shown = [
+        [
+            name,
+            f"{rows[name]['tri_layers']}",
+            f"{rows[name]['networks']}",
+            *(f"{macs / 1e6:.2g} M" for macs in rows[name]["macs"]),
+            f"{rows[name]['slim']:.0e}",
+            f"{rows[name]['tflite']:.0e}",
+            f"{rows[name]['int8']:.1%}",
+        ]
+        for name in KNOWN
+    ]
+    head = [
+        *("small model of", "Tri layers", "networks"),
+        *(f"MACs at {result['min_width']}", "at 1"),
+        *("`slim` differs by", "TFLite file", "int8 file"),
+    ]
+    converted = sum(row["converts"] for row in result["rows"])
+    return (
+        f"{table(head, shown)}\n\n"
+        f"{converted} of {len(rows)} architectures convert. "
+        f"{where(result['environment'])}"
+    )
+
+
+def operations() -> str:
+    """What the census of layers and functions found."""
+    result = load("operations")
+    parts = []
+    for kind, title in (("layer", "Layers"), ("operation", "Functions")):
+        rows = [row for row in result["rows"] if row["kind"] == kind]
+        called = [row for row in rows if row["before"]["verdict"] != "not called"]
+        counts = (
+            sum(row[place]["verdict"] == "passes" for row in rows)
+            for place in ("before", "after")
+        )
+        parts.append(
+            "### {}\n\nBefore the readout {} pass, after it {}.\n".format(
+                title, *counts
+            )
+        )
+        becoming = [
+            [f"`{row['name']}`", f"`{', '.join(row['before']['becomes'])}`"]
+            for row in called
+            if row["before"].get("becomes")
+        ]
+        if becoming:
+            parts.append(f"{table(['layer', 'becomes'], becoming, '---')}\n")
+        staying = _names(
+            row
+            for row in called
+            if row["before"]["verdict"] == "passes" and not row["before"]["becomes"]
+        )
+        parts.append(f"Stay as they are: {staying}.\n")
+        refused = [
+            [f"`{row['name']}`", _reason(row["before"]["reason"])]
+            for row in called
+            if row["before"]["verdict"] == "refused"
+        ]
+        parts.append(f"{table(['before the readout', 'why not'], refused, '---')}\n")
+        refused = [
+            [f"`{row['name']}`", _reason(row["after"]["reason"])]
+            for row in rows
+            if row["after"]["verdict"] == "refused"
+        ]
+        parts.append(f"{table(['after the readout', 'why not'], refused, '---')}\n")
+        others = _names(row for row in rows if row not in called)
+        parts.append(
+            "Not tried, as they make no tensor with a sample for each sample, or Keras "
+            f"cannot call them while a model is built: {others}.\n"
+        )
+    parts.append(where(result["environment"]))
+    return "\n".join(parts)
+
+
+def _names(rows: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(f"`{row['name']}`" for row in rows)
+
+
+def _reason(message: str) -> str:
+    """The first sentence of a refusal, without the names of model and layer."""
+    finding = message.split(" cannot become any-width: - ", 1)[-1]
+    if finding.startswith("No width rule"):
+        return "has no width rule"
+    reason = finding.split("): ", 1)[-1].split(". ", 1)[0].rstrip(".")
+    return re.sub(r" of an input of shape \(.*?\)", "", reason)
+
+
+def accuracy() -> str:
+    """Any-width networks of attention, normalization and recurrence, and plain ones."""
+    runs = load("accuracy")["runs"]
+    cases: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for run in runs:
+        arms = cases.setdefault((run["network"], run["data"]), {})
+        arms.setdefault(run["arm"], []).append(run)
+    widths = cases[next(iter(cases))]["any_width"][0]["widths"]
+    rows = []
+    for (network, data), arms in cases.items():
+        plain, ours = arms["plain"], arms["any_width"]
+        samples = "{:,} / {:,}".format(*plain[0]["samples"])
+        accuracies = [run["accuracy"] for run in ours]
+        rows.append(
+            [
+                f"{network}, {data}",
+                samples,
+                f"{plain[0]['epochs']}",
+                f"{len(plain)}",
+                f"{tables.percent([run['accuracy'][0] for run in plain])} %",
+                *(
+                    f"{tables.percent(list(each))} %"
+                    for each in zip(*accuracies, strict=True)
+                ),
+                f"{ours[0]['macs'][0] / ours[0]['macs'][-1]:.0%}",
+            ]
+        )
+    head = [
+        *("network, data", "samples to train / test", "epochs", "seeds", "plain"),
+        *(f"any-width at {width:g}" for width in widths),
+        f"MACs at {widths[0]:g}",
+    ]
+    return (
+        f"{table(head, rows)}\n\n"
+        "Accuracy after the last epoch (mean ± standard deviation where there are "
+        "several seeds), the same optimizer and epochs for both "
+        "(`python -m benchmarks.accuracy`). MACs: part of those at full width. "
+        f"{where(runs[-1]['environment'])}"
     )
 
 
@@ -927,16 +1146,19 @@ def _duration(seconds: float) -> str:
 
 #: The tables, and the page that each is on.
 BLOCKS = {
-    ROOT / "README.md": {
-        "table2": table2,
-        "recommended": recommended,
-        "speed": speed,
-        "families": families,
-    },
+    ROOT / "README.md": {"in_short": in_short, "zoo_in_short": zoo_in_short},
+    ROOT / "docs" / "paper.md": {"table2": table2, "recommended": recommended},
     ROOT / "docs" / "distributed.md": {"scaling": scaling},
-    ROOT / "docs" / "converting.md": {"normalization": normalization, "zoo": zoo},
+    ROOT / "docs" / "converting.md": {
+        "accuracy": accuracy,
+        "families": families,
+        "normalization": normalization,
+        "zoo": zoo,
+    },
+    ROOT / "docs" / "operations.md": {"operations": operations},
     ROOT / "docs" / "photos.md": {"walk": walk},
     ROOT / "docs" / "measured.md": {
+        "speed": speed,
         "train_step": train_step,
         "blocks": blocks,
         "backends": backends,
@@ -959,6 +1181,7 @@ BLOCKS = {
         "changes_in_five_epochs": changes_in_five_epochs,
         "warm_start": warm_start,
         "photos": lambda: photos("cifar10"),
+        "photos_elpv": lambda: photos("elpv"),
         "waste": waste,
         "staircases": staircases,
         "export": export,
