@@ -522,7 +522,7 @@ def in_short() -> str:
         [
             "training",
             "a run for each network",
-            f"one run, {longer:.1f}x the steps' time of the largest",
+            f"one run; a step takes {longer:.1f}x that of the largest network",
         ],
     ]
     head = ["", "a plain network for each width", "one any-width network"]
@@ -825,7 +825,7 @@ def accuracy() -> str:
         arms.setdefault(run["arm"], []).append(run)
     widths = cases[next(iter(cases))]["any_width"][0]["widths"]
     rows = []
-    for (network, data), arms in cases.items():
+    for (network, data), arms in sorted(cases.items()):
         plain, ours = arms["plain"], arms["any_width"]
         samples = "{:,} / {:,}".format(*plain[0]["samples"])
         accuracies = [run["accuracy"] for run in ours]

@@ -93,7 +93,7 @@ except SystemExit as end:
     [
         ("--help", 0),
         ("--version", 0),
-        ("trian", 2),
+        ("no-such-command", 2),
         ("train --help", 0),
         ("export model.keras --widths", 2),
         ("benchmark --no-such-option", 2),
