@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import keras
 import numpy as np
 
+from awn_keras.errors import AwnError
 from awn_keras.graph import copy_layer, data_tensors, graph_nodes, is_stock, replay
 
 _NAMES = (
@@ -52,7 +53,7 @@ _TOLERANCE = 2e-2
 _READ: WeakKeyDictionary[Any, WeightsOnChannels | None] = WeakKeyDictionary()
 
 
-class _CodeError(Exception):
+class _CodeError(AwnError):
     """A user's code failed on symbolic tensors, or on a size that it was not told."""
 
 
