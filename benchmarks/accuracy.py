@@ -13,7 +13,7 @@ same optimizer for as many epochs:
   Only its files are read: `pip install --no-deps aeon` is enough.
 
 AdamW, a warm-up over a tenth of the steps, then half a cosine. Runs that are finished
-are not run again. An hour on two cores.
+are not run again.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Case:
 
 
 CASES: dict[tuple[str, str], Case] = {
-    # A step of ConvNeXtTiny takes 3 s on two cores.
+    # A step of ConvNeXtTiny takes seconds on two cores.
     ("ConvNeXtTiny", "CIFAR-10"): Case(
         convnext_tiny, partial(cifar10, 4_000), epochs=3, batch=64, rate=1e-3
     ),

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import AnyWidthModel, TriConv2D, TriDense
+from awn_keras import AnyWidthModel, TriConv2D, TriDense, slim
 
 # Keras builds take tens of milliseconds, so that a deadline would only add noise.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
@@ -183,6 +183,18 @@ def at_width(model, width, x, **kwargs):
     return [
         keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(x, **kwargs))
     ]
+
+
+def assert_slims(model):
+    """Compares `slim` with a model of one output."""
+    x = inputs_of(model)
+    for width in (0.25, 0.5, 1.0):
+        np.testing.assert_allclose(
+            at_width(model, width, x)[0],
+            keras.ops.convert_to_numpy(slim(model, width)(x)),
+            rtol=1e-4,  # the same sums in another order
+            atol=1e-5,
+        )
 
 
 def classification(model, **kwargs):

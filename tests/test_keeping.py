@@ -11,7 +11,7 @@ from awn_keras import (
     slim,
     to_any_width,
 )
-from tests.conftest import at_width, inputs_of
+from tests.conftest import assert_slims, at_width, inputs_of
 
 pytestmark = pytest.mark.backends
 
@@ -41,17 +41,6 @@ def residual(trained=True):
     if trained:
         model.get_layer("stem").bias.assign(np.linspace(-1, 1, 8))
     return model
-
-
-def assert_slims(model):
-    x = inputs_of(model)
-    for width in (0.25, 0.5, 1.0):
-        np.testing.assert_allclose(
-            at_width(model, width, x)[0],
-            ops.convert_to_numpy(slim(model, width)(x)),
-            rtol=1e-4,  # the same sums in another order
-            atol=1e-5,
-        )
 
 
 # ------------------------------------------------------------------------- readouts

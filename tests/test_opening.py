@@ -10,7 +10,7 @@ from awn_keras import (
     to_any_width,
 )
 from awn_keras.opening import is_block, opened
-from tests.conftest import at_width, inputs_of
+from tests.conftest import assert_slims, inputs_of
 
 pytestmark = pytest.mark.backends
 
@@ -114,14 +114,7 @@ def assert_converts(plain, tri):
     """Conversion finds `tri` Tri layers, and slims exactly."""
     model = to_any_width(plain, divisor=1)
     assert sum(isinstance(layer, TriConv2D) for layer in model.layers) == tri
-    x = inputs_of(model)
-    for width in (0.25, 0.5, 1.0):
-        np.testing.assert_allclose(
-            at_width(model, width, x)[0],
-            ops.convert_to_numpy(slim(model, width)(x)),
-            rtol=1e-4,  # the same sums in another order
-            atol=1e-5,
-        )
+    assert_slims(model)
     return model
 
 

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from awn_keras import ConversionError, slim, to_any_width
+from awn_keras import ConversionError, to_any_width
 from awn_keras.rules import rule_of
 from awn_keras.rules.entries import acts_on_entries
 from awn_keras.testing import check_width_rule
-from tests.conftest import at_width, eagerly, inputs_of
+from tests.conftest import assert_slims, eagerly
 
 pytestmark = pytest.mark.backends
 
@@ -135,15 +135,7 @@ def test_a_network_of_layers_without_rules_is_slimmed_exactly():
     x = Positions()(L.Conv2D(8, 3, padding="same")(inputs))
     x = Own()(L.Conv2D(16, 3, activation=quick_gelu)(Dropped()(Shared()(x))))
     outputs = L.Dense(3)(L.GlobalAveragePooling2D()(x))
-    model = to_any_width(keras.Model(inputs, outputs), divisor=1)
-    x = inputs_of(model)
-    for width in (0.25, 0.5, 1.0):
-        np.testing.assert_allclose(
-            at_width(model, width, x)[0],
-            ops.convert_to_numpy(slim(model, width)(x)),
-            rtol=1e-4,  # the same sums in another order
-            atol=1e-5,
-        )
+    assert_slims(to_any_width(keras.Model(inputs, outputs), divisor=1))
 
 
 # ----------------------------------------------------------------------- what is not
