@@ -67,19 +67,20 @@ def new_figure(width: float = 6.0, height: float = 4.0, **kwargs: Any) -> Any:
     return figure, figure.subplots(**kwargs)
 
 
-def save_figure(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
     """Writes a figure as PNG, whole or not at all.
 
     Args:
         figure: A Matplotlib figure.
         path: File to write.
+        dpi: Pixels per inch.
 
     Raises:
         OSError: If it cannot be written.
     """
     content = io.BytesIO()
     # No date in it: the same runs give the same file.
-    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     write_whole(path, content.getvalue())
 
 

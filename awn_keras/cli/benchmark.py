@@ -19,7 +19,7 @@ from awn_keras.cli.images import accuracies_on
 from awn_keras.cli.output import write_line
 from awn_keras.cli.sets import add_set_arguments, load_dataset
 from awn_keras.errors import ArgumentError, AwnError
-from awn_keras.files import check_can_write
+from awn_keras.files import check_can_write, together
 
 HELP = "Measure each width of TFLite files, here or elsewhere."
 _PROGRAM_HELP = "LiteRT's benchmark_model for that device; see tflite/README.md"
@@ -58,8 +58,6 @@ def add(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    from awn_keras.deploy.benchmark import write_html
-
     if args.dry:
         _count(args)
         return
@@ -74,11 +72,7 @@ def run(args: argparse.Namespace) -> None:
         if path is not None:
             check_can_write(path, option)
             path.parent.mkdir(parents=True, exist_ok=True)
-    report, new = _measure(args, output)
-    if args.csv:
-        report.to_csv(args.csv)
-    if args.html:
-        write_html(report, args.html, budget_ms=args.budget_ms)
+    report, new = _measure(args, output, partial(_save, args, output))
     shown = report if args.merge else new
     if shown.rows:
         write_line(shown.table())
@@ -87,6 +81,18 @@ def run(args: argparse.Namespace) -> None:
     write_line(f"{len(new.rows)} rows measured, {len(report.rows)} in {output}")
     if new.failures:
         raise IncompleteError("; ".join(map(str, new.failures)))
+
+
+def _save(args: argparse.Namespace, output: Path, report: Any) -> None:
+    """Writes the files of a report, which never tell of different ones."""
+    from awn_keras.deploy.benchmark import write_html
+
+    with together():
+        if args.csv:
+            report.to_csv(args.csv)
+        if args.html:
+            write_html(report, args.html, budget_ms=args.budget_ms)
+        report.save(output)
 
 
 def _count(args: argparse.Namespace) -> None:
@@ -110,8 +116,10 @@ class IncompleteError(AwnError, RuntimeError):
     """Something could not be measured; the rest is on disk."""
 
 
-def _measure(args: argparse.Namespace, output: Path) -> tuple[Any, Any]:
-    """The report, which is on disk after each row, and what is new in it."""
+def _measure(
+    args: argparse.Namespace, output: Path, save: Callable[[Any], None]
+) -> tuple[Any, Any]:
+    """The report, which is saved after each row, and what is new in it."""
     from awn_keras.deploy.benchmark import Report
     from awn_keras.deploy.benchmark.host import Subject
 
@@ -125,13 +133,15 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[Any, Any]:
     old = before.merged(map(Report.load, args.merge))
     new: list[Any] = []
 
-    def save(now: Report) -> None:
-        old.merged([*new, now]).save(output)
+    def progress(now: Report) -> None:
+        save(old.merged([*new, now]))
 
     for path in args.files:
         for measure in _places(args, path):
-            new.append(measure(on_progress=save))
-    return old.merged(new), Report().merged(new)
+            new.append(measure(on_progress=progress))
+    report = old.merged(new)
+    save(report)
+    return report, Report().merged(new)
 
 
 def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:

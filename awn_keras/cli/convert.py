@@ -14,7 +14,7 @@ from awn_keras.cli.arguments import (
 )
 from awn_keras.cli.output import told_on_stderr, write_line
 from awn_keras.errors import ArgumentError
-from awn_keras.files import check_can_write
+from awn_keras.files import check_can_write, whole_file
 
 HELP = "Make a saved Keras model any-width."
 
@@ -84,9 +84,8 @@ def run(args: argparse.Namespace) -> None:
         order=args.order,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.stem}.partial.keras")
-    model.save(partial)
-    partial.replace(output)
+    with whole_file(output, ".keras") as temporary:
+        model.save(temporary)
     with told_on_stderr(WARNING):
         ends = list_networks(model, [model.min_width, 1.0])
     count = len(model.distinct_widths)

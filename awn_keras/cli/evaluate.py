@@ -13,7 +13,7 @@ from awn_keras.cli.images import accuracies_on
 from awn_keras.cli.output import told_on_stderr, write_line
 from awn_keras.cli.sets import add_set_arguments, load_dataset
 from awn_keras.errors import ArgumentError
-from awn_keras.files import check_can_write
+from awn_keras.files import check_can_write, together
 
 HELP = "Evaluate a saved model, or an exported file, at many widths."
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from awn_keras.counting import WARNING
     from awn_keras.curves import trade_off_curve
     from awn_keras.loading import load_model
-    from awn_keras.pictures import new_figure
+    from awn_keras.pictures import new_figure, save_figure
 
     model = load_model(args.model)
     output = args.output
@@ -52,12 +52,13 @@ def run(args: argparse.Namespace) -> None:
     write_line(str(curve))
     if output:
         output.mkdir(parents=True, exist_ok=True)
-        curve.to_csv(output / "curve.csv")
-        curve.to_json(output / "curve.json")
-    if output and curve.accuracy:
-        figure, ax = new_figure()
-        curve.plot(ax)
-        figure.savefig(output / "curve.png", dpi=150)
+        with together():
+            if curve.accuracy:
+                figure, ax = new_figure()
+                curve.plot(ax)
+                save_figure(figure, output / "curve.png", dpi=150)
+            curve.to_csv(output / "curve.csv")
+            curve.to_json(output / "curve.json")
 
 
 def _run_file(args: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ from awn_keras.deploy.verification import (
 )
 from awn_keras.environment import environment
 from awn_keras.errors import ArgumentError
-from awn_keras.files import check_can_write, write_whole
+from awn_keras.files import check_can_write, together, write_whole
 from awn_keras.layouts import Cut, candidates, choose_cuts, default_widths
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
 from awn_keras.slimming import slim_alike
@@ -320,11 +320,10 @@ def _write(
     }
     described["widths"] = [asdict(record) for record in exported]
     beside.parent.mkdir(parents=True, exist_ok=True)
-    # An older manifest must not speak of the new files.
-    beside.unlink(missing_ok=True)
-    for place, (file, _) in files.items():
-        write_whole(place, file.content)
-    write_whole(beside, json.dumps(described, indent=1) + "\n")
+    with together():  # A manifest never speaks of other files.
+        for place, (file, _) in files.items():
+            write_whole(place, file.content)
+        write_whole(beside, json.dumps(described, indent=1) + "\n")
 
 
 def _as_file(

@@ -18,7 +18,7 @@ import numpy as np
 from awn_keras.deploy.litert import Tensor, TFLiteFile
 from awn_keras.deploy.pixels import Pixels, is_image_shape
 from awn_keras.errors import ArgumentError
-from awn_keras.files import check_can_write, write_whole
+from awn_keras.files import check_can_write, together, write_whole
 
 #: The version of LiteRT.js that pages are made for, and get from the CDN.
 LITERTJS_VERSION = "2.5.3"
@@ -93,13 +93,14 @@ def write_page(
     file = _checked(path)
     name = Path(path).name
     title = title or str(file.described.get("model") or Path(path).stem)
-    if single_file and package is not None:
-        content = _one_file(package, file.content, name, title)
-        page.parent.mkdir(parents=True, exist_ok=True)
-    else:
-        content = _of_folder(package, name, title)
-        _write_beside(output, package, file.content, name)
-    write_whole(page, content)
+    with together():
+        if single_file and package is not None:
+            content = _one_file(package, file.content, name, title)
+            page.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            content = _of_folder(package, name, title)
+            _write_beside(output, package, file.content, name)
+        write_whole(page, content)
     return page
 
 

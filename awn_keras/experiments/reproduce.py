@@ -15,7 +15,7 @@ from awn_keras.experiments.executed import Finished
 from awn_keras.experiments.paper import EXPERIMENTS, PaperRun, recommended_arm, runs_of
 from awn_keras.experiments.statistics import trace_of
 from awn_keras.experiments.tables import Table
-from awn_keras.files import write_whole
+from awn_keras.files import together, try_lock, write_whole
 from awn_keras.pictures import save_figure
 from awn_keras.runs.networks import NETWORKS, network_of
 from awn_keras.runs.recipe import PRECISIONS, Recipe
@@ -145,18 +145,8 @@ def _run(
 def _claimed(directory: Path) -> Iterator[bool]:
     """Whether this process alone may work in a directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows: nobody to share with
-        yield True
-        return
     with (directory / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True  # released when the file is closed, also by a kill
+        yield try_lock(file.fileno())  # until the file is closed, also by a kill
 
 
 # --------------------------------------------------------------------------- showing
@@ -232,8 +222,9 @@ def _unused(recipe: Recipe) -> tuple[str, ...]:
     return network_of(recipe.architecture).unused
 
 
+@together()
 def write_report(results: Path) -> None:
-    """Writes `README.md` of a directory of results, and its figures.
+    """Writes `README.md` of a directory of results, and its figures, together.
 
     Args:
         results: The directory.

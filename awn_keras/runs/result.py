@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from awn_keras.counting import count_parameters, known_macs
 from awn_keras.curves import TradeOffCurve, trade_off_curve
 from awn_keras.data import ImageData
 from awn_keras.environment import environment
-from awn_keras.files import write_whole
+from awn_keras.files import together, whole_file, write_whole
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.pictures import new_figure, save_figure
 from awn_keras.runs.build import build
@@ -48,11 +49,13 @@ class Result:
 # ------------------------------------------------------------------------- writing
 
 
-def save_model(model: keras.Model, directory: Path) -> None:
-    """Writes a model whole or not at all."""
-    temporary = directory / "model.partial.keras"
-    model.save(temporary)
-    temporary.replace(directory / "model.keras")
+def save_model(model: keras.Model, path: Path, copy: Path | None = None) -> None:
+    """Writes a model whole or not at all; a copy of it, if wanted, before it."""
+    with together(), whole_file(path, ".keras") as temporary:
+        model.save(temporary)
+        if copy is not None:
+            with whole_file(copy) as other:
+                shutil.copyfile(temporary, other)
 
 
 def finish(
@@ -67,19 +70,21 @@ def finish(
     if recipe.precision != "float32":
         model = _in_float32(recipe, model, data)
     curves = _curves(recipe, model, data)
-    if isinstance(model, USNet):
-        save_model(model, directory)  # with its last calibration
     result = Result(model, curves, history, statistics)
-    result.curve.to_csv(directory / "curve.csv")
     figure, axes = new_figure()
     for count, curve in curves.items():
         label = f"{count} widths calibrated, AUC {100 * curve.auc:.2f} %"
         curve.plot(axes, label if count else None)
-    save_figure(figure, directory / "curve.png")
-    write_whole(
-        directory / "result.json",
-        json.dumps(describe(recipe, result), indent=1) + "\n",
-    )
+    with together():
+        if isinstance(model, USNet):
+            # With its last calibration.
+            save_model(model, directory / "model.keras")
+        result.curve.to_csv(directory / "curve.csv")
+        save_figure(figure, directory / "curve.png")
+        write_whole(
+            directory / "result.json",
+            json.dumps(describe(recipe, result), indent=1) + "\n",
+        )
     return result
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import keras
 
 from awn_keras.data import Batches, ImageData
 from awn_keras.errors import ArgumentError
-from awn_keras.files import read_json, write_whole
+from awn_keras.files import read_json, together, write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
 from awn_keras.runs.build import build
@@ -51,6 +50,8 @@ class Trace(keras.callbacks.Callback):
 class _Checkpoint(keras.callbacks.Callback):
     """Keeps model and history after each epoch; a kill loses at most one epoch.
 
+    The best epoch's model is kept, too, where there is a `_Best`.
+
     The seconds of an epoch are those of its training steps, without validation and
     without what a `Trace` takes.
     """
@@ -60,11 +61,13 @@ class _Checkpoint(keras.callbacks.Callback):
         directory: Path,
         history: list[dict[str, Any]],
         trace: Trace | None,
+        best: _Best | None,
     ) -> None:
         super().__init__()
         self.directory = directory
         self.history = history
         self.trace = trace
+        self.best = best
 
     def _elsewhere(self) -> float:
         return self.trace.seconds if self.trace else 0.0
@@ -79,29 +82,31 @@ class _Checkpoint(keras.callbacks.Callback):
         self._end = time.perf_counter() - self._elsewhere()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Writes both files, each whole or not at all."""
+        """Writes the files, all or none."""
         logs = {name: float(value) for name, value in (logs or {}).items()}
         now = time.perf_counter() - self._elsewhere()
         logs["seconds"] = (self._end or now) - self._start
         self.history.append({"epoch": epoch, **logs})
-        # History first: what it has too many of is cut off on resuming.
-        write_whole(
-            self.directory / "history.json", json.dumps(self.history, indent=1) + "\n"
-        )
-        save_model(self.model, self.directory)
+        is_best = self.best is not None and self.best.epoch == len(self.history) - 1
+        with together():
+            # The model last: what the others have too much of is made again.
+            text = json.dumps(self.history, indent=1) + "\n"
+            write_whole(self.directory / "history.json", text)
+            save_model(
+                self.model,
+                self.directory / "model.keras",
+                self.directory / BEST if is_best else None,
+            )
 
 
 class _Best(keras.callbacks.Callback):
-    """Keeps the best epoch's model, and ends training when that is long ago.
+    """Knows the best epoch, and ends training when that is long ago.
 
     All that decides is in the history: a run that is resumed ends where it would have.
     """
 
-    def __init__(
-        self, directory: Path, history: list[dict[str, Any]], patience: int
-    ) -> None:
+    def __init__(self, history: list[dict[str, Any]], patience: int) -> None:
         super().__init__()
-        self.directory = directory
         self.history = history
         self.patience = patience
 
@@ -121,11 +126,7 @@ class _Best(keras.callbacks.Callback):
         )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Copies what the checkpoint has just written."""
-        if self.epoch == len(self.history) - 1:
-            partial = self.directory / "best.partial.keras"
-            shutil.copy(self.directory / "model.keras", partial)
-            partial.replace(self.directory / BEST)
+        """Ends training, after the checkpoint."""
         if self.is_over:
             self.model.stop_training = True
 
@@ -185,16 +186,15 @@ def run(
             model, history = _started(recipe, directory, data, resume=resume)
             done = len(history)
             devices.check_same_epoch(done, directory)
-            recipe_text = json.dumps(recipe.as_json(), indent=1) + "\n"
-            write_whole(folder / "recipe.json", recipe_text)
-            write_set(recipe, data, folder)
+            _write_description(recipe, data, folder)
             traced = trace(data, folder) if trace else None
             train = data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done)
             test = data.test()
             # A pass for each width and image: only those that need one pass validate.
             one_pass = isinstance(model, AnyWidthModel) or recipe.system == "plain"
-            best = _Best(folder, history, recipe.patience or recipe.epochs_run)
-            over = recipe.patience is not None and best.is_over
+            patience = recipe.patience
+            best = None if patience is None else _Best(history, patience)
+            over = best is not None and best.is_over
             with _naming_faults(train, test):
                 model.fit(
                     devices.training_batches(train),
@@ -204,8 +204,8 @@ def run(
                     shuffle=False,
                     callbacks=[
                         *([traced] if traced else []),  # before the checkpoint
-                        _Checkpoint(folder, history, traced),
-                        *([] if recipe.patience is None else [best]),
+                        _Checkpoint(folder, history, traced, best),
+                        *([best] if best else []),
                         *callbacks,
                     ],
                     verbose=verbose,
@@ -219,6 +219,13 @@ def run(
             model = load_keras_model(kept / BEST)
         statistics = traced.statistics if traced else None
         return finish(recipe, folder, model, data, history, statistics)
+
+
+def _write_description(recipe: Recipe, data: ImageData, folder: Path) -> None:
+    with together():
+        write_set(recipe, data, folder)
+        text = json.dumps(recipe.as_json(), indent=1) + "\n"
+        write_whole(folder / "recipe.json", text)
 
 
 @contextlib.contextmanager
