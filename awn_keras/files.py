@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from awn_keras.errors import ArgumentError
+from awn_keras.schemas import Check, anything, check_fits
 
 try:
     import fcntl
@@ -317,23 +318,47 @@ def _remove_leftovers(folder: Path) -> None:
 # ------------------------------------------------------------------------- reading
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, check: Check = anything, about: str = "") -> Any:
     """Reads a file of JSON.
 
     Args:
         path: The file.
+        check: What it must hold; see `awn_keras.schemas`.
+        about: What kind of file it must be, and the way out, for the message. Empty if
+            it can be removed, with what was written with it.
 
     Returns:
         What it holds.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is damaged.
+        ValueError: If it is damaged, or does not hold what it must.
+    """
+    about = about or "what awn_keras writes: remove it, and what was written with it"
+    return parse_json(path.read_bytes(), str(path), check, about)
+
+
+def parse_json(content: bytes | str, name: str, check: Check, about: str) -> Any:
+    """Reads JSON.
+
+    Args:
+        content: The JSON.
+        name: The name of the file that it is from.
+        check: See `read_json`.
+        about: See `read_json`.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: See `read_json`.
     """
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise ArgumentError(
-            f"'{path}' is not JSON, or not a whole file of it: {error}. Remove it, and "
-            "what was written with it."
+            f"'{name}' is not {about}. It is not JSON, or not a whole file of it: "
+            f"{error}"
         ) from error
+    check_fits(value, check, name, about)
+    return value

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 
+from awn_keras.archives import FAULTS, check_archive
 from awn_keras.baselines import SharedBN, SNet, USNet
-from awn_keras.errors import ArgumentError, ArgumentTypeError
+from awn_keras.errors import ArgumentError, ArgumentTypeError, AwnError
+from awn_keras.files import parse_json
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.schemas import anything, fields, or_null, text, values
 
 #: Imported here, so that Keras knows what a file may name.
 _CLASSES = (AnyWidthModel, SharedBN, SNet, USNet)
+_ABOUT = "a saved Keras model (a .keras file of `model.save`)"
+#: What `config.json` must have, before Keras reads the rest.
+_CONFIG = fields(
+    {
+        "class_name": text(),
+        "module": or_null(text()),
+        "registered_name": or_null(text()),
+        "config": values(anything),
+    },
+    needed=("class_name", "config"),
+)
 
 
 def load_model(path: str | Path) -> MultiWidthModel:
@@ -30,8 +48,9 @@ def load_model(path: str | Path) -> MultiWidthModel:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a saved Keras model, or a damaged one, or has layers
-            of classes that are not imported.
+        ValueError: If it is not a saved Keras model, or a damaged one, has layers of
+            classes that are not imported, names a class that it is not, or has weights
+            that the file cannot hold.
         TypeError: If it holds another kind of model.
     """
     path = Path(path)
@@ -47,6 +66,8 @@ def load_model(path: str | Path) -> MultiWidthModel:
 def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
     """Loads any model that `model.save` wrote.
 
+    No code in the file is run: Keras' safe mode refuses it, unless it was turned off.
+
     Args:
         path: A `.keras` file.
         compiled: Whether to compile the model if it was.
@@ -61,19 +82,140 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
-    wanted = f"{path} is not a saved Keras model (a .keras file of `model.save`)"
-    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        raise ArgumentError(f"{wanted}.")
+    _check_format(path)
     try:
-        return keras.saving.load_model(path, compile=compiled)
-    except (
-        *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError),
-        zipfile.BadZipFile,
-    ) as error:
-        if "Could not locate" in str(error):
+        with zipfile.ZipFile(path) as archive:
+            size = check_archive(archive, path.stat().st_size, str(path), _ABOUT)
+            config_json = archive.read("config.json")
+    except ArgumentError:
+        raise
+    except (KeyError, *FAULTS) as error:
+        raise ArgumentError(
+            f"{path} is not {_ABOUT}, or is damaged: {error}"
+        ) from error
+    config = parse_json(config_json, f"{path}, config.json", _CONFIG, f"of {_ABOUT}")
+    _check_classes(config, path)
+    try:
+        with _weights_in(size):
+            return keras.saving.load_model(path, compile=compiled)
+    except Exception as error:  # what a damaged file leads Keras to may be any
+        raise _unreadable(path, error) from error
+
+
+def _check_format(path: Path) -> None:
+    """Says what to do with formats of which Keras makes `.keras` files."""
+    if path.suffix in (".h5", ".hdf5"):
+        raise ArgumentError(
+            f"{path} is not {_ABOUT}, but of the older format HDF5. Write it anew: "
+            f"`keras.saving.load_model('{path.name}').save('{path.stem}.keras')`."
+        )
+    if path.is_dir() and (path / "saved_model.pb").exists():
+        raise ArgumentError(
+            f"{path} is not {_ABOUT}, but a SavedModel, which holds a graph instead of "
+            "layers. Save the model anew from where its layers are: in TensorFlow up "
+            "to 2.15, or with tf_keras, `tf_keras.models.load_model('"
+            f"{path.name}').save('{path.name}.h5')` if they are those of Keras, and "
+            f"here `keras.saving.load_model('{path.name}.h5').save('{path.name}.keras')"
+            "`."
+        )
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise ArgumentError(f"{path} is not {_ABOUT}.")
+
+
+def _unreadable(path: Path, error: Exception) -> ArgumentError:
+    """What a user is told of an error while Keras reads a whole archive."""
+    said = " ".join(str(error).split())
+    if "Could not locate" in said:
+        what = said[said.rindex("Could not locate") :].partition("Make sure")[0]
+        return _foreign(path, what.strip())
+    if "lambda" in said.lower() and "unsafe" in said.lower():
+        return ArgumentError(
+            f"{path} has Python code in it, of a Lambda layer, which would be run. If "
+            "you trust who wrote it, load it in Python: `keras.saving.load_model(path, "
+            "safe_mode=False)`."
+        )
+    if not isinstance(error, AwnError):
+        said = f"{type(error).__name__}: {said[:500]}"
+    return ArgumentError(f"{path} is not {_ABOUT}, or is damaged: {said}")
+
+
+def _foreign(path: Path, what: str) -> ArgumentError:
+    return ArgumentError(
+        f"{path} has layers or functions of its own: load it in Python, where their "
+        f"classes are imported. {what}"
+    )
+
+
+# ------------------------------------------------------------------------- classes
+
+
+def _check_classes(config: Any, path: Path) -> None:
+    """Checks that names of classes and of their modules belong together.
+
+    Keras takes the class that is registered by one name, and looks at no other.
+    """
+    left = [config]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part
+        if not isinstance(part, dict):
+            continue
+        left += part.values()
+        if isinstance(part.get("class_name"), str) and "module" in part:
+            _check_class(part, path)
+
+
+def _check_class(part: dict[str, Any], path: Path) -> None:
+    name, module = part["class_name"], part["module"]
+    registered = part.get("registered_name")
+    if not isinstance(module, str | None) or not isinstance(registered, str | None):
+        raise ArgumentError(
+            f"{path} is not {_ABOUT}. There, the module and the registered name of "
+            f"'{name}' must be text, and are {module!r} and {registered!r}."
+        )
+    known = keras.saving.get_registered_object(registered) if registered else None
+    package = (module or "").partition(".")[0]
+    if known is None:
+        own = keras.saving.get_registered_object(name)
+        if package not in ("", "builtins", "keras", "awn_keras") and own is None:
+            raise _foreign(path, f"It names '{name}' of the module '{module}'.")
+        return
+    home = known.__module__.partition(".")[0]
+    # A class of a user may have moved: from a script to a module, for instance.
+    ours = home in ("awn_keras", "keras")
+    if (isinstance(known, type) and name != known.__name__) or (
+        ours and package not in ("", "builtins", home)
+    ):
+        raise ArgumentError(
+            f"{path} is refused: it names '{name}' of the module '{module}' by the "
+            f"name '{registered}', which is {known.__module__}.{known.__name__}."
+        )
+
+
+# ------------------------------------------------------------------------- weights
+
+
+@contextlib.contextmanager
+def _weights_in(size: int) -> Iterator[None]:
+    """Lets no layer make more weights than a file of so many bytes can hold."""
+    # Of int4 a byte holds two.
+    left = most = 2 * size
+    add_weight = keras.layers.Layer.add_weight
+
+    def add_weight_that_fits(layer: Any, shape: Any = None, *a: Any, **kw: Any) -> Any:
+        nonlocal left
+        sizes = shape if isinstance(shape, list | tuple) else [shape or 1]
+        left -= math.prod(int(x) for x in sizes)
+        if left < 0:
             raise ArgumentError(
-                f"{path} has layers or functions of its own: load it in Python, where "
-                "their classes are imported. Keras says: "
-                f"{str(error).partition('Make sure')[0].strip()}"
-            ) from error
-        raise ArgumentError(f"{wanted}, or is damaged: {error}") from error
+                f"its layer '{layer.name}' has a weight of shape {tuple(sizes)}, and "
+                f"the file holds {most // 2:,} bytes"
+            )
+        return add_weight(layer, shape, *a, **kw)
+
+    keras.layers.Layer.add_weight = add_weight_that_fits
+    try:
+        yield
+    finally:
+        keras.layers.Layer.add_weight = add_weight

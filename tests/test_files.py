@@ -299,5 +299,5 @@ def test_json_is_read_or_the_file_named(tmp_path):
     write_whole(tmp_path / "a.json", '{"a": 1}')
     assert read_json(tmp_path / "a.json") == {"a": 1}
     write_whole(tmp_path / "a.json", '{"a": ')
-    with pytest.raises(ValueError, match=r"a.json' is not JSON.*Remove it"):
+    with pytest.raises(ValueError, match=r"a.json' is not .*remove it, .*not JSON"):
         read_json(tmp_path / "a.json")

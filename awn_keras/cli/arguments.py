@@ -127,7 +127,7 @@ def parse_stages(text: str) -> dict[str, Any]:
 
     try:
         stages = json.loads(text, object_pairs_hook=once)
-    except ValueError:
+    except (ValueError, RecursionError):
         stages = None
     if not isinstance(stages, dict):
         raise argparse.ArgumentTypeError(

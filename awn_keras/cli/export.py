@@ -183,7 +183,8 @@ def _load_array(path: Path) -> Any:
     import numpy as np
 
     try:
-        array = np.load(path, allow_pickle=False)
+        # Mapped: what the head says must be in the file, before memory is taken.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ArgumentError(
             f"{path} is not an .npy file of numbers: {error}"

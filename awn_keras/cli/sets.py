@@ -121,12 +121,13 @@ def _load_photos(folder: Path, wanted: _Wanted) -> Any:
         )
     trained_on = wanted.trained_on or {}
     same = trained_on.get("folder") == str(folder.expanduser().resolve())
+    held_out = trained_on.get("held_out") if same else None
     data = load_folder(
         folder,
         size=shape[:2],
         channels=shape[2],
         # Those that were trained on would say too much good.
-        held_out=trained_on["held_out"] if same else 1,
+        held_out=1 if held_out is None else held_out,
         seed=SPLIT_SEED,
         class_names=wanted.class_names,
     )

@@ -17,11 +17,14 @@ import keras
 import numpy as np
 from PIL import Image
 
-from awn_keras.files import write_whole
+from awn_keras.files import read_json, write_whole
 from awn_keras.photos import PhotoError, read_photo
+from awn_keras.schemas import fields, number, text, values
 
 #: Photos that are read at a time where all are read.
 _AT_ONCE = 64
+#: How far reading got, on disk: rows that are there, and what is wrong with some.
+_PROGRESS = fields({"rows": number(0, whole=True), "faults": values(text())})
 #: Seconds after which a bar tells how far it is.
 _PATIENCE = 5.0
 
@@ -268,7 +271,7 @@ def kept_on_disk(
             partial.replace(whole)
         write_whole(done, json.dumps(found) + "\n")
         progress.unlink(missing_ok=True)
-    faults = json.loads(done.read_text())
+    faults = read_json(done, values(text()))
     pixels = np.memmap(whole, "uint8", "r", shape=full)
     return pixels, {int(row): fault for row, fault in faults.items()}
 
@@ -284,7 +287,7 @@ def _fill(
     state: dict[str, Any] = {"rows": 0, "faults": {}}
     fits = partial.exists() and partial.stat().st_size == math.prod(full)
     if fits and progress.exists():
-        state = json.loads(progress.read_text())
+        state = read_json(progress, _PROGRESS)
         bar.step(state["rows"])
     pixels = np.memmap(partial, "uint8", "r+" if fits else "w+", shape=full)
     step = max(_AT_ONCE, len(paths) // 50)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from awn_keras.deploy.joining import join
+from awn_keras.deploy.manifests import read_manifest
 from awn_keras.deploy.signatures import width_signature
 from awn_keras.errors import ArgumentError
 from awn_keras.layouts import Cut, candidates
@@ -59,7 +60,7 @@ class Earlier:
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         try:
-            manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            manifest = read_manifest(path.with_suffix(".json"), ("widths", *_ALIKE))
             digests = {record["sha256"] for record in manifest["widths"]}
             widths, refinement = (
                 {record["signature"]: float(record["width"]) for record in records}
@@ -73,7 +74,7 @@ class Earlier:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArgumentError(
                 "`append_to` must be a file of `export_tflite`, with its manifest "
-                f"beside it, which cannot be read: {error!r}. {received}"
+                f"beside it, which cannot be read: {error}. {received}"
             ) from error
         if digests != {digest}:
             raise ArgumentError(
@@ -121,7 +122,7 @@ class Earlier:
             return {}
         path = Path(append_to)
         try:
-            manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            manifest = read_manifest(path.with_suffix(".json"))
             metadata, inside = manifest["metadata"], manifest["changed"]["inputs"]
         except (OSError, ValueError, KeyError, TypeError):
             return {}

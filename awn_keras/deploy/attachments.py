@@ -10,11 +10,16 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
+
+from awn_keras.archives import FAULTS, check_archive
+from awn_keras.errors import ArgumentError
 
 #: The names of the classes, one a line: what MediaPipe and Android's libraries read.
 LABELS = "labels.txt"
 #: What awn_keras says of the file: its manifest.
 MANIFEST = "awn.json"
+_ABOUT = "a TFLite file with a ZIP of small files at its end"
 # ZIP knows no time before; the same files must give the same bytes at any time.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -48,13 +53,28 @@ def attached(source: bytes | str | Path) -> dict[str, bytes]:
 
     Raises:
         OSError: If the file cannot be read.
+        ValueError: If what is attached is damaged, or encrypted.
     """
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    if isinstance(source, bytes):
+        return _read(io.BytesIO(source), "content")
+    with Path(source).open("rb") as file:
+        return _read(file, str(source))
+
+
+def _read(file: BinaryIO, name: str) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(file) as archive:
+            length = file.seek(0, io.SEEK_END)
+            check_archive(archive, length, name, _ABOUT)
             return {name: archive.read(name) for name in archive.namelist()}
     except zipfile.BadZipFile:
         return {}
+    except ArgumentError:
+        raise
+    except FAULTS as error:
+        raise ArgumentError(
+            f"'{name}' is not {_ABOUT}, or is damaged: {error}"
+        ) from error
 
 
 def flatbuffer_of(content: bytes) -> bytes:
@@ -62,6 +82,6 @@ def flatbuffer_of(content: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             starts = [entry.header_offset for entry in archive.infolist()]
-    except zipfile.BadZipFile:
+    except FAULTS:
         return content
     return content[: min(starts, default=len(content))]

@@ -16,12 +16,12 @@ import numpy as np
 from awn_keras.deploy.child import convert_in_child
 from awn_keras.deploy.convertible import check_convertible
 from awn_keras.deploy.joining import METADATA, Converted, join
+from awn_keras.deploy.manifests import PRECISIONS
 from awn_keras.errors import ArgumentError, ExportError
 from awn_keras.graph import operation_of
 
 #: `"float32"`; `"float16"` constants; `"dynamic_range"`: int8 constants, activations
 #: quantized as they come; `"int8"`: all in int8, on ranges seen in samples.
-PRECISIONS = ("float32", "float16", "dynamic_range", "int8")
 
 
 def convert(

@@ -496,8 +496,8 @@ def _check_manifest(path: Path) -> None:
     if not path.is_file():
         return
     try:
-        ours = "widths" in json.loads(path.read_text())
-    except (TypeError, ValueError):
+        ours = "widths" in json.loads(path.read_bytes())
+    except (TypeError, ValueError, RecursionError):
         ours = False
     if not ours:
         raise ArgumentError(

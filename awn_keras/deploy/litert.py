@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from awn_keras.deploy.attachments import LABELS, MANIFEST, attached
 from awn_keras.deploy.checks import check_integer
+from awn_keras.deploy.manifests import parse_manifest, read_manifest
 from awn_keras.deploy.pixels import Pixels
 from awn_keras.deploy.signatures import signature_width
-from awn_keras.errors import ArgumentError, ArgumentTypeError
+from awn_keras.errors import ArgumentError, ArgumentTypeError, ExportError
 from awn_keras.widths import check_width, find_width
-
-if TYPE_CHECKING:
-    from ai_edge_litert.interpreter import Interpreter
 
 #: Arrays by name of the input or output, each `(1, ...)`.
 Sample = Mapping[str, np.ndarray]
@@ -192,8 +189,18 @@ class Signature:
         return arrays
 
     def invoke(self, sample: Sample) -> Sample:
-        """Computes the outputs of one sample, all in the dtypes of the file."""
-        return self.runner(**sample)
+        """Computes the outputs of one sample, all in the dtypes of the file.
+
+        Raises:
+            RuntimeError: If LiteRT fails.
+        """
+        try:
+            return self.runner(**sample)
+        except (RuntimeError, ValueError) as error:
+            raise ExportError(
+                f"LiteRT cannot run signature '{self.name}' (is the file damaged?): "
+                f"{error}"
+            ) from error
 
     def run(
         self, x: Any, invoke: Callable[[Sample], Sample] | None = None
@@ -255,11 +262,7 @@ class TFLiteFile:
         check_integer(num_threads, "num_threads", 1)
         self._source = source
         self.name = name or ("content" if isinstance(source, bytes) else str(source))
-        interpreter = _open(source, self.name, num_threads)
-        self.signatures = {
-            key: Signature.of(key, interpreter.get_signature_runner(key))
-            for key in interpreter.get_signature_list()
-        }
+        self.signatures = _open(source, self.name, num_threads)
         if not self.signatures:
             raise ArgumentError(
                 f"'{self.name}' has no signatures; `export_tflite` writes them."
@@ -290,12 +293,12 @@ class TFLiteFile:
 
     @functools.cached_property
     def described(self) -> dict[str, Any]:
-        """What awn_keras wrote into the file, its manifest; empty if nothing."""
-        try:
-            described = json.loads(self._attached.get(MANIFEST, b"{}"))
-        except ValueError:
-            return {}
-        return described if isinstance(described, dict) else {}
+        """What awn_keras wrote into the file, its manifest; empty if nothing.
+
+        Raises:
+            ValueError: If it is damaged; see `read_manifest`.
+        """
+        return parse_manifest(self._attached.get(MANIFEST, b"{}"), self.name)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
@@ -513,16 +516,20 @@ class TFLiteFolder:
 
 def _files(folder: Path) -> list[Path]:
     """The files of the export in a folder."""
-    try:
-        described = json.loads((folder / "manifest.json").read_bytes())
-        return [
-            folder / name for name in sorted({w["file"] for w in described["widths"]})
-        ]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        found = sorted(folder.glob("*.tflite"))
-    if not found:
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        records = read_manifest(manifest, ["widths"])["widths"]
+        names = {record.get("file") for record in records}
+        if None in names or not names:
+            raise ArgumentError(
+                f"'{manifest}' does not say which files belong together: export anew, "
+                "or remove it."
+            )
+        return [folder / str(name) for name in sorted(names)]
+    there = sorted(folder.glob("*.tflite"))
+    if not there:
         raise ArgumentError(f"`path` must have .tflite files. Received: '{folder}'")
-    return found
+    return there
 
 
 def open_tflite(
@@ -548,7 +555,9 @@ def open_tflite(
     return TFLiteFile(path, num_threads=num_threads)
 
 
-def _open(source: str | Path | bytes, name: str, num_threads: int) -> Interpreter:
+def _open(
+    source: str | Path | bytes, name: str, num_threads: int
+) -> dict[str, Signature]:
     from ai_edge_litert.interpreter import Interpreter
 
     if isinstance(source, bytes):
@@ -563,8 +572,12 @@ def _open(source: str | Path | bytes, name: str, num_threads: int) -> Interprete
             f"Received: path={source!r}"
         )
     try:
-        return Interpreter(**where, num_threads=num_threads)
-    except (RuntimeError, ValueError) as error:
+        interpreter = Interpreter(**where, num_threads=num_threads)
+        return {
+            key: Signature.of(key, interpreter.get_signature_runner(key))
+            for key in interpreter.get_signature_list()
+        }
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError(
             f"'{name}' is not a TFLite file, or not a whole one. LiteRT says: {error}"
         ) from error

@@ -16,10 +16,11 @@ from awn_keras.deploy.converter import convert
 from awn_keras.deploy.cutting import cut
 from awn_keras.deploy.timing import medians, time_signatures
 from awn_keras.environment import environment
-from awn_keras.files import write_whole
+from awn_keras.files import read_json, write_whole
 from awn_keras.layouts import Candidate, Cut, Milliseconds, candidates, estimate
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.rules import rule_of
+from awn_keras.schemas import number, values
 
 #: Layers in one file; a larger one is converted no faster.
 _AT_ONCE = 40
@@ -70,11 +71,11 @@ def measured(
 
 
 def _read(path: Path) -> dict[str, float]:
+    """What was measured before; what cannot be read is measured anew."""
     try:
-        known = json.loads(path.read_text())
+        return read_json(path, values(number(0)))
     except (FileNotFoundError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _promising(candidate: Candidate, widths: Sequence[float]) -> Iterable[Cut | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from awn_keras.deploy.converter import custom_operators, input_name
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
 from awn_keras.deploy.interface import Interface, image_inputs, takes_pixels
 from awn_keras.deploy.litert import Signature, TFLiteFile
+from awn_keras.deploy.manifests import parse_manifest, read_manifest
 from awn_keras.deploy.progress import Progress
 from awn_keras.deploy.signatures import Refinement
 from awn_keras.deploy.sizes import at_shape_of
@@ -54,20 +54,19 @@ def precision_of(path: Path) -> str | None:
 
     Raises:
         OSError: If the file cannot be read.
+        ValueError: If a manifest of this very file is damaged.
     """
     content = path.read_bytes()
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        said = json.loads(attached(content)[MANIFEST])
-        if said["flatbuffer"]["sha256"] == _digest(flatbuffer_of(content)):
-            return str(said["precision"])
+    said = parse_manifest(attached(content).get(MANIFEST, b"{}"), str(path))
+    of = said.get("flatbuffer", {}).get("sha256")
+    if "precision" in said and of == _digest(flatbuffer_of(content)):
+        return str(said["precision"])
     digest = _digest(content)
-    for manifest in (path.with_suffix(".json"), path.with_name("manifest.json")):
-        try:
-            described = json.loads(manifest.read_text(encoding="utf-8"))
-            if digest in [record["sha256"] for record in described["widths"]]:
-                return str(described["precision"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    for beside in (path.with_suffix(".json"), path.with_name("manifest.json")):
+        with contextlib.suppress(OSError):
+            # Another file of this name says nothing of this one.
+            if digest.encode() in beside.read_bytes():
+                return str(read_manifest(beside, ["precision"])["precision"])
     return None
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from awn_keras.deploy.litert import Tensor, TFLiteFile
 from awn_keras.deploy.pixels import Pixels, is_image_shape
 from awn_keras.errors import ArgumentError
-from awn_keras.files import check_can_write, together, write_whole
+from awn_keras.files import check_can_write, read_json, together, write_whole
+from awn_keras.schemas import anything, values
 
 #: The version of LiteRT.js that pages are made for, and get from the CDN.
 LITERTJS_VERSION = "2.5.3"
@@ -261,10 +262,9 @@ class LiteRTJs:
 
 def _about(folder: Path) -> dict[str, Any]:
     try:
-        about = json.loads((folder / "package.json").read_bytes())
+        return read_json(folder / "package.json", values(anything))
     except (OSError, ValueError):
         return {}
-    return about if isinstance(about, dict) else {}
 
 
 # ------------------------------------------------------------------------ the page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,23 @@ from awn_keras.experiments.executed import Finished
 from awn_keras.experiments.paper import EXPERIMENTS, PaperRun, recommended_arm, runs_of
 from awn_keras.experiments.statistics import trace_of
 from awn_keras.experiments.tables import Table
-from awn_keras.files import together, try_lock, write_whole
+from awn_keras.files import read_json, together, try_lock, write_whole
 from awn_keras.pictures import save_figure
 from awn_keras.runs.networks import NETWORKS, network_of
 from awn_keras.runs.recipe import PRECISIONS, Recipe
 from awn_keras.runs.run import run
+from awn_keras.schemas import (
+    MisfitError,
+    anything,
+    fields,
+    flag,
+    items,
+    number,
+    or_null,
+    real,
+    text,
+    values,
+)
 
 #: How each experiment is shown: its table, and its figure if it has one.
 VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
@@ -60,14 +71,8 @@ def load_result(run_: PaperRun, results: Path) -> dict[str, Any] | None:
     path = results / f"{run_.name}.json"
     if not path.exists():
         return None
-    try:
-        result = json.loads(path.read_text())
-        kept = {**Recipe().as_json(), **result["recipe"]}
-        _check_complete(result)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArgumentError(
-            f"{path} is not the result of a run. Remove it to run again."
-        ) from error
+    result = read_json(path, _RESULT, "the result of a run: remove it to run again")
+    kept = {**Recipe().as_json(), **result["recipe"]}
     if kept != run_.recipe.as_json():
         raise ArgumentError(
             f"{path} is the result of another recipe. Remove it to run again, or name "
@@ -76,15 +81,44 @@ def load_result(run_: PaperRun, results: Path) -> dict[str, Any] | None:
     return result
 
 
-def _check_complete(result: dict[str, Any]) -> None:
-    """Raises KeyError or TypeError if tables would miss something."""
-    needed = {"reduced", "best_epoch", "history", "statistics", "curves", "environment"}
-    of_curve = {"calibrated", "auc", "widths", "starts", "accuracy", "macs"}
-    missing = needed - set(result)
-    for curve in [] if missing else result["curves"]:
-        missing |= of_curve - set(curve)
-    if missing:
-        raise KeyError(*sorted(missing))
+def _curve(value: Any, where: str) -> None:
+    """Takes a curve of a result: as many numbers as widths, in each column."""
+    columns = {
+        "widths": number(0, 1),
+        "starts": number(0, 1),
+        "accuracy": number(0),
+        "macs": number(0, whole=True),
+    }
+    fields(
+        {
+            "calibrated": number(0, whole=True),
+            "auc": number(0),
+            **{name: items(check, 1) for name, check in columns.items()},
+        }
+    )(value, where)
+    count = len(value["widths"])
+    for name in columns:
+        if len(value[name]) != count:
+            rule = f"a list of as many as there are widths, {count}"
+            raise MisfitError(f"{where}.{name}", rule, value[name])
+
+
+#: What tables and figures read of a result.
+_RESULT = fields(
+    {
+        "recipe": values(anything),
+        "reduced": flag,
+        "best_epoch": or_null(
+            fields({"epoch": number(0, whole=True), "auc": number(0, 1)})
+        ),
+        "history": or_null(items(values(real))),
+        "statistics": or_null(values(anything)),
+        "curves": items(_curve, 1),
+        "environment": fields(
+            {"processor": or_null(text()), "packages": values(or_null(text()))}
+        ),
+    }
+)
 
 
 def run_missing(

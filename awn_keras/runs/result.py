@@ -16,11 +16,12 @@ from awn_keras.counting import count_parameters, known_macs
 from awn_keras.curves import TradeOffCurve, trade_off_curve
 from awn_keras.data import ImageData
 from awn_keras.environment import environment
-from awn_keras.files import together, whole_file, write_whole
+from awn_keras.files import read_json, together, whole_file, write_whole
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.pictures import new_figure, save_figure
 from awn_keras.runs.build import build
 from awn_keras.runs.recipe import Recipe
+from awn_keras.schemas import anything, values
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
 
 def _kept_recipe(path: Path) -> dict[str, Any]:
     """A recipe as JSON has it; fields that it does not know yet are the defaults."""
-    return {**Recipe().as_json(), **json.loads(path.read_text())}
+    return {**Recipe().as_json(), **read_json(path, values(anything))}
 
 
 def holds_run_of(recipe: Recipe, directory: Path) -> bool:

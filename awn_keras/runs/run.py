@@ -27,6 +27,7 @@ from awn_keras.runs.result import (
     save_model,
 )
 from awn_keras.runs.sets import check_same_set, load_set, write_set
+from awn_keras.schemas import check_fits, fields, items, number, real, values
 
 #: The best epoch's model, where training ends early.
 BEST = "best.keras"
@@ -274,9 +275,22 @@ def _started(
     check_same_set(data, directory)
     fresh, model = model, load_keras_model(directory / "model.keras")
     _check_same_layers(fresh, model, directory)
-    history = read_json(directory / "history.json")
+    if model.optimizer is None:
+        raise ArgumentError(
+            f"{directory / 'model.keras'} has no optimizer, with which training could "
+            "go on. Name another directory."
+        )
     steps = len(data.train(recipe.batch_size))
     done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
+    path = directory / "history.json"
+    history = read_json(
+        path,
+        items(fields({"epoch": number(0, whole=True), "seconds": number(0)}), done),
+        f"the history of the {done} epochs that model.keras beside it was trained: "
+        "remove both to train anew",
+    )
+    for logs in history:
+        check_fits(logs, values(real), str(path), "the history of a training")
     return model, history[:done]
 
 

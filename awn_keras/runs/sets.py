@@ -12,11 +12,27 @@ from awn_keras.data import ImageData, load_data, load_folder
 from awn_keras.errors import ArgumentError
 from awn_keras.files import read_json, write_whole
 from awn_keras.runs.recipe import Recipe
+from awn_keras.schemas import fields, items, number, or_null, text, values
 
 #: Chooses the held-out photos of all runs, so that runs of other seeds are tested on
 #: the same ones.
 SPLIT_SEED = 0
 _FILE = "data.json"
+_COUNTS = values(number(0, whole=True))
+_SET = fields(
+    {
+        "class_names": items(text()),
+        "train": _COUNTS,
+        "test": _COUNTS,
+        "name": text(),
+        "folder": or_null(text()),
+        "held_out": or_null(number(0, 1)),
+        "input_shape": items(number(1, whole=True)),
+        "largest_pixel": or_null(number(0)),
+        "fingerprint": or_null(text()),
+    },
+    needed=("class_names",),
+)
 
 
 def load_set(
@@ -120,10 +136,7 @@ def read_set(directory: Path) -> dict[str, Any] | None:
     path = directory / _FILE
     if not path.exists():
         return None
-    found = read_json(path)
-    if isinstance(found, dict) and isinstance(found.get("class_names"), list):
-        return found
-    raise ArgumentError(f"'{path}' is not what training writes. Remove it.")
+    return read_json(path, _SET, "what training writes: remove it")
 
 
 def check_same_set(data: ImageData, directory: Path) -> None:
@@ -139,7 +152,7 @@ def check_same_set(data: ImageData, directory: Path) -> None:
     kept = read_set(directory) if (directory / "model.keras").exists() else None
     if kept is None or kept.get("fingerprint") == data.fingerprint:
         return
-    before = sum(kept["train"].values()) + sum(kept["test"].values())
+    before = sum(sum(kept.get(part, {}).values()) for part in ("train", "test"))
     now = len(data.y_train) + len(data.y_test)
     raise ArgumentError(
         f"The photos of {data.name} are not those that the run in {directory} was "

@@ -218,7 +218,7 @@ def test_results_without_what_tables_need_are_named(tmp_path, missing):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"recipe": 3}'])
 def test_damaged_results_are_named(tmp_path, text):
     (tmp_path / f"{RUNS[0].name}.json").write_text(text)
-    with pytest.raises(ValueError, match=r"is not the result of a run. Remove it"):
+    with pytest.raises(ValueError, match=r"is not the result of a run: remove it"):
         load_result(RUNS[0], tmp_path)
 
 

@@ -60,7 +60,7 @@ def plot_report(
             marker=MARKERS[i % len(MARKERS)],
             markersize=4,
             color=COLORS[i % len(COLORS)],
-            label=name,
+            label=name.replace("$", r"\$"),  # no formula
         )
     medians = all(row.median_ms is not None for row in rows)
     ax.set(

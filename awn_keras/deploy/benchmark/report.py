@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,19 @@ from typing import Any
 import numpy as np
 
 from awn_keras.errors import ArgumentError
-from awn_keras.files import write_whole
+from awn_keras.files import read_json, write_whole
+from awn_keras.schemas import (
+    Check,
+    anything,
+    check_fits,
+    file_name,
+    flag,
+    items,
+    number,
+    or_null,
+    text,
+)
+from awn_keras.schemas import fields as fields_of
 
 #: Version of the schema, written into each file. It rises if a field is removed, or
 #: changes its meaning; new fields may come without.
@@ -203,20 +215,16 @@ class Report:
             ValueError: If it is no report, or of a schema that is not known.
             OSError: If it cannot be read.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            schema = content["schema"]
-            if schema != SCHEMA:
-                raise ArgumentError(
-                    f"'{path}' is a report of schema {schema}; this version reads "
-                    f"{SCHEMA}. Read it with the version that wrote it."
-                )
-            rows = [_known(Row, values) for values in content["rows"]]
-            failures = [_known(Failure, values) for values in content["failures"]]
-        except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise _no_report(path, error) from error
-        except json.JSONDecodeError as error:
-            raise _no_report(path, error) from error
+        content = read_json(Path(path), fields_of({"schema": anything}), _ABOUT)
+        schema = content["schema"]
+        if schema != SCHEMA:
+            raise ArgumentError(
+                f"'{path}' is a report of schema {schema!r}; this version reads "
+                f"{SCHEMA}. Read it with the version that wrote it."
+            )
+        check_fits(content, _CONTENT, str(path), _ABOUT)
+        rows = [_known(Row, values) for values in content["rows"]]
+        failures = [_known(Failure, values) for values in content["failures"]]
         return cls(rows, failures)
 
     def save(self, path: str | Path) -> None:
@@ -314,7 +322,7 @@ class Report:
             )
             medians = row.median_ms, following.median_ms
             noise = max(row.spread or 0.0, following.spread or 0.0)
-            if not same or None in medians or not noise:
+            if not same or not all(medians) or not noise:
                 continue
             gap = abs(medians[1] / medians[0] - 1)  # type: ignore[operator]
             if gap < noise:
@@ -352,12 +360,38 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def _no_report(path: str | Path, error: Exception) -> ArgumentError:
-    return ArgumentError(
-        f"'{path}' is no report of `awn benchmark`, which is JSON, as in "
-        "FILE.benchmark.json; its CSV, its HTML or an export's manifest cannot be read "
-        f"({type(error).__name__})."
-    )
+_ABOUT = (
+    "a report of `awn benchmark`, which is JSON, as in FILE.benchmark.json (its CSV, "
+    "its HTML or an export's manifest cannot be read)"
+)
+#: What a field must have, by its annotation.
+_KINDS: dict[str, Check] = {
+    "str": text(),
+    "int": number(0, whole=True),
+    "float": number(0),
+    "bool": flag,
+}
+
+
+def _fields_of(kind: Any) -> Check:
+    """What a row, or a failure, must have: the fields of its class."""
+    known, needed = {}, []
+    for column in fields(kind):
+        name, _, null = str(column.type).partition(" | ")
+        check = _KINDS[name]
+        if column.name in ("width", "accuracy"):
+            check = number(0, 1)
+        if column.name == "file":
+            check = file_name
+        known[column.name] = or_null(check) if null else check
+        if column.default is MISSING and column.default_factory is MISSING:
+            needed.append(column.name)
+    return fields_of(known, needed)
+
+
+_CONTENT = fields_of(
+    {"rows": items(_fields_of(Row)), "failures": items(_fields_of(Failure))}
+)
 
 
 def _known(kind: Any, content: dict[str, Any]) -> Any:

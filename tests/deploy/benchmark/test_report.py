@@ -54,11 +54,11 @@ def test_fields_of_a_later_version_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("{", "is no report of `awn benchmark`"),
-        ("[]", "is no report"),
-        ('{"schema": 1}', "is no report"),
-        ('{"schema": 1, "rows": [{}], "failures": []}', "is no report"),
-        ('{"schema": 1, "rows": [5], "failures": []}', "is no report"),
+        ("{", "is not a report of `awn benchmark`"),
+        ("[]", "is not a report"),
+        ('{"schema": 1}', "is not a report"),
+        ('{"schema": 1, "rows": [{}], "failures": []}', "is not a report"),
+        ('{"schema": 1, "rows": [5], "failures": []}', "is not a report"),
         ('{"schema": 99, "rows": [], "failures": []}', "schema 99; this version reads"),
     ],
 )

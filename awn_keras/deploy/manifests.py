@@ -1,0 +1,107 @@
+"""What the manifest of an export must hold, in the file itself and beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from awn_keras.files import parse_json, read_json
+from awn_keras.schemas import (
+    Check,
+    MisfitError,
+    anything,
+    fields,
+    file_name,
+    items,
+    number,
+    or_null,
+    text,
+    values,
+)
+
+#: In what a file may compute.
+PRECISIONS = ("float32", "float16", "dynamic_range", "int8")
+_ABOUT = "the manifest of an export: export anew"
+
+
+def _numbers(value: Any, where: str) -> None:
+    """Takes a number, or a list of them."""
+    try:
+        number()(value, where)
+    except MisfitError:
+        items(number(), 1)(value, where)
+
+
+_PIXELS = fields({"mean": _numbers, "std": _numbers})
+_TENSORS = items(
+    fields(
+        {
+            "name": text(),
+            "shape": items(or_null(number(0, whole=True))),
+            "dtype": text(),
+            "pixels": or_null(_PIXELS),
+            "scores": or_null(text("probabilities", "logits")),
+        },
+        needed=("name",),
+    )
+)
+_RECORDS = items(
+    fields(
+        {
+            "width": number(0, 1),
+            "signature": text(),
+            "file": file_name,
+            "sha256": text(),
+            "executed_macs": or_null(number(0, whole=True)),
+        },
+        needed=("width", "signature"),
+    )
+)
+_FIELDS: dict[str, Check] = {
+    "model": text(),
+    "min_width": number(0, 1),
+    "layout": text(),
+    "precision": text(*PRECISIONS),
+    "inputs": _TENSORS,
+    "outputs": _TENSORS,
+    "changed": fields(
+        {
+            "inputs": or_null(_PIXELS),
+            "softmax": or_null(text("added", "left out")),
+        },
+        needed=(),
+    ),
+    "weights_sha256": text(),
+    "metadata": values(anything),
+    "widths": _RECORDS,
+    "refinement": _RECORDS,
+    "flatbuffer": fields({"sha256": text()}),
+}
+
+
+def read_manifest(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
+    """Reads a manifest that lies beside a file, or among files.
+
+    Args:
+        path: The manifest.
+        needed: Which of its fields must be there.
+
+    Returns:
+        What it says.
+
+    Raises:
+        ValueError: If it is damaged, or a field has what it cannot have.
+        OSError: If it cannot be read.
+    """
+    return read_json(path, fields(_FIELDS, needed), _ABOUT)
+
+
+def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
+    """Reads a manifest that is in a file; see `read_manifest`.
+
+    Args:
+        content: The manifest.
+        name: The file's name.
+    """
+    return parse_json(content, f"awn.json in {name}", fields(_FIELDS, ()), _ABOUT)
