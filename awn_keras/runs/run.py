@@ -27,7 +27,7 @@ from awn_keras.runs.result import (
     save_model,
 )
 from awn_keras.runs.sets import check_same_set, load_set, write_set
-from awn_keras.schemas import check_fits, fields, items, number, real, values
+from awn_keras.schemas import Check, fields, items, number, real, values
 
 #: The best epoch's model, where training ends early.
 BEST = "best.keras"
@@ -285,13 +285,22 @@ def _started(
     path = directory / "history.json"
     history = read_json(
         path,
-        items(fields({"epoch": number(0, whole=True), "seconds": number(0)}), done),
+        _history_of(done),
         f"the history of the {done} epochs that model.keras beside it was trained: "
         "remove both to train anew",
     )
-    for logs in history:
-        check_fits(logs, values(real), str(path), "the history of a training")
     return model, history[:done]
+
+
+def _history_of(epochs: int) -> Check:
+    """Takes histories of at least so many epochs; the rest is cut off."""
+
+    def check(value: Any, where: str) -> None:
+        items(values(real), epochs)(value, where)
+        of_epoch = fields({"epoch": number(0, whole=True), "seconds": number(0)})
+        items(of_epoch)(value[:epochs], where)
+
+    return check
 
 
 def _check_same_layers(fresh: keras.Model, kept: keras.Model, directory: Path) -> None:
