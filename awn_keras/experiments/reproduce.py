@@ -71,7 +71,7 @@ def load_result(run_: PaperRun, results: Path) -> dict[str, Any] | None:
     path = results / f"{run_.name}.json"
     if not path.exists():
         return None
-    result = read_json(path, _RESULT, "the result of a run: remove it to run again")
+    result = read_json(path, _result, "the result of a run: remove it to run again")
     kept = {**Recipe().as_json(), **result["recipe"]}
     if kept != run_.recipe.as_json():
         raise ArgumentError(
@@ -84,41 +84,71 @@ def load_result(run_: PaperRun, results: Path) -> dict[str, Any] | None:
 def _curve(value: Any, where: str) -> None:
     """Takes a curve of a result: as many numbers as widths, in each column."""
     columns = {
-        "widths": number(0, 1),
-        "starts": number(0, 1),
-        "accuracy": number(0),
-        "macs": number(0, whole=True),
+        "widths": items(number(0, 1), 1),
+        "starts": items(number(0, 1)),
+        "accuracy": items(number(0)),
+        "macs": items(number(0, whole=True)),
+        "executed_macs": items(number(0, whole=True)),
     }
-    fields(
-        {
-            "calibrated": number(0, whole=True),
-            "auc": number(0),
-            **{name: items(check, 1) for name, check in columns.items()},
-        }
-    )(value, where)
+    known = {"calibrated": number(0, whole=True), "auc": number(0), **columns}
+    fields(known, set(known) - {"executed_macs"})(value, where)
     count = len(value["widths"])
-    for name in columns:
-        if len(value[name]) != count:
+    for name in set(columns) & set(value):
+        # Older results do not say what a file executes.
+        if len(value[name]) != count and (name != "executed_macs" or value[name]):
             rule = f"a list of as many as there are widths, {count}"
             raise MisfitError(f"{where}.{name}", rule, value[name])
 
 
-#: What tables and figures read of a result.
-_RESULT = fields(
-    {
-        "recipe": values(anything),
-        "reduced": flag,
-        "best_epoch": or_null(
-            fields({"epoch": number(0, whole=True), "auc": number(0, 1)})
-        ),
-        "history": or_null(items(values(real))),
-        "statistics": or_null(values(anything)),
-        "curves": items(_curve, 1),
-        "environment": fields(
-            {"processor": or_null(text()), "packages": values(or_null(text()))}
-        ),
-    }
-)
+def _environment(value: Any, where: str) -> None:
+    """Takes what `environment` says of a machine, as far as tables tell it."""
+    backends = ("tensorflow", "jax", "torch")
+    fields(
+        {
+            "processor": text(),
+            "packages": values(or_null(text())),
+            "backend": text(*backends),
+            "accelerators": items(text()),
+        },
+        needed=("processor", "packages"),
+    )(value, where)
+    needed = dict.fromkeys((value.get("backend", backends[0]), "keras"), text())
+    fields(needed)(value["packages"], f"{where}.packages")
+
+
+def _statistics(value: Any, where: str) -> None:
+    """Takes what a `StatisticsTrace` saw."""
+    fields({"widths": items(number(0, 1))})(value, where)
+    count = len(value["widths"])
+
+    def each_width(value: Any, where: str) -> None:
+        items(real, count)(value[:count] if isinstance(value, list) else value, where)
+
+    names = ("mean", "variance", "moving_mean", "moving_variance")
+    row = {"step": number(0, whole=True), **dict.fromkeys(names, each_width)}
+    fields({"rows": items(fields(row))})(value, where)
+
+
+def _result(value: Any, where: str) -> None:
+    """Takes what tables and figures read of a result."""
+    best = fields({"epoch": number(0, whole=True), "auc": number(0)})
+    fields(
+        {
+            "recipe": values(anything),
+            "auc": number(0),
+            "reduced": flag,
+            "best_epoch": or_null(best),
+            "history": or_null(items(values(real))),
+            "statistics": or_null(_statistics),
+            "curves": items(_curve, 1),
+            "environment": _environment,
+        }
+    )(value, where)
+    if value["best_epoch"]:
+        epoch = value["best_epoch"]["epoch"]
+        if epoch not in [logs.get("epoch") for logs in value["history"] or ()]:
+            rule = "that of an epoch in the history"
+            raise MisfitError("best_epoch.epoch", rule, epoch)
 
 
 def run_missing(

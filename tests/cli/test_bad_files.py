@@ -20,6 +20,7 @@ from awn_keras.runs.recipe import Recipe
 from tests.conftest import eagerly, small_dense
 from tests.deploy.benchmark.test_report import row
 from tests.deploy.classifiers import NAMES, of_pixels
+from tests.experiments.test_reproduce import table_2_runs
 from tests.mutants import mutants
 
 pytestmark = eagerly
@@ -273,7 +274,7 @@ def test_mutants_of_a_manifest_in_a_file(made, tmp_path, capsys):
     said = attached(content)
     path = tmp_path / "net.tflite"
     lines = 0
-    for text, what in mutants(json.loads(said["awn.json"]), 80):
+    for text, what in mutants(json.loads(said["awn.json"]), 40):
         files = {**said, "awn.json": text.encode()}
         path.write_bytes(attach(flatbuffer_of(content), files))
         line = told(["predict", path, made / "photo.png"], capsys)
@@ -281,7 +282,7 @@ def test_mutants_of_a_manifest_in_a_file(made, tmp_path, capsys):
         web = ["web", path, "--output", tmp_path / "page"]
         assert told(web, capsys) is None or line is not None, what
         told(["verify", path, "--against", made / "model.keras"], capsys)
-    assert lines > 20
+    assert lines > 10
 
 
 def test_mutants_of_the_manifest_of_a_folder(made, tmp_path, capsys):
@@ -383,3 +384,25 @@ def test_mutants_of_what_a_run_says(name, resumed, capsys):
     for text, what in mutants(content, 8):
         (folder / name).write_text(text)
         assert told(words, capsys), what
+
+
+# ------------------------------------------------------------------------- results
+
+
+def test_mutants_of_a_result(tmp_path, capsys, monkeypatch):
+    runs = table_2_runs(tmp_path)
+    path = tmp_path / f"{runs[2].name}.json"  # of one that was evaluated each epoch
+    content = json.loads(path.read_text())
+    content["recipe"] = {}  # of which other values are of other recipes
+    recipe = json.loads(path.read_text())["recipe"]
+
+    def savefig(figure, to, **kwargs):
+        to.write(b"picture")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    words = ["reproduce", "table2", "--show", "--results", tmp_path]
+    lines = 0
+    for text, _ in mutants(content, 60):
+        path.write_text(text.replace('"recipe": {}', f'"recipe": {json.dumps(recipe)}'))
+        lines += told(words, capsys) is not None
+    assert lines > 20
