@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from awn_keras.errors import ArgumentError
+from awn_keras.errors import ArgumentError, AwnError
 
 #: Raises a `MisfitError` if a value does not fit; the text says where it stands.
 Check = Callable[[Any, str], None]
 
 
-class MisfitError(ValueError):
+class MisfitError(AwnError, ValueError):
     """A value is not what its field must have.
 
     Args:
