@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.schemas import anything, fields, or_null, text, values
 
+#: Held while `Layer.add_weight` of Keras is another: see `_weights_in`.
+_one_at_a_time = threading.RLock()
 #: Imported here, so that Keras knows what a file may name.
 _CLASSES = (AnyWidthModel, SharedBN, SNet, USNet)
 _ABOUT = "a saved Keras model (a .keras file of `model.save`)"
@@ -198,13 +201,19 @@ def _check_class(part: dict[str, Any], path: Path) -> None:
 
 @contextlib.contextmanager
 def _weights_in(size: int) -> Iterator[None]:
-    """Lets no layer make more weights than a file of so many bytes can hold."""
+    """Lets no layer make more weights than a file of so many bytes can hold.
+
+    Keras has no place to ask before a layer makes a weight, so that the method is
+    another meanwhile; layers that other threads build are let be.
+    """
     # Of int4 a byte holds two.
     left = most = 2 * size
-    add_weight = keras.layers.Layer.add_weight
+    thread = threading.get_ident()
 
     def add_weight_that_fits(layer: Any, shape: Any = None, *a: Any, **kw: Any) -> Any:
         nonlocal left
+        if threading.get_ident() != thread:
+            return add_weight(layer, shape, *a, **kw)
         sizes = shape if isinstance(shape, list | tuple) else [shape or 1]
         left -= math.prod(int(x) for x in sizes)
         if left < 0:
@@ -214,8 +223,11 @@ def _weights_in(size: int) -> Iterator[None]:
             )
         return add_weight(layer, shape, *a, **kw)
 
-    keras.layers.Layer.add_weight = add_weight_that_fits
-    try:
-        yield
-    finally:
-        keras.layers.Layer.add_weight = add_weight
+    # Two threads would otherwise put each other's method back.
+    with _one_at_a_time:
+        add_weight = keras.layers.Layer.add_weight
+        keras.layers.Layer.add_weight = add_weight_that_fits
+        try:
+            yield
+        finally:
+            keras.layers.Layer.add_weight = add_weight

@@ -1,3 +1,5 @@
+import threading
+
 import keras
 import pytest
 
@@ -14,3 +16,63 @@ def test_a_model_with_classes_of_its_own_is_to_be_loaded_in_python(tmp_path):
     keras.Model(inputs, Own()(inputs)).save(tmp_path / "own.keras")
     with pytest.raises(ValueError, match="load it in Python, where their classes"):
         load_keras_model(tmp_path / "own.keras")
+
+
+@keras.saving.register_keras_serializable(package="tests.loading")
+class Meanwhile(keras.layers.Layer):
+    """Does something while it is built: what another thread does, in a test."""
+
+    does = staticmethod(lambda: None)
+
+    def build(self, input_shape):
+        self.does()
+
+    def call(self, x):
+        return x
+
+
+@pytest.fixture
+def small_file(tmp_path):
+    path = tmp_path / "small.keras"
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Dense(2)(Meanwhile()(inputs))).save(path)
+    return path
+
+
+def test_layers_that_other_threads_build_meanwhile_may_be_larger(
+    small_file, monkeypatch
+):
+    large = keras.layers.Dense(1000)
+    builds = threading.Thread(target=large.build, args=((None, 1000),))
+
+    def build_and_wait():
+        builds.start()
+        builds.join()
+
+    monkeypatch.setattr(Meanwhile, "does", staticmethod(build_and_wait))
+    load_keras_model(small_file)
+    assert large.kernel.shape == (1000, 1000)
+
+
+def test_threads_that_load_at_the_same_time_leave_keras_as_it_was(
+    small_file, monkeypatch
+):
+    add_weight = keras.layers.Layer.add_weight
+    second = threading.Thread(target=load_keras_model, args=(small_file,))
+    is_in, may_end = threading.Event(), threading.Event()
+
+    def in_second():
+        is_in.set()
+        may_end.wait()
+
+    def in_first():
+        monkeypatch.setattr(Meanwhile, "does", staticmethod(in_second))
+        second.start()
+        # It is not to come in; half a second is long for what it would have to do.
+        is_in.wait(timeout=0.5)
+
+    monkeypatch.setattr(Meanwhile, "does", staticmethod(in_first))
+    load_keras_model(small_file)
+    may_end.set()
+    second.join()
+    assert keras.layers.Layer.add_weight is add_weight
