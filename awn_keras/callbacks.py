@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 
 from awn_keras.errors import ArgumentTypeError
+from awn_keras.extras import check_installed
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.pictures import COLORS, new_figure
 from awn_keras.training.callbacks import WidthProgbar, without_widths
@@ -37,7 +37,7 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
         **kwargs: As in `keras.callbacks.TensorBoard`.
 
     Raises:
-        ImportError: If the package `tensorboard` is not installed.
+        ImportError: If the package `tensorboard`, or Matplotlib, is not installed.
         TypeError: In `fit`, if the model has one width only.
 
     Examples:
@@ -46,11 +46,7 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
     """
 
     def __init__(self, log_dir: str | Path = "logs", **kwargs: Any) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ImportError(
-                "`WidthTensorBoard` needs the package tensorboard, which TensorFlow "
-                'does not bring along: `pip install "awn_keras[tensorboard]"`.'
-            )
+        check_installed("`WidthTensorBoard`", "tensorboard", "matplotlib")
         super().__init__(log_dir, **kwargs)
         self._width_writers: dict[str, Any] = {}
 

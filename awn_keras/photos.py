@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from awn_keras.errors import ArgumentError, AwnError
+from awn_keras.extras import check_installed
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Endings of the names of files that are read as photos, in lower case.
 SUFFIXES = frozenset(
@@ -43,7 +46,11 @@ def read_photo(photo: Any, shape: tuple[int, int, int]) -> np.ndarray:
         PhotoError: If it is damaged, too large, or no photo; the message names it.
         OSError: If there is no such file, or it may not be read.
         ValueError: If `shape` has other than 1 or 3 channels.
+        ImportError: If Pillow is not installed.
     """
+    check_installed("Reading a photo", "PIL")
+    from PIL import Image, UnidentifiedImageError
+
     rows, cols, channels = shape
     if channels not in (1, 3):
         raise ArgumentError(
@@ -75,6 +82,8 @@ def read_photo(photo: Any, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _pixels(image: Image.Image, rows: int, cols: int, channels: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
     image = ImageOps.exif_transpose(image)
     if image.mode in _DEEP:
         values = np.asarray(image, "float64")

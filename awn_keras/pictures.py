@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import keras
 import numpy as np
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError
+from awn_keras.extras import check_installed
 from awn_keras.files import write_whole
 from awn_keras.widths import split_name_at_width
+
+if TYPE_CHECKING:
+    import keras
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -45,6 +48,7 @@ def axes_or_new(ax: Any, width: float = 6.0, height: float = 4.0) -> Any:
         )
     if ax is not None:
         return ax
+    check_installed("A picture", "matplotlib")
     from matplotlib import pyplot
 
     return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
@@ -61,6 +65,7 @@ def new_figure(width: float = 6.0, height: float = 4.0, **kwargs: Any) -> Any:
     Returns:
         The figure, and its axes.
     """
+    check_installed("A picture", "matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -93,6 +98,7 @@ def ordered_colors(count: int) -> list[Any]:
     Returns:
         RGBA colours, the first one dark.
     """
+    check_installed("A picture", "matplotlib")
     import matplotlib as mpl
 
     # The brightest tenth is hardly seen on white.
@@ -236,6 +242,8 @@ def plot_kernel(layer: keras.Layer, ax: Any = None) -> Any:
     Reference:
         Vu et al., Any-Width Networks (2020), figure 3.
     """
+    import keras  # Reports of files are drawn where there is none, too.
+
     if not isinstance(layer, keras.Layer) or not (
         hasattr(layer, "masked_kernel") or hasattr(layer, "kernel")
     ):
@@ -260,6 +268,8 @@ def plot_kernel(layer: keras.Layer, ax: Any = None) -> Any:
 
 def _sizes(layer: keras.Layer) -> tuple[np.ndarray, np.ndarray]:
     """Sizes of the weights, and whether they may act: two arrays `(in, out)`."""
+    import keras
+
     if not hasattr(layer, "masked_kernel"):
         size = _over_window(keras.ops.convert_to_numpy(layer.kernel))
         return size, np.ones(size.shape, bool)

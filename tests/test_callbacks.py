@@ -91,9 +91,7 @@ def test_tensorboard_refuses_a_model_of_one_width(tmp_path):
 
 
 def test_tensorboard_says_how_to_get_the_package(monkeypatch):
-    monkeypatch.setattr(
-        "awn_keras.callbacks.importlib.util.find_spec", lambda name: None
-    )
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ImportError, match=r'pip install "awn_keras\[tensorboard\]"'):
         WidthTensorBoard("logs")
 

@@ -425,7 +425,7 @@ def test_tfmot_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tf_keras", keras)  # as if it were there
     monkeypatch.setitem(sys.modules, "tensorflow_model_optimization", None)
     match = (
-        r"Cannot import 'tensorflow_model_optimization'.*"
+        r"needs the package tensorflow-model-optimization, which is not installed.*"
         r'pip install "awn_keras\[quantization\]"'
     )
     with pytest.raises(ImportError, match=match):

@@ -10,17 +10,21 @@ from PIL import Image
 from awn_keras import export_tflite
 from tests.deploy.classifiers import NAMES, of_pixels, pixels
 
-#: What `pip install awn_keras` brings along, but for these three.
+#: What `pip install "awn_keras[all]"` brings along, but for these three.
 HIDDEN = (
     *("keras", "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy"),
     *("jax", "torch", "ipywidgets", "tf_keras", "pandas"),
 )
-HIDE = f"""
+
+
+def hide(packages):
+    """Code after which packages cannot be imported."""
+    return f"""
 import sys
 
 class Hide:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HIDDEN!r}:
+        if name.partition(".")[0] in {packages!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Hide())
@@ -29,7 +33,7 @@ sys.meta_path.insert(0, Hide())
 
 def run(code, *arguments):
     done = subprocess.run(
-        [sys.executable, "-c", HIDE + code, *map(str, arguments)],
+        [sys.executable, "-c", hide(HIDDEN) + code, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -109,6 +113,28 @@ print(AnyWidthInterpreter(path, budget_ms=5.0, report=Report(rows)).width)
     assert out == "1.0\n"
 
 
+def test_commands_that_run_files_need_no_keras(files, tmp_path):
+    file, photo = files / "a.tflite", files / "photo.png"
+    for command, shown in (
+        (("predict", file, photo), NAMES[0]),
+        (("benchmark", file, "--runs", 2, "--output", tmp_path / "r.json"), "cpu"),
+        (("benchmark", file, "--dry"), "width_100"),
+        (("pick", tmp_path / "r.json", "--budget-ms", 1000), "width_100"),
+    ):
+        out = run(
+            "from awn_keras import cli\nsys.exit(cli.main(sys.argv[1:]))", *command
+        )
+        assert shown in out, command
+
+
+def test_a_page_of_pictures_is_refused_before_anything_is_measured(files, tmp_path):
+    code = "from awn_keras import cli\nprint(cli.main(sys.argv[1:]), file=sys.stdout)"
+    page = tmp_path / "r.html"
+    out = run(code, "benchmark", files / "a.tflite", "--html", page)
+    assert out == "2\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_rest_says_what_to_install():
     out = run(
         """
@@ -125,8 +151,10 @@ print(hasattr(awn_keras, "__wrapped__"))
     names, first, second, dunder = out.splitlines()
     assert names == "['AnyWidthInterpreter', 'AnytimeInterpreter', 'read_photo']"
     for name, line in (("to_any_width", first), ("slim", second)):
-        assert line.startswith(f"`awn_keras.{name}` needs Keras and TensorFlow, which")
-        assert "`pip install awn_keras`" in line
+        assert line.startswith(
+            f"`awn_keras.{name}` needs Keras, which is not installed"
+        )
+        assert '`pip install "awn_keras[tflite]"`' in line
     assert dunder == "False"
 
 

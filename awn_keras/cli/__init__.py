@@ -58,9 +58,7 @@ def main(argv: Sequence[str] | None = None, log: Path | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        # Not before: a question about options, or a wrong one, is answered at once.
-        awn_keras._load()
-        args.run(args)
+        _run(args)
     except (AwnError, OSError) as error:
         return _tell(args, f"error: {_explain(error, args.parser)}", 2)
     except KeyboardInterrupt:
@@ -68,6 +66,16 @@ def main(argv: Sequence[str] | None = None, log: Path | None = None) -> int:
     except Exception as error:  # noqa: BLE001 -- told as what it is, and kept
         return _tell(args, describe_fault(error, log), 1)
     return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    # Not before: a question about options, or a wrong one, is answered at once.
+    awn_keras._load()
+    try:
+        args.run(args)
+    except ModuleNotFoundError as error:
+        missing = awn_keras._missing(error)
+        raise awn_keras._needs("This command", missing) from error
 
 
 def _tell(args: argparse.Namespace, text: str, code: int) -> int:

@@ -19,6 +19,7 @@ from awn_keras.cli.images import accuracies_on
 from awn_keras.cli.output import write_line
 from awn_keras.cli.sets import add_set_arguments, load_dataset
 from awn_keras.errors import ArgumentError, AwnError
+from awn_keras.extras import check_installed
 from awn_keras.files import check_can_write, together
 
 HELP = "Measure each width of TFLite files, here or elsewhere."
@@ -61,17 +62,8 @@ def run(args: argparse.Namespace) -> None:
     if args.dry:
         _count(args)
         return
-    if args.budget_ms is not None and not (args.html and args.budget_ms > 0):
-        raise ArgumentError(
-            "`--budget-ms` must be above 0, and is for the page of `--html`. Received: "
-            f"{args.budget_ms}"
-        )
     output = args.output or Path(f"{args.files[0].with_suffix('')}.benchmark.json")
-    written = {"--output": output, "--csv": args.csv, "--html": args.html}
-    for option, path in written.items():
-        if path is not None:
-            check_can_write(path, option)
-            path.parent.mkdir(parents=True, exist_ok=True)
+    _prepare(args, output)
     report, new = _measure(args, output, partial(_save, args, output))
     shown = report if args.merge else new
     if shown.rows:
@@ -83,14 +75,30 @@ def run(args: argparse.Namespace) -> None:
         raise IncompleteError("; ".join(map(str, new.failures)))
 
 
+def _prepare(args: argparse.Namespace, output: Path) -> None:
+    """Checks what can be checked before minutes of measuring, and makes folders."""
+    if args.budget_ms is not None and not (args.html and args.budget_ms > 0):
+        raise ArgumentError(
+            "`--budget-ms` must be above 0, and is for the page of `--html`. Received: "
+            f"{args.budget_ms}"
+        )
+    if args.html:
+        check_installed("`--html`", "matplotlib")
+    written = {"--output": output, "--csv": args.csv, "--html": args.html}
+    for option, path in written.items():
+        if path is not None:
+            check_can_write(path, option)
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def _save(args: argparse.Namespace, output: Path, report: Any) -> None:
     """Writes the files of a report, which never tell of different ones."""
-    from awn_keras.deploy.benchmark import write_html
-
     with together():
         if args.csv:
             report.to_csv(args.csv)
         if args.html:
+            from awn_keras.deploy.benchmark import write_html
+
             write_html(report, args.html, budget_ms=args.budget_ms)
         report.save(output)
 

@@ -74,10 +74,10 @@ def load_dataset(args: argparse.Namespace, path: Path, model: Any = None) -> Any
         DatasetUnavailableError: If it is missing on this machine.
         OSError: If the folder cannot be read.
     """
-    from awn_keras.data import load_data
-
     if not args.dataset and not args.data:
         return None
+    from awn_keras.data import load_data
+
     wanted = _of_file(path) if model is None else _of_model(model, path)
     if args.dataset:
         data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)

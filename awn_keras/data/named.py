@@ -9,6 +9,7 @@ import numpy as np
 
 from awn_keras.data.images import ImageData
 from awn_keras.errors import ArgumentError, AwnError
+from awn_keras.extras import check_installed
 
 #: The data sets of the paper and the embedded one, with the shape of their images.
 DATASETS = {
@@ -62,6 +63,7 @@ def load_data(
 
 
 def _digits() -> ImageData:
+    check_installed("The data set 'digits'", "sklearn")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -78,6 +80,7 @@ def _digits() -> ImageData:
 
 
 def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageData:
+    check_installed(f"The data set '{name}'", "tensorflow_datasets", "tensorflow")
     import tensorflow_datasets as tfds
 
     directory = None if data_dir is None else str(Path(data_dir).expanduser())

@@ -15,8 +15,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from PIL import Image
 
+from awn_keras.extras import check_installed
 from awn_keras.files import read_json, write_whole
 from awn_keras.photos import PhotoError, read_photo
 from awn_keras.schemas import fields, number, text, values
@@ -203,6 +203,9 @@ def _line(path: Path, error: Exception) -> str:
 
 
 def _header_fault(path: Path) -> str:
+    check_installed("Reading photos", "PIL")
+    from PIL import Image
+
     try:
         with path.open("rb") as file, Image.open(file):
             return ""

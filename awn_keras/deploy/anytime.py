@@ -13,6 +13,7 @@ from awn_keras.deploy.litert import TFLiteFile, in_order
 from awn_keras.deploy.pixels import are_photos, photos_to_inputs
 from awn_keras.deploy.signatures import Refinement
 from awn_keras.errors import ArgumentError, StateError
+from awn_keras.extras import check_installed
 
 
 class AnytimeInterpreter:
@@ -49,6 +50,7 @@ class AnytimeInterpreter:
     """
 
     def __init__(self, path: str | Path | bytes, *, num_threads: int = 1) -> None:
+        check_installed("Running a TFLite file", "ai_edge_litert")
         from ai_edge_litert.compiled_model import (
             CompiledModel,
             CpuOptions,

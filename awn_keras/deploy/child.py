@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -58,15 +57,9 @@ def convert_in_child(
         The file's content.
 
     Raises:
-        ExportError: See `convert`; also if TensorFlow is not installed, a class cannot
-            be imported, or the child ends early.
+        ExportError: See `convert`; also if a class cannot be imported, or the child
+            ends early.
     """
-    if not _is_installed("tensorflow"):
-        raise ExportError(
-            "TFLite's converter is part of TensorFlow, which is not installed: "
-            "`pip install tensorflow`. Keras goes on running on "
-            f"'{keras.backend.backend()}'."
-        )
     with _temporary_folder() as folder:
         try:
             own = _save(folder, models, precision, representative)
@@ -118,13 +111,6 @@ def _save(
     job = {"signatures": list(models), "precision": precision, "own": [*own]}
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     return own
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _run(folder: Path) -> int:

@@ -18,6 +18,7 @@ from awn_keras.deploy.convertible import check_convertible
 from awn_keras.deploy.joining import METADATA, Converted, join
 from awn_keras.deploy.manifests import PRECISIONS
 from awn_keras.errors import ArgumentError, ExportError
+from awn_keras.extras import check_installed
 from awn_keras.graph import operation_of
 
 #: `"float32"`; `"float16"` constants; `"dynamic_range"`: int8 constants, activations
@@ -49,11 +50,13 @@ def convert(
 
     Raises:
         ValueError: If `precision` is none of these, or `"int8"` has no samples.
+        ImportError: If TensorFlow, or LiteRT, is not installed.
         ExportError: If it needs operators that are not builtin, or have no int8
             version, or is beyond the converter (see `check_convertible`); if Keras
             does not run on TensorFlow, also if the process that converts cannot (see
             `convert_in_child`).
     """
+    check_can_convert("TFLite's converter")
     check_precision(precision, representative)
     check_convertible(models.values(), precision)
     if keras.backend.backend() != "tensorflow":
@@ -76,6 +79,13 @@ def convert(
     if foreign:
         raise ExportError(_not_builtin(models, foreign))
     return content
+
+
+def check_can_convert(who: str) -> None:
+    """Raises an ImportError, which names `who`, if the converter is not installed."""
+    why = "whose converter works on every backend of Keras"
+    check_installed(who, "tensorflow", why=why)
+    check_installed(who, "ai_edge_litert")
 
 
 def check_precision(

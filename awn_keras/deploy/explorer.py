@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import statistics
 import time
@@ -17,6 +16,7 @@ from awn_keras.deploy.benchmark.host import accuracies
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.errors import ArgumentError
+from awn_keras.extras import check_installed
 from awn_keras.pictures import COLORS, new_figure
 
 _TIMED_RUNS = 50
@@ -52,7 +52,7 @@ def explore_widths(
         expression of a cell it appears below it.
 
     Raises:
-        ImportError: If ipywidgets is not installed.
+        ImportError: If ipywidgets, or Matplotlib, is not installed.
         TypeError: If `shown` is not an integer.
         ValueError: If the file, the samples or the labels do not fit.
         OSError: If the file cannot be read.
@@ -61,11 +61,7 @@ def explore_widths(
         >>> export_tflite(model, "model.tflite", widths=[0.25, 0.5, 0.75, 1.0])
         >>> explore_widths("model.tflite", x_test[:500], y_test[:500])
     """
-    if importlib.util.find_spec("ipywidgets") is None:
-        raise ImportError(
-            "`explore_widths` needs the package ipywidgets: "
-            '`pip install "awn_keras[notebooks]"`.'
-        )
+    check_installed("`explore_widths`", "ipywidgets", "matplotlib")
     import ipywidgets
 
     check_integer(shown, "shown", 1)

@@ -21,6 +21,7 @@ from awn_keras.counting import (
 from awn_keras.deploy.appending import Earlier, extended
 from awn_keras.deploy.calibration import check_scale, hold_out, warn_of_agreement
 from awn_keras.deploy.converter import (
+    check_can_convert,
     check_precision,
     constants,
     convert,
@@ -183,6 +184,7 @@ def export_tflite(
         A record for each width of the file, ascending.
 
     Raises:
+        ImportError: If TensorFlow, or LiteRT, is not installed.
         TypeError: If `model` has one width only, `metadata` is not JSON's, or
             `input_shape` no shape.
         ValueError: If there is no width, one is out of range, `path` is not a `.tflite`
@@ -214,6 +216,7 @@ def export_tflite(
         >>> [width.signature for width in exported]
         ['width_025', 'width_050', 'width_100']
     """
+    check_can_convert("`export_tflite`")
     progress = Progress(verbose)
     _check_append(append_to, widths, single_file, refine)
     widths = _check_widths(model, widths)

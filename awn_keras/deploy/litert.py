@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.deploy.attachments import LABELS, MANIFEST, attached
+from awn_keras.deploy.attachments import LABELS, MANIFEST, attached, flatbuffer_of
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.manifests import parse_manifest, read_manifest
 from awn_keras.deploy.pixels import Pixels
 from awn_keras.deploy.signatures import signature_width
 from awn_keras.errors import ArgumentError, ArgumentTypeError, ExportError
+from awn_keras.extras import check_installed
 from awn_keras.widths import check_width, find_width
 
 #: Arrays by name of the input or output, each `(1, ...)`.
@@ -555,9 +557,41 @@ def open_tflite(
     return TFLiteFile(path, num_threads=num_threads)
 
 
+def precision_of(path: Path) -> str | None:
+    """The precision of a file, as it says, or the manifest beside it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One of `PRECISIONS`; `None` if there is no manifest of this very file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If a manifest of this very file is damaged.
+    """
+    content = path.read_bytes()
+    said = parse_manifest(attached(content).get(MANIFEST, b"{}"), str(path))
+    of = said.get("flatbuffer", {}).get("sha256")
+    if "precision" in said and of == _digest(flatbuffer_of(content)):
+        return str(said["precision"])
+    digest = _digest(content)
+    for beside in (path.with_suffix(".json"), path.with_name("manifest.json")):
+        with contextlib.suppress(OSError):
+            # Another file of this name says nothing of this one.
+            if digest.encode() in beside.read_bytes():
+                return str(read_manifest(beside, ["precision"])["precision"])
+    return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _open(
     source: str | Path | bytes, name: str, num_threads: int
 ) -> dict[str, Signature]:
+    check_installed("Running a TFLite file", "ai_edge_litert")
     from ai_edge_litert.interpreter import Interpreter
 
     if isinstance(source, bytes):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from awn_keras.errors import ArgumentError
 from awn_keras.photos import read_photo
@@ -104,8 +103,12 @@ def is_image_shape(shape: Any) -> bool:
 
 def are_photos(x: Any) -> bool:
     """Whether it is a `PIL.Image.Image`, or a list or tuple of these."""
+    try:
+        from PIL import Image
+    except ImportError:  # Without Pillow there are none.
+        return False
     if isinstance(x, list | tuple) and x:
-        return all(isinstance(one, Image.Image) for one in x)
+        return all(isinstance(photo, Image.Image) for photo in x)
     return isinstance(x, Image.Image)
 
 

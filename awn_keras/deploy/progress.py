@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 import time
 
-import keras
-
 from awn_keras.errors import ArgumentError
 
 #: With `"auto"`, seconds after which lines are shown wherever they go.
@@ -30,8 +28,7 @@ class Progress:
             raise ArgumentError(
                 f"`verbose` must be 'auto', 0, 1 or 2. Received: verbose={verbose!r}"
             )
-        on = verbose != "auto" or keras.config.is_interactive_logging_enabled()
-        self._on = bool(verbose) and on
+        self._on = bool(verbose) and (verbose != "auto" or _keras_logs())
         self._patient = verbose == "auto" and not _is_watched()
         self._kept: list[str] = []
         self._total = self._count = 0
@@ -54,6 +51,13 @@ class Progress:
             sys.stdout.write("".join(self._kept))
             sys.stdout.flush()
             self._kept.clear()
+
+
+def _keras_logs() -> bool:
+    """Whether Keras' interactive logging is on, as it is until someone turns it off."""
+    # Files are measured where there is no Keras, too.
+    keras = sys.modules.get("keras")
+    return keras is None or keras.config.is_interactive_logging_enabled()
 
 
 def _is_watched() -> bool:

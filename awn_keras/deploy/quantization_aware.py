@@ -37,6 +37,7 @@ from awn_keras.deploy.sizes import InputShape, at_input_shape, fitting_shapes
 from awn_keras.deploy.verification import check_samples
 from awn_keras.environment import check_runs_on_tensorflow
 from awn_keras.errors import ExportError, UnsupportedError
+from awn_keras.extras import check_installed
 from awn_keras.graph import assign, graph_nodes, replay
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.slimming import slim
@@ -377,14 +378,8 @@ def _check_backend(function: str) -> None:
 
 
 def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"Cannot import '{name}', which quantization-aware training, pruning and "
-            'clustering need. Install it: pip install "awn_keras[quantization]"',
-            name=name,
-        ) from error
+    check_installed("Quantization-aware training, pruning or clustering", name)
+    return importlib.import_module(name)
 
 
 def _import_tfmot() -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,10 @@ import numpy as np
 
 from awn_keras.data.inputs import random_inputs
 from awn_keras.data.samples import collect_samples, fitting_arrays
-from awn_keras.deploy.attachments import MANIFEST, attached, flatbuffer_of
 from awn_keras.deploy.converter import custom_operators, input_name
 from awn_keras.deploy.gpu import GPUError, gpu_is_available, run_on_gpu
 from awn_keras.deploy.interface import Interface, image_inputs, takes_pixels
-from awn_keras.deploy.litert import Signature, TFLiteFile
-from awn_keras.deploy.manifests import parse_manifest, read_manifest
+from awn_keras.deploy.litert import Signature, TFLiteFile, precision_of
 from awn_keras.deploy.progress import Progress
 from awn_keras.deploy.signatures import Refinement
 from awn_keras.deploy.sizes import at_shape_of
@@ -41,37 +38,6 @@ def default_tolerance(model: MultiWidthModel, precision: str) -> float:
     """
     half = any("16" in layer.compute_dtype for layer in model.layers)
     return max(TOLERANCES[precision], 2e-2 if half else 0)
-
-
-def precision_of(path: Path) -> str | None:
-    """The precision of a file, as it says, or the manifest beside it.
-
-    Args:
-        path: The file.
-
-    Returns:
-        One of `PRECISIONS`; `None` if there is no manifest of this very file.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If a manifest of this very file is damaged.
-    """
-    content = path.read_bytes()
-    said = parse_manifest(attached(content).get(MANIFEST, b"{}"), str(path))
-    of = said.get("flatbuffer", {}).get("sha256")
-    if "precision" in said and of == _digest(flatbuffer_of(content)):
-        return str(said["precision"])
-    digest = _digest(content)
-    for beside in (path.with_suffix(".json"), path.with_name("manifest.json")):
-        with contextlib.suppress(OSError):
-            # Another file of this name says nothing of this one.
-            if digest.encode() in beside.read_bytes():
-                return str(read_manifest(beside, ["precision"])["precision"])
-    return None
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from awn_keras.experiments.executed import Finished, with_executed_macs
 from awn_keras.experiments.paper import FIGURE_4_WIDTHS, NAMES, individual_sizes
 from awn_keras.experiments.tables import curve_of
+from awn_keras.extras import check_installed
 from awn_keras.pictures import COLORS, new_figure, ordered_colors
 
 #: Colours of the systems.
@@ -217,6 +218,7 @@ def plot_statistics(
         use are dotted.
     """
     if axes is None:
+        check_installed("A picture", "matplotlib")
         from matplotlib import pyplot
 
         axes = pyplot.subplots(

@@ -160,10 +160,3 @@ def test_ctrl_c_ends_the_child_too(monkeypatch):
         convert_in_child({"one": plain(Doubled())}, "float32", None)
     assert shown == ["at work\n"]
     assert FakeProcess.last.returncode == -signal.SIGKILL
-
-
-def test_tensorflow_must_be_installed(monkeypatch):
-    model = plain(Doubled())
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ExportError, match="`pip install tensorflow`"):
-        convert_in_child({"one": model}, "float32", None)

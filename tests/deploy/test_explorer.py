@@ -1,4 +1,5 @@
 import io
+import sys
 
 import keras
 import matplotlib.image
@@ -77,8 +78,6 @@ def test_it_refuses(file, change, error, match):
 
 
 def test_it_says_how_to_get_ipywidgets(file, monkeypatch):
-    monkeypatch.setattr(
-        "awn_keras.deploy.explorer.importlib.util.find_spec", lambda name: None
-    )
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(ImportError, match=r'pip install "awn_keras\[notebooks\]"'):
         explore_widths(*file)

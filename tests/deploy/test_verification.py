@@ -15,8 +15,8 @@ from awn_keras.deploy import verification
 from awn_keras.deploy.attachments import attach, flatbuffer_of
 from awn_keras.deploy.converter import convert
 from awn_keras.deploy.gpu import GPUError, GPURun
-from awn_keras.deploy.litert import TFLiteFile, run_tflite
-from awn_keras.deploy.verification import compare, precision_of
+from awn_keras.deploy.litert import TFLiteFile, precision_of, run_tflite
+from awn_keras.deploy.verification import compare
 from awn_keras.errors import ExportError
 from tests.conftest import at_width, inputs_of, rich, small_conv, small_dense
 from tests.test_slimming import randomize

@@ -50,9 +50,9 @@ def costs_of(content: bytes | TFLiteFile, file: str = "content") -> dict[str, Co
     Raises:
         ValueError: If it is not a TFLite file, or has no signatures.
     """
+    opened = TFLiteFile.of(content, file)
     from ai_edge_litert import schema_py_generated as schema
 
-    opened = TFLiteFile.of(content, file)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(opened.content, 0))
     names = {
         value: name

@@ -23,9 +23,13 @@ from awn_keras.deploy.benchmark.report import (
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.engine import EngineError, EngineResult, run_apart
 from awn_keras.deploy.gpu import check_gpu_run, why_no_gpu
-from awn_keras.deploy.litert import TFLiteFile, TFLiteFolder, open_tflite
+from awn_keras.deploy.litert import (
+    TFLiteFile,
+    TFLiteFolder,
+    open_tflite,
+    precision_of,
+)
 from awn_keras.deploy.progress import Progress
-from awn_keras.deploy.verification import precision_of
 from awn_keras.environment import this_machine
 from awn_keras.errors import ArgumentError
 from awn_keras.widths import check_widths, find_width
