@@ -359,6 +359,26 @@ def test_macs_of_layers_over_steps_by_hand(make, macs):
     assert counted(make(), (7, 3)) == macs
 
 
+@pytest.mark.parametrize("mode", ["log", "real", "stft"])
+def test_macs_of_a_spectrogram_are_those_of_convolutions_of_its_channels(mode):
+    inputs = keras.Input((1000, 2))
+    layer = L.STFTSpectrogram(mode, frame_length=64, frame_step=32)
+    outputs = layer(inputs)
+    waves = (1 if mode == "real" else 2) * 33
+    convolution = L.Conv1D(waves, 64, strides=32, use_bias=False)
+    same = keras.Model(inputs, convolution(inputs[..., :1]))
+    assert count_macs(keras.Model(inputs, outputs)) == 2 * count_macs(same)
+
+
+def test_macs_of_a_spectrogram_of_channels_first_are_not_guessed():
+    inputs = keras.Input((2, 1000))
+    outputs = L.STFTSpectrogram(
+        "log", frame_length=64, frame_step=32, data_format="channels_first"
+    )(inputs)
+    with pytest.raises(NotImplementedError, match="`data_format` is 'channels_first'"):
+        count_macs(keras.Model(inputs, outputs))
+
+
 @pytest.mark.parametrize("sequences", [False, True])
 def test_macs_of_a_recurrent_convolution_by_hand(sequences):
     layer = L.ConvLSTM2D(4, 3, return_sequences=sequences)

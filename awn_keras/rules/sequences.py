@@ -1,4 +1,4 @@
-"""Multiply-accumulates of layers that have no width rule: RNN of cells, attention.
+"""Multiply-accumulates of layers without a width rule: RNN of cells, spectrograms.
 
 They stand where no channels come and go, so that only what they cost must be known.
 Counted are products with kernels, and of attention those of queries, keys and values;
@@ -53,6 +53,15 @@ def _recurrent_convolution_macs(layer: Any, size: CallSize) -> Any:
     window = math.prod(layer.kernel_size)
     gates = 4 * layer.filters
     return steps * positions * window * (size.inputs + layer.filters) * gates
+
+
+def _spectrogram_macs(layer: Any, size: CallSize) -> Any:
+    """Each frame of each channel meets the real and the imaginary waves as kernels."""
+    if layer.data_format != "channels_last":
+        raise _unknown(layer, f"its `data_format` is '{layer.data_format}'")
+    frames = size.known(size.output_shape)[1]
+    waves = sum(math.prod(weight.shape) for weight in layer.weights)
+    return frames * size.inputs * waves
 
 
 def _inner_macs(layer: Any, inner: Any, size: CallSize) -> Any:
@@ -221,6 +230,7 @@ def _matmul_macs(operation: Any, size: CallSize) -> int:
 
 
 count_by(_recurrent_macs, _L.RNN)
+count_by(_spectrogram_macs, _L.STFTSpectrogram)
 count_by(_recurrent_convolution_macs, _L.ConvLSTM1D, _L.ConvLSTM2D, _L.ConvLSTM3D)
 count_by(_bidirectional_macs, _L.Bidirectional)
 count_by(_each_step_macs, _L.TimeDistributed)

@@ -1,0 +1,72 @@
+"""A layer of your own in an any-width network, and the checks that it must pass.
+
+    python examples/own_layer.py [--quick]
+
+A gate looks at each channel's mean over the image and lets it through in part. It reads
+its own channel only, so that a channel stays the same at every width: it needs two
+weights for each channel, and a rule that says which axis of them the channels are.
+Writes a picture: accuracy of a network with the gates at all widths.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+
+from awn_keras import WidthRule, register_width_rule, to_any_width, trade_off_curve
+from awn_keras.data import load_data
+from awn_keras.testing import check_width_rule
+
+OUTPUT = Path("examples_output")
+QUICK = "--quick" in sys.argv  # a few steps only
+
+
+@keras.saving.register_keras_serializable(package="examples")
+class ChannelGate(keras.layers.Layer):
+    """Multiplies each channel by a sigmoid of its own mean."""
+
+    def build(self, input_shape):
+        channels = (input_shape[-1],)
+        self.scale = self.add_weight(shape=channels, initializer="ones", name="scale")
+        self.offset = self.add_weight(shape=channels, name="offset")
+
+    def call(self, x):
+        mean = keras.ops.mean(x, axis=(1, 2), keepdims=True)
+        return x * keras.ops.sigmoid(mean * self.scale + self.offset)
+
+
+# What the library must know: the last axis of both weights is the channels.
+register_width_rule(ChannelGate, WidthRule(in_axes={"scale": -1, "offset": -1}))
+
+
+def network(data):
+    """A stock network with gates, for images of digits."""
+    x = inputs = keras.Input(data.input_shape)
+    x = data.preprocessing()(x)
+    for filters in (32, 64, 64):
+        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
+        x = ChannelGate()(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(data.classes)(x))
+
+
+def main():
+    OUTPUT.mkdir(exist_ok=True)
+
+    # Values, gradients, slimming, saving: an error says which check failed, and why.
+    check_width_rule(ChannelGate(), (8, 8, 16))
+
+    data = load_data("digits")
+    model = to_any_width(network(data), min_width=0.25)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    train = data.train(64)
+    model.fit(train, epochs=1 if QUICK else 15)
+    curve = trade_off_curve(model, data.test(), widths=[0.25, 0.5, 0.75, 1.0])
+    print(curve)
+    curve.plot().figure.savefig(OUTPUT / "own_layer.png")
+
+
+if __name__ == "__main__":
+    main()
