@@ -6,16 +6,11 @@ Where Keras has no backend, as on a board that runs files, `AnyWidthInterpreter`
 
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 from awn_keras.extras import BACKENDS, MissingPackageError, how_to_install
-
-try:
-    __version__ = version("awn_keras")
-except PackageNotFoundError:  # running from a source tree
-    __version__ = "0+unknown"
+from awn_keras.schemas import __version__ as __version__
 
 
 def _missing(error: ModuleNotFoundError) -> str:

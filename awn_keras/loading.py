@@ -18,7 +18,7 @@ from awn_keras.errors import ArgumentError, ArgumentTypeError, AwnError
 from awn_keras.files import parse_json
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
-from awn_keras.schemas import anything, fields, or_null, text, values
+from awn_keras.schemas import NewerError, anything, fields, or_null, text, values
 
 #: Held while `Layer.add_weight` of Keras is another: see `_weights_in`.
 _one_at_a_time = threading.RLock()
@@ -53,7 +53,7 @@ def load_model(path: str | Path) -> MultiWidthModel:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a saved Keras model, or a damaged one, has layers of
             classes that are not imported, names a class that it is not, or has weights
-            that the file cannot hold.
+            that the file cannot hold; or if a later version of awn_keras wrote it.
         TypeError: If it holds another kind of model.
     """
     path = Path(path)
@@ -125,8 +125,10 @@ def _check_format(path: Path) -> None:
         raise ArgumentError(f"{path} is not {_ABOUT}.")
 
 
-def _unreadable(path: Path, error: Exception) -> ArgumentError:
+def _unreadable(path: Path, error: Exception) -> AwnError:
     """What a user is told of an error while Keras reads a whole archive."""
+    if isinstance(error, NewerError):
+        return NewerError(str(path), error.schema, error.newest)
     said = " ".join(str(error).split())
     if "Could not locate" in said:
         what = said[said.rindex("Could not locate") :].partition("Make sure")[0]

@@ -15,6 +15,7 @@ import numpy as np
 from awn_keras.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from awn_keras.propagation import Propagation
 from awn_keras.rules import Graded
+from awn_keras.schemas import SCHEMAS, anything, check_fits, of_kind, values
 from awn_keras.stages import Stages, Widths
 from awn_keras.training import backends
 from awn_keras.training.freezing import acting_from
@@ -293,10 +294,23 @@ class MultiWidthModel(WidthTrainer):
 
     # ------------------------------------------------------------------ saving
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes a model as a file describes it; see `keras.Model.from_config`.
+
+        Raises:
+            ValueError: If a later version of awn_keras wrote it.
+        """
+        name, check = str(config.get("name")), of_kind("model", values(anything))
+        check_fits(config, check, name, f"a config of {cls.__name__}")
+        config = {key: value for key, value in config.items() if key != "schema"}
+        return super().from_config(config, custom_objects)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the functional model's config and the widths' arguments."""
         grid = self.widths_grid
         return {
+            "schema": SCHEMAS["model"],
             **super().get_config(),
             "min_width": self.min_width,
             "divisor": self.divisor,

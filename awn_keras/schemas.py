@@ -2,19 +2,32 @@
 
 A check takes a value and where it stands, and raises `MisfitError`. `check_fits` tells
 of it as users are told. Fields that a schema does not name are let be: later versions
-may write more.
+may write more. What they change otherwise they tell by the version of the schema.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from awn_keras.errors import ArgumentError, AwnError
 
 #: Raises a `MisfitError` if a value does not fit; the text says where it stands.
 Check = Callable[[Any, str], None]
+
+try:
+    #: Version of the package.
+    __version__ = version("awn_keras")
+except PackageNotFoundError:  # running from a source tree
+    __version__ = "0+unknown"
+
+#: Version of the schema of each kind of file, written into it as `schema`: of an
+#: export's manifests, the config of models in `.keras` files, the reports of `awn
+#: benchmark`, and what runs leave. It rises if a field is removed, or changes its
+#: meaning; new fields may come without.
+SCHEMAS = {"manifest": 1, "model": 1, "report": 1, "run": 1}
 
 
 class MisfitError(AwnError, ValueError):
@@ -44,6 +57,27 @@ class MissingError(MisfitError):
         return f"'{self.where}' is missing"
 
 
+class NewerError(AwnError, ValueError):
+    """A file has a later schema than this version of the package reads.
+
+    Args:
+        name: What to call the file.
+        schema: The version of its schema.
+        newest: The last one that is read.
+    """
+
+    def __init__(self, name: str, schema: int, newest: int) -> None:
+        super().__init__(name, schema, newest)
+        self.name, self.schema, self.newest = name, schema, newest
+
+    def __str__(self) -> str:
+        return (
+            f"'{self.name}' was written by a later awn_keras: its schema is of version "
+            f"{self.schema}, and awn_keras {__version__} reads those up to version "
+            f"{self.newest}. Update: `pip install --upgrade awn_keras`."
+        )
+
+
 def check_fits(value: Any, check: Check, name: str, about: str) -> None:
     """Checks what a file holds.
 
@@ -55,10 +89,13 @@ def check_fits(value: Any, check: Check, name: str, about: str) -> None:
             benchmark`: measure anew".
 
     Raises:
-        ValueError: If it does not fit; the message names file, field and rule.
+        ValueError: If it does not fit; the message names file, field and rule. If it is
+            of a later schema; the message names both versions.
     """
     try:
         check(value, "")
+    except NewerError as error:
+        raise NewerError(name, error.schema, error.newest) from None
     except MisfitError as error:
         raise ArgumentError(f"'{name}' is not {about}. There, {error}.") from error
     except RecursionError as error:
@@ -168,6 +205,25 @@ def fields(known: Mapping[str, Check], needed: Collection[str] | None = None) ->
                 raise MissingError(_inside(where, key), "there", None)
 
     return check_fields
+
+
+def of_kind(kind: str, check: Check) -> Check:
+    """Takes what fits, unless it is of a later schema, which comes first.
+
+    Args:
+        kind: The kind of the file, one of `SCHEMAS`. Files that have no field `schema`
+            are of version 1.
+        check: What it must be.
+    """
+
+    def check_of_kind(value: Any, where: str) -> None:
+        schema = value.get("schema", 1) if isinstance(value, dict) else 1
+        number(1, whole=True)(schema, _inside(where, "schema"))
+        if schema > SCHEMAS[kind]:
+            raise NewerError(where, int(schema), SCHEMAS[kind])
+        check(value, where)
+
+    return check_of_kind
 
 
 def file_name(value: Any, where: str) -> None:

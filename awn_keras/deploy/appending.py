@@ -15,6 +15,7 @@ from awn_keras.deploy.signatures import width_signature
 from awn_keras.errors import ArgumentError
 from awn_keras.layouts import Cut, candidates
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.schemas import NewerError
 
 #: What the manifests of both exports must say alike.
 _ALIKE = (
@@ -71,6 +72,8 @@ class Earlier:
                 for record in manifest["widths"]
             }
             said = {key: manifest[key] for key in _ALIKE}
+        except NewerError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArgumentError(
                 "`append_to` must be a file of `export_tflite`, with its manifest "

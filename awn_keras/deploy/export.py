@@ -47,6 +47,7 @@ from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write, together, write_whole
 from awn_keras.layouts import Cut, candidates, choose_cuts, default_widths
 from awn_keras.multi_width import MultiWidthModel, check_any_width_model
+from awn_keras.schemas import SCHEMAS
 from awn_keras.slimming import slim_alike
 from awn_keras.widths import check_widths, width_label
 
@@ -522,6 +523,7 @@ def _describe(
         # It would be taken for what is to be done before the file is run.
         said.pop("normalization", None)
     return {
+        "schema": SCHEMAS["manifest"],
         "model": model.name,
         "min_width": model.min_width,
         "layout": layout,

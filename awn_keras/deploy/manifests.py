@@ -15,6 +15,7 @@ from awn_keras.schemas import (
     file_name,
     items,
     number,
+    of_kind,
     or_null,
     text,
     values,
@@ -91,10 +92,11 @@ def read_manifest(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
         What it says.
 
     Raises:
-        ValueError: If it is damaged, or a field has what it cannot have.
+        ValueError: If it is damaged, a field has what it cannot have, or its schema is
+            a later one.
         OSError: If it cannot be read.
     """
-    return read_json(path, fields(_FIELDS, needed), _ABOUT)
+    return read_json(path, of_kind("manifest", fields(_FIELDS, needed)), _ABOUT)
 
 
 def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
@@ -104,4 +106,5 @@ def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
         content: The manifest.
         name: The file's name.
     """
-    return parse_json(content, f"awn.json in {name}", fields(_FIELDS, ()), _ABOUT)
+    check = of_kind("manifest", fields(_FIELDS, ()))
+    return parse_json(content, f"awn.json in {name}", check, _ABOUT)

@@ -40,6 +40,7 @@ from awn_keras.errors import ExportError, UnsupportedError
 from awn_keras.extras import check_installed
 from awn_keras.graph import assign, graph_nodes, replay
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.schemas import SCHEMAS
 from awn_keras.slimming import slim
 
 if TYPE_CHECKING:
@@ -332,6 +333,7 @@ def _manifest(
             entry["pixels"] = pixels.described()
         inputs.append(entry)
     return {
+        "schema": SCHEMAS["manifest"],
         "model": model,
         "precision": "int8",
         "inputs": inputs,

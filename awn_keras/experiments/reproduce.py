@@ -26,6 +26,7 @@ from awn_keras.schemas import (
     flag,
     items,
     number,
+    of_kind,
     or_null,
     real,
     text,
@@ -66,12 +67,13 @@ def load_result(run_: PaperRun, results: Path) -> dict[str, Any] | None:
         Its result, or `None` if there is none.
 
     Raises:
-        ValueError: If the file is damaged, or is of another recipe.
+        ValueError: If the file is damaged, of another recipe, or of a later schema.
     """
     path = results / f"{run_.name}.json"
     if not path.exists():
         return None
-    result = read_json(path, _result, "the result of a run: remove it to run again")
+    about = "the result of a run: remove it to run again"
+    result = read_json(path, of_kind("run", _result), about)
     kept = {**Recipe().as_json(), **result["recipe"]}
     if kept != run_.recipe.as_json():
         raise ArgumentError(

@@ -21,7 +21,7 @@ from awn_keras.multi_width import MultiWidthModel
 from awn_keras.pictures import new_figure, save_figure
 from awn_keras.runs.build import build
 from awn_keras.runs.recipe import Recipe
-from awn_keras.schemas import anything, values
+from awn_keras.schemas import SCHEMAS, NewerError, anything, of_kind, values
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
         logs = max(result.history, key=lambda logs: logs["val_auc"])
         best = {"epoch": logs["epoch"], "auc": logs["val_auc"]}
     return {
+        "schema": SCHEMAS["run"],
         "recipe": asdict(recipe),
         "reduced": recipe.epochs_run < recipe.epochs,
         "auc": result.curve.auc,
@@ -182,7 +183,9 @@ def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
 
 def _kept_recipe(path: Path) -> dict[str, Any]:
     """A recipe as JSON has it; fields that it does not know yet are the defaults."""
-    return {**Recipe().as_json(), **read_json(path, values(anything))}
+    kept = {**Recipe().as_json(), **read_json(path, of_kind("run", values(anything)))}
+    kept.pop("schema", None)
+    return kept
 
 
 def holds_run_of(recipe: Recipe, directory: Path) -> bool:
@@ -194,12 +197,17 @@ def holds_run_of(recipe: Recipe, directory: Path) -> bool:
 
     Returns:
         Whether `model.keras` is there, and `recipe.json` says the same recipe.
+
+    Raises:
+        ValueError: If a later version of awn_keras wrote it.
     """
     path = directory / "recipe.json"
     if not path.exists() or not (directory / "model.keras").exists():
         return False
     try:
         return _kept_recipe(path) == recipe.as_json()
+    except NewerError:
+        raise
     except (TypeError, ValueError):
         return False
 

@@ -27,7 +27,7 @@ from awn_keras.runs.result import (
     save_model,
 )
 from awn_keras.runs.sets import check_same_set, load_set, write_set
-from awn_keras.schemas import Check, fields, items, number, real, values
+from awn_keras.schemas import SCHEMAS, Check, fields, items, number, real, values
 
 #: The best epoch's model, where training ends early.
 BEST = "best.keras"
@@ -173,7 +173,8 @@ def run(
 
     Raises:
         ValueError: If the directory holds a run and `resume` is not given, or that of
-            another recipe; or the devices cannot train this one.
+            another recipe, or of a later version of awn_keras; or the devices cannot
+            train this one.
         DatasetUnavailableError: If the data set is missing.
         PhotoError: If a photo shows in training that it is damaged.
         OSError: If the directory cannot be written.
@@ -225,8 +226,8 @@ def run(
 def _write_description(recipe: Recipe, data: ImageData, folder: Path) -> None:
     with together():
         write_set(recipe, data, folder)
-        text = json.dumps(recipe.as_json(), indent=1) + "\n"
-        write_whole(folder / "recipe.json", text)
+        content = {"schema": SCHEMAS["run"], **recipe.as_json()}
+        write_whole(folder / "recipe.json", json.dumps(content, indent=1) + "\n")
 
 
 @contextlib.contextmanager

@@ -12,26 +12,38 @@ from awn_keras.data import ImageData, load_data, load_folder
 from awn_keras.errors import ArgumentError
 from awn_keras.files import read_json, write_whole
 from awn_keras.runs.recipe import Recipe
-from awn_keras.schemas import fields, items, number, or_null, text, values
+from awn_keras.schemas import (
+    SCHEMAS,
+    fields,
+    items,
+    number,
+    of_kind,
+    or_null,
+    text,
+    values,
+)
 
 #: Chooses the held-out photos of all runs, so that runs of other seeds are tested on
 #: the same ones.
 SPLIT_SEED = 0
 _FILE = "data.json"
 _COUNTS = values(number(0, whole=True))
-_SET = fields(
-    {
-        "class_names": items(text()),
-        "train": _COUNTS,
-        "test": _COUNTS,
-        "name": text(),
-        "folder": or_null(text()),
-        "held_out": or_null(number(0, 1)),
-        "input_shape": items(number(1, whole=True)),
-        "largest_pixel": or_null(number(0)),
-        "fingerprint": or_null(text()),
-    },
-    needed=("class_names",),
+_SET = of_kind(
+    "run",
+    fields(
+        {
+            "class_names": items(text()),
+            "train": _COUNTS,
+            "test": _COUNTS,
+            "name": text(),
+            "folder": or_null(text()),
+            "held_out": or_null(number(0, 1)),
+            "input_shape": items(number(1, whole=True)),
+            "largest_pixel": or_null(number(0)),
+            "fingerprint": or_null(text()),
+        },
+        needed=("class_names",),
+    ),
 )
 
 
@@ -117,7 +129,8 @@ def describe_set(recipe: Recipe, data: ImageData) -> dict[str, Any]:
 
 def write_set(recipe: Recipe, data: ImageData, directory: Path) -> None:
     """Writes `data.json`; see `describe_set`."""
-    text = json.dumps(describe_set(recipe, data), indent=1, ensure_ascii=False)
+    content = {"schema": SCHEMAS["run"], **describe_set(recipe, data)}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     write_whole(directory / _FILE, text + "\n")
 
 
@@ -131,7 +144,7 @@ def read_set(directory: Path) -> dict[str, Any] | None:
         What `describe_set` says. `None` if there is none.
 
     Raises:
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged, or of a later schema.
     """
     path = directory / _FILE
     if not path.exists():

@@ -13,24 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from awn_keras.errors import ArgumentError
 from awn_keras.files import read_json, write_whole
 from awn_keras.schemas import (
+    SCHEMAS,
     Check,
-    anything,
-    check_fits,
     file_name,
     flag,
     items,
     number,
+    of_kind,
     or_null,
     text,
 )
 from awn_keras.schemas import fields as fields_of
-
-#: Version of the schema, written into each file. It rises if a field is removed, or
-#: changes its meaning; new fields may come without.
-SCHEMA = 1
 
 
 def _now() -> str:
@@ -212,17 +207,10 @@ class Report:
             The report. Fields that this version does not know are left out.
 
         Raises:
-            ValueError: If it is no report, or of a schema that is not known.
+            ValueError: If it is no report, or of a later schema.
             OSError: If it cannot be read.
         """
-        content = read_json(Path(path), fields_of({"schema": anything}), _ABOUT)
-        schema = content["schema"]
-        if schema != SCHEMA:
-            raise ArgumentError(
-                f"'{path}' is a report of schema {schema!r}; this version reads "
-                f"{SCHEMA}. Read it with the version that wrote it."
-            )
-        check_fits(content, _CONTENT, str(path), _ABOUT)
+        content = read_json(Path(path), of_kind("report", _CONTENT), _ABOUT)
         rows = [_known(Row, values) for values in content["rows"]]
         failures = [_known(Failure, values) for values in content["failures"]]
         return cls(rows, failures)
@@ -237,7 +225,7 @@ class Report:
             OSError: If it cannot be written.
         """
         content = {
-            "schema": SCHEMA,
+            "schema": SCHEMAS["report"],
             "rows": [asdict(row) for row in self.rows],
             "failures": [asdict(failure) for failure in self.failures],
         }

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from awn_keras.deploy.benchmark.report import (
-    SCHEMA,
     Failure,
     Report,
     Row,
     spread_of,
     statistics_of,
 )
+from awn_keras.schemas import SCHEMAS
 
 
 def row(width=0.5, median=2.0, **changes):
@@ -37,7 +37,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
     report = Report([row(), row(1.0, 5.0)], [Failure("gpu", None, None, "no GPU")])
     report.save(tmp_path / "r.json")
     assert Report.load(tmp_path / "r.json") == report
-    assert json.loads((tmp_path / "r.json").read_text())["schema"] == SCHEMA
+    assert json.loads((tmp_path / "r.json").read_text())["schema"] == SCHEMAS["report"]
     report.to_csv(tmp_path / "r.csv")
     with (tmp_path / "r.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -46,7 +46,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
 
 
 def test_fields_of_a_later_version_are_left_out(tmp_path):
-    content = {"schema": SCHEMA, "rows": [vars(row()) | {"new": 1}], "failures": []}
+    content = {"schema": 1, "rows": [vars(row()) | {"new": 1}], "failures": []}
     (tmp_path / "r.json").write_text(json.dumps(content))
     assert Report.load(tmp_path / "r.json").rows[0].median_ms == 2.0
 
@@ -59,7 +59,11 @@ def test_fields_of_a_later_version_are_left_out(tmp_path):
         ('{"schema": 1}', "is not a report"),
         ('{"schema": 1, "rows": [{}], "failures": []}', "is not a report"),
         ('{"schema": 1, "rows": [5], "failures": []}', "is not a report"),
-        ('{"schema": 99, "rows": [], "failures": []}', "schema 99; this version reads"),
+        ('{"schema": 1.5, "rows": [], "failures": []}', "'schema' must be a whole"),
+        (
+            '{"schema": 99, "rows": [], "failures": []}',
+            r"version 99, and awn_keras \S+ reads .* up to version 1\. Update",
+        ),
     ],
 )
 def test_what_is_no_report_is_refused(tmp_path, content, match):
