@@ -57,5 +57,9 @@ class WeightsUnavailableError(AwnError, RuntimeError):
     """Trained weights are not on this machine and could not be fetched."""
 
 
+class DivergedError(AwnError, RuntimeError):
+    """Training came to NaN or infinite numbers."""
+
+
 class ExportError(AwnError, RuntimeError):
     """A converted file has foreign operators or does not compute what it should."""

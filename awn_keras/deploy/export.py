@@ -208,7 +208,9 @@ def export_tflite(
 
     Warns:
         UserWarning: If the multiply-accumulates of some layers are not known; if a
-            file of integers often answers otherwise than the model.
+            file of integers often answers otherwise than the model; if `representative`
+            are pixels, and the arrays that `fit` was given were normalized, or the
+            other way round.
 
     Examples:
         >>> from awn_keras import export_tflite, lenet_3c1l
@@ -237,6 +239,7 @@ def export_tflite(
     if representative is not None:
         representative = check_samples(model, representative, "representative")
         check_scale(model, interface, representative, "representative")
+        model.warn_of_scale(representative)
     check_precision(precision, representative)
     pair = _check_refine(model, refine, widths, single_file, precision)
     compared, representative = _samples(model, interface, samples, representative)

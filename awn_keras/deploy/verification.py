@@ -22,6 +22,7 @@ from awn_keras.deploy.signatures import Refinement
 from awn_keras.deploy.sizes import at_shape_of
 from awn_keras.errors import ArgumentError, ArgumentTypeError, ExportError
 from awn_keras.multi_width import MultiWidthModel
+from awn_keras.training.arrays import samples_not_finite
 from awn_keras.widths import find_width
 
 #: Largest difference allowed at each precision, relative to the largest output: what
@@ -170,7 +171,8 @@ def check_samples(
         For each input an array of its dtype, in the model's order.
 
     Raises:
-        ValueError: If they do not fit, or there is none.
+        ValueError: If they do not fit, there is none, or they have NaN or infinite
+            numbers.
     """
     if samples is None:
         flat: list[Any] = random_inputs(model, 4)
@@ -184,7 +186,16 @@ def check_samples(
             ]
     else:
         flat = collect_samples(samples, model, argument)
-    return fitting_arrays(flat, model, argument)
+    arrays = fitting_arrays(flat, model, argument)
+    for array in arrays:
+        wrong = samples_not_finite(array)
+        if len(wrong):
+            raise ArgumentError(
+                f"`{argument}` must have no NaN and no infinite numbers. Leave these "
+                f"samples out. Received: {len(wrong):,} of {len(array):,}, the first "
+                f"of them number {wrong[0]}"
+            )
+    return arrays
 
 
 def compare(

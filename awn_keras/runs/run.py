@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from awn_keras.data import Batches, ImageData
-from awn_keras.errors import ArgumentError
+from awn_keras.errors import ArgumentError, DivergedError
 from awn_keras.files import read_json, together, write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
@@ -28,6 +28,7 @@ from awn_keras.runs.result import (
 )
 from awn_keras.runs.sets import check_same_set, load_set, write_set
 from awn_keras.schemas import SCHEMAS, Check, fields, items, number, real, values
+from awn_keras.training.callbacks import NumbersCheck, weight_not_finite
 
 #: The best epoch's model, where training ends early.
 BEST = "best.keras"
@@ -98,6 +99,30 @@ class _Checkpoint(keras.callbacks.Callback):
                 self.directory / "model.keras",
                 self.directory / BEST if is_best else None,
             )
+
+
+class _NumbersCheck(NumbersCheck):
+    """Ends a run with an error before an epoch of NaN is kept."""
+
+    def __init__(self, directory: Path, done: int) -> None:
+        super().__init__()
+        self.directory = directory
+        self.done = done
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """As in `NumbersCheck`."""
+        super().on_epoch_end(epoch, logs)
+        self.done = epoch + 1
+
+    def tell(self, message: str) -> None:
+        """Raises an error."""
+        kept = "nothing was kept"
+        if self.done:
+            kept = f"{self.directory / 'model.keras'} is that of epoch {self.done}"
+        raise DivergedError(
+            f"{message} Of this run {kept}: change `learning_rate`, which makes it "
+            "another one, in another directory."
+        )
 
 
 class _Best(keras.callbacks.Callback):
@@ -176,6 +201,8 @@ def run(
             another recipe, or of a later version of awn_keras; or the devices cannot
             train this one.
         DatasetUnavailableError: If the data set is missing.
+        DivergedError: If the loss or a weight becomes NaN or infinite. The last epoch
+            before that is kept.
         PhotoError: If a photo shows in training that it is damaged.
         OSError: If the directory cannot be written.
     """
@@ -205,6 +232,7 @@ def run(
                     initial_epoch=done,
                     shuffle=False,
                     callbacks=[
+                        _NumbersCheck(directory, done),  # before the checkpoint
                         *([traced] if traced else []),  # before the checkpoint
                         _Checkpoint(folder, history, traced, best),
                         *([best] if best else []),
@@ -276,6 +304,12 @@ def _started(
     check_same_set(data, directory)
     fresh, model = model, load_keras_model(directory / "model.keras")
     _check_same_layers(fresh, model, directory)
+    weight = weight_not_finite(model)
+    if weight is not None:
+        raise ArgumentError(
+            f"{directory / 'model.keras'} has NaN or infinite numbers in weight "
+            f"'{weight}', from which training cannot go on. Name another directory."
+        )
     if model.optimizer is None:
         raise ArgumentError(
             f"{directory / 'model.keras'} has no optimizer, with which training could "

@@ -6,7 +6,11 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
+from awn_keras.errors import ArgumentError
+from awn_keras.training import backends
+from awn_keras.training.arrays import NO_BATCH
 from awn_keras.widths import split_name_at_width
 
 #: What may be left of initial statistics at the end, without a warning.
@@ -83,6 +87,77 @@ class StatisticsCheck(keras.callbacks.Callback):
                 "these layers.",
                 stacklevel=2,
             )
+
+
+class NumbersCheck(keras.callbacks.Callback):
+    """Ends training with a warning once the loss or a weight is NaN or infinite.
+
+    It looks after each epoch, whose loss is NaN if that of a step was, so that no step
+    waits for it. `fit` of a model of several widths takes it by itself.
+    """
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Looks at the epoch's loss, and at the weights.
+
+        Raises:
+            ValueError: If there was no batch.
+        """
+        if not logs:
+            raise ArgumentError(
+                f"Model '{self.model.name}' cannot be trained: {NO_BATCH}"
+            )
+        message = not_finite(self.model, epoch, logs)
+        if message is not None:
+            self.tell(message)
+
+    def tell(self, message: str) -> None:
+        """Warns, and ends training."""
+        warnings.warn(message, stacklevel=2)
+        self.model.stop_training = True
+
+
+def not_finite(model: keras.Model, epoch: int, logs: Any) -> str | None:
+    """Says what of a model is not finite after an epoch, and what to try.
+
+    Args:
+        model: The model.
+        epoch: Number of the epoch, from 0.
+        logs: What the epoch gave.
+
+    Returns:
+        A sentence or two; `None` if all is finite.
+    """
+    loss = float(logs.get("loss", 0.0))
+    what = f"The loss of model '{model.name}' was {loss:g}"
+    if np.isfinite(loss):
+        backends.sync_state(model)
+        weight = weight_not_finite(model)
+        if weight is None:
+            return None
+        what = f"Weight '{weight}' of model '{model.name}' had NaN or infinite numbers"
+    return (
+        f"{what} in epoch {epoch + 1}: training cannot go on from there. Try a tenth "
+        "of the learning rate, or `clipnorm=1.0` in the optimizer; look for NaN in the "
+        "data, and for labels that are no class."
+    )
+
+
+def weight_not_finite(model: keras.Model) -> str | None:
+    """Finds a weight that has NaN or infinite numbers.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The path of the first one, or `None`.
+    """
+    for weight in model.weights:
+        values = keras.ops.convert_to_numpy(weight)
+        if values.dtype.kind not in "fV":  # bfloat16 is of kind V; integers are finite
+            continue
+        if not np.isfinite(values.astype("float32")).all():
+            return weight.path
+    return None
 
 
 def fitting_momentum(steps: int) -> float:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import is_stock, operation_of
@@ -126,6 +130,79 @@ def _check_shape(output: Any, kind: type, shape: tuple[Any, ...]) -> None:
         f"{kind.__name__}, since output '{operation_of(output).name}' has "
         f"the shape {tuple(output.shape)}. {way_out} Received: y of shape {shape}"
     )
+
+
+def check_class_numbers(model: keras.Model, loss: Any, y: Any) -> None:
+    """Checks that labels are numbers of classes, where a loss takes these.
+
+    TensorFlow's own error on a processor comes from the depths of a graph; on other
+    devices and backends there is none, and the loss is NaN or that of another class.
+
+    Args:
+        model: A functional model.
+        loss: As given to `compile`.
+        y: Labels, with the structure of the model's outputs; what are no NumPy arrays
+            of numbers is left alone.
+
+    Raises:
+        ValueError: If there is none of the classes.
+    """
+    outputs = model.outputs
+    if len(outputs) > 1 and not isinstance(y, dict | list | tuple):
+        return
+    losses, labels = _per_output(model, loss), _per_output(model, y)
+    for output, output_loss, numbers in zip(outputs, losses, labels, strict=True):
+        classes = output.shape[-1]
+        if (
+            kind_of_labels(output_loss) is not _CLASS_NUMBERS
+            or not isinstance(numbers, np.ndarray)
+            or numbers.dtype.kind not in "iuf"
+            or classes in (None, 1)
+        ):
+            continue
+        wrong = (numbers < 0) | (numbers >= classes) | (numbers != np.floor(numbers))
+        ignored = getattr(output_loss, "ignore_class", None)
+        if ignored is not None:
+            wrong &= numbers != ignored
+        if wrong.any():
+            raise ArgumentError(_no_class(output, classes, numbers, wrong))
+
+
+def _no_class(output: Any, classes: int, numbers: np.ndarray, wrong: np.ndarray) -> str:
+    where = np.unravel_index(np.argmax(wrong), wrong.shape)
+    value = numbers[where]
+    way_out = "Give the readout as many outputs as there are classes."
+    if value != np.floor(value):
+        way_out = "Are these numbers to be predicted? Compile with `loss='mse'`."
+    elif numbers.min() == 1 and numbers.max() == classes:
+        way_out = "They seem to begin with 1: give `y - 1`."
+    return (
+        f"`y` must be class numbers, 0 to {classes - 1}, since output "
+        f"'{operation_of(output).name}' has {classes} classes. {way_out} Received: "
+        f"{value} as the label of sample {where[0]}, in {wrong.sum():,} of "
+        f"{wrong.size:,} labels no such number"
+    )
+
+
+@contextlib.contextmanager
+def class_numbers_told() -> Iterator[None]:
+    """Tells of labels out of range in words, which TensorFlow finds in a step."""
+    try:
+        yield
+    except Exception as error:
+        said = re.search(
+            r"Received a label value of (\S+) which is outside the valid range of "
+            r"\[0, (\d+)\)",
+            str(error),
+        )
+        if said is None:
+            raise
+        value, classes = said.groups()
+        raise ArgumentError(
+            f"`y` must be class numbers, 0 to {int(classes) - 1}, since the output has "
+            f"{classes} classes. Give the readout as many outputs as there are classes."
+            f" Received: a label {value}"
+        ) from error
 
 
 def kind_of_labels(loss: Any) -> type | None:

@@ -11,6 +11,9 @@ from typing import Any
 
 import keras
 
+#: What `fit` adds to the arguments of `evaluate` when it validates.
+WITHIN_FIT = "_use_cached_eval_dataset"
+
 
 def is_built(model: Any) -> bool:
     """Whether loss, metrics and optimizer of a compiled model have their state."""

@@ -15,9 +15,21 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError
 from awn_keras.training import backends, private
-from awn_keras.training.callbacks import StatisticsCheck, WidthProgbar
+from awn_keras.training.arrays import (
+    NO_BATCH,
+    Ranges,
+    check_arrays,
+    ranges_of,
+    warn_of_scale,
+    warn_of_single_sample,
+)
+from awn_keras.training.callbacks import NumbersCheck, StatisticsCheck, WidthProgbar
 from awn_keras.training.freezing import check_can_freeze
-from awn_keras.training.labels import check_labels, softmax_twice
+from awn_keras.training.labels import (
+    check_labels,
+    class_numbers_told,
+    softmax_twice,
+)
 from awn_keras.training.losses import (
     check_can_distill,
     check_can_teach,
@@ -46,6 +58,7 @@ class _Measured:
     train_metrics: WidthMetrics | None = None
     test_metrics: WidthMetrics | None = None
     last_results: dict[str, np.ndarray] | None = None  # of `evaluate`
+    trained_on: Ranges | None = None  # of `fit`
 
 
 class WidthTrainer(keras.Model):
@@ -262,9 +275,14 @@ class WidthTrainer(keras.Model):
         Returns:
             A `keras.callbacks.History`.
 
+        Raises:
+            ValueError: If there is no batch, or labels are numbers of no class.
+
         Warns:
             UserWarning: If the moving statistics of BatchNormalization cannot follow
-                in so few steps.
+                in so few steps; if arrays have NaN or infinite numbers, or a batch has
+                one sample, of which BatchNormalization has no variance. If the loss or
+                a weight becomes NaN or infinite: training then ends with the epoch.
         """
         bound = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         arguments = dict(bound.arguments)
@@ -274,13 +292,33 @@ class WidthTrainer(keras.Model):
             arguments["callbacks"] = self._with_own(
                 keras.tree.flatten(callbacks), arguments.get("verbose", "auto")
             )
-        return super().fit(**arguments)
+        self._check_arrays_of_fit(arguments)
+        with class_numbers_told():
+            return super().fit(**arguments)
+
+    def _check_arrays_of_fit(self, arguments: dict[str, Any]) -> None:
+        x, y = arguments.get("x"), arguments.get("y")
+        self._measured.trained_on = check_arrays(self, self._loss_of_labels, x, y)
+        validation = arguments.get("validation_data")
+        if isinstance(validation, list | tuple):
+            x_val, y_val, _ = keras.utils.unpack_x_y_sample_weight(validation)
+            check_arrays(self, self._loss_of_labels, x_val, y_val, "validation_data")
+        if isinstance(y, np.ndarray):
+            count = len(y) - int(len(y) * arguments.get("validation_split", 0.0))
+            warn_of_single_sample(self, count, arguments.get("batch_size") or 32)
+
+    @property
+    def _loss_of_labels(self) -> Any:
+        """The loss, if labels are its business and not a subclass'."""
+        return None if self.has_own_loss else self.loss
 
     def _with_own(self, callbacks: list[Any], verbose: Any) -> list[Any]:
         """Callbacks of `fit`, with those that models of several widths add."""
         callbacks = [callback for callback in callbacks if callback is not None]
         bars = [isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks]
         own: list[Any] = [StatisticsCheck()]
+        if not any(isinstance(callback, NumbersCheck) for callback in callbacks):
+            own.append(NumbersCheck())
         if verbose and not any(bars):
             own.append(WidthProgbar())
         return [*own, *callbacks]
@@ -471,12 +509,21 @@ class WidthTrainer(keras.Model):
             Loss and metrics.
 
         Raises:
-            ValueError: If `width` is out of range, or the model is not compiled.
+            ValueError: If `width` is out of range, the model is not compiled, there is
+                no batch, or labels are numbers of no class.
+
+        Warns:
+            UserWarning: If arrays have NaN or infinite numbers, or images are pixels
+                and those of `fit` were normalized, or the other way round.
         """
         widths = self.plan.curve_widths
+        if not kwargs.get(private.WITHIN_FIT):  # which has looked before
+            self._check_arrays_of_evaluation(x, y)
         arguments = (x, y, batch_size, verbose, sample_weight, steps, callbacks)
-        with self._for_a_while(width):
+        with self._for_a_while(width), class_numbers_told():
             logs = super().evaluate(*arguments, return_dict=True, **kwargs)
+        if not logs:
+            raise ArgumentError(f"Model '{self.name}' cannot be evaluated: {NO_BATCH}")
         states = self._measured.test_metrics
         self._measured.last_results = None
         if widths and have_results(self, states):
@@ -486,6 +533,21 @@ class WidthTrainer(keras.Model):
                 key = "width_auc" if "auc" in logs else "auc"
                 logs[key] = area_under_curve(widths, results[name])
         return logs if return_dict else self._flatten_metrics_in_order(logs)
+
+    def _check_arrays_of_evaluation(self, x: Any, y: Any) -> None:
+        check_arrays(self, self._loss_of_labels, x, y)
+        self.warn_of_scale(keras.tree.flatten(x))
+
+    def warn_of_scale(self, inputs: Sequence[Any]) -> None:
+        """Warns if images are in another scale than those that `fit` was given.
+
+        Args:
+            inputs: What the inputs are to get, flat; NumPy arrays are looked at.
+
+        Warns:
+            UserWarning: If one are pixels, 0 to 255, and the other ones normalized.
+        """
+        warn_of_scale(self._measured.trained_on or [], ranges_of(inputs))
 
     @contextmanager
     def _for_a_while(self, width: float | None) -> Iterator[None]:
@@ -519,7 +581,10 @@ class WidthTrainer(keras.Model):
         widths = check_widths(widths, self.min_width)
         if not widths:
             raise ArgumentError("`widths` must not be empty. Received: widths=[]")
-        with self._measuring_at(widths):
+        evaluate = inspect.signature(keras.Model.evaluate)
+        given = dict(evaluate.bind(None, *args, **kwargs).arguments)
+        self._check_arrays_of_evaluation(given.get("x"), given.get("y"))
+        with self._measuring_at(widths), class_numbers_told():
             super().evaluate(*args, **kwargs)
             return self._results_at(widths)
 
