@@ -8,6 +8,7 @@ temporary files, and is kept if awn_keras is at fault. `AWN_NATIVE_LOGS=1` and
 """
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -25,6 +26,8 @@ def main() -> int:
     """
     global reads_arguments
     reads_arguments = True
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if os.environ.get("AWN_NATIVE_LOGS") or os.environ.get("AWN_DEBUG"):
         from awn_keras import cli
 
@@ -37,7 +40,8 @@ def main() -> int:
             f"a folder that can be written to. Received: {error}\n"
         )
         return 2
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    # Names of files that are no text of the terminal's encoding are told, too.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     with log.open("ab") as file:
         os.dup2(file.fileno(), 2)
     at_fault = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,7 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
     config = parse_json(config_json, f"{path}, config.json", _CONFIG, f"of {_ABOUT}")
     _check_classes(config, path)
     try:
-        with _weights_in(size):
+        with _weights_in(size), _warnings_if_whole():
             return keras.saving.load_model(path, compile=compiled)
     except Exception as error:  # what a damaged file leads Keras to may be any
         raise _unreadable(path, error) from error
@@ -195,6 +196,17 @@ def _check_class(part: dict[str, Any], path: Path) -> None:
         raise ArgumentError(
             f"{path} is refused: it names '{name}' of the module '{module}' by the "
             f"name '{registered}', which is {known.__module__}.{known.__name__}."
+        )
+
+
+@contextlib.contextmanager
+def _warnings_if_whole() -> Iterator[None]:
+    """Leaves out what is warned of inside if an error follows, which says enough."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for one in caught:
+        warnings.warn_explicit(
+            one.message, one.category, one.filename, one.lineno, source=one.source
         )
 
 

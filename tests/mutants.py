@@ -1,6 +1,7 @@
-"""Damaged copies of JSON: a value swapped, a key gone, nested too deep."""
+"""Damaged copies of files: of JSON a value swapped or a key gone, of bytes any part."""
 
 import copy
+import itertools
 import json
 import random
 
@@ -10,6 +11,8 @@ WRONG = [
     *("", "text", "../../etc/passwd", "/etc/passwd", "<script>alert(1)</script>"),
     *([], {}, [[1]], {"a": 1}, list(range(3)), "é\n\0"),
 ]
+#: Numbers of four bytes that sizes and places in files are not.
+_NUMBERS = [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 
 
 def mutants(content, count, seed=0):
@@ -30,6 +33,75 @@ def mutants(content, count, seed=0):
         else:
             owner[key] = wrong
         yield json.dumps(damaged), f"{key}: {wrong!r}"
+
+
+def mutant(content, rng):
+    """One of `mutants`, and its fault, of JSON as bytes."""
+    # The first three are of all of it: one case of ten.
+    which = rng.randrange(3) if rng.random() < 0.1 else 3
+    texts = mutants(json.loads(content), 1, rng.randrange(2**32))
+    text, what = next(itertools.islice(texts, which, None))
+    return text.encode(), what
+
+
+def damaged(content, rng):
+    """Bytes with one fault, and what the fault is."""
+    content = bytearray(content)
+    # Heads and tails say how the rest is to be read.
+    edge = rng.choice([64, 2000, len(content)])
+    place = rng.randrange(max(1, min(edge, len(content))))
+    if rng.random() < 0.3:
+        place = max(0, len(content) - 1 - place)
+    length = rng.choice([1, 4, 100, 5000])
+    kind = rng.choice(list(_FAULTS))
+    _FAULTS[kind](content, slice(place, place + length), rng)
+    return bytes(content), f"{kind} at {place}, {length}"
+
+
+def _cut(content, part, rng):
+    del content[part.start :]
+
+
+def _flip(content, part, rng):
+    for place in range(*part.indices(len(content)))[: rng.choice([1, 1, 8])]:
+        content[place] ^= 1 << rng.randrange(8)
+
+
+def _zero(content, part, rng):
+    content[part] = bytes(len(content[part]))
+
+
+def _number(content, part, rng):
+    content[part.start : part.start + 4] = rng.choice(_NUMBERS).to_bytes(4, "little")
+
+
+def _remove(content, part, rng):
+    del content[part]
+
+
+def _double(content, part, rng):
+    content[part.start : part.start] = content[part]
+
+
+def _noise(content, part, rng):
+    content[part] = rng.randbytes(len(content[part]))
+
+
+def _empty(content, part, rng):
+    content.clear()
+
+
+#: What may happen to a part of a file.
+_FAULTS = {
+    "cut": _cut,
+    "flipped": _flip,
+    "zeros": _zero,
+    "number": _number,
+    "gone": _remove,
+    "doubled": _double,
+    "noise": _noise,
+    "empty": _empty,
+}
 
 
 def _places(value):

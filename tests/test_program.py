@@ -108,3 +108,17 @@ def test_arguments_are_answered_before_anything_slow_is_imported(arguments, code
         cwd=ROOT,
     )
     assert done.stdout.splitlines()[-1] == f"{code} set()"
+
+
+@pytest.mark.parametrize("words", [["no-such-command"], ["summary"]])
+def test_a_name_that_is_no_text_is_told(words):
+    done = subprocess.run(
+        [sys.executable, "_awn.py", *words, b"\xff.keras"],
+        capture_output=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"udcff.keras" in done.stderr or words == ["no-such-command"]

@@ -24,7 +24,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with one line, without the usage."""
-        self.exit(2, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
+        line = " ".join(message.split())
+        self.exit(2, f"{self.prog}: error: {line} (see `{self.prog} --help`)\n")
 
     def option(self, argument: str, value: str | None = None) -> str | None:
         """Names the option by which a user gives an argument of the library.

@@ -178,14 +178,14 @@ def _outputs(model: Any, metadata: dict[str, Any] | None) -> str:
 
 
 def _load_array(path: Path) -> Any:
-    import zipfile
-
     import numpy as np
 
     try:
         # Mapped: what the head says must be in the file, before memory is taken.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+    except OSError:
+        raise
+    except Exception as error:  # its head is Python, of which any may be wrong
         raise ArgumentError(
             f"{path} is not an .npy file of numbers: {error}"
         ) from error

@@ -12,7 +12,7 @@ from awn_keras.errors import ArgumentError
 from awn_keras.experiments import figures, tables
 from awn_keras.experiments.executed import Finished
 from awn_keras.experiments.paper import EXPERIMENTS, PaperRun, recommended_arm, runs_of
-from awn_keras.experiments.statistics import trace_of
+from awn_keras.experiments.statistics import check_statistics, trace_of
 from awn_keras.experiments.tables import Table
 from awn_keras.files import read_json, together, try_lock, write_whole
 from awn_keras.pictures import save_figure
@@ -118,19 +118,6 @@ def _environment(value: Any, where: str) -> None:
     fields(needed)(value["packages"], f"{where}.packages")
 
 
-def _statistics(value: Any, where: str) -> None:
-    """Takes what a `StatisticsTrace` saw."""
-    fields({"widths": items(number(0, 1))})(value, where)
-    count = len(value["widths"])
-
-    def each_width(value: Any, where: str) -> None:
-        items(real, count)(value[:count] if isinstance(value, list) else value, where)
-
-    names = ("mean", "variance", "moving_mean", "moving_variance")
-    row = {"step": number(0, whole=True), **dict.fromkeys(names, each_width)}
-    fields({"rows": items(fields(row))})(value, where)
-
-
 def _result(value: Any, where: str) -> None:
     """Takes what tables and figures read of a result."""
     best = fields({"epoch": number(0, whole=True), "auc": number(0)})
@@ -141,7 +128,7 @@ def _result(value: Any, where: str) -> None:
             "reduced": flag,
             "best_epoch": or_null(best),
             "history": or_null(items(values(real))),
-            "statistics": or_null(_statistics),
+            "statistics": or_null(check_statistics),
             "curves": items(_curve, 1),
             "environment": _environment,
         }

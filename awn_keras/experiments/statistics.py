@@ -15,6 +15,7 @@ from awn_keras.data import ImageData
 from awn_keras.files import read_json, write_whole
 from awn_keras.runs.recipe import Recipe
 from awn_keras.runs.run import Trace
+from awn_keras.schemas import fields, items, number, real
 from awn_keras.slimming import slim
 from awn_keras.training import backends
 
@@ -76,7 +77,7 @@ class StatisticsTrace(Trace):
         done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         self.rows = []
         if done and self.path is not None and self.path.exists():
-            kept = read_json(self.path)["rows"]
+            kept = read_json(self.path, check_statistics)["rows"]
             self.rows = [row for row in kept if row["step"] <= done]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -109,6 +110,19 @@ class StatisticsTrace(Trace):
                 tracked = keras.ops.convert_to_numpy(getattr(normalization, name))
                 seen[name].append(float(tracked[self.channel]))
         return seen
+
+
+def check_statistics(value: Any, where: str) -> None:
+    """Takes what a `StatisticsTrace` saw; see `awn_keras.schemas`."""
+    fields({"widths": items(number(0, 1))})(value, where)
+    count = len(value["widths"])
+
+    def each_width(value: Any, where: str) -> None:
+        items(real, count)(value[:count] if isinstance(value, list) else value, where)
+
+    names = ("mean", "variance", "moving_mean", "moving_variance")
+    row = {"step": number(0, whole=True), **dict.fromkeys(names, each_width)}
+    fields({"rows": items(fields(row))})(value, where)
 
 
 def trace_of(recipe: Recipe, every: int) -> Callable[[ImageData, Path], Trace]:

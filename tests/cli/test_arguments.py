@@ -38,6 +38,14 @@ def test_a_parser_knows_what_is_typed_for_an_argument(command, argument, value, 
     assert parser.option(argument, value) == typed
 
 
+def test_wrong_arguments_of_several_lines_are_repeated_in_one(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        build_parser().parse_args(["summary", "model.keras", "new\nline"])
+    error = capsys.readouterr().err
+    assert error.startswith("awn: error: unrecognized arguments: new line (see ")
+    assert error.count("\n") == 1
+
+
 def test_lists_are_separated_by_commas():
     assert parse_widths("0.25,1") == (0.25, 1.0)
     assert parse_integers("1,2") == (1, 2)

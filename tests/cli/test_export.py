@@ -129,6 +129,16 @@ def test_a_file_that_is_no_representative_set(
     assert re.search(match, capsys.readouterr().err)
 
 
+def test_a_representative_set_whose_head_is_no_python(bad_files, tmp_path, capsys):
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((4, 6, 6, 2)))
+    content = path.read_bytes()
+    path.write_bytes(content[:40] + b"(" + content[41:])
+    arguments = f"export {bad_files}/any.keras --precision int8 --representative {path}"
+    assert main(arguments.split()) == 2
+    assert f"{path} is not an .npy file of numbers: " in capsys.readouterr().err
+
+
 def test_a_model_of_open_sizes_is_exported_and_summarized_at_one(tmp_path, capsys):
     inputs = keras.Input((None, None, 1), name="image")
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(inputs))

@@ -65,6 +65,17 @@ def test_what_it_sees_is_drawn(traced):
     assert plot_statistics(trace.statistics, axes, legend=False) is axes
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"rows": [{}]}', "[" * 10_000])
+def test_what_it_goes_on_from_is_checked(content, tmp_path):
+    path = tmp_path / "s.json"
+    trace = StatisticsTrace(images(), path, every=1)
+    trace.set_model(classification(conv_net()))
+    trace.model.optimizer.iterations.assign(3)
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"s\.json' is not what awn_keras writes"):
+        trace.on_train_begin()
+
+
 def test_it_needs_no_file():
     plain = conv_net()
     model = classification(SharedBN(plain.input, plain.output))

@@ -1,0 +1,30 @@
+import os
+
+import pytest
+
+from tests.fuzz.commands import inside
+from tests.fuzz.places import copy_of, make_place
+
+#: Cases of each kind of file and of each command. For more, set AWN_FUZZ=1000 and run
+#: `pytest tests/fuzz`.
+CASES = int(os.environ.get("AWN_FUZZ", "12"))
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture
+def fresh(place, tmp_path):
+    """A function that makes another copy of the place the current folder."""
+    count = 0
+
+    def enter():
+        nonlocal count
+        count += 1
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        return inside(copy_of(place, folder))
+
+    return enter
