@@ -7,7 +7,7 @@ import math
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
         ) from error
     config = parse_json(config_json, f"{path}, config.json", _CONFIG, f"of {_ABOUT}")
     _check_classes(config, path)
+    _check_compiled(config.get("compile_config"), path)
     try:
         with _weights_in(size), _warnings_if_whole():
             return keras.saving.load_model(path, compile=compiled)
@@ -197,6 +198,44 @@ def _check_class(part: dict[str, Any], path: Path) -> None:
             f"{path} is refused: it names '{name}' of the module '{module}' by the "
             f"name '{registered}', which is {known.__module__}.{known.__name__}."
         )
+
+
+#: How Keras reads names of losses and metrics: when they are used first, not before.
+_READERS = {
+    "loss": keras.losses.get,
+    "metrics": keras.metrics.get,
+    "weighted_metrics": keras.metrics.get,
+}
+#: Names whose meaning depends on the outputs.
+_ANY_KIND = ("accuracy", "acc", "crossentropy", "ce")
+
+
+def _check_compiled(said: Any, path: Path) -> None:
+    """Checks the names of losses and metrics that a model was compiled with."""
+    for field, read in _READERS.items() if isinstance(said, dict) else ():
+        left = [said.get(field)]
+        while left:
+            part = left.pop()
+            if isinstance(part, list):
+                left += part
+            elif isinstance(part, dict) and "class_name" not in part:
+                left += part.values()
+            elif not isinstance(part, dict | None) and part not in _ANY_KIND:
+                _check_readable(part, field, read, path)
+
+
+def _check_readable(
+    name: Any, field: str, read: Callable[[Any], Any], path: Path
+) -> None:
+    try:
+        if isinstance(name, str) and read(name):
+            return
+    except ValueError:
+        pass
+    raise ArgumentError(
+        f"{path} is not {_ABOUT}, or is damaged: in its 'compile_config', '{field}' "
+        f"must be names that Keras knows, and is {name!r}."
+    )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from awn_keras.cli.arguments import Parser
 from awn_keras.cli.faults import describe_fault
 from awn_keras.errors import AwnError
 
+#: What TensorFlow raises, which need not be imported, instead of a MemoryError.
+_OUT_OF_MEMORY = "ResourceExhaustedError"
 #: Modules of the commands, in the order of `awn --help`; each has `HELP`, `add` (its
 #: arguments) and `run`.
 COMMANDS = {
@@ -64,6 +67,9 @@ def main(argv: Sequence[str] | None = None, log: Path | None = None) -> int:
     except KeyboardInterrupt:
         return _tell(args, "interrupted", 130)
     except Exception as error:  # noqa: BLE001 -- told as what it is, and kept
+        if isinstance(error, MemoryError) or type(error).__name__ == _OUT_OF_MEMORY:
+            said = textwrap.shorten(str(error), 300)
+            return _tell(args, f"error: there is not enough memory: {said}", 2)
         return _tell(args, describe_fault(error, log), 1)
     return 0
 

@@ -27,6 +27,17 @@ class Parser(argparse.ArgumentParser):
         line = " ".join(message.split())
         self.exit(2, f"{self.prog}: error: {line} (see `{self.prog} --help`)\n")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as its parent, which takes `--option=--` for an empty list."""
+        parsed, left = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            empty = isinstance(value, list) and (not value or [] in value)
+            if action.nargs is None and empty and value != action.default:
+                name = "/".join(action.option_strings) or action.dest
+                self.error(f"argument {name}: expected one argument")
+        return parsed, left
+
     def option(self, argument: str, value: str | None = None) -> str | None:
         """Names the option by which a user gives an argument of the library.
 

@@ -15,6 +15,8 @@ from awn_keras.runs.presets import paper_recipe, recommended_recipe
 from awn_keras.runs.recipe import Recipe
 from awn_keras.slimming import slim
 
+#: Each seed is a run of each system: more is a slip.
+_MOST_SEEDS = 1000
 #: Names of the systems as the paper has them.
 NAMES = {
     "shared_bn": "standard BN",
@@ -356,7 +358,7 @@ def runs_of(
         experiment: One of `EXPERIMENTS`.
         dataset: Data set. `None` for the paper's first one.
         architecture: Architecture.
-        seeds: Number of seeds, from 0.
+        seeds: Number of seeds, from 0; at most 1000.
         scale: See `Recipe`.
         precision: See `Recipe`.
         systems: Labels of the runs to keep. `None` for all.
@@ -365,7 +367,7 @@ def runs_of(
         The runs: all systems with the first seed, then with the next one.
 
     Raises:
-        ValueError: If a name is wrong, or `systems` empty.
+        ValueError: If a name or the number of seeds is wrong, or `systems` empty.
     """
     if experiment not in EXPERIMENTS:
         raise ArgumentError(
@@ -377,8 +379,11 @@ def runs_of(
         raise ArgumentError(
             f"`dataset` must be one of {sorted(DATASETS)}. Received: dataset={dataset}"
         )
-    if seeds < 1:
-        raise ArgumentError(f"`seeds` must be at least 1. Received: seeds={seeds}")
+    if not 1 <= seeds <= _MOST_SEEDS:
+        raise ArgumentError(
+            f"`seeds` must be at least 1 and at most {_MOST_SEEDS}. Received: "
+            f"seeds={seeds}"
+        )
     runs = EXPERIMENTS[experiment].runs(dataset, architecture)
     labels = [run.label for run in runs]
     unknown = sorted(set(systems or ()) - set(labels))

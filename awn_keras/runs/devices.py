@@ -18,6 +18,8 @@ import numpy as np
 from awn_keras.data import Batches
 from awn_keras.errors import ArgumentError
 
+#: Devices that may be asked for: processor devices are made before they are counted.
+_MOST = 1024
 #: The backend of each strategy; the first of a backend is its default.
 STRATEGIES = {
     "mirrored": "tensorflow",
@@ -179,11 +181,12 @@ def choose_devices(strategy: str | None = None, devices: int | None = None) -> D
 
     Raises:
         ValueError: If the backend has no such strategy, or the machine not so many
-            devices.
+            devices, or there are more than 1024.
     """
-    if devices is not None and devices < 1:
+    if devices is not None and not 1 <= devices <= _MOST:
         raise ArgumentError(
-            f"`devices` must be at least 1. Received: devices={devices}"
+            f"`devices` must be at least 1 and at most {_MOST}. Received: "
+            f"devices={devices}"
         )
     if strategy is None and devices in (None, 1):
         return Devices()

@@ -46,6 +46,22 @@ def test_wrong_arguments_of_several_lines_are_repeated_in_one(capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--target", "--file"])
+def test_two_dashes_are_no_value(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        build_parser().parse_args(["pick", "report.json", f"{option}=--"])
+    error = capsys.readouterr().err
+    assert error.startswith(f"awn pick: error: argument {option}: expected one argume")
+
+
+def test_an_option_that_may_be_repeated_takes_no_two_dashes_either(capsys):
+    words = ["benchmark", "net.tflite", "--serial=--"]
+    with pytest.raises(SystemExit, match="2"):
+        build_parser().parse_args(words)
+    assert "--serial: expected one argument" in capsys.readouterr().err
+    assert build_parser().parse_args(words[:2]).serial == []
+
+
 def test_lists_are_separated_by_commas():
     assert parse_widths("0.25,1") == (0.25, 1.0)
     assert parse_integers("1,2") == (1, 2)

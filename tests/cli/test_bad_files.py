@@ -17,7 +17,7 @@ from awn_keras.deploy.attachments import attach, attached, flatbuffer_of
 from awn_keras.deploy.benchmark.report import Report
 from awn_keras.deploy.joining import pack
 from awn_keras.runs.recipe import Recipe
-from tests.conftest import eagerly, small_dense
+from tests.conftest import classification, eagerly, small_dense
 from tests.deploy.benchmark.test_report import row
 from tests.deploy.classifiers import NAMES, of_pixels
 from tests.experiments.test_reproduce import table_2_runs
@@ -147,6 +147,35 @@ def test_damaged_models(command, make, match, made, tmp_path, capsys):
     line = told([command, path], capsys)
     assert str(path) in line
     assert re.search(match, line), line
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        (
+            "metrics",
+            ["../x"],
+            "'metrics' must be names that Keras knows, and is '../x'",
+        ),
+        ("metrics", [["accuracy", 1.5]], "'metrics' must be .*, and is 1.5"),
+        ("weighted_metrics", {"a": True}, "'weighted_metrics' must be .*, and is True"),
+        ("loss", "x", "'loss' must be names that Keras knows, and is 'x'"),
+    ],
+)
+def test_a_model_compiled_with_what_is_not_known(
+    field, value, match, made, tmp_path, capsys
+):
+    compiled = tmp_path / "compiled.keras"
+    classification(small_dense()).save(compiled)
+
+    def change(data):
+        config = json.loads(data)
+        config["compile_config"][field] = value
+        return json.dumps(config).encode()
+
+    path = repacked(compiled, tmp_path / "bad.keras", {"config.json": change})
+    assert told(["summary", compiled], capsys) is None
+    assert re.search(match, told(["summary", path], capsys))
 
 
 def test_older_formats_and_what_to_do(made, tmp_path, capsys):

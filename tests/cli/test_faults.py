@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import tensorflow as tf
 
 from awn_keras.cli import main
 from awn_keras.cli.faults import describe_fault
@@ -56,3 +57,14 @@ def test_without_a_file_the_traceback_is_shown(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("AWN_DEBUG", raising=False)
     assert describe_fault(KeyError("x")).endswith("the traceback is above")
     assert capsys.readouterr().err == "KeyError: 'x'\n"
+
+
+@pytest.mark.parametrize("kind", [MemoryError, tf.errors.ResourceExhaustedError])
+def test_too_little_memory_is_no_fault(kind, monkeypatch, capsys):
+    def load_model(path):
+        raise kind(None, None, "x" * 9) if kind is not MemoryError else kind("x" * 9)
+
+    monkeypatch.setattr("awn_keras.loading.load_model", load_model)
+    assert main(["summary", "model.keras"]) == 2
+    error = capsys.readouterr().err
+    assert error == f"awn summary: error: there is not enough memory: {'x' * 9}\n"

@@ -149,6 +149,7 @@ def test_systems_can_be_chosen():
         (("table3",), {}, "The experiment must be one of"),
         (("table2", "imagenet"), {}, "`dataset` must be one of"),
         (("table2",), {"seeds": 0}, "`seeds` must be at least 1"),
+        (("table2",), {"seeds": 10**20}, "at least 1 and at most 1000"),
         (("table2",), {"systems": ["ofa"]}, r"`systems` must be of .*'ofa'"),
         (("table2",), {"systems": []}, "`systems` must be of"),
         (("figure2", None, "mobilenet_v2"), {}, "for LeNet-3C1L only"),

@@ -76,6 +76,8 @@ def run(words):
         warnings.simplefilter("always")
         for hidden in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
             warnings.simplefilter("ignore", hidden)  # as Python does by itself
+        # Tests run TensorFlow's functions as Python; `awn` does not.
+        warnings.filterwarnings("ignore", message="Even though the `tf.config")
         try:
             code = cli.main([str(word) for word in words])
         except SystemExit as stop:  # argparse ends the process itself

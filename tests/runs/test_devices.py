@@ -37,7 +37,9 @@ def test_one_device_is_the_default():
     [
         ("tensorflow", "--devices 0", "`--devices` must be at least 1"),
         ("tensorflow", "--strategy tpu", "`--strategy` must be one of mirrored, multi"),
-        ("tensorflow", "--devices 2000", "There are not so many devices here"),
+        ("tensorflow", "--devices 1025", "`--devices` must be at least 1 and at most"),
+        ("tensorflow", f"--devices {10**20}", "at least 1 and at most 1024. Received"),
+        ("tensorflow", "--devices 1000", "There are not so many devices here"),
         ("tensorflow", "--strategy mirrored", "say how many devices are to be made"),
         ("tensorflow", "--strategy data_parallel", "needs KERAS_BACKEND=jax"),
         ("jax", "--strategy mirrored --devices 2", "needs KERAS_BACKEND=tensorflow"),
