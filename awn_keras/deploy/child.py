@@ -2,7 +2,8 @@
 
 TFLite's converter is TensorFlow's, and a process has one Keras backend. So on JAX and
 PyTorch plain models are saved, and the program `child_program` loads and converts them.
-Nothing else of an export needs TensorFlow.
+Nothing else of an export needs TensorFlow. On TensorFlow, too, that is done with models
+on which the converter is known to crash: not the user's session ends then.
 
 The folder holds `job.json`, a `.keras` file for each signature, and
 `representative.npz`; the child adds `result.tflite`, or `failure.txt`.
@@ -14,6 +15,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,11 +32,20 @@ from awn_keras.graph import functions_of
 
 #: The module that the child runs.
 PROGRAM = "awn_keras.deploy.child_program"
-#: What to do about a class that the child cannot import.
-_WAY_OUT = (
-    "Put it at the top level of a module of its own, or export in a process with the "
-    "environment variable KERAS_BACKEND=tensorflow: every backend can load the model."
-)
+
+
+def _way_out() -> str:
+    """What to do about a class that the child cannot import."""
+    if keras.backend.backend() == "tensorflow":
+        return (
+            "Put it at the top level of a module of its own: a loop, on which the "
+            "converter may crash, is converted by another process."
+        )
+    return (
+        "Put it at the top level of a module of its own, or export in a process with "
+        "the environment variable KERAS_BACKEND=tensorflow: every backend can load the "
+        "model."
+    )
 
 
 def convert_in_child(
@@ -152,7 +163,17 @@ def _crash(code: int, stderr: Path) -> str:
     lines = stderr.read_text(encoding="utf-8", errors="replace").splitlines()
     ended = f"exit code {code}" if code >= 0 else f"signal {-code}"
     tail = "\n".join(lines[-20:]) or "It said nothing."
-    return f"The process that converts on TensorFlow ended with {ended}:\n{tail}"
+    way_out = ""
+    if code == -signal.SIGSEGV:
+        way_out = (
+            " TFLite's converter crashes so on some loops over steps when it makes "
+            "integers of them: write them without `keras.ops.map` and the like, or use "
+            "`precision='dynamic_range'`."
+        )
+    return (
+        f"The process that converts on TensorFlow ended with {ended}.{way_out} It said:"
+        f"\n{tail}"
+    )
 
 
 class OwnObject(NamedTuple):
@@ -179,7 +200,7 @@ class OwnObject(NamedTuple):
         if reason:
             raise ExportError(
                 f"'{self.name}' {reason}, from which the process that converts on "
-                f"TensorFlow cannot import it. {_WAY_OUT}"
+                f"TensorFlow cannot import it. {_way_out()}"
             )
 
     def imported(self) -> Any:
@@ -193,7 +214,7 @@ class OwnObject(NamedTuple):
         except (AttributeError, ImportError) as error:
             raise ExportError(
                 f"'{self.name}' of module '{self.module}' cannot be imported by the "
-                f"process that converts on TensorFlow: {error}. {_WAY_OUT}"
+                f"process that converts on TensorFlow: {error}. {_way_out()}"
             ) from error
 
 

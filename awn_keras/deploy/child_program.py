@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
             signature: _load(folder / f"{index}.keras", own)
             for index, signature in enumerate(job["signatures"])
         }
-        content = convert(models, job["precision"], representative)
+        content = convert(models, job["precision"], representative, may_crash=True)
     except ExportError as error:
         (folder / "failure.txt").write_text(str(error), encoding="utf-8")
         return 1

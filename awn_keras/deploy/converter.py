@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import re
 import warnings
 from collections import Counter
@@ -30,6 +32,8 @@ def convert(
     precision: str = "float32",
     representative: Sequence[np.ndarray] | None = None,
     on_converted: Callable[[str], None] | None = None,
+    *,
+    may_crash: bool = False,
 ) -> bytes:
     """Converts plain functional Keras models to one TFLite file, batch size 1.
 
@@ -43,6 +47,8 @@ def convert(
             data look like; for `"int8"`, which needs it.
         on_converted: Called with a signature's name when it is converted; of those
             that another process converts, when all are.
+        may_crash: Whether a crash of the converter may end this process, as one that
+            is there for nothing else.
 
     Returns:
         The file's content. What runs it and knows no signatures gets the first of
@@ -52,23 +58,50 @@ def convert(
         ValueError: If `precision` is none of these, or `"int8"` has no samples.
         ImportError: If TensorFlow, or LiteRT, is not installed.
         ExportError: If it needs operators that are not builtin, or have no int8
-            version, or is beyond the converter (see `check_convertible`); if Keras
-            does not run on TensorFlow, also if the process that converts cannot (see
+            version, or is beyond the converter (see `check_convertible`); if another
+            process converts (as Keras does not run on TensorFlow, or the converter is
+            known to crash on such models), also if that crashes, or cannot (see
             `convert_in_child`).
     """
     check_can_convert("TFLite's converter")
     check_precision(precision, representative)
     check_convertible(models.values(), precision)
-    if keras.backend.backend() != "tensorflow":
-        content = convert_in_child(models, precision, representative)
-        if on_converted is not None:
-            for signature in models:
-                on_converted(signature)
-        return content
+    if keras.backend.backend() == "tensorflow":
+        with contextlib.suppress(_LoopError):
+            return _convert_here(
+                models, precision, representative, on_converted, may_crash
+            )
+    content = convert_in_child(models, precision, representative)
+    if on_converted is not None:
+        for signature in models:
+            on_converted(signature)
+    return content
+
+
+class _LoopError(Exception):
+    """A model runs a loop, on which the converter may end the process.
+
+    Making integers of loops over steps ends in a segmentation fault (`keras.ops.map`,
+    rolled recurrent layers; not so a plain `fori_loop`). All else is converted in this
+    process: another one takes seconds to start, and cannot import from notebooks.
+    """
+
+
+def _convert_here(
+    models: Mapping[str, keras.Model],
+    precision: str,
+    representative: Sequence[np.ndarray] | None,
+    on_converted: Callable[[str], None] | None,
+    may_crash: bool,
+) -> bytes:
+    """Converts in this process, unless that may crash and must not."""
 
     def converted() -> Iterator[Converted]:
         for signature, model in models.items():
-            content = _convert(models, model, precision, representative)
+            function = _frozen(model)
+            if precision == "int8" and not may_crash and _has_loop(function):
+                raise _LoopError(signature)
+            content = _convert(models, function, precision, representative)
             if on_converted is not None:
                 on_converted(signature)
             names = [input_name(x) for x in model.inputs]
@@ -86,6 +119,14 @@ def check_can_convert(who: str) -> None:
     why = "whose converter works on every backend of Keras"
     check_installed(who, "tensorflow", why=why)
     check_installed(who, "ai_edge_litert")
+
+
+def _has_loop(function: Any) -> bool:
+    """Whether a TensorFlow function runs a loop."""
+    graph = function.graph.as_graph_def()
+    inner = [each.node_def for each in graph.library.function]
+    nodes = itertools.chain(graph.node, *inner)
+    return any(node.op in ("While", "StatelessWhile") for node in nodes)
 
 
 def check_precision(
@@ -106,15 +147,15 @@ def check_precision(
 
 def _convert(
     models: Mapping[str, keras.Model],
-    model: keras.Model,
+    function: Any,
     precision: str,
     representative: Sequence[np.ndarray] | None,
 ) -> bytes:
-    """Converts one of the models, to a file that has no signature yet."""
+    """Converts one of the models, traced, to a file that has no signature yet."""
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
 
-    converter = _converter(_frozen(model))
+    converter = _converter(function)
     # It would be written in a second pass over the file.
     converter.exclude_conversion_metadata = True
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]

@@ -10,3 +10,17 @@ def shifted(x):
 
 def doubled(x):
     return 2 * x
+
+
+class Each(keras.layers.Layer):
+    """A loop over samples or steps."""
+
+    def call(self, x):
+        return keras.ops.map(lambda row: 2.0 * keras.ops.tanh(row), x)
+
+
+class Thrice(keras.layers.Layer):
+    """A loop that the converter can take."""
+
+    def call(self, x):
+        return keras.ops.fori_loop(0, 3, lambda _, y: 1.5 * keras.ops.tanh(y), x)
