@@ -243,9 +243,9 @@ def _warnings_if_whole() -> Iterator[None]:
     """Leaves out what is warned of inside if an error follows, which says enough."""
     with warnings.catch_warnings(record=True) as caught:
         yield
-    for one in caught:
+    for each in caught:
         warnings.warn_explicit(
-            one.message, one.category, one.filename, one.lineno, source=one.source
+            each.message, each.category, each.filename, each.lineno, source=each.source
         )
 
 

@@ -19,7 +19,7 @@ from awn_keras.deploy.child import convert_in_child
 from awn_keras.deploy.convertible import check_convertible
 from awn_keras.deploy.joining import METADATA, Converted, join
 from awn_keras.deploy.manifests import PRECISIONS
-from awn_keras.errors import ArgumentError, ExportError
+from awn_keras.errors import ArgumentError, AwnError, ExportError
 from awn_keras.extras import check_installed
 from awn_keras.graph import operation_of
 
@@ -78,7 +78,7 @@ def convert(
     return content
 
 
-class _LoopError(Exception):
+class _LoopError(AwnError):
     """A model runs a loop, on which the converter may end the process.
 
     Making integers of loops over steps ends in a segmentation fault (`keras.ops.map`,
