@@ -1126,6 +1126,31 @@ def normalization() -> str:
     )
 
 
+#: Parts of `benchmarks.reliability`, and what is counted of each.
+_TRIED = {
+    "kills": "commands killed at a random moment",
+    "full_disks": "commands whose disk was full, or nearly",
+    "files": "damaged files",
+    "arguments": "bad arguments",
+    "graphs": "random graphs: `slim` = model = file",
+    "switches": "switches of width, from 8 threads",
+}
+
+
+def reliability() -> str:
+    """What was tried, how often, and what failed."""
+    result = load("reliability")
+    rows = [
+        [title, f"{part['count']:,}", str(len(part["failures"]))]
+        for name, title in _TRIED.items()
+        if (part := result["parts"][name])["count"]
+    ]
+    return (
+        f"{table(['', 'tried', 'failed'], rows)}\n\n"
+        f"(`python -m benchmarks.reliability`). {where(result['environment'])}"
+    )
+
+
 def walk() -> str:
     """How long the commands of docs/photos.md take."""
     result = load("walk")
@@ -1190,6 +1215,7 @@ BLOCKS = {
         "refinement": refinement,
         "precision": precision,
         "benchmark": benchmark,
+        "reliability": reliability,
     },
 }
 

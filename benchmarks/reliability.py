@@ -1,0 +1,366 @@
+"""Tries what must hold however often it is tried, and counts.
+
+    python -m benchmarks.reliability [--kills 200] [--full-disks 60] [--files 1000]
+        [--arguments 200] [--graphs 10000] [--switches 100000] [--output FILE]
+
+What to expect: no failure; some hours for all of it on two cores, most of them random
+graphs. Counts are saved as they come: a run that is ended goes on from them. A failure
+is listed with its seed, from which all that was drawn in it follows: the same trial
+again is `--worker PART SEED SEED+1`.
+
+- kills: `kill -9` at a random moment of train, export, evaluate, benchmark, convert and
+  demo; then all files are whole, those that belong together are together, none is lost,
+  and a rerun gives what an uninterrupted run does.
+- full_disks: a small tmpfs under the same commands (needs root).
+- files, arguments: damaged files and bad arguments, as in tests/fuzz: one line, exit
+  code 2, no traceback, nothing changed.
+- graphs: random graphs of tests/graphs.py: `slim` = model = TFLite at three widths.
+- switches: of the width of one `AnyWidthInterpreter`, and of one model, by 8 threads at
+  once: no wrong answer, no growth of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import Case
+
+OUTPUT = Path(__file__).parents[1] / "results" / "reliability.json"
+#: Seconds that a trial may take; a demo and its rerun take a minute.
+_PATIENCE = 600
+#: Graphs in a trial: hypothesis begins each with the smallest one.
+_GRAPHS = 25
+#: Switches in a trial, and by how many threads.
+_SWITCHES, _THREADS = 1000, 8
+#: A tenth of the trials of switches is of a model, which takes longer: so many.
+_OF_MODEL = 80
+#: By how much the memory may grow from the 20th trial on, in MB: what is kept for each
+#: width and thread is there by then.
+_GROWTH = 30
+
+
+# ----------------------------------------------------------------------------- cases
+
+
+def _kills(seeds: Iterator[int]) -> Iterator[Case]:
+    from benchmarks.hardship import kills
+
+    return kills(seeds)
+
+
+def _full_disks(seeds: Iterator[int]) -> Iterator[Case]:
+    from benchmarks.hardship import full_disks
+
+    return full_disks(seeds)
+
+
+def _files(seeds: Iterator[int]) -> Iterator[Case]:
+    from tests.fuzz.places import FOREIGN, damage
+
+    kinds = list(FOREIGN)
+
+    def words_of(seed: int) -> tuple[str, list[str]]:
+        kind = kinds[seed % len(kinds)]
+        return kind, damage(kind, Path(), random.Random(seed))[0]
+
+    return _commands(seeds, words_of)
+
+
+def _arguments(seeds: Iterator[int]) -> Iterator[Case]:
+    from tests.fuzz.arguments import USUAL, bad_arguments
+
+    names = list(USUAL)
+
+    def words_of(seed: int) -> tuple[str, list[str]]:
+        name = names[seed % len(names)]
+        return name, bad_arguments(name, random.Random(seed))
+
+    return _commands(seeds, words_of)
+
+
+def _commands(
+    seeds: Iterator[int], words_of: Callable[[int], tuple[str, list[str]]]
+) -> Iterator[Case]:
+    """Runs commands in this process, each in a folder of its own."""
+    import tensorflow as tf
+
+    from tests.fuzz.commands import inside, run
+    from tests.fuzz.places import copy_of, make_place
+
+    tf.config.run_functions_eagerly(True)
+    with tempfile.TemporaryDirectory() as root:
+        place = Path(root) / "place"
+        place.mkdir()
+        make_place(place)
+        for seed in seeds:
+            folder = Path(root) / str(seed)
+            folder.mkdir()
+            with inside(copy_of(place, folder)):
+                kind, words = words_of(seed)
+                fault, refused = run(words)
+            outcome = "refused" if refused else "taken"
+            yield Case(seed, kind, outcome, fault and f"{' '.join(words)}: {fault}")
+
+
+def _graphs(seeds: Iterator[int]) -> Iterator[Case]:
+    """Draws graphs; an example that raises is a failure, and the next one comes."""
+    import hypothesis
+    import tensorflow as tf
+    from hypothesis import strategies as st
+
+    tf.config.run_functions_eagerly(True)
+    for seed in seeds:
+        count, fault = 0, ""
+
+        @hypothesis.seed(seed)
+        @hypothesis.settings(
+            max_examples=_GRAPHS,
+            derandomize=False,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            phases=[hypothesis.Phase.generate],
+        )
+        @hypothesis.given(st.data())
+        def try_graphs(data: Any) -> None:
+            nonlocal count, fault
+            try:
+                reason = _try_graph(data.draw)
+            except hypothesis.errors.HypothesisException:  # no graph that is meant
+                raise
+            except Exception as error:  # noqa: BLE001 -- a failure, whatever it is
+                reason = f"{type(error).__name__}: {error}"[:500]
+            count += 1
+            fault = fault or (reason and f"graph {count}: {reason}")
+
+        try_graphs()
+        yield Case(seed, "graphs", "exact", fault, count)
+
+
+def _try_graph(draw: Any) -> str:
+    """Compares a graph at three widths: the model, `slim`, and a file."""
+    import hypothesis
+    import keras
+    import numpy as np
+    from hypothesis import strategies as st
+
+    from awn_keras import AnyWidthInterpreter, export_tflite, slim, to_any_width
+    from tests.conftest import at_width, inputs_of
+    from tests.graphs import random_graph, random_sequences
+    from tests.test_conversion import outputs_of, train_a_little
+
+    min_width = draw(st.sampled_from((0.1, 0.3, 0.5)))
+    divisor = draw(st.sampled_from((1, 2, 4)))
+    kind = draw(st.sampled_from((random_graph, random_graph, random_sequences)))
+    keras.utils.set_random_seed(0)
+    try:
+        model = to_any_width(kind(draw), min_width=min_width, divisor=divisor)
+    except ValueError as error:
+        hypothesis.assume("one network only" not in str(error))
+        raise
+    train_a_little(model)
+    x = inputs_of(model, 3)
+    widths = sorted({min_width, 0.7, 1.0})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.tflite"
+        export_tflite(model, path, widths=widths, outputs="model", verbose=0)
+        runner = AnyWidthInterpreter(path)
+        for width in widths:
+            wanted = at_width(model, width, x)
+            file = runner.run(x, width=width)
+            answers = {
+                "slim": outputs_of(slim(model, width), x),
+                "file": list(file.values()) if isinstance(file, dict) else [file],
+            }
+            for name, got in answers.items():
+                for one, other in zip(got, wanted, strict=True):
+                    scale = max(np.abs(other).max(), 1e-3)
+                    # float32 sums in another order, through some ten layers.
+                    if not np.abs(np.asarray(one) - other).max() <= 1e-4 * scale:
+                        return f"{name} differs at width {width}"
+    return ""
+
+
+def _switches(seeds: Iterator[int]) -> Iterator[Case]:
+    """Lets threads switch the width of one interpreter, and of one model."""
+    import numpy as np
+
+    from awn_keras import AnyWidthInterpreter, export_tflite
+    from tests.deploy.classifiers import of_pixels, pixels
+
+    model = of_pixels()
+    x = pixels(1).astype("float32")
+    widths = model.distinct_widths
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.tflite"
+        export_tflite(model, path, widths=widths, outputs="model", verbose=0)
+        runner = AnyWidthInterpreter(path)
+        wanted = {width: np.asarray(runner.run(x, width=width)) for width in widths}
+
+        def one_thread(seed: int, count: int) -> int:
+            """Switches, and counts wrong answers."""
+            rng, wrong = random.Random(seed), 0
+            for _ in range(count // _THREADS):
+                width = rng.choice(widths)
+                got = (
+                    model.predict(x, width=width, verbose=0)
+                    if count == _OF_MODEL
+                    else runner.run(x, width=width)
+                )
+                # The same sums in another order.
+                close = np.allclose(got, wanted[width], rtol=1e-4, atol=1e-4)
+                wrong += not close
+            return wrong
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            memory = None
+            for number, seed in enumerate(seeds):
+                count = _SWITCHES if seed % 10 else _OF_MODEL
+                tasks = range(_THREADS * seed, _THREADS * (seed + 1))
+                wrong = sum(pool.map(one_thread, tasks, itertools.repeat(count)))
+                fault = f"{wrong} wrong answers" if wrong else ""
+                now = _megabytes()
+                memory = now if number == 19 else memory
+                if memory is not None and now > memory + _GROWTH:
+                    fault = fault or f"memory grew from {memory:.0f} to {now:.0f} MB"
+                kind = "model" if count == _OF_MODEL else "interpreter"
+                yield Case(seed, kind, "right", fault, count)
+
+
+def _megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+#: What is tried, how often unless told otherwise, and how much of that a trial is.
+PARTS: dict[str, tuple[Callable[[Iterator[int]], Iterator[Case]], int, int]] = {
+    "kills": (_kills, 200, 1),
+    "full_disks": (_full_disks, 60, 1),
+    "files": (_files, 1000, 1),
+    "arguments": (_arguments, 200, 1),
+    "graphs": (_graphs, 10_000, _GRAPHS),
+    "switches": (_switches, 100_000, _SWITCHES),
+}
+
+
+# -------------------------------------------------------------------------- counting
+
+
+def worker(part: str, first: int, last: int) -> None:
+    """Tries cases, and writes a line of JSON for each to stdout.
+
+    Args:
+        part: One of `PARTS`.
+        first: The first seed.
+        last: The seed after the last one.
+    """
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what commands and libraries print is no case
+
+    def seeds() -> Iterator[int]:
+        for seed in range(first, last):
+            signal.alarm(_PATIENCE)
+            yield seed
+        signal.alarm(0)
+
+    for case in PARTS[part][0](seeds()):
+        out.write(json.dumps(asdict(case)) + "\n")
+        out.flush()
+
+
+def measure(part: str, wanted: int, result: dict[str, Any], save: Any) -> None:
+    """Tries cases in a process that may end, until there are as many as wanted.
+
+    Args:
+        part: One of `PARTS`.
+        wanted: How many of what it counts.
+        result: The part's counts so far, which change.
+        save: Called after each change.
+    """
+    while result["count"] < wanted:
+        more = -(-(wanted - result["count"]) // PARTS[part][2])
+        first = result["trials"]
+        words = ["--worker", part, str(first), str(first + more)]
+        start = time.monotonic()
+        with subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.reliability", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            for line in process.stdout or ():
+                add(result, Case(**json.loads(line)), time.monotonic() - start)
+                start = time.monotonic()
+                save()
+        if process.returncode:
+            fault = f"the process ended with {process.returncode}"
+            case = Case(result["trials"], "process", "ended", fault)
+            add(result, case, time.monotonic() - start)
+            save()
+
+
+def add(result: dict[str, Any], case: Case, seconds: float) -> None:
+    """Counts a case.
+
+    Args:
+        result: Counts so far, which change.
+        case: It.
+        seconds: How long it took.
+    """
+    result["trials"] = case.seed + 1
+    result["count"] += case.count
+    result["seconds"] = round(result["seconds"] + seconds, 1)
+    outcomes = result["kinds"].setdefault(case.kind, {})
+    outcome = "failed" if case.fault else case.outcome
+    outcomes[outcome] = outcomes.get(outcome, 0) + case.count
+    if case.fault:
+        failure = {"seed": case.seed, "kind": case.kind, "fault": case.fault[:2000]}
+        result["failures"].append(failure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Tries what there is to be tried."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    for part, (_, count, _) in PARTS.items():
+        parser.add_argument(f"--{part.replace('_', '-')}", type=int, default=count)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--worker", nargs=3, metavar=("PART", "FIRST", "LAST"))
+    args = parser.parse_args(argv)
+    if args.worker:
+        part, first, last = args.worker
+        worker(part, int(first), int(last))
+        return
+    from awn_keras.environment import environment
+    from awn_keras.files import write_whole
+
+    result: dict[str, Any] = {"parts": {}}
+    if args.output.exists():
+        result = json.loads(args.output.read_text())
+
+    def save() -> None:
+        result["environment"] = environment_now
+        write_whole(args.output, json.dumps(result, indent=1) + "\n")
+
+    environment_now = environment()
+    for part in PARTS:
+        start = {"trials": 0, "count": 0, "seconds": 0.0, "kinds": {}, "failures": []}
+        counts = result["parts"].setdefault(part, start)
+        measure(part, getattr(args, part), counts, save)
+        print(f"{part}: {counts['count']}, {len(counts['failures'])} failures")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Counts of `benchmarks.reliability` add up, over runs that are ended, too."""
+
+import json
+
+import pytest
+
+from benchmarks import reliability
+from benchmarks.cases import Case
+
+
+def counts(**changes):
+    start = {"trials": 0, "count": 0, "seconds": 0.0, "kinds": {}, "failures": []}
+    return {**start, **changes}
+
+
+def test_cases_are_counted_and_failures_listed_with_their_seed():
+    result = counts()
+    reliability.add(result, Case(0, "train", "killed"), 1.0)
+    reliability.add(result, Case(1, "train", "killed", count=3), 2.0)
+    reliability.add(result, Case(2, "demo", "killed", "lost: a file"), 0.5)
+    assert (result["trials"], result["count"], result["seconds"]) == (3, 5, 3.5)
+    assert result["kinds"] == {"train": {"killed": 4}, "demo": {"failed": 1}}
+    assert result["failures"] == [{"seed": 2, "kind": "demo", "fault": "lost: a file"}]
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """Stands for processes that try: seed 2 ends them."""
+    started = []
+
+    class Process:
+        def __init__(self, words, **kwargs):
+            part, first, last = words[-3], int(words[-2]), int(words[-1])
+            started.append((part, first, last))
+            seeds = range(first, last)
+            self.returncode = -9 if 2 in seeds else 0
+            self.stdout = [
+                json.dumps({"seed": seed, "kind": part, "outcome": "right"})
+                for seed in seeds
+                if seed < 2 or 2 not in seeds
+            ]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(reliability.subprocess, "Popen", Process)
+    return started
+
+
+def test_a_process_that_ends_is_a_failure_and_the_next_goes_on(workers):
+    result = counts()
+    reliability.measure("files", 5, result, lambda: None)
+    assert workers == [("files", 0, 5), ("files", 3, 5)]
+    assert (result["count"], result["trials"]) == (5, 5)
+    assert result["failures"] == [
+        {"seed": 2, "kind": "process", "fault": "the process ended with -9"}
+    ]
+
+
+def test_a_run_goes_on_from_what_is_counted(workers, tmp_path):
+    output = tmp_path / "reliability.json"
+    done = {part: counts(trials=7, count=10**6) for part in reliability.PARTS}
+    done["files"] = counts(trials=3, count=3)
+    output.write_text(json.dumps({"parts": done}))
+    reliability.main(["--files", "5", "--output", str(output)])
+    assert workers == [("files", 3, 5)]
+    result = json.loads(output.read_text())["parts"]
+    assert result["files"]["count"] == 5
+    assert result["kills"]["count"] == 10**6
