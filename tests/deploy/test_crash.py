@@ -37,8 +37,9 @@ def test_a_loop_that_does_not_crash_is_converted():
     assert done == ["a", "b"]
     (y,) = run_tflite(content, [SAMPLES], "a")
     wanted = model.predict(SAMPLES, verbose=0)
-    # Loops stay in float32, the dense layers around them have 1/255 of their range.
-    np.testing.assert_allclose(y, wanted, atol=3 * np.ptp(wanted) / 255)
+    # Loops stay in float32; each of two dense layers before it is off by a step of
+    # 1/255 of its range at most, of which the loop makes up to 1.5 ** 3 times as much.
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=8 * np.ptp(wanted) / 255)
 
 
 @pytest.mark.parametrize("precision", ["float32", "dynamic_range"])
