@@ -15,7 +15,12 @@ import keras
 
 from awn_keras.archives import FAULTS, check_archive
 from awn_keras.baselines import SharedBN, SNet, USNet
-from awn_keras.errors import ArgumentError, ArgumentTypeError, AwnError
+from awn_keras.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    AwnError,
+    UnsupportedError,
+)
 from awn_keras.files import parse_json
 from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
@@ -56,6 +61,7 @@ def load_model(path: str | Path) -> MultiWidthModel:
             classes that are not imported, names a class that it is not, or has weights
             that the file cannot hold; or if a later version of awn_keras wrote it.
         TypeError: If it holds another kind of model.
+        NotImplementedError: If the model does not run on this backend.
     """
     path = Path(path)
     model = load_keras_model(path)
@@ -82,6 +88,7 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
     Raises:
         FileNotFoundError: See `load_model`.
         ValueError: See `load_model`.
+        NotImplementedError: See `load_model`.
     """
     path = Path(path)
     if not path.exists():
@@ -103,6 +110,8 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
     try:
         with _weights_in(size), _warnings_if_whole():
             return keras.saving.load_model(path, compile=compiled)
+    except UnsupportedError:  # The file is whole, and not for this backend.
+        raise
     except Exception as error:  # what a damaged file leads Keras to may be any
         raise _unreadable(path, error) from error
 
