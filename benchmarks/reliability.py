@@ -187,10 +187,10 @@ def _try_graph(draw: Any) -> str:
                 "file": list(file.values()) if isinstance(file, dict) else [file],
             }
             for name, got in answers.items():
-                for one, other in zip(got, wanted, strict=True):
+                for output, other in zip(got, wanted, strict=True):
                     scale = max(np.abs(other).max(), 1e-3)
                     # float32 sums in another order, through some ten layers.
-                    if not np.abs(np.asarray(one) - other).max() <= 1e-4 * scale:
+                    if not np.abs(np.asarray(output) - other).max() <= 1e-4 * scale:
                         return f"{name} differs at width {width}"
     return ""
 
@@ -211,7 +211,7 @@ def _switches(seeds: Iterator[int]) -> Iterator[Case]:
         runner = AnyWidthInterpreter(path)
         wanted = {width: np.asarray(runner.run(x, width=width)) for width in widths}
 
-        def one_thread(seed: int, count: int) -> int:
+        def switch(seed: int, count: int) -> int:
             """Switches, and counts wrong answers."""
             rng, wrong = random.Random(seed), 0
             for _ in range(count // _THREADS):
@@ -231,7 +231,7 @@ def _switches(seeds: Iterator[int]) -> Iterator[Case]:
             for number, seed in enumerate(seeds):
                 count = _SWITCHES if seed % 10 else _OF_MODEL
                 tasks = range(_THREADS * seed, _THREADS * (seed + 1))
-                wrong = sum(pool.map(one_thread, tasks, itertools.repeat(count)))
+                wrong = sum(pool.map(switch, tasks, itertools.repeat(count)))
                 fault = f"{wrong} wrong answers" if wrong else ""
                 now = _megabytes()
                 memory = now if number == 19 else memory
