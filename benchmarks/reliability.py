@@ -182,9 +182,11 @@ def _try_graph(draw: Any) -> str:
         for width in widths:
             wanted = at_width(model, width, x)
             file = runner.run(x, width=width)
+            if isinstance(file, dict):
+                file = [file[name] for name in model.output_names]
             answers = {
                 "slim": outputs_of(slim(model, width), x),
-                "file": list(file.values()) if isinstance(file, dict) else [file],
+                "file": file if isinstance(file, list) else [file],
             }
             for name, got in answers.items():
                 for output, other in zip(got, wanted, strict=True):

@@ -19,6 +19,7 @@ from awn_keras.deploy.child import convert_in_child
 from awn_keras.deploy.convertible import check_convertible
 from awn_keras.deploy.joining import METADATA, Converted, join
 from awn_keras.deploy.manifests import PRECISIONS
+from awn_keras.deploy.sums import with_plain_sums
 from awn_keras.errors import ArgumentError, AwnError, ExportError
 from awn_keras.extras import check_installed
 from awn_keras.graph import operation_of
@@ -98,7 +99,7 @@ def _convert_here(
 
     def converted() -> Iterator[Converted]:
         for signature, model in models.items():
-            function = _frozen(model)
+            function = _frozen(with_plain_sums(model))
             if precision == "int8" and not may_crash and _has_loop(function):
                 raise _LoopError(signature)
             content = _convert(models, function, precision, representative)
