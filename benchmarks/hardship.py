@@ -150,12 +150,14 @@ class _Known:
         before: What is in it, as `_essence` tells.
         after: What is there afterwards.
         seconds: How long it takes.
+        size: Bytes of the files that are there afterwards.
     """
 
     older: Path
     before: dict[str, Any]
     after: dict[str, Any]
     seconds: float
+    size: int
 
 
 class _Places:
@@ -191,7 +193,9 @@ class _Places:
         start = time.monotonic()
         _expect(folder, scenario.words)
         seconds = time.monotonic() - start
-        return _Known(older, _essence(older), _essence(out), seconds)
+        files = [path for path in out.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        return _Known(older, _essence(older), _essence(out), seconds, size)
 
 
 def _expect(folder: Path, words: str) -> None:
@@ -366,8 +370,8 @@ def _disk(folder: Path) -> Iterator[None]:
 def _on_disk(seed: int, name: str, known: _Known, place: Path) -> Case:
     scenario, out = SCENARIOS[name], place / "out"
     shutil.copytree(known.older, out, dirs_exist_ok=True)
-    # What it writes is some hundred kB, in pages of 4 kB.
-    room = 4096 * random.Random(seed).randrange(100)
+    # In pages of 4 kB: too little for what the command writes, in most cases.
+    room = 4096 * random.Random(seed).randrange(1 + known.size // 4096)
     free = shutil.disk_usage(out).free
     (out / "filler").write_bytes(bytes(max(0, free - room)))
     code = _run(place, scenario.words)
