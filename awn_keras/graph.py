@@ -311,7 +311,7 @@ def _config_of(layer: keras.Layer) -> dict[str, Any]:
         with warnings.catch_warnings():
             # It is not to be written to a file.
             warnings.filterwarnings("ignore", message=".*includes a `lambda`")
-            return layer.get_config()
+            config = layer.get_config()
     except NotImplementedError as error:
         # Keras makes none of a policy, as in `Identity(dtype=policy)`, but of its name.
         _, *parameters = inspect.signature(type(layer).__init__).parameters.values()
@@ -323,6 +323,9 @@ def _config_of(layer: keras.Layer) -> dict[str, Any]:
             "trainable": layer.trainable,
             "dtype": layer.dtype_policy.name,
         }
+    if is_stock(layer) and hasattr(layer, "output_padding"):
+        config["output_padding"] = layer.output_padding  # Keras before 3.15 forgets
+    return config
 
 
 def _same_lambda(layer: keras.layers.Lambda, **changes: Any) -> keras.layers.Lambda:

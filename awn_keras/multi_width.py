@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.models import Functional
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from awn_keras.propagation import Propagation
@@ -38,6 +40,21 @@ class _Runtime:
     width: float = 1.0
     predictors: threading.local = field(default_factory=threading.local)
     lock: Any = field(default_factory=threading.RLock)
+
+
+def _functional_arguments() -> list[str]:
+    """Names of arguments by which Keras knows the constructor of functional models."""
+    return inspect.getfullargspec(Functional.__init__).args[1:]
+
+
+def _hidden(constructor: Callable[..., None]) -> Callable[..., None]:
+    """A constructor whose names of arguments `inspect.signature` alone gives."""
+
+    @functools.wraps(constructor)
+    def init(*args: Any, **kwargs: Any) -> None:
+        constructor(*args, **kwargs)
+
+    return init
 
 
 def _level_variable(level: int) -> keras.Variable:
@@ -103,6 +120,17 @@ class MultiWidthModel(WidthTrainer):
             )
         level = _level_variable(len(networks.thresholds))
         self._runtime = _Runtime(propagation, networks, level)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Lets Keras before 3.15 see that a subclass is a functional model.
+
+        Keras takes a class for functional, and saves the graph of its models, if the
+        arguments of the constructor are named as those of `Functional`. In these
+        versions a decorator hides the names, so that ours must be hidden alike.
+        """
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls) and not _functional_arguments():
+            cls.__init__ = _hidden(cls.__init__)  # type: ignore[method-assign]
 
     # ------------------------------------------------------------------- width
 

@@ -1,5 +1,6 @@
 """Fixtures and small networks that several test files use."""
 
+import inspect
 import os
 import sys
 import warnings
@@ -162,6 +163,22 @@ def rich(**kwargs):
         {"scores": scores, "classes": classes},
         **{"min_width": 0.25, **kwargs},
     )
+
+
+#: Keras 3.13, the oldest supported version, lacks some layers and arguments of 3.14
+#: and 3.15.
+HAS_ADAPTIVE_POOLING = hasattr(keras.layers, "AdaptiveMaxPooling2D")
+
+
+def newer(layer_class, **arguments):
+    """Of some arguments those that the installed version of Keras has."""
+    known = arguments_of(layer_class)
+    return {name: value for name, value in arguments.items() if name in known}
+
+
+def arguments_of(layer_class):
+    """Names of what a layer's constructor takes."""
+    return set(inspect.signature(layer_class).parameters)
 
 
 def inputs_of(model, count=5):

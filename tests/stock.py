@@ -347,3 +347,7 @@ NO_FILES = {
         L.Dense(16),
     ),
 }
+if not hasattr(L, "AdaptiveMaxPooling2D"):  # Keras 3.13
+    for _network_name in ("adaptive1d", "adaptive2d"):
+        del NETWORKS[_network_name]
+    del NO_FILES["adaptive3d"]

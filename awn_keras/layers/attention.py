@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ class _Heads(OfParts):
     """
 
     kernels = NO_KERNELS
+    stock_class: type[keras.Layer]
 
     #: Attributes of the projections that make heads, and of the one that reads them.
     _of_inputs: tuple[str, ...] = (
@@ -57,6 +59,19 @@ class _Heads(OfParts):
         "_gate_dense",
     )
     _of_heads = "_output_dense"
+
+    def _newer(self, **arguments: Any) -> dict[str, Any]:
+        """Arguments that the stock layer has not had in every supported version."""
+        known = inspect.signature(self.stock_class).parameters
+        missing = [name for name in arguments if name not in known]
+        for name in missing:
+            if arguments[name]:
+                raise ArgumentError(
+                    f"{type(self).__name__}: `{name}` needs a newer Keras, whose "
+                    f"{self.stock_class.__name__} has this argument. Received: "
+                    f"{name}={arguments[name]!r}, with Keras {keras.__version__}"
+                )
+        return {name: arguments[name] for name in arguments if name in known}
 
     def _init_triangle(
         self,
@@ -274,7 +289,6 @@ class TriMultiHeadAttention(_Heads, keras.layers.MultiHeadAttention):
             use_bias=use_bias,
             output_shape=output_shape,
             attention_axes=attention_axes,
-            sliding_window=sliding_window,
             flash_attention=flash_attention,
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
@@ -283,8 +297,8 @@ class TriMultiHeadAttention(_Heads, keras.layers.MultiHeadAttention):
             activity_regularizer=activity_regularizer,
             kernel_constraint=kernel_constraint,
             bias_constraint=bias_constraint,
-            use_gate=use_gate,
             seed=seed,
+            **self._newer(sliding_window=sliding_window, use_gate=use_gate),
             **kwargs,
         )
         self._init_triangle(in_grades, out_grades)
@@ -387,7 +401,6 @@ class TriGroupQueryAttention(_Heads, keras.layers.GroupQueryAttention):
             num_key_value_heads=num_key_value_heads,
             dropout=dropout,
             use_bias=use_bias,
-            sliding_window=sliding_window,
             flash_attention=flash_attention,
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
@@ -396,8 +409,8 @@ class TriGroupQueryAttention(_Heads, keras.layers.GroupQueryAttention):
             activity_regularizer=activity_regularizer,
             kernel_constraint=kernel_constraint,
             bias_constraint=bias_constraint,
-            use_gate=use_gate,
             seed=seed,
+            **self._newer(sliding_window=sliding_window, use_gate=use_gate),
             **kwargs,
         )
         self._init_triangle(in_grades, out_grades)

@@ -29,6 +29,11 @@ class _Transposed(TriangularKernel):
         )
         return self._with_bias_and_activation(outputs)
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the parent's config and the grades, run-length encoded."""
+        # Keras before 3.15 forgets `output_padding`.
+        return {**super().get_config(), "output_padding": self.output_padding}
+
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriConv1DTranspose(_Transposed, keras.layers.Conv1DTranspose):

@@ -28,11 +28,13 @@ from awn_keras.counting import count_active_parameters
 from awn_keras.deploy.converter import custom_operators
 from awn_keras.deploy.litert import run_tflite
 from awn_keras.testing import check_width_rule
-from tests.conftest import at_width, classification, eagerly, inputs_of, labelled
+from tests.conftest import at_width, classification, eagerly, inputs_of, labelled, newer
 
 pytestmark = eagerly
 
 L = keras.layers
+GATE = newer(L.MultiHeadAttention, use_gate=True)
+WINDOW = newer(L.MultiHeadAttention, sliding_window=2)
 
 
 def tokens(*blocks, channels=16, shape=(5, 3), pool=True):
@@ -96,11 +98,11 @@ def test_whole_heads_come_and_go():
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda: L.MultiHeadAttention(3, 2, value_dim=4, use_bias=False, use_gate=True),
-        lambda: L.MultiHeadAttention(2, 2, dropout=0.2, sliding_window=2),
+        lambda: L.MultiHeadAttention(3, 2, value_dim=4, use_bias=False, **GATE),
+        lambda: L.MultiHeadAttention(2, 2, dropout=0.2, **WINDOW),
         lambda: L.MultiHeadAttention(1, 4),
         lambda: L.MultiHeadAttention(20, 2),  # more heads than channels
-        lambda: L.GroupQueryAttention(2, 3, 3, use_gate=True, use_bias=False),
+        lambda: L.GroupQueryAttention(2, 3, 3, use_bias=False, **GATE),
     ],
 )
 @pytest.mark.parametrize("divisor", [1, 4])
