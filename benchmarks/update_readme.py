@@ -58,6 +58,8 @@ def table(head: list[str], rows: list[list[str]], column: str = "---:") -> str:
 
 
 PAPER = ROOT / "results" / "paper"
+#: Heads of the columns that hold the accuracy at both ends of the widths.
+ENDS = tables.ENDS
 
 
 def table2(dataset: str = "fashion_mnist", **kind: Any) -> str:
@@ -88,8 +90,8 @@ def fashion_mnist() -> str:
             ]
         )
     head = [
-        *("width", "accuracy", "MACs", "weights", "of these not 0 by the triangle"),
-        *("plain network: MACs", "weights"),
+        *("width", "accuracy", "MACs", "weights", "weights that are not zero"),
+        *("plain network: MACs", "plain network: weights"),
     ]
     return table(head, rows)
 
@@ -130,13 +132,13 @@ def changes_in_five_epochs() -> str:
     ]
     head = ["change"]
     for name in _COMPARED.values():
-        head += [f"{name}: seeds", "AUC", "narrowest", "full width"]
+        head += [f"{name}: seeds", "AUC", *ENDS]
     machines = sorted({tables.machine(result["environment"]) for result in results})
     return (
         f"{table(head, rows)}\n\n"
-        "Training steps in mixed_bfloat16; percent of the test set after the last of 5 "
-        "epochs (`longer`: 10), mean ± standard deviation of the seeds. AUC flatters "
-        "networks of few widths (grid4, blocks8).\n" + "\n".join(machines)
+        "Training steps in mixed_bfloat16. Percent of the test set after the last of 5 "
+        "epochs (`longer`: 10), mean ± standard deviation over the seeds. AUC favors "
+        "networks with few widths (grid4, blocks8).\n" + "\n".join(machines)
     )
 
 
@@ -161,20 +163,20 @@ def recommended() -> str:
     rows = []
     for dataset, name in _COMPARED.items():
         reported = tables.percent([TABLE_2["lenet_3c1l", dataset]["awn_rs", 0]])
-        paper = f"{name}: AWN+RS, in the paper"
+        paper = f"{name}: AWN+RS in the paper"
         rows.append([paper, "-", "-", reported, "-", "-"])
         for label, recipe in (
-            ("awn_rs", "AWN+RS, the paper's recipe here"),
-            (recommended_arm(dataset), "what `awn train` starts from"),
+            ("awn_rs", "AWN+RS here, with the paper's recipe"),
+            (recommended_arm(dataset), "the recipe of `awn train`"),
         ):
             results = [result for _, result in _improved(dataset, [label])]
             auc, *ends = tables.auc_and_ends(results)
             best = tables.best_epoch(results)
             rows.append([f"{name}: {recipe}", str(len(results)), auc, best, *ends])
-    head = ["recipe", "seeds", "AUC", "best epoch", "narrowest", "full width"]
+    head = ["recipe", "seeds", "AUC", "AUC of the best epoch", *ENDS]
     return (
         f"{table(head, rows)}\n\n"
-        "Rows of ours: training steps in mixed_bfloat16 (the table above: float32), "
+        "Our rows: training steps in mixed_bfloat16 (the table above: float32), "
         "after the last epoch (20 on Fashion-MNIST, 100 on CIFAR-10). The recipes were "
         f"chosen on these test sets. {tables.BEST_EPOCH}"
     )
@@ -203,13 +205,14 @@ def wide_end() -> str:
         for experiment, label, network in (
             *alone[dataset],
             ("improvements", "awn_rs", "AWN+RS"),
-            ("improvements", arm, "what `awn train` starts from"),
+            ("improvements", arm, "the recipe of `awn train`"),
         ):
             runs = runs_of(experiment, dataset, systems=[label], **kind)
             results = [result for _, result in finished_runs(runs, PAPER)]
             curves = [result["curves"][0] for result in results]
             seen += results
-            trains = "all" if experiment == "improvements" else "full width alone"
+            alone_or_all = experiment == "improvements"
+            trains = "all widths" if alone_or_all else "full width alone"
             rows.append(
                 [
                     f"{name}: {network}",
@@ -219,14 +222,14 @@ def wide_end() -> str:
                     f"{curves[0]['macs'][-1] / 1e6:.2f} M",
                 ]
             )
-    head = ["network", "trained for", "seeds", "full width", "MACs"]
+    head = ["network", "trained for", "seeds", "accuracy at full width", "MACs"]
     machines = sorted({tables.machine(result["environment"]) for result in seen})
     return (
         f"{table(head, rows)}\n\n"
-        "Training steps in mixed_bfloat16; percent of the test set after the last "
-        "epoch (20 on Fashion-MNIST, 100 on CIFAR-10). The paper's recipe, but for the "
-        "last row of each data set. Alone: one loss at the rate at which AWN+RS sums "
-        "four.\n" + "\n".join(machines)
+        "Training steps in mixed_bfloat16. Percent of the test set after the last "
+        "epoch (20 on Fashion-MNIST, 100 on CIFAR-10). The paper's recipe, except in "
+        "the last row of each data set. Full width alone: one loss, at the rate at "
+        "which AWN+RS sums four.\n" + "\n".join(machines)
     )
 
 
@@ -244,7 +247,7 @@ def train_step(name: str = "train_step") -> str:
         for row in result["rows"]
     ]
     return (
-        f"{table(['step', 'median', 'of plain'], rows)}\n\n"
+        f"{table(['what runs', 'median time', 'time / plain'], rows)}\n\n"
         f"{result['what']}, {result['precision']}, batch {result['batch_size']}, "
         f"{result['distinct_widths']} "
         f"distinct widths, medians of {result['steps']} steps in one process. "
@@ -255,6 +258,7 @@ def train_step(name: str = "train_step") -> str:
 def blocks() -> str:
     """Step times of networks of normalization and attention blocks."""
     result = load("blocks")
+    head = ["network", "training step", "median time", "time / plain"]
     rows = [
         [
             row["network"],
@@ -265,7 +269,7 @@ def blocks() -> str:
         for row in result["rows"]
     ]
     return (
-        f"{table(['network', 'step', 'median', 'of plain'], rows)}\n\n"
+        f"{table(head, rows)}\n\n"
         f"4 widths in each step, batch {result['batch_size']}, medians of "
         f"{result['steps']} steps in one process. {where(result['environment'])}"
     )
@@ -280,10 +284,10 @@ def backends() -> str:
         "PyTorch": "train_step_torch",
     }
     arms = {
-        "plain": "plain",
-        "4 widths": "one pass, 4 widths",
-        "all widths": "one pass, all widths",
-        "masked loop": "masked loop, 4 widths",
+        "plain step": "plain",
+        "4 widths / plain": "one pass, 4 widths",
+        "all widths / plain": "one pass, all widths",
+        "masked loop / plain": "masked loop, 4 widths",
     }
     rows = []
     for name, file in files.items():
@@ -293,13 +297,13 @@ def backends() -> str:
         ratios[0] = plain
         evaluated = by_arm["evaluation, all widths"]["ratio_to_plain"]
         rows.append([name, *ratios, f"{evaluated:.2f}x"])
-    head = ["backend", *arms, "evaluation at all widths"]
+    head = ["backend", *arms, "evaluation at all widths / plain evaluation"]
     result = load("train_step")
     return (
         f"{table(head, rows)}\n\n"
-        f"{result['what']}, float32, batch {result['batch_size']}; each row is one "
-        "process, and its ratios are to the plain step (the plain evaluation) of the "
-        f"same backend. {where(result['environment'])}"
+        f"{result['what']}, float32, batch {result['batch_size']}. Each row is one "
+        "process, and its ratios compare with the same backend. "
+        f"{where(result['environment'])}"
     )
 
 
@@ -338,20 +342,23 @@ def export() -> str:
                     *("", ""),
                 ]
             )
-    places = ["narrowest width", "second", "third", "full width"]
+    places = ["narrowest width", "second width", "third width", "full width"]
     head = [
-        *("network", "any-width, or plain", "4 widths", "weights stored", *places),
-        *("narrowest, to plain of as many weights", "full width"),
+        *("network", "file", "size", "weights stored"),
+        *(f"{place}: MACs, time" for place in places),
+        *(f"{place}: time / plain" for place in (places[0], places[-1])),
     ]
     runs = ", ".join(sorted({str(row["runs"]) for row in result["networks"]}))
     return (
         f"{table(head, rows)}\n\n"
-        "Widths: 0.25, 0.5, 0.75, 1; of MobileNetV2 and EfficientNetB0 0.35, 0.5667, "
-        "0.7834, 1. At each: multiply-accumulates that the file executes, and "
-        "milliseconds. To plain: milliseconds over those of a plain network with as "
-        f"many weights as are active. Plain networks are those that fit `{BALANCED}` "
-        f"best, a file for each width. {result['what']}, medians of {runs} runs, one "
-        f"process. {where(result['environment'])}"
+        "Widths: 0.25, 0.5, 0.75 and 1. For MobileNetV2 and EfficientNetB0: 0.35, "
+        "0.5667, 0.7834 and 1. MACs: multiply-accumulates that the file executes. Time "
+        "/ plain: the time of the file, divided by the time of a plain network with as "
+        "many weights as are active at this width. Rows of plain networks: one file "
+        "for "
+        f"each width, in the size closest to `{BALANCED}`, and the sum of their sizes. "
+        f"{result['what']}, medians of {runs} runs, one process. "
+        f"{where(result['environment'])}"
     )
 
 
@@ -398,10 +405,13 @@ def export_seconds() -> str:
                 f"{row['bytes'] / 1e6:.2f} MB",
             ]
         )
-    head = ["", "widths", "time", "of one conversion", "of it verification", "file"]
+    head = [
+        *("what runs", "widths", "time", "time / one stock conversion"),
+        *("part of the time for verification", "size of the file"),
+    ]
     return (
         f"{table(head, rows)}\n\n"
-        f"{result['what']}; each in a process of its own. "
+        f"{result['what']}. Each runs in a separate process. "
         f"{where(result['environment'])}"
     )
 
@@ -419,12 +429,13 @@ def chains() -> str:
         for row in result["rows"]
     ]
     head = [
-        *("inverted residual", "whole", "cut, joined", "cut, as chosen"),
-        "blocks of the projection that add",
+        *("inverted residual", "whole kernels"),
+        *("cut, blocks joined / whole", "cut, as the exporter chooses / whole"),
+        "blocks of the projection that are added",
     ]
     return (
         f"{table(head, rows)}\n\n"
-        f"{result['what']}, medians of {result['runs']} runs in turns. "
+        f"{result['what']}, medians of {result['runs']} runs that take turns. "
         f"{where(result['environment'])}"
     )
 
@@ -459,10 +470,10 @@ def speed() -> str:
             if arm in network["files"]:
                 rows.append(_speed(network, arm))
     head = [
-        *("network", "blocks of", "bytes of 4 widths, to 4 plain networks"),
-        *("to the largest alone", "MACs executed at full width"),
-        *("time at full width", "at the narrowest"),
-        "narrowest width faster than full by",
+        *("network", "channels in a block", "size of a 4-width file / 4 plain files"),
+        *("size of a 4-width file / largest plain file", "MACs at full width / before"),
+        *("time at full width / plain", "time at the narrowest width / plain"),
+        "time at full width / narrowest width",
     ]
     timed = load("train_step")
     step = {row["arm"]: row for row in timed["rows"]}
@@ -472,13 +483,17 @@ def speed() -> str:
     less = many["median_ms"] / step["S-Net, 32 channels, 4 widths"]["median_ms"]
     return (
         f"{table(head, rows)}\n\n"
-        '`width_multiplier="balanced"`, against plain networks of one width with as '
-        "many weights as are active at each; MACs against the network before. LiteRT "
-        f"on one thread. {where(result['environment'])}\n\n"
-        f"A step that trains four widths takes {many['ratio_to_plain']:.2f}x one of a "
-        f"plain network of as many channels, {more:.2f}x one of a plain network of "
-        "32, not 45, which has about as many weights that are not zero, and "
-        f"{less:.2f}x one of an S-Net of 32. "
+        'Files with `width_multiplier="balanced"`. Plain: plain networks of one width, '
+        "with as many weights as are active at each width. Before: the network before "
+        "conversion. MACs are those that the file executes. LiteRT on one thread. "
+        f"{where(result['environment'])}\n\n"
+        "The time of a training step with four widths, of an any-width network of 45 "
+        "channels:\n\n"
+        f"- {many['ratio_to_plain']:.2f}x that of a plain network of 45 channels\n"
+        f"- {more:.2f}x that of a plain network of 32 channels, which has about as "
+        "many "
+        "weights that are not zero\n"
+        f"- {less:.2f}x that of an S-Net of 32 channels\n\n"
         f"{where(timed['environment'])}"
     )
 
@@ -503,36 +518,37 @@ def in_short() -> str:
     alone = [_reached(f"plain_{filters}_recommended")(1.0) for filters, _ in ends]
     rows = [
         [
-            f"size, {len(plain)} widths of MobileNetV2",
+            f"size of the files for {len(plain)} widths (MobileNetV2)",
             f"{sum(row['bytes'] for row in plain) / 1e6:.1f} MB",
             f"{file['bytes'] / 1e6:.1f} MB",
         ],
         [
-            "latency, narrowest to full width",
+            "time of an answer, narrowest to full width (MobileNetV2)",
             *(
                 f"{rows[0]['ms']:.2g} to {rows[-1]['ms']:.2g} ms"
                 for rows in (plain, [narrow, wide])
             ),
         ],
         [
-            "accuracy of LeNet on Fashion-MNIST, narrowest to full width",
+            "accuracy, narrowest to full width (LeNet on Fashion-MNIST)",
             f"{alone[0]:.1%} to {alone[1]:.1%}",
             f"{ours(0.25):.1%} to {ours(1.0):.1%}",
         ],
         [
             "training",
-            "a run for each network",
-            f"one run; a step takes {longer:.1f}x that of the largest network",
+            "one run for each network",
+            f"one run, in which a step takes {longer:.1f}x as long as for the largest "
+            "plain network",
         ],
     ]
-    head = ["", "a plain network for each width", "one any-width network"]
+    head = ["", "one plain network for each width", "one any-width network"]
     return (
         f"{table(head, rows)}\n\n"
-        "Plain networks have as many weights as are active at each width. Latency: "
-        f"LiteRT on one thread, 224x224. {where(result['environment'])} How each "
-        "number was measured: [exported files](docs/measured.md#exported-files), "
-        "[networks trained one by one](docs/measured.md#networks-trained-one-by-one), "
-        "[training steps](docs/measured.md#training-many-widths-at-once)."
+        "Each plain network has as many weights as are active at its width. Time: "
+        f"LiteRT on one thread, 224x224. {where(result['environment'])} How each was "
+        "measured: [size and time](docs/measured.md#exported-files), "
+        "[accuracy](docs/measured.md#networks-trained-one-by-one), "
+        "[training](docs/measured.md#training-many-widths-at-once)."
     )
 
 
@@ -574,15 +590,16 @@ def benchmark() -> str:
         if row["target"] == "cpu"
     ]
     head = [
-        *("width", "accuracy", "CPU, median", "CPU, p90", "again: median"),
-        "GPU in software, median",
+        *("width", "accuracy", "CPU, median", "CPU, 90th percentile"),
+        *("CPU, median of a second run", "GPU in software, median"),
     ]
     return (
         f"{table(head, rows)}\n\n{result['what']}. Rank correlation of width and "
-        f"median: {', '.join(f'{one:.3g}' for one in result['spearman'])}. Relative to "
-        f"the full width's, medians of the two runs differ by "
-        f"{result['largest_difference']:.0%} at most; the GPU's outputs by "
-        f"{result['gpu_error']:.0e} from the CPU's. One thread. "
+        "median in the two runs: "
+        f"{', '.join(f'{one:.3g}' for one in result['spearman'])}. The medians of the "
+        f"two runs differ by {result['largest_difference']:.0%} of the full width's "
+        "median at most. The outputs of the GPU differ from those of the CPU by "
+        f"{result['gpu_error']:.0e}. One thread. "
         f"{where(result['environment'])}"
     )
 
@@ -608,14 +625,15 @@ def refinement() -> str:
             ]
         )
     head = [
-        *("network", "widths", "early answer after", "refined after", "wide alone"),
-        *("time", "file", "kept in memory"),
+        *("network", "widths", "early answer after", "refined answer after"),
+        *("wide width alone", "refined / wide alone"),
+        *("file with / without refinement", "activations kept in memory"),
     ]
     return (
         f"{table(head, rows)}\n\n"
-        '"File": bytes with the two signatures that this takes, against the file of '
-        f"both widths without them. {result['what']}, medians of {runs} runs "
-        f"in turns, one process. {where(result['environment'])}"
+        "With refinement: the file has two more signatures. "
+        f"{result['what']}, medians of {runs} runs "
+        f"that take turns, one process. {where(result['environment'])}"
     )
 
 
@@ -634,11 +652,15 @@ def precision() -> str:
                 *(f"{found[name, width]['accuracy']:.2%}" for width in widths),
             ]
         )
-    head = ["precision", "file", *(f"width {width:g}" for width in widths)]
+    head = [
+        *("precision", "size"),
+        *(f"accuracy at width {width:g}" for width in widths),
+    ]
     return (
-        f"{table(head, rows)}\n\n{result['what']}. One file for all widths; with "
-        f"quantization-aware training ({result['steps']} steps a width) a file for "
-        f"each, their bytes summed. {where(result['environment'])}"
+        f"{table(head, rows)}\n\n{result['what']}. One file for all widths. With "
+        f"quantization-aware training ({result['steps']} steps for each width): one "
+        "file for each width, and the sum of their sizes. "
+        f"{where(result['environment'])}"
     )
 
 
@@ -663,15 +685,15 @@ def families() -> str:
             ]
         )
     head = [
-        *("family", "Tri layers", "networks", f"MACs at {narrow}", "at 1"),
-        *("slim differs by", "conversion"),
+        *("family", "Tri layers", "networks", f"MACs at {narrow}"),
+        *("MACs at full width", "difference of `slim`", "time to convert"),
     ]
     return (
         f"{table(head, rows)}\n\n"
         f"{''.join(f'{name} is refused. ' for name in refused)}"
-        '224x224 images, 299x299 for InceptionV3 and Xception, `divisor=8`. "Slim '
-        'differs by": largest difference of a logit between `slim(model, width)` and '
-        "the model with random weights, relative to the largest logit, over widths "
+        "224x224 images, 299x299 for InceptionV3 and Xception, `divisor=8`. Difference "
+        "of `slim`: the largest difference of a logit between `slim(model, width)` and "
+        "the model with random weights, relative to the largest logit, at widths "
         f"{', '.join(map(str, result['widths']))}. {where(result['environment'])}"
     )
 
@@ -700,24 +722,32 @@ def zoo() -> str:
         )
     head = [
         *("architecture", "Tri layers", "networks"),
-        *(f"MACs at {result['min_width']}", "at 1"),
-        *("slim differs by", "gradients", "TFLite", "int8"),
+        *(f"MACs at {result['min_width']}", "MACs at full width"),
+        *("difference of `slim`", "difference of gradients"),
+        *("difference of the TFLite file", "error of the int8 file"),
     ]
     return (
         f"{table(head, rows)}\n\n"
-        f"Refused: {', '.join(refused)}. Largest differences, relative to the largest "
-        "number of an output or gradient, of networks with random weights, biases and "
-        "statistics: `slim(model, width)` from the model at five widths, the first and "
-        "the last among them, or all if there are less; one pass over three widths or "
-        "more from a pass for each; a TFLite file from `slim` at the narrowest and the "
-        "full width. int8: root mean square of the file's error there, relative to the "
-        "standard deviation of the output, with ranges of 32 samples; '-' if a file "
-        "cannot hold it, as a layer is 0 for all of them. "
+        f"Refused: {', '.join(refused)}.\n\n"
+        "Networks: the number of different networks, one for each distinct width. The "
+        "networks have random weights, biases and statistics. Differences are the "
+        "largest ones, relative to the largest number of the output or gradient:\n\n"
+        "- `slim`: between `slim(model, width)` and the model, at five widths that "
+        "include the first and the last, or at all widths if there are fewer.\n"
+        "- Gradients: between one pass over three or more widths, and one pass for "
+        "each "
+        "width.\n"
+        "- TFLite file: between the file and `slim`, at the narrowest and the full "
+        "width.\n"
+        "- int8 file: root mean square of the error at these two widths, relative to "
+        "the standard deviation of the output, with ranges from 32 samples. '-': a "
+        "file "
+        "cannot hold the network, because a layer is 0 for all samples.\n\n"
         f"{where(result['environment'])}"
     )
 
 
-#: Architectures of the zoo that README shows.
+#: Architectures of the zoo in its short table.
 KNOWN = (
     *("ResNeXt", "MobileNetV4-conv", "EfficientNet", "ConvNeXt", "ViT-Tiny"),
     *("MobileViT-XXS", "U-Net", "SSD-Lite", "MLPerf Tiny: DS-CNN", "CRNN"),
@@ -742,8 +772,9 @@ def zoo_in_short() -> str:
     ]
     head = [
         *("small model of", "Tri layers", "networks"),
-        *(f"MACs at {result['min_width']}", "at 1"),
-        *("`slim` differs by", "TFLite file", "int8 file"),
+        *(f"MACs at {result['min_width']}", "MACs at full width"),
+        *("difference of `slim`", "difference of the TFLite file"),
+        "error of the int8 file",
     ]
     converted = sum(row["converts"] for row in result["rows"])
     return (
@@ -765,7 +796,7 @@ def operations() -> str:
             for place in ("before", "after")
         )
         parts.append(
-            "### {}\n\nBefore the readout {} pass, after it {}.\n".format(
+            "### {}\n\n{} pass before the readout, and {} after the readout.\n".format(
                 title, *counts
             )
         )
@@ -781,23 +812,26 @@ def operations() -> str:
             for row in called
             if row["before"]["verdict"] == "passes" and not row["before"]["becomes"]
         )
-        parts.append(f"Stay as they are: {staying}.\n")
+        parts.append(f"These stay as they are: {staying}.\n")
         refused = [
             [f"`{row['name']}`", _reason(row["before"]["reason"])]
             for row in called
             if row["before"]["verdict"] == "refused"
         ]
-        parts.append(f"{table(['before the readout', 'why not'], refused, '---')}\n")
+        head = ["refused before the readout", "why"]
+        parts.append(f"{table(head, refused, '---')}\n")
         refused = [
             [f"`{row['name']}`", _reason(row["after"]["reason"])]
             for row in rows
             if row["after"]["verdict"] == "refused"
         ]
-        parts.append(f"{table(['after the readout', 'why not'], refused, '---')}\n")
+        head = ["refused after the readout", "why"]
+        parts.append(f"{table(head, refused, '---')}\n")
         others = _names(row for row in rows if row not in called)
         parts.append(
-            "Not tried, as they make no tensor with a sample for each sample, or Keras "
-            f"cannot call them while a model is built: {others}.\n"
+            "These were not tried, because they do not give one output for each "
+            "sample, "
+            f"or because Keras cannot call them while a model is built: {others}.\n"
         )
     parts.append(where(result["environment"]))
     return "\n".join(parts)
@@ -844,15 +878,16 @@ def accuracy() -> str:
             ]
         )
     head = [
-        *("network, data", "samples to train / test", "epochs", "seeds", "plain"),
-        *(f"any-width at {width:g}" for width in widths),
-        f"MACs at {widths[0]:g}",
+        *("network, data", "samples to train / test", "epochs", "seeds"),
+        "accuracy of the plain network",
+        *(f"accuracy of any-width at {width:g}" for width in widths),
+        f"MACs at {widths[0]:g} / MACs at full width",
     ]
     return (
         f"{table(head, rows)}\n\n"
         "Accuracy after the last epoch (mean ± standard deviation where there are "
-        "several seeds), the same optimizer and epochs for both "
-        "(`python -m benchmarks.accuracy`). MACs: part of those at full width. "
+        "several seeds). Plain and any-width networks have the same optimizer and "
+        "number of epochs (`python -m benchmarks.accuracy`). "
         f"{where(runs[-1]['environment'])}"
     )
 
@@ -878,14 +913,21 @@ def waste() -> str:
         rows.append(cells)
     widths = ", ".join(f"{width:g}" for width in result["widths"])
     head = ["network", "divisor"]
-    for name in ("paper's", "nested"):
-        head += [f"{name}: unread", "networks, answers", "MACs"]
+    for name in ("paper", "nested"):
+        head += [
+            f"`{name}`: MACs (weights) that nothing reads",
+            f"`{name}`: networks, different answers",
+            f"`{name}`: MACs / plain",
+        ]
     return (
         f"{table(head, rows)}\n\n"
-        "Unread: multiply-accumulates (weights) at full width on which no output "
-        "depends. Networks: widths at which a channel appears; answers: how many of "
-        "them differ in their outputs. MACs: of slim networks at widths "
-        f"{widths}, relative to the plain network's. {result['what']}. "
+        "`paper` and `nested` are values of `staircase`. Nothing reads: no output "
+        "depends on them at full width. Networks: the number of widths at which a "
+        "channel appears. Different answers: the number of these networks whose "
+        "outputs "
+        f"differ. MACs / plain: slim networks at widths {widths}, relative to the "
+        "plain "
+        f"network. {result['what']}. "
         f"{where(result['environment'])}"
     )
 
@@ -907,9 +949,9 @@ def staircases() -> str:
     }
     arms = {
         "plain": "plain",
-        "paper": "paper's",
-        "nested": "nested",
-        "stages": "nested, a code of at least 4",
+        "paper": "`paper`",
+        "nested": "`nested`",
+        "stages": "`nested`, code of at least 4 channels",
     }
     rows = []
     for (network, arm), results in by_arm.items():
@@ -920,11 +962,12 @@ def staircases() -> str:
         ]
         blank = [""] * (len(result["widths"]) - len(cells))
         rows.append([titles[network], arms[arm], f"{len(results)}", *blank, *cells])
-    head = ["network", "staircase", "seeds", *(f"{w:g}" for w in result["widths"])]
+    head = ["network, measure", "`staircase`", "seeds"]
+    head += [f"at width {width:g}" for width in result["widths"]]
     return (
         f"{table(head, rows)}\n\n"
-        f"{result['what']}; means of the seeds. In brackets: multiply-accumulates of "
-        "the slim network, relative to the plain network's. "
+        f"{result['what']}. Means over the seeds. In brackets: multiply-accumulates of "
+        "the slim network / those of the plain network. "
         f"{where(result['environment'])}"
     )
 
@@ -948,17 +991,18 @@ def warm_start() -> str:
         ends = [f"{100 * auc[epoch]:.2f} %" for epoch in (1, len(auc) - 1)]
         rows.append([names[row["arm"]], *counts, *ends])
     head = [
-        "epochs to an AUC of",
-        *(f"{100 * float(target):.0f} %" for target in targets),
-        *("AUC after 1 epoch", f"after {len(result['rows'][0]['auc']) - 1}"),
+        "start",
+        *(f"epochs to an AUC of {100 * float(target):.0f} %" for target in targets),
+        *("AUC after 1 epoch", f"AUC after {len(result['rows'][0]['auc']) - 1} epochs"),
     ]
     accuracies = sorted({run["plain_accuracy"] for run in result["runs"]})
     plain = ", ".join(f"{100 * accuracy:.2f} %" for accuracy in accuracies)
     return (
         f"{table(head, rows)}\n\n"
-        f"{result['what']}; one number for each seed ({len(result['seeds'])}), '-' if "
-        "not reached; AUC is their mean. The plain network was trained for "
-        f"{result['plain_epochs']} epochs before ({plain} right). "
+        f"{result['what']}. Epochs: one number for each of {len(result['seeds'])} "
+        "seeds, '-' if the AUC is not reached. AUC: the mean over the seeds. The plain "
+        f"network was trained for {result['plain_epochs']} epochs before (accuracy "
+        f"{plain}). "
         f"{where(result['environment'])}"
     )
 
@@ -980,21 +1024,25 @@ def scaling() -> str:
             [str(here["devices"]), f"{here['bytes_sent'] / 1e6:.1f} MB", *cells]
         )
         rows[-1].append(f"{slowest:.1%}")
-    head = ["devices", "each sends", *links, "measured machine, 10 GbE"]
+    head = [
+        *("devices", "data that each device sends", *links),
+        "efficiency of the measured machine, 10 GbE",
+    ]
     speeds = ", ".join(
         f"{name} {link['gigabytes_per_second']:g} GB/s ({link['source']})"
         for name, link in links.items()
     )
     return (
         f"{table(head, rows)}\n\n"
-        "A projection, not a measurement: time of a step, and in brackets the part of "
-        f"it that computes. {result['what']}, {measured['batch_size']} images on each "
-        f"device, {result['gradient_bytes'] / 1e6:.1f} MB of gradients, summed "
-        "in a ring after the step, without overlap and latency. One step took "
-        f"{measured['step_ms']:,.0f} ms on one device (the last column: "
-        f"{where(measured['environment'])[:-1]}); the other columns assume an "
-        f"accelerator that is {result['accelerator']:g} times faster. Bytes that a "
-        f"device sends a second, one way: {speeds}."
+        "A projection, not a measurement. The cells of a link have the time of a step, "
+        "and in brackets the part of this time in which the device computes. "
+        f"{result['what']}, {measured['batch_size']} images on each device, "
+        f"{result['gradient_bytes'] / 1e6:.1f} MB of gradients. The gradients are "
+        "summed in a ring after the step, without overlap and latency. One step took "
+        f"{measured['step_ms']:,.0f} ms on one device (for the last column; "
+        f"{where(measured['environment'])[:-1]}). The other columns assume an "
+        f"accelerator that is {result['accelerator']:g} times faster. Data that a "
+        f"device sends in a second, in one direction: {speeds}."
     )
 
 
@@ -1004,15 +1052,15 @@ _STARTS = {
     "plain_scratch": "plain, from scratch",
     "s_net": "S-Net",
     "us_net": "US-Net, 4 widths calibrated",
-    "hard": "all widths from 0.25, triangle at once, order of importance",
+    "hard": 'all widths from 0.25, triangle at once, `order="importance"`',
     "scratch": "all widths from 0.25, from scratch",
     "rotated_wide_hard": "rotated, from 0.5, triangle at once",
     "rotated_wide_fade_0.5": "rotated, from 0.5, fade over 0.5 of the steps",
     "rotated_wide_fade_0.9": "rotated, from 0.5, fade over 0.9",
     "rotated_wide_distilled": "rotated, from 0.5, distilled from the full width",
-    "wide_keep": "from 0.5, channels as they were",
-    "wide_importance": "from 0.5, in the order of importance",
-    "wide_reading": "from 0.5, in the order of reading",
+    "wide_keep": 'from 0.5, `order="keep"`',
+    "wide_importance": 'from 0.5, `order="importance"`',
+    "wide_reading": 'from 0.5, `order="reading"`',
     "rotated_wide": "rotated, from 0.5",
     "rotated_grid": "rotated, from 0.25",
     "rotated_wide_early": "rotated, from 0.5, first stages whole",
@@ -1043,8 +1091,8 @@ _STARTS = {
 
 
 _PHOTOS = {
-    "cifar10": "10 classes of 500 photos (of CIFAR-10), 2,000 to test on",
-    "elpv": "2,624 photos of solar cells, defective or not, a fifth to test on",
+    "cifar10": "10 classes of 500 photos (from CIFAR-10), 2,000 test photos",
+    "elpv": "2,624 photos of solar cells, defective or not, a fifth for the test",
 }
 
 
@@ -1066,14 +1114,15 @@ def photos(name: str) -> str:
         if len(runs[0]["widths"]) == 1:
             cells[0] = ""
         rows.append([_STARTS[arm], str(len(runs)), *cells])
-    head = ["start", "seeds", "narrowest", "full width"]
+    head = ["start", "seeds", *(f"{end} (MACs)" for end in ENDS)]
     machines = sorted({tables.machine(record["environment"]) for record in records})
     return (
         f"{table(head, rows)}\n\n"
-        f"EfficientNet-Lite0 from ImageNet's weights, 96x96, {_PHOTOS[name]}, 4 epochs "
-        "unless said, means of the seeds; what the triangle forbids fades out over 0.7 "
-        "of the steps unless said. In brackets: multiply-accumulates of the "
-        "slim network, relative to the plain network's. `python -m benchmarks.photos`. "
+        f"EfficientNet-Lite0 from ImageNet weights, 96x96, {_PHOTOS[name]}. Means over "
+        "the seeds. Unless the row says otherwise, 4 epochs, and the weights that the "
+        "triangle removes fade out over 0.7 of the steps. In brackets: "
+        "multiply-accumulates of the slim network / those of the plain network. "
+        "`python -m benchmarks.photos`. "
         f"{' '.join(machines)}"
     )
 
@@ -1113,27 +1162,29 @@ def normalization() -> str:
         for name, title in _NORMALIZATIONS.items()
     ]
     head = [
-        "",
-        *("plain", "plain, 8 channels"),
-        *("any-width: narrowest", "full width", "AUC"),
-        *("60 epochs: narrowest", "full width", "AUC"),
+        "normalization",
+        *("plain network", "plain network, 8 channels"),
+        *("any-width: narrowest width", "any-width: full width", "any-width: AUC"),
+        "any-width, 60 epochs: narrowest width",
+        *("any-width, 60 epochs: full width", "any-width, 60 epochs: AUC"),
     ]
     seeds = len({run["seed"] for run in result["runs"]})
     return (
         f"{table(head, rows)}\n\n"
-        f"Three blocks, 20 epochs unless said, 360 test images, means of {seeds} seeds "
-        f"(`python benchmarks/normalization.py`). {where(result['environment'])}"
+        "Accuracy on 360 test images. Three blocks, 20 epochs unless the column says "
+        f"otherwise, means over {seeds} seeds (`python benchmarks/normalization.py`). "
+        f"{where(result['environment'])}"
     )
 
 
 #: Parts of `benchmarks.reliability`, and what is counted of each.
 _TRIED = {
     "kills": "commands killed at a random moment",
-    "full_disks": "commands whose disk was full, or nearly",
+    "full_disks": "commands on a full or nearly full disk",
     "files": "damaged files",
     "arguments": "bad arguments",
     "graphs": "random graphs: `slim` = model = file",
-    "switches": "switches of width, from 8 threads",
+    "switches": "changes of the width, from 8 threads",
 }
 
 
@@ -1146,8 +1197,8 @@ def reliability() -> str:
         if (part := result["parts"][name])["count"]
     ]
     return (
-        f"{table(['', 'tried', 'failed'], rows)}\n\n"
-        f"(`python -m benchmarks.reliability`). {where(result['environment'])}"
+        f"{table(['what was tried', 'tries', 'failures'], rows)}\n\n"
+        f"`python -m benchmarks.reliability`. {where(result['environment'])}"
     )
 
 
@@ -1155,11 +1206,11 @@ def walk() -> str:
     """How long the commands of docs/photos.md take."""
     result = load("walk")
     rows = [[row["step"], _duration(row["seconds"])] for row in result["steps"]]
-    rows.append(["all", _duration(sum(row["seconds"] for row in result["steps"]))])
+    rows.append(["total", _duration(sum(row["seconds"] for row in result["steps"]))])
     return (
         f"{table(['step', 'time'], rows)}\n\n"
-        "In a fresh virtual environment, packages from pip's cache or a near mirror "
-        f"(`python benchmarks/walk.py`). {where(result['environment'])}"
+        "In a fresh virtual environment. Packages came from pip's cache or a near "
+        f"mirror (`python benchmarks/walk.py`). {where(result['environment'])}"
     )
 
 
@@ -1171,7 +1222,7 @@ def _duration(seconds: float) -> str:
 
 #: The tables, and the page that each is on.
 BLOCKS = {
-    ROOT / "README.md": {"in_short": in_short, "zoo_in_short": zoo_in_short},
+    ROOT / "README.md": {"in_short": in_short},
     ROOT / "docs" / "paper.md": {"table2": table2, "recommended": recommended},
     ROOT / "docs" / "distributed.md": {"scaling": scaling},
     ROOT / "docs" / "converting.md": {
@@ -1179,6 +1230,7 @@ BLOCKS = {
         "families": families,
         "normalization": normalization,
         "zoo": zoo,
+        "zoo_in_short": zoo_in_short,
     },
     ROOT / "docs" / "operations.md": {"operations": operations},
     ROOT / "docs" / "photos.md": {"walk": walk},

@@ -25,7 +25,7 @@ def python_blocks(text):
 
 def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     blocks = python_blocks(README)
-    code = "\n".join(block for block in blocks if "load_folder" not in block)
+    code = "\n".join(blocks)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     assert "epochs=20" in code
@@ -35,11 +35,11 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
     keras.Model(inputs, keras.layers.Dense(10)(x)).save("mine.keras")
     names = {}
     exec(code.replace("epochs=20", "epochs=4, verbose=0"), names)
+    model = names["model"]
     # Chance is 10 %.
-    assert names["curve"].auc > 0.5
-    assert names["small"].count_params() < names["model"].count_params()
-    names["model"].width = 0.5
-    expected = names["model"].predict(names["images"], verbose=0)
+    assert awn_keras.trade_off_curve(model, names["data"].test()).auc > 0.5
+    assert awn_keras.slim(model, 0.5).count_params() < model.count_params()
+    expected = model.predict(names["images"], width=0.5, verbose=0)
     # The exporter's own tolerance.
     atol = 1e-4 * abs(expected).max()
     np.testing.assert_allclose(names["scores"], expected, atol=atol)
@@ -48,11 +48,10 @@ def test_the_code_runs_as_it_stands(tmp_path, monkeypatch):
 
 @packaged
 @pytest.mark.slow
-def test_the_code_on_photos_in_the_readme_runs(tmp_path, monkeypatch):
+def test_the_code_on_photos_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photos(tmp_path / "photos", cat=12, dog=12)
-    blocks = python_blocks(README)
-    (code,) = [block for block in blocks if "load_folder" in block]
+    (code,) = python_blocks((ROOT / "docs" / "photos.md").read_text())
     lines = [line for line in code.splitlines() if line and "import" not in line]
     assert len(lines) <= 15
     names = {}
@@ -79,7 +78,7 @@ def test_the_code_of_other_pages_runs_as_it_stands(page, tmp_path, monkeypatch):
 
 def test_all_pages_with_code_are_run():
     run = {"architectures", "training", "width_rules", "converting", "reproducing"}
-    run |= {"deploying", "benchmarking", "distributed"}
+    run |= {"deploying", "benchmarking", "distributed", "photos"}
     pages = (ROOT / "docs").glob("**/*.md")
     assert {page.stem for page in pages if "```python" in page.read_text()} == run
 

@@ -343,12 +343,13 @@ def finished_kinds(
 
 _INTRODUCTION = """# The paper's tables and figures, run here
 
-Made by `awn reproduce` from the JSON files beside it, one a run: recipe, seed,
-versions, machine, seconds, the accuracy of each width. Paper: Vu, Eder, Price, Frahm,
-Any-Width Networks, CVPR Workshops 2020. `awn reproduce table2 --dataset fashion_mnist`
-runs what is missing of a table, resumes what was interrupted, and writes this page.
-Titles say how: `mixed_bfloat16` is `--precision mixed_bfloat16`, `scale0.1` is
-`--scale 0.1`. AUC is the mean accuracy over all widths."""
+`awn reproduce` makes this page from the JSON files beside it. Each file is one run:
+recipe, seed, versions, machine, seconds, and the accuracy at each width. The paper is
+Vu, Eder, Price, Frahm, Any-Width Networks, CVPR Workshops 2020. `awn reproduce table2
+--dataset fashion_mnist` runs the missing runs of a table, resumes interrupted runs, and
+writes this page. Titles name the options: `mixed_bfloat16` is
+`--precision mixed_bfloat16`, and `scale0.1` is `--scale 0.1`. AUC is the mean accuracy
+over all widths."""
 
 
 def _runs_of(

@@ -28,6 +28,8 @@ from awn_keras.widths import name_at_width
 _STAIRCASE = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
 #: Widths whose MACs are budgets: those that an S-Net lists, and between them.
 _BUDGETS = tuple(0.25 + 0.125 * i for i in range(7))
+#: Heads of the columns that hold the accuracy at both ends of the widths.
+ENDS = ("accuracy at narrowest", "accuracy at full width")
 #: Fields of a recipe that a user chooses for a whole table.
 _ANY_RUN = ("scale", "precision", "seed")
 
@@ -135,8 +137,8 @@ def _notes(finished: Sequence[Finished]) -> list[str]:
     epochs = sorted({run.recipe.epochs_run for run, _ in finished})
     machines = sorted({machine(result["environment"]) for _, result in finished})
     notes = [
-        f"{run.recipe.dataset}, {run.recipe.architecture}; percent of the test set "
-        f"after the last epoch of {', '.join(map(str, epochs))}; seeds "
+        f"{run.recipe.dataset}, {run.recipe.architecture}. Percent of the test set "
+        f"after the last of {', '.join(map(str, epochs))} epochs. Seeds "
         f"{', '.join(map(str, seeds))} (mean ± standard deviation where several are "
         "finished).",
         *machines,
@@ -144,11 +146,11 @@ def _notes(finished: Sequence[Finished]) -> list[str]:
     if run.recipe.precision != "float32":
         notes.insert(
             0,
-            f"Training steps in {run.recipe.precision}: convolutions in 16 bits; "
-            "weights, batch statistics, losses and what is reported here in 32.",
+            f"Training steps in {run.recipe.precision}: convolutions use 16 bits. "
+            "Weights, batch statistics, losses and the results here use 32 bits.",
         )
     if any(result["reduced"] for _, result in finished):
-        notes.insert(0, "REDUCED: fewer epochs than the paper's.")
+        notes.insert(0, "REDUCED: fewer epochs than in the paper.")
     return notes
 
 
@@ -181,8 +183,11 @@ def table_1(finished: Sequence[Finished]) -> Table:
             rows.append([f"{NAMES[label]}, paper", "", *paper])
     head = ["system", "seeds", *(f"width {width:g}" for width in TABLE_1_WIDTHS)]
     note = (
-        "Best epoch: that of the highest AUC on the test set, as the paper's authors' "
-        "code takes it. Only AWNs are evaluated after each epoch; both ends are logged."
+        "Best epoch: the epoch with the highest AUC on the test set, as the code of "
+        "the "
+        "paper's authors chooses it. Only AWNs are evaluated after each epoch, of "
+        "which "
+        "the narrowest and the full width are logged."
     )
     return Table(head, rows, [*_notes(finished), note])
 
@@ -231,8 +236,8 @@ def table_2(finished: Sequence[Finished]) -> Table:
             ]
         )
     head = [
-        *("system", "seeds", "AUC", "best epoch", "paper's AUC"),
-        *("narrowest", "full width", "MACs at full width"),
+        *("system", "seeds", "AUC", "AUC of the best epoch", "AUC in the paper"),
+        *(*ENDS, "MACs at full width"),
     ]
     return Table(head, rows, [*_notes(finished), BEST_EPOCH])
 
@@ -246,12 +251,12 @@ def best_epoch(results: Sequence[dict[str, Any]]) -> str:
     return percent([max(r["best_epoch"]["auc"], r["auc"]) for r in known])
 
 
-#: What the column means.
+#: Note below a table with the column "AUC of the best epoch".
 BEST_EPOCH = (
-    "Best epoch: highest AUC on the test set of any epoch, which is what the paper's "
-    "authors' code reports, evaluated in the precision of the training, the last epoch "
-    "in 32 bits, too; only systems that need one pass for all widths are evaluated "
-    "after each epoch."
+    "Best epoch: the highest AUC on the test set after any epoch, as the code of the "
+    "paper's authors reports it. It is evaluated in the precision of the training, and "
+    "after the last epoch also in 32 bits. Only systems that need one pass for all "
+    "widths are evaluated after each epoch."
 )
 
 
@@ -287,12 +292,14 @@ def at_equal_macs(finished: Sequence[Finished]) -> Table:
             )
         count = str(len(measured)) if measured else "-"
         rows.append([_name(label, calibrated), count, *cells])
-    head = ["at most so many MACs", "seeds", *map(_millions, sorted(budgets))]
+    head = ["system", "seeds"]
+    head += [f"at most {_millions(budget)} MACs" for budget in sorted(budgets)]
     note = (
-        "Accuracy of the widest network within each budget: the MACs of the network "
-        "that S-Net and US-Net train, at widths 0.25, 0.375, 0.5 and so on to 1, and "
-        "the largest of all. An AWN has sqrt(2) times the channels. Its MACs are "
-        "those that an exported file executes, which skips zeros of the triangle."
+        "Accuracy of the widest network within each budget. The budgets are the MACs "
+        "of the network that S-Net and US-Net train, at widths 0.25, 0.375, 0.5 and so "
+        "on to 1, and the MACs of the largest network of all. An AWN has sqrt(2) times "
+        "the channels. Its MACs are those that an exported file executes. The file "
+        "skips zeros of the triangle."
     )
     return Table(head, rows, [*_notes(finished), note])
 
@@ -308,10 +315,10 @@ def figure_4(finished: Sequence[Finished]) -> Table:
         )
         if results:
             rows.append([name, str(len(results)), *auc_and_ends(results)])
-    head = ["widths in a step", "seeds", "AUC", "narrowest", "full width"]
+    head = ["widths in a step", "seeds", "AUC", *ENDS]
     note = (
-        "Losses are summed, as in the paper; all widths take their mean at four times "
-        "the learning rate, which is the step of a sum of four."
+        "Losses are summed, as in the paper. The row of all widths takes the mean of "
+        "the losses at four times the learning rate, which equals a sum of four."
     )
     return Table(head, rows, [*_notes(finished), note])
 
@@ -341,8 +348,8 @@ def figure_6(finished: Sequence[Finished]) -> Table:
             ]
         )
     head = [
-        *("trained at full width only", "seeds", "AUC", "best epoch", "paper's AUC"),
-        *("narrowest", "full width"),
+        *("trained at full width only", "seeds", "AUC", "AUC of the best epoch"),
+        *("AUC in the paper", *ENDS),
     ]
     return Table(head, rows, [*_notes(finished), BEST_EPOCH])
 
@@ -364,14 +371,15 @@ def improvements(finished: Sequence[Finished]) -> Table:
         auc, *ends = auc_and_ends(results)
         rows.append([label, str(len(results)), auc, *means, *ends])
     head = [
-        *("change", "seeds", "AUC", "staircase", "mean of four"),
-        *("narrowest", "full width"),
+        *("change", "seeds", "AUC", f"mean of {len(_STAIRCASE)} widths"),
+        *("mean of 4 widths", *ENDS),
     ]
     note = (
-        "AUC joins the accuracies of a network's own widths by straight lines, and so "
-        "flatters networks of few widths (grid4, blocks8). Staircase is the mean "
-        f"accuracy of what really runs at {len(_STAIRCASE)} evenly spread widths, mean "
-        "of four that at 1, 0.75, 0.5 and 0.25."
+        "AUC joins the accuracies at a network's distinct widths by straight lines, "
+        "which favors networks with few widths (grid4, blocks8). The mean of "
+        f"{len(_STAIRCASE)} widths is the mean accuracy of the networks that really "
+        "run at evenly spaced widths. The mean of 4 widths is the mean accuracy at 1, "
+        "0.75, 0.5 and 0.25."
     )
     changes = {run.label: _changes(run.recipe) for run, _ in finished}
     told = [f"- {label}: {text}" for label, text in changes.items() if text]
@@ -423,14 +431,16 @@ def individual(finished: Sequence[Finished]) -> Table:
                 ]
             )
     head = [
-        *("plain network with", "filters", "plain", "AWN+RS"),
-        *("plain, awn train's", "AWN, awn train's", "their seeds", "MACs", "weights"),
+        *("plain network with", "filters", "paper's recipe: plain"),
+        *("paper's recipe: AWN+RS", "`awn train`: plain", "`awn train`: AWN"),
+        *("seeds of these four", "MACs of the plain network"),
+        "weights of the plain network",
     ]
     note = (
-        "AWN: at that width, of one training for all widths. Plain and AWN+RS: the "
-        "paper's recipe; a plain network has one loss at the rate at which AWN+RS sums "
-        "four. awn train's: the recipe that `awn train` starts from, of which a plain "
-        "network has the rate, the schedule and the decay. It was chosen for AWNs on "
-        "this test set, and not tuned for plain networks."
+        "AWN: accuracy at that width, after one training for all widths. Paper's "
+        "recipe: a plain network has one loss, at the rate at which AWN+RS sums four. "
+        "`awn train`: the recipe that `awn train` starts from. The plain network takes "
+        "its rate, schedule and decay. This recipe was chosen for AWNs on this test "
+        "set, and was not tuned for plain networks."
     )
     return Table(head, rows, [*_notes(finished), note])
