@@ -259,7 +259,7 @@ def test_table_2_sets_ours_beside_the_papers(tmp_path):
     # The invented networks have four MACs.
     assert rows["AWN+RS"][4:] == ["88.50 ± 0.71", "94.50 ± 0.71", "0.00 M"]
     assert list(rows)[-3:] == ["US-Net (4w)", "US-Net (10w)", "US-Net (20w)"]
-    assert "seeds 0, 1" in "\n".join(table.notes)
+    assert "Seeds 0, 1" in "\n".join(table.notes)
 
 
 def test_what_is_not_finished_is_a_dash(tmp_path):
@@ -313,7 +313,8 @@ def test_at_equal_macs_the_widest_network_that_fits_is_told(tmp_path):
         (tmp_path / f"{run.name}.json").write_text(json.dumps(result))
     table = at_equal_macs(finished_runs(runs, tmp_path))
     # Between the four widths the network of the next smaller one is what runs.
-    assert table.head[2:] == ["1.00 M", "2.00 M", "3.00 M", "4.00 M", "8.00 M"]
+    millions = ("1.00", "2.00", "3.00", "4.00", "8.00")
+    assert table.head[2:] == [f"at most {one} M MACs" for one in millions]
     rows = {row[0]: row[1:] for row in table.rows}
     deviation = " ± 0.71"  # of seeds that differ by a point
     assert rows["S-Net"] == [
