@@ -1,10 +1,10 @@
-"""Where which digits are: a detector at any width, the paper's future work.
+"""Finds digits in an image: a detector at any width, the paper's future work.
 
     python examples/detection.py [--quick]
 
-One to three of scikit-learn's digits lie in an image. As in CenterNet (Zhou et al.,
-2019), the network says for each of 12x12 places whether a digit has its centre there,
-and which. Writes a picture, and a TFLite file of four widths.
+An image contains one to three of scikit-learn's digits. As in CenterNet (Zhou et al.,
+2019), the network says for each of 12x12 places whether a digit has its center there,
+and which digit. Writes a picture, and a TFLite file of four widths.
 """
 
 import sys
@@ -24,7 +24,7 @@ QUICK = "--quick" in sys.argv  # a few steps only
 
 
 def scenes(digits, labels, count, rng):
-    """Images `(count, 48, 48, 1)`, and maps of the centres `(count, 12, 12, 10)`."""
+    """Images `(count, 48, 48, 1)`, and maps of the centers `(count, 12, 12, 10)`."""
     images = rng.uniform(0, 0.4, (count, SIZE, SIZE, 1)).astype("float32")
     centres = np.zeros((count, SIZE // CELL, SIZE // CELL, 10), "float32")
     for i in range(count):
@@ -43,7 +43,7 @@ def network():
     for filters, strides in ((32, 2), (64, 2), (64, 1), (64, 1)):
         x = TriConv2D(filters, 3, strides=strides, padding="same", use_bias=False)(x)
         x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
-    rare = keras.initializers.Constant(-4.0)  # most places have no centre
+    rare = keras.initializers.Constant(-4.0)  # most places have no center
     scores = keras.layers.Conv2D(10, 3, padding="same", bias_initializer=rare)
     outputs = keras.layers.Activation("sigmoid")(scores(x))
     return AnyWidthModel(inputs, outputs, min_width=0.25)

@@ -1,11 +1,11 @@
-"""Which word was said: recurrent layers over a spectrogram, at any width.
+"""Recognizes a word: recurrent layers over a spectrogram, at any width.
 
     python examples/keyword_spotting.py [--data FOLDER] [--quick]
 
-FOLDER has a folder of WAV files for each word, as Google's Speech Commands. Without
-FOLDER, five "words" are made up: whistles in noise. The model takes the sound itself,
-1 s of 16,000 samples, so that an app has nothing to compute. Writes a picture, and a
-TFLite file of four widths.
+FOLDER has a folder of WAV files for each word, like Google's Speech Commands. Without
+FOLDER, the script makes up five "words": whistles in noise. The model takes the sound
+itself, 1 s of 16,000 samples, so an app has nothing to compute. Writes a picture, and
+a TFLite file of four widths.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def made_up(count, rng):
 
 
 def words_of(folder):
-    """Sounds and labels of a folder of WAV files: to train on, and to test on."""
+    """Sounds and labels of a folder of WAV files, for training and for the test."""
     split = {"validation_split": 0.2, "subset": "both", "seed": 0}
     parts = keras.utils.audio_dataset_from_directory(
         folder, output_sequence_length=RATE, **split

@@ -2,10 +2,11 @@
 
     python examples/own_layer.py [--quick]
 
-A gate looks at each channel's mean over the image and lets it through in part. It reads
-its own channel only, so that a channel stays the same at every width: it needs two
-weights for each channel, and a rule that says which axis of them the channels are.
-Writes a picture: accuracy of a network with the gates at all widths.
+A gate multiplies each channel by a number that depends on the channel's mean over the
+image. The gate reads its own channel only, so the channel stays the same at every
+width. The gate has two weights for each channel, and a rule that says which axis of
+these weights is the channels. Writes a picture: the accuracy of a network with gates at
+all widths.
 """
 
 import sys
@@ -35,7 +36,7 @@ class ChannelGate(keras.layers.Layer):
         return x * keras.ops.sigmoid(mean * self.scale + self.offset)
 
 
-# What the library must know: the last axis of both weights is the channels.
+# The rule: the last axis of both weights is the channels.
 register_width_rule(ChannelGate, WidthRule(in_axes={"scale": -1, "offset": -1}))
 
 

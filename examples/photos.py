@@ -1,11 +1,11 @@
-"""What is on a photo: a pretrained network, fine-tuned for four widths.
+"""Recognizes photos: a pretrained network, fine-tuned for four widths.
 
     python examples/photos.py FOLDER [--quick]
 
-FOLDER has a folder of photos for each class. It needs `pip install "awn_keras[all,
-pretrained]"`. At the command line the same is `awn train --data FOLDER`; docs/photos.md
-has the times. Writes a picture, and a TFLite file for an app: pixels in, probabilities
-out, names of classes inside.
+FOLDER has a folder of photos for each class. Install `"awn_keras[all,pretrained]"`
+first. `awn train --data FOLDER` does the same in the shell, and docs/photos.md has the
+times. Writes a picture, and a TFLite file for an app: pixels in, probabilities out,
+names of classes inside.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main():
     train = data.train(8 if args.quick else 32)
     steps = epochs * len(train)
     base = efficientnet_lite0(data.input_shape, data.classes, weights="imagenet")
-    # Turned so that narrow widths keep most of what ImageNet taught; the entries that
+    # Rotated, so that narrow widths keep most of the ImageNet weights. The weights that
     # the triangle forbids fade out during the first 70 % of the steps.
     base = rotate_channels(base, train)
     trained = {"order": "reading", "fade": steps * 7 // 10, "bn_momentum": 0.95}

@@ -1,9 +1,9 @@
-"""Which pixels belong to the digit: a U-Net that was converted, at any width.
+"""Finds the pixels of a digit: a converted U-Net, at any width.
 
     python examples/segmentation.py [--quick]
 
-Scikit-learn's digits are put somewhere on noise; the mask is where the ink is. Writes a
-picture, and a TFLite file of four widths.
+An image is one of scikit-learn's digits at a random place on noise, and the mask is its
+ink. Writes a picture, and a TFLite file of four widths.
 """
 
 import sys
