@@ -537,7 +537,7 @@ def in_short() -> str:
         [
             "training",
             "one run for each network",
-            f"one run, in which a step takes {longer:.1f}x as long as for the largest "
+            f"one run; each step takes {longer:.1f}x as long as a step of the largest "
             "plain network",
         ],
     ]
