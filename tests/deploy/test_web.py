@@ -462,7 +462,7 @@ class TestPage(InABrowser):
         )
         page.find("try-gpu").click()
         page.wait("document.getElementById('gpu-says').textContent.includes('runs of')")
-        assert "is not offered" in page.text("gpu-says")
+        assert "you cannot choose it" in page.text("gpu-says")
         assert not page.find("gpu").is_displayed()
 
     def test_the_camera_is_looked_at_until_it_is_stopped(self, site, page):

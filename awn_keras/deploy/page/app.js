@@ -106,7 +106,8 @@ function describe() {
   const several = widths.length > 1;
   find("lead").textContent = several
     ? `One file with ${widths.length} networks in it, from width ${widths[0].width} to ` +
-      `${widths.at(-1).width}: less work, or a surer answer. Move the slider.`
+      `${widths.at(-1).width}. Move the slider: a narrow width is faster, a wide width is ` +
+      "more accurate."
     : "A file of one width.";
   find("chooser").hidden = find("all").hidden = !several;
   slider.max = widths.length - 1;
@@ -139,8 +140,8 @@ function describe() {
   find("gpu").hidden = true;
   find("try-gpu").hidden = !core.getWebGpuDevice();
   find("gpu-says").textContent = find("try-gpu").hidden
-    ? "This browser offers no GPU."
-    : "The GPU is offered once its answers were compared with the processor's.";
+    ? "This browser gives no access to a GPU."
+    : "Before you can choose the GPU, the page compares its answers with those of the processor.";
   document.querySelector("input[value=wasm]").checked = true;
   showWidth();
   showAnswer();
@@ -393,7 +394,7 @@ async function checkGpu() {
     const right = difference <= TOLERANCE;
     says.textContent = right
       ? `The GPU answers as the processor does: ${told}.`
-      : `The GPU of this device answers otherwise, and is not offered: ${told}.`;
+      : `The GPU of this device gives other answers, so you cannot choose it: ${told}.`;
     find("gpu").hidden = !right;
     button.hidden = true;
   } catch (error) {
