@@ -1,4 +1,4 @@
-"""The triangle: which kernel entries may be other than zero."""
+"""The triangle: the kernel entries that may be other than zero."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import numpy as np
 from awn_keras.errors import ArgumentError
 from awn_keras.widths import channel_grades
 
-#: What forbidden entries are multiplied by while a step trains; `None` for 0.
+#: Factor on forbidden entries during a training step; `None` means 0.
 _share: ContextVar[Any] = ContextVar("share_of_forbidden_entries", default=None)
 
 
 @contextmanager
 def forbidden_entries_act(share: Any) -> Iterator[None]:
-    """A context in which forbidden entries of kernels act in part: a training step.
+    """A context for a training step, in which forbidden entries act in part.
 
     Args:
-        share: What they are multiplied by, a scalar in [0, 1]; constraints let them be
-            until it is 0. `None` for the triangle as it is everywhere else.
+        share: Factor on forbidden entries, a scalar in [0, 1]. Constraints keep the
+            entries until the factor is 0. `None` keeps the strict triangle.
 
     Yields:
         Nothing.
@@ -37,15 +37,16 @@ def forbidden_entries_act(share: Any) -> Iterator[None]:
 
 
 def forbidden_part(kernel: Any, *, acting: bool) -> Any:
-    """What stands in the place of a kernel's forbidden entries.
+    """Values for the forbidden entries of a kernel.
 
     Args:
         kernel: The kernel, a tensor.
-        acting: Whether to give what acts in a forward pass, or what an optimizer's
-            step leaves in the variable.
+        acting: `True` for the values that act in a forward pass, `False` for those that
+            stay in the variable after an optimizer step.
 
     Returns:
-        Zeros; in a step in which forbidden entries act a tensor like the kernel.
+        A tensor of the shape of `kernel`: zeros, or the scaled kernel inside
+        `forbidden_entries_act`.
     """
     share = _share.get()
     if share is None:
@@ -57,11 +58,12 @@ def forbidden_part(kernel: Any, *, acting: bool) -> Any:
 def triangular_mask(
     in_grades: Sequence[float] | np.ndarray, out_grades: Sequence[float] | np.ndarray
 ) -> np.ndarray:
-    """Says which input channels each output channel may read.
+    """Computes the mask of a kernel: the inputs that each output may read.
 
-    An output channel may read an input channel if that is active at every width at
-    which it is itself active: `in_grade <= out_grade`. For equal layers this is the
-    lower triangle of the paper, transposed since Keras kernels are `(in, out)`.
+    An output channel may read an input channel that is active at every width at which
+    the output channel is active: `in_grade <= out_grade`. For layers of equal size this
+    is the lower triangle of the paper, transposed because Keras kernels are `(in,
+    out)`.
 
     Args:
         in_grades: Grades of the input channels, `(in_channels,)`.
@@ -104,18 +106,21 @@ def unpack_grades(
 
 
 def check_grades(grades: np.ndarray | None, name: str) -> None:
-    """Raises a ValueError if a grade is outside [0, 1].
+    """Checks that all grades are in [0, 1].
 
     Args:
-        grades: What the user gave, as `unpack_grades` reads it.
-        name: What to call it in the message.
+        grades: The user's grades, as an array from `unpack_grades`.
+        name: Name of the argument for the message.
+
+    Raises:
+        ValueError: If a grade is outside [0, 1].
     """
     if grades is not None and not ((grades >= 0) & (grades <= 1)).all():
         raise ArgumentError(f"{name} must be in [0, 1]. Received: {grades.tolist()}")
 
 
 def staircase_grades(channels: int) -> np.ndarray:
-    """Grades of a layer that is in no any-width model, as the paper has them."""
+    """Grades of a layer outside of any-width models: the paper's staircase."""
     return channel_grades(channels, staircase="paper")
 
 
@@ -123,31 +128,31 @@ def staircase_grades(channels: int) -> np.ndarray:
 class LowerTriangular(keras.constraints.Constraint):
     """Kernel constraint that sets forbidden entries to zero after each update.
 
-    A Keras constraint acts only after an optimizer step, so that initial, loaded and
-    averaged weights escape it: the Tri layers also mask their kernel in the forward
-    pass.
+    Keras applies a constraint only after an optimizer step, not to initial, loaded or
+    averaged weights. So the Tri layers also mask their kernels in the forward pass.
 
     Args:
         in_grades: Grades of the input channels, `(in_channels,)`. `None` for the
             paper's staircase, `channel_grades(in_channels, staircase="paper")`.
-        out_grades: Grades of the output channels, likewise.
+        out_grades: Grades of the output channels, `(out_channels,)`. `None` takes the
+            paper's staircase.
         inner: Constraint that is applied first, such as `keras.constraints.MaxNorm`.
-        in_axis: Axis of the kernel that has the input channels, counted from the last
-            one, which is -1. Those of `keras.layers.Conv2DTranspose` are `(..., out,
-            in)`, and those of attention `(in, heads, key_dim)`.
-        out_axis: Axis of the output channels, likewise.
-        depth_multiplier: How many neighbouring inputs of the kernel come from each
-            input channel and so have its grade, as those of a pointwise kernel behind
-            a depthwise one; an integer of at least 1.
-        groups: In how many groups a convolution has its channels, each with a triangle
-            of its own and the same grades; an integer of at least 1.
-        gates: How many times all output channels lie side by side on their axis, as in
-            the kernel `(in, gates * units)` of a recurrent layer; an integer of at
-            least 1.
+        in_axis: Axis of the input channels in the kernel, counted from the last axis,
+            which is -1. A kernel of `keras.layers.Conv2DTranspose` is `(..., out, in)`,
+            and one of attention `(in, heads, key_dim)`.
+        out_axis: Axis of the output channels in the kernel, counted from the last axis.
+        depth_multiplier: Number of neighbouring entries of the input axis for each
+            input channel, at least 1. A pointwise kernel after a depthwise convolution
+            has several.
+        groups: Number of groups of a convolution, at least 1. Each group has its own
+            triangle; all groups have equal grades.
+        gates: How many times the output axis repeats all output channels, at least 1,
+            as in the kernel `(in, gates * units)` of a recurrent layer.
 
     Raises:
-        ValueError: If a grade is outside [0, 1], `in_axis` and `out_axis` are not two
-            negative numbers, or `depth_multiplier`, `groups` or `gates` is below 1.
+        ValueError: If a grade is outside [0, 1], if `in_axis` and `out_axis` are not
+            two different negative numbers, or if `depth_multiplier`, `groups` or
+            `gates` is below 1.
 
     Examples:
         >>> from awn_keras import LowerTriangular
@@ -204,11 +209,11 @@ class LowerTriangular(keras.constraints.Constraint):
                 entries on `in_axis`, and `gates * out_channels` on `out_axis`.
 
         Returns:
-            bool array of the kernel's sizes on these two axes, and 1 on those between
-            and after them. It broadcasts against the kernel.
+            bool array that broadcasts against the kernel. It has the kernel's sizes on
+            `in_axis` and `out_axis`, and size 1 on axes between and after these two.
 
         Raises:
-            ValueError: If the grades do not belong to a kernel of this shape.
+            ValueError: If the grades do not fit the shape.
         """
         inputs, outputs = shape[self.in_axis], shape[self.out_axis]
         in_grades, out_grades = self._of_a_group("in_grades"), self.out_grades
@@ -217,31 +222,31 @@ class LowerTriangular(keras.constraints.Constraint):
         if out_grades is None:
             staircase = staircase_grades(outputs // (self.groups * self.gates))
             out_grades = np.tile(staircase, self.groups)
-        self._of_a_group("out_grades")  # must be the same in each
+        self._of_a_group("out_grades")  # raises if groups differ
         mask = triangular_mask(
             np.repeat(in_grades, self.depth_multiplier),
             np.tile(out_grades, self.gates),
         )
         if mask.shape != (inputs, outputs):
             raise ArgumentError(
-                f"`in_grades` and `out_grades` are for {len(in_grades)} and "
-                f"{len(out_grades)} channels, and must be as many as the kernel has. "
-                f"Received: a kernel of shape {tuple(shape)}, {self._layout()}"
+                "`in_grades` and `out_grades` must have one grade for each channel of "
+                f"the kernel. Received: {len(in_grades)} and {len(out_grades)} grades "
+                f"for a kernel of shape {tuple(shape)}, {self._layout()}"
             )
         sizes = [1] * -min(self.in_axis, self.out_axis)
         sizes[self.in_axis], sizes[self.out_axis] = inputs, outputs
         return (mask.T if self.in_axis > self.out_axis else mask).reshape(sizes)
 
     def _of_a_group(self, name: str) -> np.ndarray | None:
-        """Grades of the channels of one group, which has those of each other."""
+        """Grades of one group of channels; all groups have equal grades."""
         grades = getattr(self, name)
         if grades is None or self.groups == 1:
             return grades
         size = len(grades) // self.groups
         if not np.array_equal(grades, np.tile(grades[:size], self.groups)):
             raise ArgumentError(
-                f"`{name}` must be the same in each of the {self.groups} groups, as "
-                f"groups narrow together. Received: {name}={grades.tolist()}"
+                f"`{name}` must be equal in each of the {self.groups} groups, because "
+                f"all groups narrow together. Received: {name}={grades.tolist()}"
             )
         return grades[:size]
 
@@ -253,7 +258,7 @@ class LowerTriangular(keras.constraints.Constraint):
         return f"(..., {', '.join(sizes)})"
 
     def __call__(self, w: Any) -> Any:
-        """Returns the kernel with its forbidden entries at zero."""
+        """Applies `inner`, then sets the forbidden entries to zero."""
         if self.inner is not None:
             w = self.inner(w)
         w = keras.ops.convert_to_tensor(w)
@@ -274,7 +279,7 @@ class LowerTriangular(keras.constraints.Constraint):
         }
 
 
-#: Squarings of a Gram matrix; as 64 steps of power iteration.
+#: Squarings of the Gram matrix. Six squarings are as good as 64 power iterations.
 _SQUARINGS = 6
 
 
@@ -282,14 +287,14 @@ _SQUARINGS = 6
 class UnitSpectralNorm(keras.constraints.Constraint):
     """Kernel constraint that divides a kernel by its largest singular value.
 
-    What `keras.layers.SpectralNormalization` does to the kernel before each step of
-    training, this does after it. `to_any_width` puts the layer inside of the wrapper,
-    with this constraint, in its place. A Tri layer's kernel is divided by the norm of
-    all of it, once for all widths; the part that a width has is not longer than the
-    whole, so that the norm is at most 1 at every width. `slim` leaves the constraint
-    out, as a part would have another norm.
+    `keras.layers.SpectralNormalization` divides the kernel before each training step;
+    this constraint divides it after each step. `to_any_width` replaces that wrapper by
+    its inner layer with this constraint. The whole kernel of a Tri layer is divided by
+    one norm. The norm of the active part is at most the norm of the whole, so the norm
+    is at most 1 at every width. `slim` drops the constraint, because a part of the
+    kernel has another norm.
 
-    The kernel is seen as a matrix of `shape[-1]` columns, as Keras sees it.
+    The kernel is reshaped to a matrix with `shape[-1]` columns, as in Keras.
 
     Examples:
         >>> import numpy as np
@@ -305,14 +310,14 @@ class UnitSpectralNorm(keras.constraints.Constraint):
     """
 
     def __call__(self, w: Any) -> Any:
-        """Returns the kernel divided by its norm; one of zeros stays."""
+        """Returns the kernel divided by its norm; a kernel of zeros does not change."""
         ops, epsilon = keras.ops, keras.config.epsilon()
         w = ops.convert_to_tensor(w)
         dtype = keras.backend.result_type(w.dtype, "float32")
         matrix = ops.reshape(ops.cast(w, dtype), (-1, w.shape[-1]))
         power = ops.matmul(ops.transpose(matrix), matrix)
         for _ in range(_SQUARINGS):
-            # Squares of large numbers overflow; the direction is all that counts.
+            # Only the direction matters. Without this division, squares would overflow.
             power = power / ops.maximum(ops.max(ops.abs(power)), epsilon)
             power = ops.matmul(power, power)
         start = np.random.default_rng(0).normal(size=(w.shape[-1], 1))

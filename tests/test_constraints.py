@@ -175,12 +175,12 @@ def test_a_depth_multiplier_below_one_is_refused():
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3)])
 def test_grades_of_another_transposed_kernel_are_refused(shape):
     constraint = LowerTriangular([0.0, 0.5], [0.0, 0.5], in_axis=-1, out_axis=-2)
-    with pytest.raises(ValueError, match=r"as the kernel has.*\(\.\.\., out, in\)"):
+    with pytest.raises(ValueError, match=r"channel of the kernel.*\(\.\.\., out, in\)"):
         constraint.mask(shape)
 
 
 def test_grades_of_another_kernel_are_refused():
-    with pytest.raises(ValueError, match="must be as many as the kernel has"):
+    with pytest.raises(ValueError, match="one grade for each channel of the kernel"):
         LowerTriangular([0.0, 0.5], [0.0, 0.5])(keras.ops.ones((3, 2)))
 
 

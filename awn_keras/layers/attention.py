@@ -17,11 +17,11 @@ from awn_keras.layers.parts import NO_KERNELS, OfParts
 
 
 def head_grades(out_grades: np.ndarray, heads: int) -> np.ndarray:
-    """Gives the heads of attention their grades.
+    """Computes the grades of attention heads from those of the output channels.
 
-    The output channels, in the order of their grades, are shared out among the heads. A
-    head has the grade of the last channel of its share, so that as many heads are there
-    as there are whole shares. The first head is always there.
+    The output channels, in the order of their grades, are divided evenly among the
+    heads. The grade of a head is the grade of the last channel in its share. So a head
+    is active when its whole share is active. The first head is active at every width.
 
     Args:
         out_grades: Grades of the output channels, `(out_channels,)`.
@@ -42,16 +42,17 @@ def head_grades(out_grades: np.ndarray, heads: int) -> np.ndarray:
 
 
 class _Heads(OfParts):
-    """Mixin for a stock attention layer; comes before it.
+    """Mixin for a stock attention layer. Put it first among the bases.
 
-    Its projections are layers of its own, which become triangular when the stock layer
-    makes them.
+    The projections of attention are inner layers. They become triangular when the stock
+    layer creates them.
     """
 
     kernels = NO_KERNELS
     stock_class: type[keras.Layer]
 
-    #: Attributes of the projections that make heads, and of the one that reads them.
+    #: Attributes of the projections that make heads, and of the projection that reads
+    #: the heads.
     _of_inputs: tuple[str, ...] = (
         "_query_dense",
         "_key_dense",
@@ -86,26 +87,27 @@ class _Heads(OfParts):
 
     @property
     def in_grades(self) -> np.ndarray | None:
-        """Grades of the input channels, float64; `None` for the standard ones."""
+        """Grades of the input channels, float64; `None` for the paper's staircase."""
         return self._in_grades
 
     @property
     def out_grades(self) -> np.ndarray | None:
-        """Grades of the output channels, float64; `None` for the standard ones."""
+        """Grades of the output channels, float64; `None` for the paper's staircase."""
         return self._out_grades
 
     def narrowing_heads(self) -> int:
-        """Number of heads that come and go, each with those that share its keys."""
+        """Number of heads that come and go; a group that shares keys counts once."""
         raise NotImplementedError
 
     def heads_for(self, channels: np.ndarray) -> int:
-        """Counts the heads that are there while some output channels are.
+        """Counts the heads that are active together with some output channels.
 
         Args:
-            channels: Places of the output channels, `(n,)`.
+            channels: Indices of the active output channels, `(n,)`.
 
         Returns:
-            A number of `narrowing_heads`, which are there from the first one on.
+            The number of active heads, at most `narrowing_heads()`. Active heads are
+            the first ones.
         """
         if self._out_grades is None or not len(channels):
             return self.narrowing_heads()
@@ -113,7 +115,7 @@ class _Heads(OfParts):
         return int((grades <= self._out_grades[channels].max()).sum())
 
     def parts(self) -> dict[str, TriangularKernel]:
-        """The projections, once they are there."""
+        """The projections that exist; all of them once the layer is built."""
         names = (*self._of_inputs, self._of_heads)
         layers = [getattr(self, name, None) for name in names]
         return {f"{part.name}/": part for part in layers if part is not None}
@@ -124,15 +126,19 @@ class _Heads(OfParts):
         value_shape: Sequence[int | None],
         key_shape: Sequence[int | None] | None = None,
     ) -> None:
-        """Makes the projections, with the triangles of the grades."""
+        """Creates the projections, with the triangles of the grades.
+
+        Raises:
+            ValueError: If `in_grades` do not fit the channels of an input.
+        """
         key_shape = key_shape or value_shape
         shapes = {"query": query_shape, "value": value_shape, "key": key_shape}
         for name, shape in shapes.items():
             if self._in_grades is not None and shape[-1] != len(self._in_grades):
                 raise ArgumentError(
-                    f"{self._title()}: `in_grades` are for {len(self._in_grades)} "
-                    "channels, which `query`, `value` and `key` must have. Received: "
-                    f"`{name}` of shape {tuple(shape)}"
+                    f"{self._title()}: `query`, `value` and `key` must have "
+                    f"{len(self._in_grades)} channels, one for each of `in_grades`. "
+                    f"Received: `{name}` of shape {tuple(shape)}"
                 )
         self._channels = {
             f"_{name}_dense": int(shapes[name][-1] or 0) for name in shapes
@@ -141,14 +147,16 @@ class _Heads(OfParts):
         super().build(query_shape, value_shape, key_shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Makes a projection triangular before it has weights."""
+        """Makes a projection triangular before the projection has weights."""
+        # The stock layer creates its projections in a long `build`. Changing their
+        # class on assignment avoids a copy of that method.
         if name in (*self._of_inputs, self._of_heads):
             value.__class__ = TriEinsumDense
             value._init_triangle(*self._grades_of(name, value))
         super().__setattr__(name, value)
 
     def _grades_of(self, name: str, part: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Grades of what a projection reads, and of what it gives."""
+        """Grades of a projection's inputs, and of its outputs."""
         out_grades = self._out_grades
         if out_grades is None:
             out_grades = staircase_grades(self._output_channels())
@@ -174,7 +182,7 @@ class _Heads(OfParts):
         *,
         keeps_forbidden: bool = False,
     ) -> None:
-        """Gives the layer its place in an any-width model, once; see the base."""
+        """Sets the layer's grades, once; see `TriangularKernel.set_grades`."""
         for part in self.parts().values():
             part.keeps_forbidden = keeps_forbidden
         TriangularKernel.set_grades(
@@ -193,43 +201,43 @@ class _Heads(OfParts):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriMultiHeadAttention(_Heads, keras.layers.MultiHeadAttention):
-    """Attention of which whole heads come and go.
+    """Multi-head attention whose heads come and go as a whole.
 
-    A `keras.layers.MultiHeadAttention` with masked kernels. Each head has a grade, as
-    `head_grades` shares out the output channels: with half of the channels half of the
-    heads are there, rounded down, and the first one always. A head reads input channels
-    whose grade is at most its own, and an output channel reads heads whose grade is at
-    most its own. So what a head attends to, and the value of a channel, are the same at
-    every width. If every grade is 0 the layer is `keras.layers.MultiHeadAttention`.
+    A `keras.layers.MultiHeadAttention` with masked kernels. Each head has a grade: see
+    `awn_keras.layers.attention.head_grades`. With half of the channels, half of the
+    heads are active, rounded down, but at least the first head. A head reads input
+    channels whose grade is at most its own, and an output channel reads heads whose
+    grade is at most its own. So the attention of a head and the value of a channel are
+    the same at every width. If every grade is 0, the layer computes what
+    `keras.layers.MultiHeadAttention` computes.
 
-    Channels that come after the last head are read by none: heads should be at least
-    two, better as many as there are widths.
+    A head does not read input channels that appear later than the head. So use at least
+    two heads, better as many heads as widths.
 
     Args:
-        num_heads: As in `keras.layers.MultiHeadAttention`, and so are all arguments
-            that are not listed here.
-        key_dim: See `num_heads`.
-        value_dim: See `num_heads`.
-        dropout: See `num_heads`.
-        use_bias: See `num_heads`.
-        output_shape: See `num_heads`. One number in an `AnyWidthModel`.
-        attention_axes: See `num_heads`.
-        sliding_window: See `num_heads`.
-        flash_attention: See `num_heads`.
-        kernel_initializer: See `num_heads`. `VarianceScaling` initializers use the
+        num_heads: As in `keras.layers.MultiHeadAttention`.
+        key_dim: As in Keras.
+        value_dim: As in Keras.
+        dropout: As in Keras.
+        use_bias: As in Keras.
+        output_shape: As in Keras. In an `AnyWidthModel` it must be a single number.
+        attention_axes: As in Keras.
+        sliding_window: As in Keras.
+        flash_attention: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use the
             fan-in of each head, and of each output channel.
-        bias_initializer: See `num_heads`.
-        kernel_regularizer: See `num_heads`.
-        bias_regularizer: See `num_heads`.
-        activity_regularizer: See `num_heads`.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `num_heads`.
-        use_gate: See `num_heads`.
-        seed: See `num_heads`.
+        bias_constraint: As in Keras.
+        use_gate: As in Keras.
+        seed: As in Keras.
         in_grades: Grades of the channels of `query`, `value` and `key`,
-            `(in_channels,)`, each in [0, 1]. `None` for the paper's staircase; then
-            `out_grades` too.
-        out_grades: Grades of the output channels, `(out_channels,)`, likewise.
+            `(in_channels,)`, each in [0, 1]. `None` takes the paper's staircase. Give
+            both grades or neither.
+        out_grades: Grades of the output channels, `(out_channels,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -240,7 +248,8 @@ class TriMultiHeadAttention(_Heads, keras.layers.MultiHeadAttention):
         `(batch, ..., out_channels)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If only one of the grades is given, or they do not fit the channels.
+        ValueError: If only one of `in_grades` and `out_grades` is given, or if the
+            grades do not fit the channels.
 
     Examples:
         >>> import numpy as np
@@ -304,7 +313,7 @@ class TriMultiHeadAttention(_Heads, keras.layers.MultiHeadAttention):
         self._init_triangle(in_grades, out_grades)
 
     def narrowing_heads(self) -> int:
-        """Number of heads that come and go: all, each by itself."""
+        """Number of heads: each head comes and goes alone."""
         return self.num_heads
 
     def _query_heads(self) -> int:
@@ -316,34 +325,34 @@ class TriMultiHeadAttention(_Heads, keras.layers.MultiHeadAttention):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriGroupQueryAttention(_Heads, keras.layers.GroupQueryAttention):
-    """Grouped-query attention of which whole groups of heads come and go.
+    """Grouped-query attention whose groups of heads come and go as a whole.
 
-    A `keras.layers.GroupQueryAttention` with masked kernels. The query heads that share
-    a key and a value head are a group; see `TriMultiHeadAttention`, which is the same
-    for groups of one.
+    A `keras.layers.GroupQueryAttention` with masked kernels. A group is all query heads
+    that share a key head and a value head. Groups come and go as the heads of
+    `TriMultiHeadAttention` do.
 
     Args:
-        head_dim: As in `keras.layers.GroupQueryAttention`, and so are all arguments
-            that are not listed here.
-        num_query_heads: See `head_dim`.
-        num_key_value_heads: See `head_dim`. So many groups come and go.
-        dropout: See `head_dim`.
-        use_bias: See `head_dim`.
-        sliding_window: See `head_dim`.
-        flash_attention: See `head_dim`.
-        kernel_initializer: See `head_dim`. `VarianceScaling` initializers use the
+        head_dim: As in `keras.layers.GroupQueryAttention`.
+        num_query_heads: As in Keras.
+        num_key_value_heads: As in Keras. The number of groups.
+        dropout: As in Keras.
+        use_bias: As in Keras.
+        sliding_window: As in Keras.
+        flash_attention: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use the
             fan-in of each head, and of each output channel.
-        bias_initializer: See `head_dim`.
-        kernel_regularizer: See `head_dim`.
-        bias_regularizer: See `head_dim`.
-        activity_regularizer: See `head_dim`.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `head_dim`.
-        use_gate: See `head_dim`.
-        seed: See `head_dim`.
+        bias_constraint: As in Keras.
+        use_gate: As in Keras.
+        seed: As in Keras.
         in_grades: Grades of the channels of `query`, `value` and `key`, `(channels,)`,
-            each in [0, 1]. `None` for the paper's staircase; then `out_grades` too.
-        out_grades: Grades of the output channels, `(channels,)`, likewise.
+            each in [0, 1]. `None` takes the paper's staircase. Give both
+            grades or neither.
+        out_grades: Grades of the output channels, `(channels,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -354,7 +363,8 @@ class TriGroupQueryAttention(_Heads, keras.layers.GroupQueryAttention):
         `(batch, target_steps, channels)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If only one of the grades is given, or they do not fit the channels.
+        ValueError: If only one of `in_grades` and `out_grades` is given, or if the
+            grades do not fit the channels.
 
     Examples:
         >>> import numpy as np
@@ -416,7 +426,7 @@ class TriGroupQueryAttention(_Heads, keras.layers.GroupQueryAttention):
         self._init_triangle(in_grades, out_grades)
 
     def narrowing_heads(self) -> int:
-        """Number of groups that come and go: those of the keys and values."""
+        """Number of groups, which is the number of key and value heads."""
         return self.num_key_value_heads
 
     def _query_heads(self) -> int:

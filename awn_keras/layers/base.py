@@ -1,4 +1,4 @@
-"""What all Tri layers share: the triangle on the kernel of a stock Keras layer."""
+"""The base of all Tri layers: the triangle on the kernel of a stock Keras layer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from awn_keras.errors import ArgumentError, UnsupportedError
 
 @dataclass(frozen=True)
 class KernelAxes:
-    """Where a kernel that mixes channels has them: the one description of it.
+    """The channel axes of a kernel that mixes channels.
 
     Args:
-        inputs: Axis of the input channels, counted from the last one, which is -1.
-        outputs: Axis of the output channels, likewise.
-        depth_multiplier: Name of the layer's attribute that says how many neighbouring
-            entries of the input axis each input channel has. `None` for one.
+        inputs: Axis of the input channels, counted from the last axis, which is -1.
+        outputs: Axis of the output channels, counted from the last axis.
+        depth_multiplier: Name of the layer's attribute that holds the number of
+            neighbouring entries of the input axis for each input channel. `None` means
+            a single entry.
         constraint: Name of the layer's attribute that holds the user's constraint.
-        gates: How many times all output channels lie side by side on their axis, as
-            those of the gates of a recurrent layer do.
-        recurrent: Whether the inputs are the layer's own outputs of the step before.
+        gates: How many times the output axis repeats all output channels. A recurrent
+            layer repeats them for each gate.
+        recurrent: Whether the inputs are the layer's own outputs of the previous step.
     """
 
     inputs: int = -2
@@ -62,15 +63,15 @@ def gated(gates: int) -> dict[str, KernelAxes]:
 class TriangularInitializer(keras.initializers.Initializer):
     """Draws a triangular kernel in which each output channel has its own fan-in.
 
-    `VarianceScaling` initializers (Glorot, He, LeCun) count the input channels that
-    the output channel may read; counting all of them would starve the first output
-    channels, which read few. `Orthogonal` keeps the norm of what each output channel
-    reads: what is left of it is no orthogonal matrix (a triangular one is diagonal),
-    but no channel is starved either. Other initializers say their own scale and keep
-    it.
+    `VarianceScaling` initializers (Glorot, He, LeCun) count only the input channels
+    that the output channel may read. If they counted all input channels, the first
+    output channels, which read few, would get weights that are too small. `Orthogonal`
+    keeps the norm of each output channel's entries. The masked kernel is not orthogonal
+    (an orthogonal triangular matrix is diagonal), but no channel gets weights that are
+    too small. Other initializers keep their own scale.
 
     Args:
-        inner: The initializer that the user chose.
+        inner: The user's initializer.
         triangle: The kernel's constraint.
     """
 
@@ -82,7 +83,7 @@ class TriangularInitializer(keras.initializers.Initializer):
         self.checksum: int | None = None
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """Draws a kernel and remembers its checksum."""
+        """Draws a kernel and stores its checksum."""
         mask = self.triangle.mask(shape)
         axes = self.triangle.in_axis, self.triangle.out_axis
         kernel = self.inner(shape, dtype=dtype)
@@ -94,7 +95,7 @@ class TriangularInitializer(keras.initializers.Initializer):
             kernel = _with_norms_of(whole, kernel, axes[1])
         try:
             self.checksum = checksum(kernel)
-        except TypeError:  # JAX traces a layer before it has weights, and draws again
+        except TypeError:  # JAX traces the build with abstract values, then draws again
             self.checksum = None
         return kernel
 
@@ -105,15 +106,15 @@ def _fan_scale(
     axes: tuple[int, int],
     shape: Sequence[int],
 ) -> np.ndarray:
-    """Per output channel: standard deviation wanted over the one drawn.
+    """For each output channel: the wanted standard deviation over the drawn one.
 
-    A channel that reads everything keeps the scale of the plain layer, whose fans
-    for a transposed kernel Keras counts the other way round.
+    A channel that reads all inputs keeps the scale of the plain layer. (For a
+    transposed kernel, Keras swaps fan-in and fan-out.)
 
     Args:
-        initializer: What draws the kernel.
-        mask: What is allowed of it.
-        axes: Axes of the input and the output channels, counted from the last.
+        initializer: The initializer that draws the kernel.
+        mask: The allowed entries of the kernel.
+        axes: Axes of the input and the output channels, counted from the last axis.
         shape: The kernel's shape.
     """
     mode = getattr(initializer, "mode", None)
@@ -123,8 +124,8 @@ def _fan_scale(
     ):
         return np.ones([1] * mask.ndim)
     in_axis, out_axis = axes
-    # The window (rows times cols) is a factor of all fans, and cancels. Each channel
-    # of an einsum may have several entries, which its initializer is told of.
+    # The window (rows times cols) is a factor of all fans, and cancels. A channel of an
+    # einsum may have several entries; `EinsumDense` tells its initializer their axes.
     of_fan_in, of_fan_out = (
         math.prod(shape[i] for i in given) / shape[axis] if given else 1.0
         for given, axis in zip(_einsum_axes(initializer), axes, strict=True)
@@ -132,7 +133,7 @@ def _fan_scale(
     fan_out = of_fan_out * mask.shape[out_axis] if mode == "fan_avg" else 0
     fan_in = of_fan_in * mask.sum(axis=in_axis, keepdims=True)
     whole = of_fan_in * mask.shape[in_axis]
-    # What reads nothing has no entry to scale.
+    # An output channel that reads nothing has no entry, so its scale does not matter.
     return np.sqrt((whole + fan_out) / np.maximum(fan_in + fan_out, 1))
 
 
@@ -144,7 +145,7 @@ def _einsum_axes(initializer: keras.initializers.Initializer) -> tuple[Any, Any]
 
 
 def _with_norms_of(whole: Any, kernel: Any, out_axis: int) -> Any:
-    """Scales what each output channel reads to the norm that it had in the whole."""
+    """Scales the entries of each output channel to their norm in the whole kernel."""
     rank = len(kernel.shape)
     axes = [axis for axis in range(rank) if axis != rank + out_axis]
     squares = (
@@ -152,15 +153,18 @@ def _with_norms_of(whole: Any, kernel: Any, out_axis: int) -> Any:
         for x in (whole, kernel)
     )
     wanted, norms = (keras.ops.sqrt(x) for x in squares)
-    # Where nothing is read both are 0, and stay so.
+    # For a channel that reads nothing, both norms are 0 and the entries stay 0.
     return kernel * (wanted / keras.ops.maximum(norms, keras.config.epsilon()))
 
 
 class TriangularRegularizer(keras.regularizers.Regularizer):
-    """Regularizes what acts: an assigned or averaged kernel may hold more.
+    """Regularizes the masked kernel only.
+
+    A kernel that was assigned or averaged may hold values in forbidden entries. These
+    values do not act, so they must not count in the penalty.
 
     Args:
-        inner: The regularizer that the user chose.
+        inner: The user's regularizer.
         layer: The layer whose kernel it is.
         name: Name of the kernel.
     """
@@ -181,31 +185,31 @@ class TriangularRegularizer(keras.regularizers.Regularizer):
 
 
 def checksum(kernel: Any) -> int:
-    """Tells an untouched kernel from one that was trained or loaded."""
+    """Checksum of a kernel; it changes if the kernel is trained or loaded."""
     array = keras.ops.convert_to_numpy(kernel)
     return zlib.crc32(array.tobytes())
 
 
 class TriLayer(keras.Layer):
-    """Mixin for a layer that has its place in an any-width model; comes first.
+    """Mixin for a layer that an any-width model gives grades. Put it first.
 
     Subclasses take their grades as last, keyword-only arguments.
     """
 
-    #: Names of the arguments, and attributes, that hold grades.
+    #: Names of the arguments and attributes that hold grades.
     place_arguments: tuple[str, ...] = ("in_grades", "out_grades")
 
-    #: The stock layer that a slimmed model has in place of this one.
+    #: The stock class that replaces this class in a slimmed model.
     stock_class: type[keras.layers.Layer]
 
     @property
     def in_grades(self) -> np.ndarray | None:
-        """Grades of the input channels, float64; `None` if the layer has no place."""
+        """Grades of the input channels, float64; `None` before they are set."""
         raise NotImplementedError
 
     @property
     def out_grades(self) -> np.ndarray | None:
-        """Grades of the output channels, likewise."""
+        """Grades of the output channels, float64; `None` before they are set."""
         raise NotImplementedError
 
     def set_grades(
@@ -215,18 +219,16 @@ class TriLayer(keras.Layer):
         *,
         keeps_forbidden: bool = False,
     ) -> None:
-        """Gives the layer its place in an any-width model, once.
-
-        `AnyWidthModel` calls this.
+        """Sets the layer's grades, once. `AnyWidthModel` calls this method.
 
         Args:
             in_grades: Grades of the input channels, `(in_channels,)`.
             out_grades: Grades of the output channels, `(out_channels,)`.
-            keeps_forbidden: Whether to keep what the triangle forbids, which then
-                acts only in `forbidden_entries_act`.
+            keeps_forbidden: Whether to keep the values of forbidden entries, which then
+                act only inside `forbidden_entries_act`.
 
         Raises:
-            ValueError: If the layer has other grades already.
+            ValueError: If the layer already has other grades.
         """
         grades = (np.asarray(in_grades, float), np.asarray(out_grades, float))
         if self.in_grades is None or self.out_grades is None:
@@ -236,42 +238,41 @@ class TriLayer(keras.Layer):
             and np.array_equal(grades[1], self.out_grades)
         ):
             raise ArgumentError(
-                f"{self._title()} already has its place in a model with other widths "
-                "(min_width, divisor, widths_grid, staircase or stages), or is called "
-                "at two places with different grades. Build a fresh layer; to copy a "
-                "model, `AnyWidthModel.from_config(model.get_config())`."
+                f"{self._title()} already has other grades: it is part of a model with "
+                "other widths (min_width, divisor, widths_grid, staircase or stages), "
+                "or is called at two places with different grades. Build a new layer. "
+                "To copy a model, use `AnyWidthModel.from_config(model.get_config())`."
             )
 
     def _set_place(
         self, in_grades: np.ndarray, out_grades: np.ndarray, keeps_forbidden: bool
     ) -> None:
-        """Takes the grades of a layer that has none yet."""
+        """Stores the grades; `set_grades` calls this once."""
         raise NotImplementedError
 
     def cuts_weights(self) -> bool:
-        """Whether the place of the layer changes what it computes at full width."""
+        """Whether the grades change what the layer computes at full width."""
         raise NotImplementedError
 
     def stock_call(
         self, active: np.ndarray, *, alike: bool = False, **changes: Any
     ) -> Callable[[Any], Any] | None:
-        """What computes some of the channels, where no layer of `stock_class` does.
+        """Returns a function that computes some of the channels, if one is needed.
 
         Args:
-            active: bool array `(out_channels,)`: which channels are there.
-            alike: Whether operations are to be the same for all channels that a width
-                may have.
+            active: bool array `(out_channels,)`: the active channels.
+            alike: Whether to use the same operations for every width.
             **changes: Arguments of the stock layers' constructors: `name`, `dtype`.
 
         Returns:
-            A function from a tensor of the active channels to another, made of stock
-            layers and `keras.ops`, weights included. `None` if a layer of
-            `stock_class` computes the same.
+            `None` if a layer of `stock_class` computes the channels. Otherwise a
+            function from a tensor of the active channels to their outputs. It consists
+            of stock layers, with their weights, and of `keras.ops`.
         """
         return None
 
     def _check_pair(self, in_grades: Any, out_grades: Any) -> None:
-        """Checks that both grades are given, or none."""
+        """Checks that the caller gave both grades, or neither."""
         if (in_grades is None) != (out_grades is None):
             raise ArgumentError(
                 f"{self._title()}: give both `in_grades` and `out_grades`, or "
@@ -282,7 +283,7 @@ class TriLayer(keras.Layer):
         return f"{type(self).__name__} '{self.name}'"
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the parent's config and the grades, run-length encoded."""
+        """Returns the config of the stock layer, and the grades, run-length encoded."""
         return {
             **super().get_config(),
             **{name: pack_grades(getattr(self, name)) for name in self.place_arguments},
@@ -290,19 +291,19 @@ class TriLayer(keras.Layer):
 
 
 class TriangularKernel(TriLayer):
-    """Mixin for a Keras layer with kernels that mix channels; comes before it.
+    """Mixin for a Keras layer with kernels that mix channels. Put it first.
 
-    Subclasses hand `in_grades` and `out_grades` to `_init_triangle` after the parent's
-    constructor, and apply `masked` to each kernel in their forward pass. One whose
-    kernel is not `kernel`, `(..., in, out)`, or that has several, also says its
-    `kernels`.
+    A subclass passes `in_grades` and `out_grades` to `_init_triangle` after the
+    constructor of the stock layer, and applies `masked` to each kernel in its forward
+    pass. A subclass with several kernels, or whose kernel is not a `kernel` of shape
+    `(..., in, out)`, also sets `kernels`.
     """
 
-    #: The weights under a mask, by name; each is an attribute of the layer, too.
+    #: The masked weights, by name. Each name is also an attribute of the layer.
     kernels: Mapping[str, KernelAxes] = PLAIN
 
-    #: Whether forbidden entries are kept, and saved, although they do not act: for a
-    #: training in which they fade out.
+    #: Whether to keep and save the values of forbidden entries, for a training in which
+    #: they fade out.
     keeps_forbidden = False
 
     def _init_triangle(
@@ -313,8 +314,8 @@ class TriangularKernel(TriLayer):
         self._check_pair(in_grades, out_grades)
         if getattr(self, "data_format", None) == "channels_first":
             raise ArgumentError(
-                f"{self._title()}: `data_format` must be 'channels_last', as TFLite "
-                "needs it. Received: data_format='channels_first'"
+                f"{self._title()}: `data_format` must be 'channels_last', because "
+                "TFLite needs this order. Received: data_format='channels_first'"
             )
         if getattr(self, "lora_rank", None):
             raise self._no_lora()
@@ -332,7 +333,7 @@ class TriangularKernel(TriLayer):
         in_grades: Sequence[Any] | np.ndarray | None,
         out_grades: Sequence[Any] | np.ndarray | None,
     ) -> dict[str, LowerTriangular]:
-        """Makes the constraint of each kernel, the user's own inside it."""
+        """Makes the constraint of each kernel; it contains the user's constraint."""
         return {
             name: LowerTriangular(
                 out_grades if axes.recurrent else in_grades,
@@ -348,27 +349,29 @@ class TriangularKernel(TriLayer):
         }
 
     def parts(self) -> dict[str, TriangularKernel]:
-        """What holds the kernels: the layer itself, or layers inside of it.
+        """Returns the objects that hold the kernels: this layer, or its inner layers.
+
+        This is a method because Keras would save the value of a property as a part of
+        the layer.
 
         Returns:
-            By what comes before the names of their kernels. (A property would be
-            saved as a part of the layer.)
+            A dict from the prefix of the kernels' names to the object.
         """
         return {"": self}
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
-        """The mask of each kernel that is there, bool, which broadcasts against it."""
+        """The mask of each built kernel: bool, broadcasts against the kernel."""
         return self._masks
 
     @property
     def in_grades(self) -> np.ndarray | None:
-        """Grades of the input channels, float64; `None` for the standard ones."""
+        """Grades of the input channels, float64; `None` for the paper's staircase."""
         return next(iter(self._triangles.values())).in_grades
 
     @property
     def out_grades(self) -> np.ndarray | None:
-        """Grades of the output channels, float64; `None` for the standard ones."""
+        """Grades of the output channels, float64; `None` for the paper's staircase."""
         return next(iter(self._triangles.values())).out_grades
 
     @property
@@ -390,7 +393,11 @@ class TriangularKernel(TriLayer):
         return getattr(self, name)
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Keras; a kernel gets the triangle in initializer and constraint."""
+        """Adds a weight as in Keras.
+
+        A kernel gets an initializer, a constraint and a regularizer that know its
+        triangle.
+        """
         name = kwargs.get("name")
         if name is None or name not in self.kernels:
             return super().add_weight(*args, **kwargs)
@@ -407,28 +414,33 @@ class TriangularKernel(TriLayer):
     def masked(self, kernel: Any, name: str | None = None) -> Any:
         """Returns a kernel with its forbidden entries at zero.
 
-        (In a training step of a model with `fade`, at a share of what they are.) The
-        optimizer applies a constraint only after an update: an initial, an
-        assigned or an averaged kernel has not been through it.
+        In a training step of a model with `fade`, forbidden entries keep a share of
+        their value. The constraint alone is not enough, because the optimizer applies
+        it only after an update. A kernel that was just created, assigned or averaged
+        may have values in forbidden entries.
 
         Args:
             kernel: The kernel, or a tensor of its shape.
-            name: Its name in `kernels`. `None` for the first.
+            name: Name of the kernel in `kernels`. `None` takes the first.
+
+        Returns:
+            A tensor of the shape and dtype of `kernel`; `kernel` itself if nothing is
+            forbidden.
         """
         mask = self.masks.get(name or next(iter(self.kernels)))
-        if mask is None or mask.all():  # `None` until the kernel is there
+        if mask is None or mask.all():  # `None` before the layer is built
             return kernel
         kernel = keras.ops.convert_to_tensor(kernel)
         return keras.ops.where(mask, kernel, forbidden_part(kernel, acting=True))
 
     def apply_masks(self) -> None:
-        """Sets the forbidden entries of the kernels to zero, for good."""
+        """Sets the forbidden entries of the kernel variables to zero."""
         for part in self.parts().values():
             for name, kernel in part.triangular_variables.items():
                 kernel.assign(part.masked(kernel, name))
 
     def masked_weights(self) -> list[Any]:
-        """The layer's `weights`, kernels without what was left in forbidden entries.
+        """Returns the layer's `weights`, with forbidden entries at zero.
 
         Returns:
             A variable or tensor for each of `weights`.
@@ -443,11 +455,11 @@ class TriangularKernel(TriLayer):
         return [masked.get(id(weight), weight) for weight in self.weights]
 
     def masked_kernel(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the first kernel, masked, and which of its entries are allowed.
+        """Returns the first kernel, masked, and the mask of its channels.
 
         Returns:
-            An array `(..., in, out)` of any class of layer, and a boolean one,
-            `(in, out)`.
+            The kernel, an array `(..., in, out)` whatever the layer's own order of
+            axes, and the mask, a bool array `(in, out)`.
 
         Raises:
             AttributeError: If the layer is not built.
@@ -465,10 +477,10 @@ class TriangularKernel(TriLayer):
         *,
         keeps_forbidden: bool = False,
     ) -> None:
-        """Gives the layer its place in an any-width model; see `TriLayer`.
+        """Sets the layer's grades, once; see `TriLayer.set_grades`.
 
-        A kernel that was neither trained nor loaded is drawn anew for its new fan-in;
-        any other is kept and masked.
+        A kernel that was neither trained nor loaded is drawn again, for its new fan-in.
+        Any other kernel is kept and masked.
         """
         self.keeps_forbidden = keeps_forbidden
         super().set_grades(in_grades, out_grades, keeps_forbidden=keeps_forbidden)
@@ -495,7 +507,7 @@ class TriangularKernel(TriLayer):
         return not all(mask.all() for mask in self.masks.values())
 
     def has_forbidden_entries(self) -> bool:
-        """Whether a kernel has something in its forbidden entries."""
+        """Whether a forbidden entry of a kernel is other than zero."""
         return any(
             bool(np.any(np.where(part.masks[name], 0, keras.ops.convert_to_numpy(k))))
             for part in self.parts().values()
@@ -503,7 +515,7 @@ class TriangularKernel(TriLayer):
         )
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves what acts, the kernels under their masks, and what is to fade out."""
+        """Saves the masked kernels; with `keeps_forbidden`, the whole kernels."""
         if self.keeps_forbidden:
             super().save_own_variables(store)
             return
@@ -514,13 +526,15 @@ class TriangularKernel(TriLayer):
             store[key] = masked.get(id(value), value)
 
     def _with_bias_and_activation(self, outputs: Any) -> Any:
-        """Ends a forward pass as the parent does."""
+        """Adds bias and activation, as the stock layer does."""
         if self.bias is not None:
             outputs = keras.ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: a product of two thin matrices has no triangle.
+        """Refused: a product of two low-rank matrices has no triangle.
+
+        Train the kernel itself, or use LoRA on `slim(model, width)`.
 
         Raises:
             NotImplementedError: Always.
@@ -528,7 +542,9 @@ class TriangularKernel(TriLayer):
         raise self._no_lora()
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: Keras would quantize the kernel past its mask.
+        """Refused: Keras quantizes the kernel without its mask.
+
+        Quantize `slim(model, width)`.
 
         Raises:
             NotImplementedError: Always.
@@ -545,5 +561,5 @@ class TriangularKernel(TriLayer):
     def _no_quantization(self) -> UnsupportedError:
         return UnsupportedError(
             f"{self._title()}: Keras quantization is not supported, because its "
-            "forward pass does not know the mask. Quantize `slim(model, width)`."
+            "forward pass does not apply the mask. Quantize `slim(model, width)`."
         )

@@ -13,37 +13,36 @@ from awn_keras.layers.base import TriangularKernel
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriConv1D(TriangularKernel, keras.layers.Conv1D):
-    """1-D convolution whose output channels read only channels of no larger grade.
+    """1-D convolution: an output reads only input channels of at most its own grade.
 
     `outputs = activation(conv1d(inputs, kernel * mask) + bias)`, with
     `mask[t, s] = in_grade[t] <= out_grade[s]`; see `TriConv2D`, which is the same for
-    images. If every grade is 0 the layer is `keras.layers.Conv1D`.
+    images. If every grade is 0, the layer computes what `keras.layers.Conv1D` computes.
 
     Args:
-        filters: As in `keras.layers.Conv1D`, and so are all arguments that are not
-            listed here.
-        kernel_size: See `filters`.
-        strides: See `filters`.
-        padding: See `filters`; `"causal"` too.
+        filters: As in `keras.layers.Conv1D`.
+        kernel_size: As in Keras.
+        strides: As in Keras.
+        padding: As in Keras; `"causal"` is allowed.
         data_format: `"channels_last"` or `None`.
-        dilation_rate: See `filters`.
-        groups: See `filters`. Each group has a triangle of its own, and all of them the
-            same grades.
-        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
-            by itself (not softmax).
-        use_bias: See `filters`.
-        kernel_initializer: See `filters`. `VarianceScaling` initializers use each
+        dilation_rate: As in Keras.
+        groups: As in Keras. Each group has its own triangle; all groups
+            have equal grades.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use each
             output channel's own fan-in.
-        bias_initializer: See `filters`.
-        kernel_regularizer: See `filters`.
-        bias_regularizer: See `filters`.
-        activity_regularizer: See `filters`.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `filters`.
+        bias_constraint: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)` (of each group); then `out_grades`
-            too.
-        out_grades: Grades of the output channels, `(filters,)`, likewise.
+            `None` takes the paper's staircase, for each group. Give both grades
+            or neither.
+        out_grades: Grades of the output channels, `(filters,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -53,8 +52,9 @@ class TriConv1D(TriangularKernel, keras.layers.Conv1D):
         `(batch, new_steps, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
-            given, or they do not fit the channels or differ between groups.
+        ValueError: If `data_format` is `"channels_first"`, if only one of `in_grades`
+            and `out_grades` is given, or if the grades do not fit the channels or
+            differ between groups.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -115,7 +115,7 @@ class TriConv1D(TriangularKernel, keras.layers.Conv1D):
         self._init_triangle(in_grades, out_grades)
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """Convolves `inputs`, padded if causal, with the masked kernel."""
+        """Convolves `inputs` with the masked kernel; pads the inputs if causal."""
         padding = self.padding
         if padding == "causal":
             past = self.dilation_rate[0] * (self.kernel_size[0] - 1)
@@ -132,13 +132,13 @@ class TriConv1D(TriangularKernel, keras.layers.Conv1D):
 
     def call(self, inputs: Any) -> Any:
         """Returns the outputs `(batch, new_steps, filters)`."""
-        # Of the Keras convolutions only Conv1D convolves past its `convolution_op`.
+        # Only `keras.layers.Conv1D` does not call `convolution_op` in its `call`.
         outputs = self.convolution_op(inputs, self.kernel)
         return self._with_bias_and_activation(outputs)
 
 
 class _Convolution(TriangularKernel):
-    """Mixin for a Keras convolution that convolves by its `convolution_op`."""
+    """Mixin for a Keras convolution whose `call` uses `convolution_op`."""
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Convolves `inputs` with the masked kernel."""
@@ -147,42 +147,42 @@ class _Convolution(TriangularKernel):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriConv2D(_Convolution, keras.layers.Conv2D):
-    """2-D convolution whose output channels read only channels of no larger grade.
+    """2-D convolution: an output reads only input channels of at most its own grade.
 
     `outputs = activation(conv2d(inputs, kernel * mask) + bias)`, with
-    `mask[t, s] = in_grade[t] <= out_grade[s]`. With equally many input and output
-    channels the mask is a triangle: output channel `s` reads input channels `0..s`,
-    so that its values are the same at every width at which it is active. If every
-    grade is 0 the layer is `keras.layers.Conv2D`.
+    `mask[t, s] = in_grade[t] <= out_grade[s]`. The grade of a channel is the smallest
+    width at which the channel is active. With equally many input and output channels
+    the mask is a triangle: output channel `s` reads input channels `0..s`. So the value
+    of an output channel is the same at every width at which the channel is active. If
+    every grade is 0, the layer computes what `keras.layers.Conv2D` computes.
 
-    Alone, or in a plain `keras.Model`, it is an ordinary layer with the standard
-    staircase. In an `AnyWidthModel` it receives the grades of its place in the graph.
+    An `AnyWidthModel` gives the layer its grades. Alone, or in a plain `keras.Model`,
+    the layer has the grades of the paper's staircase.
 
     Args:
-        filters: As in `keras.layers.Conv2D`, and so are all arguments that are not
-            listed here.
-        kernel_size: See `filters`.
-        strides: See `filters`.
-        padding: See `filters`.
+        filters: As in `keras.layers.Conv2D`.
+        kernel_size: As in Keras.
+        strides: As in Keras.
+        padding: As in Keras.
         data_format: `"channels_last"` or `None`.
-        dilation_rate: See `filters`.
-        groups: See `filters`. Each group has a triangle of its own, and all of them the
-            same grades.
-        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
-            by itself (not softmax).
-        use_bias: See `filters`.
-        kernel_initializer: See `filters`. `VarianceScaling` initializers use each
+        dilation_rate: As in Keras.
+        groups: As in Keras. Each group has its own triangle; all groups
+            have equal grades.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use each
             output channel's own fan-in.
-        bias_initializer: See `filters`.
-        kernel_regularizer: See `filters`.
-        bias_regularizer: See `filters`.
-        activity_regularizer: See `filters`.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `filters`.
+        bias_constraint: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)` (of each group); then `out_grades`
-            too.
-        out_grades: Grades of the output channels, `(filters,)`, likewise.
+            `None` takes the paper's staircase, for each group. Give both grades
+            or neither.
+        out_grades: Grades of the output channels, `(filters,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -192,8 +192,9 @@ class TriConv2D(_Convolution, keras.layers.Conv2D):
         `(batch, new_rows, new_cols, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
-            given, or they do not fit the channels or differ between groups.
+        ValueError: If `data_format` is `"channels_first"`, if only one of `in_grades`
+            and `out_grades` is given, or if the grades do not fit the channels or
+            differ between groups.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -256,37 +257,36 @@ class TriConv2D(_Convolution, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriConv3D(_Convolution, keras.layers.Conv3D):
-    """3-D convolution whose output channels read only channels of no larger grade.
+    """3-D convolution: an output reads only input channels of at most its own grade.
 
     `outputs = activation(conv3d(inputs, kernel * mask) + bias)`, with
     `mask[t, s] = in_grade[t] <= out_grade[s]`; see `TriConv2D`, which is the same for
-    images. If every grade is 0 the layer is `keras.layers.Conv3D`.
+    images. If every grade is 0, the layer computes what `keras.layers.Conv3D` computes.
 
     Args:
-        filters: As in `keras.layers.Conv3D`, and so are all arguments that are not
-            listed here.
-        kernel_size: See `filters`.
-        strides: See `filters`.
-        padding: See `filters`.
+        filters: As in `keras.layers.Conv3D`.
+        kernel_size: As in Keras.
+        strides: As in Keras.
+        padding: As in Keras.
         data_format: `"channels_last"` or `None`.
-        dilation_rate: See `filters`.
-        groups: See `filters`. Each group has a triangle of its own, and all of them the
-            same grades.
-        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
-            by itself (not softmax).
-        use_bias: See `filters`.
-        kernel_initializer: See `filters`. `VarianceScaling` initializers use each
+        dilation_rate: As in Keras.
+        groups: As in Keras. Each group has its own triangle; all groups
+            have equal grades.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use each
             output channel's own fan-in.
-        bias_initializer: See `filters`.
-        kernel_regularizer: See `filters`.
-        bias_regularizer: See `filters`.
-        activity_regularizer: See `filters`.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `filters`.
+        bias_constraint: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)` (of each group); then `out_grades`
-            too.
-        out_grades: Grades of the output channels, `(filters,)`, likewise.
+            `None` takes the paper's staircase, for each group. Give both grades
+            or neither.
+        out_grades: Grades of the output channels, `(filters,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -296,8 +296,9 @@ class TriConv3D(_Convolution, keras.layers.Conv3D):
         `(batch, new_steps, new_rows, new_cols, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
-            given, or they do not fit the channels or differ between groups.
+        ValueError: If `data_format` is `"channels_first"`, if only one of `in_grades`
+            and `out_grades` is given, or if the grades do not fit the channels or
+            differ between groups.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:

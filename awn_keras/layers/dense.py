@@ -13,33 +13,32 @@ from awn_keras.layers.base import TriangularKernel
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriDense(TriangularKernel, keras.layers.Dense):
-    """Dense layer whose outputs read only inputs of no larger grade.
+    """Dense layer: an output reads only inputs of at most its own grade.
 
     `outputs = activation(inputs @ (kernel * mask) + bias)`, with
     `mask[t, s] = in_grade[t] <= out_grade[s]`; see `TriConv2D`, which is the same for
-    images. If every grade is 0 the layer is `keras.layers.Dense`. The last layer,
-    whose outputs are all wanted at every width, is an ordinary `Dense`.
+    images. If every grade is 0, the layer computes what `keras.layers.Dense` computes.
+    The last layer, whose outputs are all wanted at every width, is an ordinary `Dense`.
 
     Args:
-        units: As in `keras.layers.Dense`, and so are all arguments that are not
-            listed here.
-        activation: See `units`. In an `AnyWidthModel` it must act on each channel by
-            itself (not softmax).
-        use_bias: See `units`.
-        kernel_initializer: See `units`. `VarianceScaling` initializers use each
+        units: As in `keras.layers.Dense`.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use each
             output's own fan-in.
-        bias_initializer: See `units`.
-        kernel_regularizer: See `units`.
-        bias_regularizer: See `units`.
-        activity_regularizer: See `units`.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `units`.
+        bias_constraint: As in Keras.
         lora_rank: `None`.
         lora_alpha: `None`.
         quantization_config: `None`.
         in_grades: Grades of the inputs, `(inputs,)`, each in [0, 1]. `None` for
             `channel_grades(inputs)`; then `out_grades` too.
-        out_grades: Grades of the outputs, `(units,)`, likewise.
+        out_grades: Grades of the outputs, `(units,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -49,7 +48,8 @@ class TriDense(TriangularKernel, keras.layers.Dense):
         `(batch, ..., units)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If only one of the grades is given, or they do not fit.
+        ValueError: If only one of `in_grades` and `out_grades` is given, or if the
+            grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:

@@ -12,14 +12,15 @@ from awn_keras.layers.base import KernelAxes, TriangularKernel
 
 
 def einsum_axes(equation: str) -> tuple[list[int], list[int]]:
-    """Says which axes of a kernel an einsum sums over, and which are new.
+    """Finds the kernel axes that an einsum sums over, and those that it adds.
 
     Args:
-        equation: As of `keras.layers.EinsumDense`: `"abc,cd->abd"`.
+        equation: Equation of `keras.layers.EinsumDense`, such as `"abc,cd->abd"`.
 
     Returns:
-        Axes of the kernel, counted from the last one, which is -1: of those that
-        inputs have and outputs have not, and of those that outputs alone have.
+        Two lists of kernel axes, counted from the last axis, which is -1. The first
+        list holds the axes that only the inputs share with the kernel. The second list
+        holds the axes that only the outputs share with the kernel.
     """
     operands, result = equation.replace(" ", "").split("->")
     inputs, kernel = operands.split(",")
@@ -32,46 +33,48 @@ def einsum_axes(equation: str) -> tuple[list[int], list[int]]:
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriEinsumDense(TriangularKernel, keras.layers.EinsumDense):
-    """Einsum with a kernel whose outputs read only inputs of no larger grade.
+    """Einsum dense layer: an output reads only inputs of at most its own grade.
 
-    The equation sums over axes of the inputs and makes new ones. The first of each in
-    the kernel is that of channels: `"abc,cd->abd"` is a `TriDense`, and in
-    `"abc,cde->abde"`, which makes the queries of attention, `d` are channels that have
-    as many entries as `e` says. If every grade is 0 the layer is
-    `keras.layers.EinsumDense`.
+    The equation sums over some axes of the inputs and adds new axes. Of the summed axes
+    of the kernel, the first holds the input channels. Of the new axes, the first holds
+    the output channels. So `"abc,cd->abd"` is a `TriDense`. In `"abc,cde->abde"`, which
+    makes the queries of attention, each channel of `d` has `e` entries. If every grade
+    is 0, the layer computes what `keras.layers.EinsumDense` computes.
 
     Args:
-        equation: As in `keras.layers.EinsumDense`, and so are all arguments that are
-            not listed here. It has at least one axis that is summed over, and a new
-            one. In an `AnyWidthModel` one of each, the last of inputs and outputs.
-        output_shape: See `equation`.
-        activation: See `equation`. In an `AnyWidthModel` it must act on each channel
-            by itself (not softmax).
-        bias_axes: See `equation`.
-        kernel_initializer: See `equation`. `VarianceScaling` initializers use each
+        equation: As in `keras.layers.EinsumDense`, with at least one summed axis and
+            one new axis. In an `AnyWidthModel` it has exactly one summed and one new
+            axis, which are the last axes of inputs and outputs.
+        output_shape: As in Keras.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        bias_axes: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use each
             output's own fan-in.
-        bias_initializer: See `equation`.
-        kernel_regularizer: See `equation`.
-        bias_regularizer: See `equation`.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `equation`.
+        bias_constraint: As in Keras.
         lora_rank: `None`.
         lora_alpha: `None`.
         gptq_unpacked_column_size: `None`.
         quantization_config: `None`.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for the paper's staircase; then `out_grades` too.
-        out_grades: Grades of the output channels, `(out_channels,)`, likewise.
+            `None` takes the paper's staircase. Give both
+            grades or neither.
+        out_grades: Grades of the output channels, `(out_channels,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
-        As the equation says, of a floating dtype.
+        As in the equation, of a floating dtype.
 
     Output shape:
-        Likewise, of the layer's compute dtype.
+        As in the equation, of the layer's compute dtype.
 
     Raises:
-        ValueError: If only one of the grades is given, or they do not fit.
+        ValueError: If only one of `in_grades` and `out_grades` is given, or if the
+            grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:

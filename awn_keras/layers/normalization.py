@@ -1,4 +1,4 @@
-"""Layers that normalize each channel by the channels that are there whenever it is."""
+"""Normalization of each channel over the channels that are active whenever it is."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from awn_keras.layers.base import TriLayer
 
 
 class PrefixNormalization(TriLayer):
-    """Mixin for a layer that normalizes over channels; comes before it.
+    """Mixin for a layer that normalizes over channels. Put it first among the bases.
 
-    Channel s is normalized by the statistics of all channels whose grade is at most its
-    own: its *prefix*. Channels of one grade, a *block*, have them in common.
+    Channel s is normalized by the statistics of its *prefix*: all channels whose grade
+    is at most that of s. Channels of equal grade are a *block*, and share the
+    statistics.
     """
 
     place_arguments = ("grades",)
@@ -31,10 +32,10 @@ class PrefixNormalization(TriLayer):
     axis: Any
     epsilon: float
 
-    #: Whether the mean is taken away, too.
+    #: Whether the layer subtracts the mean.
     centers: bool
 
-    #: Names of the weights that scale and shift channels.
+    #: Names of the weights that scale and shift channels; "" if there is none.
     affine: tuple[str, str]
 
     def _init_place(self, grades: Sequence[Any] | np.ndarray | None) -> None:
@@ -43,7 +44,7 @@ class PrefixNormalization(TriLayer):
 
     @property
     def grades(self) -> np.ndarray | None:
-        """Grades of the channels, float64; `None` for the standard ones."""
+        """Grades of the channels, float64; `None` for the paper's staircase."""
         return self._grades
 
     in_grades = out_grades = grades
@@ -54,25 +55,30 @@ class PrefixNormalization(TriLayer):
         self._grades = in_grades
 
     def cuts_weights(self) -> bool:
-        """Whether some channels are not normalized by all others."""
+        """Whether the statistics of some channel leave other channels out."""
         return self._grades is not None and len(np.unique(self._grades)) > 1
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        """Makes the weights; checks that there is a grade for each channel."""
+        """Creates the weights, and checks `axis` and the number of grades.
+
+        Raises:
+            ValueError: If `axis` is not the last axis, or the number of grades is not
+                the number of channels.
+        """
         axis, channels = self.axis, input_shape[-1]
         if (np.ravel(axis) % len(input_shape)).tolist() != [len(input_shape) - 1]:
             raise ArgumentError(
-                f"{self._title()}: `axis` must be -1, the channels. Received: "
+                f"{self._title()}: `axis` must be -1, the axis of channels. Received: "
                 f"axis={axis} for an input of shape {tuple(input_shape)}"
             )
         if self._grades is not None and len(self._grades) != channels:
             raise ArgumentError(
-                f"{self._title()}: `grades` must be as many as there are channels. "
+                f"{self._title()}: `grades` must have one grade for each channel. "
                 f"Received: {len(self._grades)} grades for an input of shape "
                 f"{tuple(input_shape)}"
             )
         super().build(input_shape)
-        self.axis = -1  # Keras makes a list of it
+        self.axis = -1  # Keras's `build` turns `axis` into a list
 
     def call(self, inputs: Any) -> Any:
         """Returns the normalized channels, of the shape of `inputs`."""
@@ -92,11 +98,11 @@ class PrefixNormalization(TriLayer):
         """Normalizes channels, without scale and shift.
 
         Args:
-            x: Tensor `(..., channels)` of at least float32, or one of a graph.
-            grades: Grades of these channels, `(channels,)`.
+            x: Tensor or Keras tensor `(..., channels)` of at least float32.
+            grades: Grades of the channels of `x`, `(channels,)`.
 
         Returns:
-            A tensor like `x`.
+            A tensor of the shape and dtype of `x`.
         """
         ops, dtype = keras.ops, keras.backend.standardize_dtype(x.dtype)
         blocks = np.unique(grades)
@@ -105,21 +111,21 @@ class PrefixNormalization(TriLayer):
         if isinstance(x, keras.KerasTensor):
             weights /= weights.sum(axis=0)
         else:
-            # While the triangle fades in, all other channels count in part.
+            # While forbidden entries fade out, the other channels count in part.
             others = forbidden_part(ops.ones_like(weights), acting=True)
             weights = ops.where(weights > 0, weights, others)
             weights = weights / ops.sum(weights, axis=0)
         if self.centers:
-            # From the mean of the first block, which is the same at every width: the
-            # square of a mean that is far from zero would swallow the variance.
-            # After this the mean's square is at most as many times the variance as
-            # there are channels for each of the first block.
+            # Subtract the mean of the first block first. That mean is the same at every
+            # width. Without the subtraction, a mean far from zero would make `E[x^2] -
+            # mean^2` lose the digits of the variance. After it, the square of a mean is
+            # at most `channels / channels of the first block` times the variance.
             first = (grades == blocks[0]).astype(dtype)[:, None]
             x = x - ops.matmul(x, first / first.sum())
         squares = ops.matmul(ops.square(x), weights)
         if self.centers:
             means = ops.matmul(x, weights)
-            # Rounding may leave less than nothing of a variance of zero.
+            # Rounding may make a variance of zero slightly negative.
             squares = ops.relu(squares - ops.square(means))
             x = x - ops.matmul(means, spread)
         return x * ops.matmul(ops.rsqrt(squares + self.epsilon), spread)
@@ -127,11 +133,11 @@ class PrefixNormalization(TriLayer):
     def stock_call(
         self, active: np.ndarray, *, alike: bool = False, **changes: Any
     ) -> Callable[[Any], Any] | None:
-        """What computes some of the channels; see `TriLayer`.
+        """Returns a function that computes some of the channels; see `TriLayer`.
 
-        Statistics are products with constant matrices, from channels to blocks and
-        back. The scale and the shift are a depthwise convolution of one position, with
-        a scale of ones where the layer has none.
+        The function computes statistics as products with constant matrices, from
+        channels to blocks and back. A depthwise convolution of one position applies
+        scale and shift. If the layer has no scale, the function uses ones.
         """
         grades = self._grades
         if grades is None or len(np.unique(grades if alike else grades[active])) == 1:
@@ -139,7 +145,7 @@ class PrefixNormalization(TriLayer):
         return _StockCall(self, active, grades[active], **changes)
 
     def macs(self, channels: Any) -> Any:
-        """MACs of one position, as a slim network has them.
+        """MACs of one position in a slim network.
 
         Args:
             channels: Number of active channels, or an int array of several.
@@ -158,19 +164,19 @@ class PrefixNormalization(TriLayer):
 
 
 def _wide(dtype: Any) -> str:
-    """The dtype of statistics: at least float32, as in Keras' own normalization."""
+    """The dtype of statistics: at least float32, as in Keras."""
     return keras.backend.result_type(dtype, "float32")
 
 
 class _StockCall:
-    """Prefix normalization by stock layers and operations.
+    """Prefix normalization with stock layers and operations.
 
     Args:
-        layer: The layer whose weights are taken.
-        active: Which of its channels are there.
-        grades: The grades of these.
-        name: Name of the stock layer that gives the outputs.
-        dtype: Dtype policy, or `None` for the layer's.
+        layer: The layer whose weights to copy.
+        active: Mask `(channels,)`, bool: the active channels of `layer`.
+        grades: Grades of the active channels.
+        name: Name of the stock layer that returns the outputs.
+        dtype: Dtype policy. `None` takes that of `layer`.
     """
 
     def __init__(
@@ -187,7 +193,7 @@ class _StockCall:
         self.dtype = policy.compute_dtype
         self._affine: Any = None
         self._last: Any = None
-        self._first: Any = None  # the layer with weights, inside of a wrapper
+        self._first: Any = None  # the layer with weights; `_affine` may wrap it
 
     def __call__(self, x: Any) -> Any:
         """Normalizes a Keras tensor of the active channels."""
@@ -197,7 +203,7 @@ class _StockCall:
         y = self.layer.normalized(y, self.grades)
         y = self._scaled(y)
         if self._last is None:
-            # Gives the outputs the layer's name, and its dtype.
+            # The outputs must have the layer's name and dtype.
             self._last = keras.layers.Identity(name=self.name, dtype=self.dtype)
         return self._last(y)
 
@@ -238,7 +244,7 @@ class _StockCall:
         return layers.TimeDistributed(layer, name=name), layer
 
     def _weights(self) -> list[np.ndarray | None]:
-        """Scale and shift of the active channels; `None` for what there is not."""
+        """Scale and shift of the active channels; `None` for one that is missing."""
         weights = (getattr(self.layer, name, None) for name in self.layer.affine)
         return [
             None
@@ -250,31 +256,31 @@ class _StockCall:
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriLayerNormalization(PrefixNormalization, keras.layers.LayerNormalization):
-    """Layer normalization of each channel over the channels of no larger grade.
+    """Layer normalization of each channel over the channels of at most its grade.
 
-    `outputs[s] = (inputs[s] - mean) / sqrt(variance + epsilon) * gamma[s] + beta[s]`,
-    where `mean` and `variance` are those of the channels whose grade is at most that of
-    channel s, at the same position of the same sample. A channel's value is then the
-    same at every width. If every grade is 0 the layer is
-    `keras.layers.LayerNormalization`.
+    `outputs[s] = (inputs[s] - mean) / sqrt(variance + epsilon) * gamma[s] + beta[s]`.
+    `mean` and `variance` are taken over the channels whose grade is at most that of
+    channel s, at one position of one sample. So the value of a channel is the same at
+    every width. If every grade is 0, the layer computes what
+    `keras.layers.LayerNormalization` computes.
 
-    Statistics have at least float32. They need a product with as many columns as there
-    are different grades: in a model of many widths, blocks (`divisor=8`) save most of
-    that. At the narrowest width statistics are those of few channels; if the first
-    block had only one, that would be zero for every input.
+    Statistics are computed in float32 or a wider dtype. They cost a matrix product with
+    a column for each different grade. In a model of many widths, blocks (`divisor=8`)
+    save most of this cost. At the narrowest width the statistics are those of the first
+    block. The first block should have several channels, because the normalized value of
+    a single channel is zero for every input.
 
     Args:
         axis: -1, the channels.
-        epsilon: As in `keras.layers.LayerNormalization`, and so are all arguments that
-            are not listed here.
-        center: See `epsilon`.
-        scale: See `epsilon`.
-        beta_initializer: See `epsilon`.
-        gamma_initializer: See `epsilon`.
-        beta_regularizer: See `epsilon`.
-        gamma_regularizer: See `epsilon`.
-        beta_constraint: See `epsilon`.
-        gamma_constraint: See `epsilon`.
+        epsilon: As in `keras.layers.LayerNormalization`.
+        center: As in Keras.
+        scale: As in Keras.
+        beta_initializer: As in Keras.
+        gamma_initializer: As in Keras.
+        beta_regularizer: As in Keras.
+        gamma_regularizer: As in Keras.
+        beta_constraint: As in Keras.
+        gamma_constraint: As in Keras.
         grades: Grades of the channels, `(channels,)`, each in [0, 1]. `None` for the
             paper's staircase; an `AnyWidthModel` gives the layer those of its inputs.
         **kwargs: `name`, `dtype`, `trainable`.
@@ -286,7 +292,8 @@ class TriLayerNormalization(PrefixNormalization, keras.layers.LayerNormalization
         As the inputs, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `axis` is another one, or `grades` do not fit the channels.
+        ValueError: If `axis` is not the last axis, if a grade is outside [0, 1], or if
+            the number of grades is not the number of channels.
 
     Examples:
         >>> import numpy as np
@@ -297,8 +304,8 @@ class TriLayerNormalization(PrefixNormalization, keras.layers.LayerNormalization
         array([[-1.  ,  1.  , -0.57,  1.7 ]], dtype=float32)
 
     Reference:
-        Ba et al., Layer Normalization (2016), over prefixes of the channels as Vu et
-        al., Any-Width Networks (2020), section 3.2, have them for kernels.
+        Ba et al., Layer Normalization (2016). Prefixes of channels: Vu et al.,
+        Any-Width Networks (2020), section 3.2, for kernels.
     """
 
     stock_class = keras.layers.LayerNormalization
@@ -339,12 +346,12 @@ class TriLayerNormalization(PrefixNormalization, keras.layers.LayerNormalization
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriRMSNormalization(PrefixNormalization, keras.layers.RMSNormalization):
-    """Root mean square normalization over the channels of no larger grade.
+    """Root mean square normalization of each channel over those of at most its grade.
 
-    `outputs[s] = inputs[s] / sqrt(mean + epsilon) * scale[s]`, where `mean` is that of
-    the squares of the channels whose grade is at most that of channel s, at the same
-    position of the same sample; see `TriLayerNormalization`. If every grade is 0 the
-    layer is `keras.layers.RMSNormalization`.
+    `outputs[s] = inputs[s] / sqrt(mean + epsilon) * scale[s]`. `mean` is the mean
+    square of the channels whose grade is at most that of channel s, at one position of
+    one sample. See also `TriLayerNormalization`. If every grade is 0, the layer
+    computes what `keras.layers.RMSNormalization` computes.
 
     Args:
         axis: -1, the channels.
@@ -360,7 +367,8 @@ class TriRMSNormalization(PrefixNormalization, keras.layers.RMSNormalization):
         As the inputs, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `axis` is another one, or `grades` do not fit the channels.
+        ValueError: If `axis` is not the last axis, if a grade is outside [0, 1], or if
+            the number of grades is not the number of channels.
 
     Examples:
         >>> import numpy as np
@@ -370,8 +378,8 @@ class TriRMSNormalization(PrefixNormalization, keras.layers.RMSNormalization):
         array([[1. , 1. , 1.4, 1.4]], dtype=float32)
 
     Reference:
-        Zhang and Sennrich, Root Mean Square Layer Normalization (2019), over prefixes
-        of the channels.
+        Zhang and Sennrich, Root Mean Square Layer Normalization (2019), here over
+        prefixes of the channels.
     """
 
     stock_class = keras.layers.RMSNormalization

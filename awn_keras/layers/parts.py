@@ -1,4 +1,4 @@
-"""Tri layers whose kernels belong to layers inside of them."""
+"""Tri layers whose kernels belong to inner layers, such as a cell or projections."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import numpy as np
 
 from awn_keras.layers.base import KernelAxes, TriangularKernel
 
-#: Kernels of a layer that has none of its own.
+#: For a layer without kernels of its own.
 NO_KERNELS: dict[str, KernelAxes] = {}
 
 
 class OfParts(TriangularKernel):
-    """Mixin for a layer whose kernels belong to layers inside of it."""
+    """Mixin for a layer whose kernels belong to the layers inside it."""
 
     @property
     def in_grades(self) -> np.ndarray | None:
-        """Grades of the input channels, float64; `None` for the standard ones."""
+        """Grades of the input channels, float64; `None` for the paper's staircase."""
         return next(iter(self.parts().values())).in_grades
 
     @property
     def out_grades(self) -> np.ndarray | None:
-        """Grades of the output channels, float64; `None` for the standard ones."""
+        """Grades of the output channels, float64; `None` for the paper's staircase."""
         return next(iter(self.parts().values())).out_grades
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
-        """The mask of each kernel that is there, bool, which broadcasts against it."""
+        """The mask of each built kernel: bool, broadcasts against the kernel."""
         return {
             prefix + name: mask
             for prefix, part in self.parts().items()
@@ -47,10 +47,10 @@ class OfParts(TriangularKernel):
         }
 
     def masked_kernel(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the first kernel, masked, and which of its entries are allowed.
+        """Returns the first kernel, masked, and the mask of its channels.
 
         Returns:
-            Two arrays; see the base.
+            Two arrays; see `TriangularKernel.masked_kernel`.
 
         Raises:
             AttributeError: If the layer is not built.
@@ -64,7 +64,7 @@ class OfParts(TriangularKernel):
         *,
         keeps_forbidden: bool = False,
     ) -> None:
-        """Gives the layer its place in an any-width model, once; see the base."""
+        """Sets the layer's grades, once; see `TriangularKernel.set_grades`."""
         self.keeps_forbidden = keeps_forbidden
         for part in self.parts().values():
             part.set_grades(in_grades, out_grades, keeps_forbidden=keeps_forbidden)

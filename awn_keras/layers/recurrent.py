@@ -21,9 +21,10 @@ _GRADES = ("in_grades", "out_grades")
 
 
 def _masked_weight(name: str) -> property:
-    """A weight of a cell that is read masked, whoever reads it.
+    """A kernel of a cell that every reader gets masked.
 
-    Stock layers hand `cell.kernel` to a loop over steps, or to a fused operation.
+    Stock layers pass `cell.kernel` to a loop over steps or to a fused operation, so
+    there is no single call in which to apply the mask.
     """
 
     def read(cell: _TriangularCell) -> Any:
@@ -36,25 +37,30 @@ def _masked_weight(name: str) -> property:
 
 
 class _Loop:
-    """What a loop over steps uses; Keras would track what is in a dict of the cell."""
+    """Masked kernels for one loop over steps.
+
+    A plain class, because Keras would track a dict that is an attribute of the cell.
+    """
 
     def __init__(self) -> None:
         self.kernels: dict[str, Any] = {}
 
 
 class _TriangularCell(TriangularKernel):
-    """Mixin for a stock cell; comes before it."""
+    """Mixin for a stock cell. Put it first among the bases."""
 
     kernel = _masked_weight("kernel")
     recurrent_kernel = _masked_weight("recurrent_kernel")
 
     @classmethod
     def adopt(cls, cell: Any, title: str) -> None:
-        """Makes a cell triangular in its place, as Keras has tracked it.
+        """Makes a cell triangular by changing its class.
+
+        The layer keeps the same object, which Keras already tracks.
 
         Args:
             cell: A stock cell, not built.
-            title: How errors name the layer.
+            title: Name of the layer for errors.
         """
         cell.__class__ = cls
         cell.layer_title = title
@@ -67,14 +73,14 @@ class _TriangularCell(TriangularKernel):
         return getattr(self, f"_{name}")
 
     def acting(self, name: str) -> Any:
-        """A kernel as it acts: a tensor, masked."""
+        """Returns a kernel as it acts: a masked tensor."""
         if name in self.loop.kernels:
             return self.loop.kernels[name]
         return self.masked(self._variable(name), name)
 
     @contextmanager
     def masked_once(self) -> Iterator[None]:
-        """A context in which kernels are masked already: a loop over steps."""
+        """A context for a loop over steps, in which each kernel is masked only once."""
         self.loop.kernels = {name: self.acting(name) for name in self.kernels}
         try:
             yield
@@ -98,19 +104,19 @@ class _TriSimpleRNNCell(_TriangularCell, keras.layers.SimpleRNNCell):
 
 
 class _Stateless(OfParts):
-    """Mixin for a recurrent layer that keeps no state from batch to batch."""
+    """Mixin for a recurrent layer that keeps no state between batches."""
 
     def _check_stateless(self) -> None:
         if self.stateful:
             raise ArgumentError(
-                f"{self._title()}: `stateful` must be False, as a state that stays "
+                f"{self._title()}: `stateful` must be False, because a kept state "
                 "would have another size at each width. Give whole sequences. "
                 "Received: stateful=True"
             )
 
 
 class _Recurrent(_Stateless):
-    """Mixin for a stock recurrent layer; comes before it."""
+    """Mixin for a stock recurrent layer. Put it first among the bases."""
 
     cell_class: type[_TriangularCell]
 
@@ -135,59 +141,59 @@ class _Recurrent(_Stateless):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriGRU(_Recurrent, keras.layers.GRU):
-    """GRU whose units read only inputs and states of no larger grade.
+    """GRU: a unit reads only inputs and states of at most its own grade.
 
     A `keras.layers.GRU` with the kernels `kernel * mask` and
     `recurrent_kernel * recurrent_mask`. In each of the three gates unit `s` reads
     input channel `t` if `in_grade[t] <= out_grade[s]`, and the state of unit `t` if
-    `out_grade[t] <= out_grade[s]`. So the state of a unit is the same at every width,
-    step by step. If every grade is 0 the layer is `keras.layers.GRU`.
+    `out_grade[t] <= out_grade[s]`. So the state of a unit at each step is the same at
+    every width. If every grade is 0, the layer computes what `keras.layers.GRU`
+    computes.
 
     Args:
-        units: As in `keras.layers.GRU`, and so are all arguments that are not
-            listed here.
-        activation: See `units`. In an `AnyWidthModel` it must act on each channel by
-            itself (not softmax).
-        recurrent_activation: Likewise.
-        use_bias: See `units`.
-        kernel_initializer: See `units`. `VarianceScaling` initializers use each unit's
+        units: As in `keras.layers.GRU`.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        recurrent_activation: As for `activation`.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use each unit's
             own fan-in.
-        recurrent_initializer: See `units`. `Orthogonal` keeps the norm of what each
+        recurrent_initializer: As in Keras. `Orthogonal` keeps the norm of what each
             unit reads.
-        bias_initializer: See `units`.
-        kernel_regularizer: See `units`.
-        recurrent_regularizer: See `units`.
-        bias_regularizer: See `units`.
-        activity_regularizer: See `units`.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        recurrent_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        recurrent_constraint: Likewise.
-        bias_constraint: See `units`.
-        dropout: See `units`.
-        recurrent_dropout: See `units`.
-        seed: See `units`.
-        return_sequences: See `units`.
-        return_state: See `units`. In an `AnyWidthModel` it must be False.
-        go_backwards: See `units`.
+        recurrent_constraint: As for `kernel_constraint`.
+        bias_constraint: As in Keras.
+        dropout: As in Keras.
+        recurrent_dropout: As in Keras.
+        seed: As in Keras.
+        return_sequences: As in Keras.
+        return_state: As in Keras. In an `AnyWidthModel` it must be False.
+        go_backwards: As in Keras.
         stateful: False.
-        unroll: See `units`.
-        reset_after: See `units`.
-        use_cudnn: See `units`.
+        unroll: As in Keras.
+        reset_after: As in Keras.
+        use_cudnn: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
-        out_grades: Grades of the units, `(units,)`, likewise.
+            `None` takes the paper's staircase. Give both grades or neither.
+        out_grades: Grades of the units, `(units,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
         `(batch, steps, in_channels)`, of a floating dtype. A mask `(batch, steps)`
-        comes along, or is given as `mask`.
+        comes with the inputs, or as the argument `mask`.
 
     Output shape:
         `(batch, units)`, with `return_sequences` `(batch, steps, units)`, of the
         layer's compute dtype.
 
     Raises:
-        ValueError: If `stateful` is True, only one of the grades is given, or they do
-            not fit the channels.
+        ValueError: If `stateful` is True, if only one of `in_grades` and `out_grades`
+            is given, or if the grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -267,58 +273,57 @@ class TriGRU(_Recurrent, keras.layers.GRU):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriLSTM(_Recurrent, keras.layers.LSTM):
-    """LSTM whose units read only inputs and states of no larger grade.
+    """LSTM: a unit reads only inputs and states of at most its own grade.
 
     A `keras.layers.LSTM` with the kernels `kernel * mask` and
-    `recurrent_kernel * recurrent_mask`, the same triangle in each of the four gates;
-    see `TriGRU`. The carry of a unit is its own. If every grade is 0 the layer is
-    `keras.layers.LSTM`.
+    `recurrent_kernel * recurrent_mask`, with one triangle for all four gates;
+    see `TriGRU`. A unit reads only its own carry. If every grade is 0, the layer
+    computes what `keras.layers.LSTM` computes.
 
     Args:
-        units: As in `keras.layers.LSTM`, and so are all arguments that are not
-            listed here.
-        activation: See `units`. In an `AnyWidthModel` it must act on each channel by
-            itself (not softmax).
-        recurrent_activation: Likewise.
-        use_bias: See `units`.
-        kernel_initializer: See `units`. `VarianceScaling` initializers use each unit's
+        units: As in `keras.layers.LSTM`.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        recurrent_activation: As for `activation`.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use each unit's
             own fan-in.
-        recurrent_initializer: See `units`. `Orthogonal` keeps the norm of what each
+        recurrent_initializer: As in Keras. `Orthogonal` keeps the norm of what each
             unit reads.
-        bias_initializer: See `units`.
-        unit_forget_bias: See `units`.
-        kernel_regularizer: See `units`.
-        recurrent_regularizer: See `units`.
-        bias_regularizer: See `units`.
-        activity_regularizer: See `units`.
+        bias_initializer: As in Keras.
+        unit_forget_bias: As in Keras.
+        kernel_regularizer: As in Keras.
+        recurrent_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        recurrent_constraint: Likewise.
-        bias_constraint: See `units`.
-        dropout: See `units`.
-        recurrent_dropout: See `units`.
-        seed: See `units`.
-        return_sequences: See `units`.
-        return_state: See `units`. In an `AnyWidthModel` it must be False.
-        go_backwards: See `units`.
+        recurrent_constraint: As for `kernel_constraint`.
+        bias_constraint: As in Keras.
+        dropout: As in Keras.
+        recurrent_dropout: As in Keras.
+        seed: As in Keras.
+        return_sequences: As in Keras.
+        return_state: As in Keras. In an `AnyWidthModel` it must be False.
+        go_backwards: As in Keras.
         stateful: False.
-        unroll: See `units`.
-        use_cudnn: See `units`.
+        unroll: As in Keras.
+        use_cudnn: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
-        out_grades: Grades of the units, `(units,)`, likewise.
+            `None` takes the paper's staircase. Give both grades or neither.
+        out_grades: Grades of the units, `(units,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
         `(batch, steps, in_channels)`, of a floating dtype. A mask `(batch, steps)`
-        comes along, or is given as `mask`.
+        comes with the inputs, or as the argument `mask`.
 
     Output shape:
         `(batch, units)`, with `return_sequences` `(batch, steps, units)`, of the
         layer's compute dtype.
 
     Raises:
-        ValueError: If `stateful` is True, only one of the grades is given, or they do
-            not fit the channels.
+        ValueError: If `stateful` is True, if only one of `in_grades` and `out_grades`
+            is given, or if the grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -398,54 +403,53 @@ class TriLSTM(_Recurrent, keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriSimpleRNN(_Recurrent, keras.layers.SimpleRNN):
-    """Simple recurrent layer whose units read only what has no larger grade.
+    """Simple RNN: a unit reads only inputs and states of at most its own grade.
 
     A `keras.layers.SimpleRNN` with the kernels `kernel * mask` and
-    `recurrent_kernel * recurrent_mask`; see `TriGRU`. If every grade is 0 the layer is
-    `keras.layers.SimpleRNN`.
+    `recurrent_kernel * recurrent_mask`; see `TriGRU`. If every grade is 0, the layer
+    computes what `keras.layers.SimpleRNN` computes.
 
     Args:
-        units: As in `keras.layers.SimpleRNN`, and so are all arguments that are not
-            listed here.
-        activation: See `units`. In an `AnyWidthModel` it must act on each channel by
-            itself (not softmax).
-        use_bias: See `units`.
-        kernel_initializer: See `units`. `VarianceScaling` initializers use each unit's
+        units: As in `keras.layers.SimpleRNN`.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers use each unit's
             own fan-in.
-        recurrent_initializer: See `units`. `Orthogonal` keeps the norm of what each
+        recurrent_initializer: As in Keras. `Orthogonal` keeps the norm of what each
             unit reads.
-        bias_initializer: See `units`.
-        kernel_regularizer: See `units`.
-        recurrent_regularizer: See `units`.
-        bias_regularizer: See `units`.
-        activity_regularizer: See `units`.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        recurrent_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        recurrent_constraint: Likewise.
-        bias_constraint: See `units`.
-        dropout: See `units`.
-        recurrent_dropout: See `units`.
-        return_sequences: See `units`.
-        return_state: See `units`. In an `AnyWidthModel` it must be False.
-        go_backwards: See `units`.
+        recurrent_constraint: As for `kernel_constraint`.
+        bias_constraint: As in Keras.
+        dropout: As in Keras.
+        recurrent_dropout: As in Keras.
+        return_sequences: As in Keras.
+        return_state: As in Keras. In an `AnyWidthModel` it must be False.
+        go_backwards: As in Keras.
         stateful: False.
-        unroll: See `units`.
-        seed: See `units`.
+        unroll: As in Keras.
+        seed: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
-        out_grades: Grades of the units, `(units,)`, likewise.
+            `None` takes the paper's staircase. Give both grades or neither.
+        out_grades: Grades of the units, `(units,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
         `(batch, steps, in_channels)`, of a floating dtype. A mask `(batch, steps)`
-        comes along, or is given as `mask`.
+        comes with the inputs, or as the argument `mask`.
 
     Output shape:
         `(batch, units)`, with `return_sequences` `(batch, steps, units)`, of the
         layer's compute dtype.
 
     Raises:
-        ValueError: If `stateful` is True, only one of the grades is given, or they do
-            not fit the channels.
+        ValueError: If `stateful` is True, if only one of `in_grades` and `out_grades`
+            is given, or if the grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -525,21 +529,21 @@ TRI_RECURRENT: dict[type[keras.Layer], Any] = {
 
 
 def _tri(layer: Any, title: str) -> Any:
-    """The Tri layer of a stock recurrent layer, or the layer if it is one."""
+    """Makes the Tri layer of a stock recurrent layer; returns a Tri layer as it is."""
     if layer is None or isinstance(layer, _Recurrent):
         return layer
     tri_class = TRI_RECURRENT.get(type(layer))
     if tri_class is None:
         names = ", ".join(stock.__name__ for stock in TRI_RECURRENT)
         raise ArgumentError(
-            f"{title}: `layer` and `backward_layer` must be of {names}, or their Tri "
-            f"layers. Received: {layer.name!r} ({type(layer).__name__})"
+            f"{title}: `layer` and `backward_layer` must be of {names}, or of their "
+            f"Tri layers. Received: {layer.name!r} ({type(layer).__name__})"
         )
     return tri_class.from_config(layer.get_config())
 
 
 def _plain(layer: Any) -> Any:
-    """The stock layer of a Tri layer, not built."""
+    """Makes the stock layer of a Tri layer, not built."""
     config = layer.get_config()
     return layer.stock_class.from_config(
         {name: value for name, value in config.items() if name not in _GRADES}
@@ -548,37 +552,39 @@ def _plain(layer: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriBidirectional(_Stateless, keras.layers.Bidirectional):
-    """A recurrent layer in both directions, each triangular.
+    """A triangular recurrent layer that runs in both directions.
 
-    Unit `s` of the backward layer comes and goes with unit `s` of the forward layer,
-    so that `"concat"` gives channels of the grades of the units, twice. If every grade
-    is 0 the layer is `keras.layers.Bidirectional`.
+    Unit `s` of the backward layer and unit `s` of the forward layer have equal grades
+    and come and go together. So with `"concat"` the output channels have the grades of
+    the units, twice. If every grade is 0, the layer computes what
+    `keras.layers.Bidirectional` computes.
 
     Args:
-        layer: A `keras.layers.GRU`, `LSTM` or `SimpleRNN`, or its Tri layer; its
-            arguments count, its weights do not.
+        layer: A `keras.layers.GRU`, `LSTM` or `SimpleRNN`, or its Tri layer. The
+            layer's arguments are copied, its weights are not.
         merge_mode: `"concat"`, `"sum"`, `"mul"` or `"ave"`.
         weights: As in `keras.layers.Bidirectional`.
-        backward_layer: See `weights`; of the class of `layer`, with as many units.
+        backward_layer: As in Keras. It must have the class of `layer` and as many
+            units.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
-        out_grades: Grades of the output channels, likewise: `(units,)`, with
-            `"concat"` `(2 * units,)`, of which both halves are equal.
+            `None` takes the paper's staircase. Give both grades or neither.
+        out_grades: Grades of the output channels, each in [0, 1]: `(units,)`, or `(2 *
+            units,)` with two equal halves for `"concat"`.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
         `(batch, steps, in_channels)`, of a floating dtype. A mask `(batch, steps)`
-        comes along, or is given as `mask`.
+        comes with the inputs, or as the argument `mask`.
 
     Output shape:
-        `(batch, units)`, with `"concat"` `(batch, 2 * units)`; with
-        `return_sequences` of `layer` there are steps between. Of the layer's compute
-        dtype.
+        `(batch, units)`, or `(batch, 2 * units)` for `"concat"`, of the layer's compute
+        dtype. If `layer` has `return_sequences`, the shape is `(batch, steps, ...)`.
 
     Raises:
-        ValueError: If `merge_mode` is none of these, the layers are of other classes or
-            differ in class or units, `stateful` is True, only one of the grades is
-            given, or they do not fit the channels.
+        ValueError: If `merge_mode` is not one of these modes, if a layer has another
+            class, if the two layers differ in class or units, if `stateful` is True, if
+            only one of `in_grades` and `out_grades` is given, or if the grades do not
+            fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -609,9 +615,9 @@ class TriBidirectional(_Stateless, keras.layers.Bidirectional):
         title = f"{type(self).__name__} '{kwargs.get('name', 'tri_bidirectional')}'"
         if merge_mode is None:
             raise ArgumentError(
-                f"{title}: `merge_mode` must be 'concat', 'sum', 'mul' or 'ave', as an "
-                "any-width network takes one tensor of each layer. Received: "
-                "merge_mode=None"
+                f"{title}: `merge_mode` must be 'concat', 'sum', 'mul' or 'ave', "
+                "because an any-width network needs one output tensor from each layer. "
+                "Received: merge_mode=None"
             )
         super().__init__(
             layer=_tri(layer, title),
@@ -631,12 +637,12 @@ class TriBidirectional(_Stateless, keras.layers.Bidirectional):
 
     @property
     def copies(self) -> int:
-        """How often each unit is among the output channels."""
+        """Number of output channels for each unit."""
         return 2 if self.merge_mode == "concat" else 1
 
     @property
     def out_grades(self) -> np.ndarray | None:
-        """Grades of the output channels, float64; `None` for the standard ones."""
+        """Grades of the output channels, float64; `None` for the paper's staircase."""
         grades = super().out_grades
         return None if grades is None else np.tile(grades, self.copies)
 
@@ -648,8 +654,8 @@ class TriBidirectional(_Stateless, keras.layers.Bidirectional):
         forward, backward = self.forward_layer, self.backward_layer
         if type(forward) is not type(backward) or forward.units != backward.units:
             raise ArgumentError(
-                f"{self._title()}: `layer` and `backward_layer` must be of one class, "
-                "with as many units. Received: "
+                f"{self._title()}: `layer` and `backward_layer` must have the same "
+                "class and the same number of units. Received: "
                 f"{forward.stock_class.__name__}({forward.units}) and "
                 f"{backward.stock_class.__name__}({backward.units})"
             )
@@ -658,15 +664,16 @@ class TriBidirectional(_Stateless, keras.layers.Bidirectional):
             cell._init_triangle(in_grades, self._of_units(out_grades))
 
     def _of_units(self, out_grades: Any) -> Any:
-        """Grades of the units, of which the output channels are copies."""
+        """Grades of the units; the output channels hold them `copies` times."""
         grades = unpack_grades(out_grades)
         if grades is None:
             return None
         units = grades[: len(grades) // self.copies]
         if not np.array_equal(np.tile(units, self.copies), grades):
             raise ArgumentError(
-                f"{self._title()}: both halves of `out_grades` must be equal, those of "
-                f"the units, twice. Received: {grades.tolist()}"
+                f"{self._title()}: the two halves of `out_grades` must be equal, "
+                "because each holds the grades of the units. Received: "
+                f"{grades.tolist()}"
             )
         return units
 
@@ -677,7 +684,7 @@ class TriBidirectional(_Stateless, keras.layers.Bidirectional):
         *,
         keeps_forbidden: bool = False,
     ) -> None:
-        """Gives the layer its place in an any-width model, once; see the base."""
+        """Sets the layer's grades, once; see `TriangularKernel.set_grades`."""
         units = self._of_units(np.asarray(out_grades, float))
         super().set_grades(in_grades, units, keeps_forbidden=keeps_forbidden)
 

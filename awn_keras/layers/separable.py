@@ -12,7 +12,7 @@ from awn_keras.layers.base import SEPARABLE, TriangularKernel
 
 
 class _Separable(TriangularKernel):
-    """Mixin for a depthwise convolution with a pointwise one after it."""
+    """Mixin for a depthwise convolution that a pointwise convolution follows."""
 
     kernels = SEPARABLE
 
@@ -32,39 +32,38 @@ class _Separable(TriangularKernel):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriSeparableConv1D(_Separable, keras.layers.SeparableConv1D):
-    """1-D separable convolution whose channels read only no larger grades.
+    """1-D separable convolution: an output reads only inputs of at most its own grade.
 
     `outputs = activation(conv1d(depthwise(inputs), pointwise_kernel * mask) + bias)`;
-    see `TriSeparableConv2D`, which is the same for images. If every grade is 0 the
-    layer is `keras.layers.SeparableConv1D`.
+    see `TriSeparableConv2D`, which is the same for images. If every grade is 0, the
+    layer computes what `keras.layers.SeparableConv1D` computes.
 
     Args:
-        filters: As in `keras.layers.SeparableConv1D`, and so are all arguments that
-            are not listed here.
-        kernel_size: See `filters`.
-        strides: See `filters`.
-        padding: See `filters`.
+        filters: As in `keras.layers.SeparableConv1D`.
+        kernel_size: As in Keras.
+        strides: As in Keras.
+        padding: As in Keras.
         data_format: `"channels_last"` or `None`.
-        dilation_rate: See `filters`.
-        depth_multiplier: See `filters`.
-        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
-            by itself (not softmax).
-        use_bias: See `filters`.
-        depthwise_initializer: See `filters`.
-        pointwise_initializer: See `filters`. `VarianceScaling` initializers use each
+        dilation_rate: As in Keras.
+        depth_multiplier: As in Keras.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        depthwise_initializer: As in Keras.
+        pointwise_initializer: As in Keras. `VarianceScaling` initializers use each
             output channel's own fan-in.
-        bias_initializer: See `filters`.
-        depthwise_regularizer: See `filters`.
-        pointwise_regularizer: See `filters`.
-        bias_regularizer: See `filters`.
-        activity_regularizer: See `filters`.
-        depthwise_constraint: See `filters`.
+        bias_initializer: As in Keras.
+        depthwise_regularizer: As in Keras.
+        pointwise_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
+        depthwise_constraint: As in Keras.
         pointwise_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `filters`.
+        bias_constraint: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1],
-            whatever `depth_multiplier` is. `None` for `channel_grades(in_channels)`;
-            then `out_grades` too.
-        out_grades: Grades of the output channels, `(filters,)`, likewise.
+            whatever `depth_multiplier` is. `None` takes the paper's staircase. Give
+            both grades or neither.
+        out_grades: Grades of the output channels, `(filters,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -74,8 +73,8 @@ class TriSeparableConv1D(_Separable, keras.layers.SeparableConv1D):
         `(batch, new_steps, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
-            given, or they do not fit the channels.
+        ValueError: If `data_format` is `"channels_first"`, if only one of `in_grades`
+            and `out_grades` is given, or if the grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -144,41 +143,41 @@ class TriSeparableConv1D(_Separable, keras.layers.SeparableConv1D):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriSeparableConv2D(_Separable, keras.layers.SeparableConv2D):
-    """Separable convolution whose output channels read only no larger grades.
+    """2-D separable convolution: an output reads only inputs of at most its own grade.
 
     `outputs = activation(conv2d(depthwise(inputs), pointwise_kernel * mask) + bias)`.
-    The depthwise part keeps channels apart and needs no mask: its output channel
-    `t * depth_multiplier + m` has the grade of input channel `t`, and
+    The depthwise part does not mix channels and needs no mask. Its output channel
+    `t * depth_multiplier + m` has the grade of input channel `t`, so
     `mask[t * depth_multiplier + m, s] = in_grade[t] <= out_grade[s]`. See `TriConv2D`
-    for the rest. If every grade is 0 the layer is `keras.layers.SeparableConv2D`.
+    for the rest. If every grade is 0, the layer computes what
+    `keras.layers.SeparableConv2D` computes.
 
     Args:
-        filters: As in `keras.layers.SeparableConv2D`, and so are all arguments that
-            are not listed here.
-        kernel_size: See `filters`.
-        strides: See `filters`.
-        padding: See `filters`.
+        filters: As in `keras.layers.SeparableConv2D`.
+        kernel_size: As in Keras.
+        strides: As in Keras.
+        padding: As in Keras.
         data_format: `"channels_last"` or `None`.
-        dilation_rate: See `filters`.
-        depth_multiplier: See `filters`.
-        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
-            by itself (not softmax).
-        use_bias: See `filters`.
-        depthwise_initializer: See `filters`.
-        pointwise_initializer: See `filters`. `VarianceScaling` initializers use each
+        dilation_rate: As in Keras.
+        depth_multiplier: As in Keras.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        depthwise_initializer: As in Keras.
+        pointwise_initializer: As in Keras. `VarianceScaling` initializers use each
             output channel's own fan-in.
-        bias_initializer: See `filters`.
-        depthwise_regularizer: See `filters`.
-        pointwise_regularizer: See `filters`.
-        bias_regularizer: See `filters`.
-        activity_regularizer: See `filters`.
-        depthwise_constraint: See `filters`.
+        bias_initializer: As in Keras.
+        depthwise_regularizer: As in Keras.
+        pointwise_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
+        depthwise_constraint: As in Keras.
         pointwise_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `filters`.
+        bias_constraint: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1],
-            whatever `depth_multiplier` is. `None` for `channel_grades(in_channels)`;
-            then `out_grades` too.
-        out_grades: Grades of the output channels, `(filters,)`, likewise.
+            whatever `depth_multiplier` is. `None` takes the paper's staircase. Give
+            both grades or neither.
+        out_grades: Grades of the output channels, `(filters,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -188,8 +187,8 @@ class TriSeparableConv2D(_Separable, keras.layers.SeparableConv2D):
         `(batch, new_rows, new_cols, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
-            given, or they do not fit the channels.
+        ValueError: If `data_format` is `"channels_first"`, if only one of `in_grades`
+            and `out_grades` is given, or if the grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:

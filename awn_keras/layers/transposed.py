@@ -37,37 +37,36 @@ class _Transposed(TriangularKernel):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriConv1DTranspose(_Transposed, keras.layers.Conv1DTranspose):
-    """1-D transposed convolution whose channels read only no larger grades.
+    """1-D transposed convolution: an output reads inputs of at most its own grade.
 
     `outputs = activation(conv1d_transpose(inputs, kernel * mask) + bias)`; see
-    `TriConv2DTranspose`, which is the same for images. If every grade is 0 the layer
-    is `keras.layers.Conv1DTranspose`.
+    `TriConv2DTranspose`, which is the same for images. If every grade is 0, the layer
+    computes what `keras.layers.Conv1DTranspose` computes.
 
     Args:
-        filters: As in `keras.layers.Conv1DTranspose`, and so are all arguments that
-            are not listed here.
-        kernel_size: See `filters`.
-        strides: See `filters`.
-        padding: See `filters`.
-        output_padding: See `filters`.
+        filters: As in `keras.layers.Conv1DTranspose`.
+        kernel_size: As in Keras.
+        strides: As in Keras.
+        padding: As in Keras.
+        output_padding: As in Keras.
         data_format: `"channels_last"` or `None`.
-        dilation_rate: See `filters`.
-        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
-            by itself (not softmax).
-        use_bias: See `filters`.
-        kernel_initializer: See `filters`. `VarianceScaling` initializers make up for
-            what an output channel may not read; one that reads everything has the
-            scale of the Keras layer, whose fan-in is the number of output channels
-            times the window.
-        bias_initializer: See `filters`.
-        kernel_regularizer: See `filters`.
-        bias_regularizer: See `filters`.
-        activity_regularizer: See `filters`.
+        dilation_rate: As in Keras.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers compensate
+            for the inputs that an output channel may not read. A channel that reads
+            all inputs has the scale of the Keras layer, whose fan-in is the number
+            of output channels times the window.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `filters`.
+        bias_constraint: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
-        out_grades: Grades of the output channels, `(filters,)`, likewise.
+            `None` takes the paper's staircase. Give both grades or neither.
+        out_grades: Grades of the output channels, `(filters,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -77,8 +76,8 @@ class TriConv1DTranspose(_Transposed, keras.layers.Conv1DTranspose):
         `(batch, new_steps, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
-            given, or they do not fit the channels.
+        ValueError: If `data_format` is `"channels_first"`, if only one of `in_grades`
+            and `out_grades` is given, or if the grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -141,38 +140,37 @@ class TriConv1DTranspose(_Transposed, keras.layers.Conv1DTranspose):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriConv2DTranspose(_Transposed, keras.layers.Conv2DTranspose):
-    """Transposed convolution whose output channels read only no larger grades.
+    """2-D transposed convolution: an output reads inputs of at most its own grade.
 
     `outputs = activation(conv2d_transpose(inputs, kernel * mask) + bias)`, with
     `mask[s, t] = in_grade[t] <= out_grade[s]`: the kernel of a transposed convolution
-    is `(rows, cols, out, in)`. See `TriConv2D` for the rest. If every grade is 0 the
-    layer is `keras.layers.Conv2DTranspose`.
+    is `(rows, cols, out, in)`. See `TriConv2D` for the rest. If every grade is 0, the
+    layer computes what `keras.layers.Conv2DTranspose` computes.
 
     Args:
-        filters: As in `keras.layers.Conv2DTranspose`, and so are all arguments that
-            are not listed here.
-        kernel_size: See `filters`.
-        strides: See `filters`.
-        padding: See `filters`.
-        output_padding: See `filters`.
+        filters: As in `keras.layers.Conv2DTranspose`.
+        kernel_size: As in Keras.
+        strides: As in Keras.
+        padding: As in Keras.
+        output_padding: As in Keras.
         data_format: `"channels_last"` or `None`.
-        dilation_rate: See `filters`.
-        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
-            by itself (not softmax).
-        use_bias: See `filters`.
-        kernel_initializer: See `filters`. `VarianceScaling` initializers make up for
-            what an output channel may not read; one that reads everything has the
-            scale of the Keras layer, whose fan-in is the number of output channels
-            times the window.
-        bias_initializer: See `filters`.
-        kernel_regularizer: See `filters`.
-        bias_regularizer: See `filters`.
-        activity_regularizer: See `filters`.
+        dilation_rate: As in Keras.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers compensate
+            for the inputs that an output channel may not read. A channel that reads
+            all inputs has the scale of the Keras layer, whose fan-in is the number
+            of output channels times the window.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `filters`.
+        bias_constraint: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
-        out_grades: Grades of the output channels, `(filters,)`, likewise.
+            `None` takes the paper's staircase. Give both grades or neither.
+        out_grades: Grades of the output channels, `(filters,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -182,8 +180,8 @@ class TriConv2DTranspose(_Transposed, keras.layers.Conv2DTranspose):
         `(batch, new_rows, new_cols, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
-            given, or they do not fit the channels.
+        ValueError: If `data_format` is `"channels_first"`, if only one of `in_grades`
+            and `out_grades` is given, or if the grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:
@@ -246,37 +244,36 @@ class TriConv2DTranspose(_Transposed, keras.layers.Conv2DTranspose):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class TriConv3DTranspose(_Transposed, keras.layers.Conv3DTranspose):
-    """3-D transposed convolution whose channels read only no larger grades.
+    """3-D transposed convolution: an output reads inputs of at most its own grade.
 
     `outputs = activation(conv3d_transpose(inputs, kernel * mask) + bias)`; see
-    `TriConv2DTranspose`, which is the same for images. If every grade is 0 the layer
-    is `keras.layers.Conv3DTranspose`.
+    `TriConv2DTranspose`, which is the same for images. If every grade is 0, the layer
+    computes what `keras.layers.Conv3DTranspose` computes.
 
     Args:
-        filters: As in `keras.layers.Conv3DTranspose`, and so are all arguments that
-            are not listed here.
-        kernel_size: See `filters`.
-        strides: See `filters`.
-        padding: See `filters`.
+        filters: As in `keras.layers.Conv3DTranspose`.
+        kernel_size: As in Keras.
+        strides: As in Keras.
+        padding: As in Keras.
         data_format: `"channels_last"` or `None`.
-        output_padding: See `filters`.
-        dilation_rate: See `filters`.
-        activation: See `filters`. In an `AnyWidthModel` it must act on each channel
-            by itself (not softmax).
-        use_bias: See `filters`.
-        kernel_initializer: See `filters`. `VarianceScaling` initializers make up for
-            what an output channel may not read; one that reads everything has the
-            scale of the Keras layer, whose fan-in is the number of output channels
-            times the window.
-        bias_initializer: See `filters`.
-        kernel_regularizer: See `filters`.
-        bias_regularizer: See `filters`.
-        activity_regularizer: See `filters`.
+        output_padding: As in Keras.
+        dilation_rate: As in Keras.
+        activation: As in Keras. In an `AnyWidthModel` it must act on each
+            channel alone: softmax is refused.
+        use_bias: As in Keras.
+        kernel_initializer: As in Keras. `VarianceScaling` initializers compensate
+            for the inputs that an output channel may not read. A channel that reads
+            all inputs has the scale of the Keras layer, whose fan-in is the number
+            of output channels times the window.
+        bias_initializer: As in Keras.
+        kernel_regularizer: As in Keras.
+        bias_regularizer: As in Keras.
+        activity_regularizer: As in Keras.
         kernel_constraint: Applied after each update, before the triangle.
-        bias_constraint: See `filters`.
+        bias_constraint: As in Keras.
         in_grades: Grades of the input channels, `(in_channels,)`, each in [0, 1].
-            `None` for `channel_grades(in_channels)`; then `out_grades` too.
-        out_grades: Grades of the output channels, `(filters,)`, likewise.
+            `None` takes the paper's staircase. Give both grades or neither.
+        out_grades: Grades of the output channels, `(filters,)`, each in [0, 1].
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
@@ -286,8 +283,8 @@ class TriConv3DTranspose(_Transposed, keras.layers.Conv3DTranspose):
         `(batch, new_steps, new_rows, new_cols, filters)`, of the layer's compute dtype.
 
     Raises:
-        ValueError: If `data_format` is `"channels_first"`, only one of the grades is
-            given, or they do not fit the channels.
+        ValueError: If `data_format` is `"channels_first"`, if only one of `in_grades`
+            and `out_grades` is given, or if the grades do not fit the channels.
         NotImplementedError: If LoRA or Keras quantization is asked for.
 
     Examples:

@@ -386,7 +386,7 @@ def test_an_untouched_layer_is_drawn_anew_for_its_place_and_a_trained_one_is_kep
     for w, old in zip(other.weights, values, strict=True):
         kept = np.where(above[w.path], 0.0, old) if w.path in above else old
         np.testing.assert_array_equal(array(w), kept)
-    with pytest.raises(ValueError, match="already has its place"):
+    with pytest.raises(ValueError, match="already has other grades"):
         other.set_grades(np.zeros(8), np.zeros(out_channels(arguments)))
 
 

@@ -626,7 +626,7 @@ def test_grades_are_set_once():
     grades = channel_grades(4, min_width=0.5)
     layer.set_grades(grades, grades)
     layer.set_grades(grades, grades)
-    with pytest.raises(ValueError, match="already has its place in a model"):
+    with pytest.raises(ValueError, match=r"already has other grades.*part of a model"):
         layer.set_grades(channel_grades(4), channel_grades(4))
 
 
@@ -701,7 +701,7 @@ def test_a_channel_of_a_group_is_drawn_for_what_it_reads():
 def test_grades_must_be_the_same_in_each_group(layer_class):
     grades = {"in_grades": [0, 1, 0, 1], "out_grades": [0, 0, 0, 1]}
     layer = layer_class(4, 2, groups=2, **grades)
-    with pytest.raises(ValueError, match="`out_grades` must be the same in each of"):
+    with pytest.raises(ValueError, match="`out_grades` must be equal in each of"):
         layer.build((None, *(4,) * layer.rank, 4))
 
 
@@ -754,7 +754,7 @@ def test_a_layer_that_is_not_built_has_no_variable(make):
 
 def test_grades_that_do_not_fit_the_input_are_refused():
     layer = TriDense(2, in_grades=[0.0, 0.5], out_grades=[0.0, 0.5])
-    with pytest.raises(ValueError, match="must be as many as the kernel has"):
+    with pytest.raises(ValueError, match="one grade for each channel of the kernel"):
         layer.build((None, 3))
 
 

@@ -278,7 +278,7 @@ def test_grades_are_set_once(layer_class):
     layer = layer_class()
     layer.set_grades(GRADES, GRADES)
     layer.set_grades(GRADES, GRADES)
-    with pytest.raises(ValueError, match=r"already has its place.*fresh layer"):
+    with pytest.raises(ValueError, match=r"already has other grades.*new layer"):
         layer.set_grades(np.zeros(8), np.zeros(8))
 
 

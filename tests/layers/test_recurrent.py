@@ -447,7 +447,7 @@ def test_what_a_recurrent_layer_cannot_be_is_refused(layer_class):
     with pytest.raises(NotImplementedError, match="quantization is not supported"):
         built((layer_class, {"units": UNITS})).quantize("int8")
     layer = layer_class(4, in_grades=[0.0, 0.5], out_grades=[0.0, 0.3, 0.5, 1.0])
-    with pytest.raises(ValueError, match="must be as many as the kernel has"):
+    with pytest.raises(ValueError, match="one grade for each channel of the kernel"):
         layer.build((None, 5, 3))
     with pytest.raises(AttributeError):  # PyTorch has a message of its own
         layer_class(4).triangular_variables  # noqa: B018
@@ -460,7 +460,7 @@ def test_what_a_recurrent_layer_cannot_be_is_refused(layer_class):
         ({"layer": L.RNN(L.GRUCell(4))}, r"must be of GRU, LSTM.*Received: 'rnn"),
         (
             {"backward_layer": L.GRU(3, go_backwards=True)},
-            r"one class, with as many units. Received: GRU\(4\) and GRU\(3\)",
+            r"the same number of units. Received: GRU\(4\) and GRU\(3\)",
         ),
         (
             {"backward_layer": L.LSTM(4, go_backwards=True)},
@@ -468,7 +468,7 @@ def test_what_a_recurrent_layer_cannot_be_is_refused(layer_class):
         ),
         (
             {"in_grades": np.zeros(2), "out_grades": np.linspace(0, 1, 8)},
-            "both halves of `out_grades` must be equal",
+            "two halves of `out_grades` must be equal",
         ),
     ],
 )
