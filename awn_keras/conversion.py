@@ -1,4 +1,4 @@
-"""From any functional Keras model to an any-width model."""
+"""Conversion of a functional Keras model to an any-width model."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ from awn_keras.widening import (
 )
 
 ORDERS = ("keep", "importance", "reading")
-_NAMED = 2  # layers that a message names one by one, beside the first
+_NAMED = 2  # a message names so many layers and counts the rest
 
 
 class ConversionError(ArgumentError):
-    """A model cannot become any-width.
+    """A model cannot become any-width. The message lists all reasons at once.
 
     Args:
         name: Name of the model.
-        findings: Every reason, each with the layers that it holds for.
+        findings: A text for each reason, with the layers that it concerns.
     """
 
     has_lines = True
@@ -99,83 +99,95 @@ def to_any_width(
     fade: Fade = None,
     bn_momentum: float | None = None,
 ) -> AnyWidthModel:
-    """Makes an any-width model of a functional or Sequential Keras model.
+    """Converts a functional or Sequential Keras model to an any-width model.
 
-    The first layer on each input that mixes channels (Conv, Dense, SeparableConv,
-    ConvTranspose) is a stem and stays as it is; so does the last one before each
-    output, the readout, and all that follows it. Each one between them becomes its
-    Tri layer, and so does a recurrent layer that is a stem, as its units read each
-    other. Nested models are dissolved into the graph; layers keep their names, but
-    one of a nested model that is called like another gets that model's name before it.
+    A layer mixes channels if each output channel reads several input channels, as in
+    Conv, Dense, SeparableConv and ConvTranspose. The first such layer on each input is
+    a stem and stays as it is. The last such layer before each output is the readout;
+    the readout and all layers after it stay as they are. Each layer between stem and
+    readout that mixes channels becomes its Tri layer. A recurrent stem becomes a Tri
+    layer, too, because its units read each other.
 
-    The weights of a trained model are kept; a Tri layer forgets what its triangle
-    forbids, so that the model needs some epochs of fine-tuning at all widths. An
-    untrained model (all biases and statistics have their initial values) gets fresh
+    Nested models are dissolved into the graph. Layers keep their names. If a layer of a
+    nested model has the name of another layer, the name of the nested model is put
+    before it.
+
+    The weights of a trained model are kept, but a Tri layer loses the entries that its
+    triangle forbids. So the model needs some epochs of fine-tuning at all widths. An
+    untrained model (all biases and statistics have their initial values) gets new
     weights, drawn for the triangle.
 
     Args:
-        model: A functional or built Sequential model, such as one of
-            `keras.applications`, or a subclassed one that was called on data and is
-            made of layers; it is left as it is. Inputs of a subclassed one are float32;
-            for others, convert `keras.Model(inputs, model(inputs))`.
-        min_width: Smallest width in (0, 1]. `None` for the first of `widths_grid`,
-            else 0.25.
-        divisor: Channels come and go in blocks of this size, or smaller ones where a
-            layer would have less than four; 8 suits phones.
-        widths_grid: If only a few widths are needed; see `AnyWidthModel`.
+        model: A functional or built Sequential model, such as a model of
+            `keras.applications`. A subclassed model is accepted if it consists of
+            layers and was called on data; its inputs are taken as float32. If they have
+            another dtype, convert `keras.Model(inputs, model(inputs))`. `model` does
+            not change.
+        min_width: Smallest width in (0, 1]. `None` takes the first of `widths_grid`, or
+            0.25 without a grid.
+        divisor: Size of the blocks in which channels come and go. A layer that would
+            have fewer than four blocks gets smaller blocks. 8 suits phones.
+        widths_grid: The widths of a model that needs only a few; see `AnyWidthModel`.
         staircase: `"nested"`, or `"paper"`; see `AnyWidthModel`.
-        stages: Layers whose channels come at other widths, or in blocks of another
-            size; see `AnyWidthModel`.
-        readouts: Names of layers (Conv, Dense) at which the trunk is to end: each is
-            a readout, and all that follows it stays as it is, whatever it does to
-            channels (recurrent layers, attention, distances). Outputs that no such
-            layer is before have the last layer that mixes channels as their readout.
-        keep_whole: Names of layers that are to be whole at every width, or patterns of
-            names, as in `["block_1_*"]`. All layers before them stay whole, too, as a
-            channel may read only those that are there whenever it is; so do layers
-            whose outputs are added to theirs. What stays whole keeps its weights.
-        width_multiplier: Widens layers of the trunk; numbers of channels are rounded
-            to multiples of `divisor`. A number above 0 for all of them: the paper's
-            `2**0.5` makes up for the half of each kernel that the triangle forbids. A
-            mapping from names of layers to numbers, others keep their size. A function
-            that takes a layer and returns its number. `"balanced"`: as much as leaves
-            the work and the weights of an exported file at full width near the plain
-            network's, in the layers whose zeros a file does not compute; the others
-            keep their size (it tries several numbers, seconds each for a large
-            network). Readouts and tail keep their size. Only for an untrained model,
-            since weights do not fit.
-        order: `"keep"`, or for a trained model `"importance"`: the strongest channels
-            of each layer come first, and so belong to the narrow widths; see
-            `reorder_channels`. `"reading"`: channels come in the order in which the
-            triangle forbids least of what they read, which takes some seconds.
-        fade: For a trained model: over how many optimizer steps what the triangle
-            forbids fades out, by `(1 - t) ** 3`, or a schedule of
-            `keras.optimizers.schedules` from 1 to 0. `fit` starts from the model as it
-            was, and ends with the triangle; choose about two thirds of its steps. What
-            fades acts in training steps alone (the log `fade` says how much), so that
-            evaluation, `slim` and files are those of the triangle all the time, and of
-            little use before the end. `None` to drop it at once.
-        bn_momentum: Of the moving statistics of all BatchNormalization. Those of
-            `keras.applications` have 0.99 or 0.999, with which they follow the
-            network's new values only after hundreds or thousands of steps; about 20
-            times as many steps as `1 / (1 - bn_momentum)` are safe. `None` to leave
-            each layer its own.
+        stages: Settings for layers whose channels appear at other widths, or in blocks
+            of another size; see `AnyWidthModel`.
+        readouts: Names of layers (Conv, Dense) that are to be readouts. All layers
+            after a readout stay as they are, even layers that an any-width trunk cannot
+            hold (recurrent layers, attention, distances). An output without a named
+            readout before it takes the last layer that mixes channels as its readout.
+        keep_whole: Names of layers, or patterns of names such as `["block_1_*"]`, that
+            keep all channels at every width. All layers before them stay whole, too,
+            because a channel may read only channels that are active whenever it is.
+            Layers whose outputs are added to those of a whole layer also stay whole. A
+            whole layer keeps all its weights.
+        width_multiplier: Factor on the number of channels of layers in the trunk (the
+            layers before the readout). Numbers of channels are rounded to multiples of
+            `divisor`. Readout and tail (the layers after the readout) keep their size.
+            Only for an untrained model, because trained weights do not fit another
+            size. One of:
+
+            - a number above 0 for all layers. The paper's `2**0.5` compensates for the
+              half of each kernel that the triangle forbids;
+            - a mapping from layer names to numbers. Other layers keep their size;
+            - a function that takes a layer and returns its number;
+            - `"balanced"`: a number for the layers whose zeros an exported file does
+              not compute; the other layers keep their size. The function searches for
+              the number with which the file at full width has about the MACs and
+              weights of the plain network. In a large network each of several trials
+              takes seconds.
+        order: Order of the channels of each layer. `"keep"` keeps it. The other orders
+            need a trained model. `"importance"` puts the strongest channels first, so
+            that they belong to the narrow widths; see `reorder_channels`. `"reading"`
+            searches for the order in which the triangle forbids least of what channels
+            read, which takes some seconds.
+        fade: For a trained model: the number of optimizer steps in which forbidden
+            entries fade out by the factor `(1 - t) ** 3`, or a schedule of
+            `keras.optimizers.schedules` from 1 to 0. `fit` starts from the original
+            network and ends with the triangle. Choose about two thirds of the steps of
+            `fit`. Entries that fade out act only in training steps; the log `fade`
+            shows their factor. Evaluation, `slim` and exported files always use the
+            triangle, so they are of little use before the fade ends. `None` drops
+            forbidden entries at once.
+        bn_momentum: Momentum of the moving statistics of all BatchNormalization, in [0,
+            1). `keras.applications` use 0.99 or 0.999, so that statistics need hundreds
+            or thousands of steps to follow the changed network. A training of `20 / (1
+            - bn_momentum)` steps or more is safe. `None` keeps the momentum of each
+            layer.
 
     Returns:
         The any-width model, not compiled.
 
     Raises:
-        TypeError: If `model` has no graph and its inputs are not known, or is
-            any-width already.
-        ConversionError: A `ValueError`, if the model has what cannot be converted; it
-            names every such layer with its reason.
-        ValueError: If an argument is out of range, or a trained model is to be widened
-            or an untrained one to be ordered.
+        TypeError: If `model` is no Keras model, if it has no graph and its inputs are
+            not known, or if it is any-width already.
+        ConversionError: A `ValueError`, if the model cannot be converted. The message
+            lists every layer that prevents it, with the reason.
+        ValueError: If an argument is out of range, if a trained model is to be widened,
+            or if an untrained model is to be ordered or faded.
 
     Warns:
-        UserWarning: If layers that were frozen (`trainable=False`) are trainable
-            again: of a trained model those that lost weights, and BatchNormalization
-            after them.
+        UserWarning: If frozen layers (`trainable=False`) of a trained model become
+            trainable. Layers that lost weights do, and BatchNormalization after them.
 
     Examples:
         >>> import keras
@@ -229,9 +241,10 @@ def to_any_width(
     sizes = {} if trained and is_balanced else new_sizes(traced, multiplier, widths)
     if trained and (sizes or is_balanced):
         raise ArgumentError(
-            f"Model '{model.name}' is trained, and its weights do not fit layers of "
-            "another size. Leave `width_multiplier` at 1, or convert an untrained "
-            "model (`weights=None`, or `keras.models.clone_model(model)`). Received: "
+            "`width_multiplier` must be 1 for a trained model: the weights of "
+            f"'{model.name}' do not fit layers of another size. Leave "
+            "`width_multiplier` out, or convert an untrained model (`weights=None`, or "
+            "`keras.models.clone_model(model)`). Received: "
             f"width_multiplier={width_multiplier}"
         )
     converted, copies = build(sizes)
@@ -246,18 +259,18 @@ def to_any_width(
 def reorder_channels(
     model: keras.Model, *, readouts: Sequence[str] = ()
 ) -> keras.Model:
-    """Copies a trained model with the strongest channels of each layer first.
+    """Copies a trained model and puts the strongest channels of each layer first.
 
-    The copy computes what the model computes, in another order: channels that are
-    added to each other, or go through the same depthwise convolution, move together.
-    Only channels between a stem and a readout move; see `to_any_width`.
+    The copy computes the same outputs. Channels that are added to each other move
+    together, and so do those before and after a depthwise convolution. Only channels
+    between a stem and a readout move; see `to_any_width`.
 
-    A channel's importance is the mean size of its factors `gamma` in the
-    BatchNormalizations that it goes through, else the L1 norm of the kernels that make
-    it.
+    The importance of a channel is the mean absolute `gamma` of the channel in all
+    BatchNormalization that it goes through. Without BatchNormalization, it is the L1
+    norm of the kernel entries that make the channel.
 
     Args:
-        model: A trained functional or Sequential model; it is left as it is.
+        model: A trained functional or Sequential model; it does not change.
         readouts: See `to_any_width`.
 
     Returns:
@@ -266,7 +279,8 @@ def reorder_channels(
     Raises:
         TypeError: See `to_any_width`.
         ConversionError: See `to_any_width`.
-        ValueError: If the model is untrained or has Tri layers.
+        ValueError: If the model is untrained or has Tri layers, or if a name in
+            `readouts` cannot be a readout.
 
     Reference:
         Liu et al., Learning Efficient Convolutional Networks through Network Slimming
@@ -282,7 +296,7 @@ def reorder_channels(
 
 
 def _unfreeze(model: AnyWidthModel) -> None:
-    """Unfreezes layers that lost weights, and statistics that no longer hold."""
+    """Unfreezes layers that lost weights, and the BatchNormalization after them."""
     cut: list[str] = []
     unfrozen: list[str] = []
     for node in model.propagation.nodes:
@@ -290,7 +304,7 @@ def _unfreeze(model: AnyWidthModel) -> None:
         if not getattr(layer, "weights", []):
             continue
         loses = isinstance(layer, TriLayer) and layer.cuts_weights()
-        # Frozen normalization keeps the statistics of the network as it was.
+        # A frozen BatchNormalization would keep the statistics of the old network.
         follows = cut and isinstance(layer, keras.layers.BatchNormalization)
         if loses:
             cut.append(layer.name)
@@ -299,11 +313,11 @@ def _unfreeze(model: AnyWidthModel) -> None:
             unfrozen.append(layer.name)
     if unfrozen:
         warnings.warn(
-            f"Model '{model.name}': {_named(unfrozen)} are trainable again, although "
-            "they were frozen: layers that lost what the triangle forbids must learn "
-            "to do without, and normalization after them has other statistics. Freeze "
-            "them (`layer.trainable = False`) if that is not meant, or keep them whole "
-            "by `stages`, as in `stages={'block_1_*': {'min_width': 1.0}}`.",
+            f"Model '{model.name}': {_named(unfrozen)} were frozen and are trainable "
+            "now. Layers that lost the entries that the triangle forbids must be "
+            "trained again, and normalization after them needs new statistics. To keep "
+            "layers frozen, set `layer.trainable = False` after the conversion, or "
+            "keep them whole with `keep_whole=['block_1_*']`.",
             stacklevel=3,
         )
 
@@ -312,36 +326,36 @@ def _unfreeze(model: AnyWidthModel) -> None:
 
 
 def dissolved(model: keras.Model) -> keras.Model:
-    """Copies a model to be converted without nested ones, or gives it as it is.
+    """Copies a model with its nested models dissolved into one graph.
 
-    Channel shuffles become one operation each.
+    Each channel shuffle becomes one operation.
 
     Args:
-        model: What the user gave.
+        model: The user's model.
 
     Returns:
-        A functional model.
+        A functional model; `model` itself if there is nothing to dissolve.
 
     Raises:
         TypeError: See `to_any_width`.
     """
     if not isinstance(model, keras.Model):
         raise ArgumentTypeError(
-            "`model` must be a Keras model; `keras.saving.load_model(path)` reads one "
-            f"from a file. Received: {type(model)}"
+            "`model` must be a Keras model. To read one from a file, call "
+            f"`keras.saving.load_model(path)`. Received: {type(model)}"
         )
     if isinstance(model, AnyWidthModel):
         raise ArgumentTypeError(
-            f"Model '{model.name}' is any-width already. For other widths convert the "
-            "plain model that it was made of."
+            f"`model` must be a plain model: '{model.name}' is any-width already. For "
+            "other widths, convert the plain model that it was made from."
         )
     if not (has_graph(model) or isinstance(model, keras.Sequential)):
         model = with_inputs(model) or model
     nodes = graph_nodes(model)
     if has_own_call(model):
         raise ArgumentTypeError(
-            f"Model '{model.name}' ({type(model).__name__}) has a `call` of its own, "
-            "which its graph does not show. Convert a plain functional model."
+            f"Model '{model.name}' ({type(model).__name__}) overrides `call`, so its "
+            "graph does not show what it computes. Convert a plain functional model."
         )
     if not any(_dissolves(n.operation) for n in nodes) and not shuffles(model):
         return model
@@ -359,7 +373,7 @@ def _dissolves(layer: Any) -> bool:
 
 
 def _opens(layer: Any) -> bool:
-    """Whether a layer is made of layers, and nothing is known of it as a whole."""
+    """Whether a layer is made of layers, and has no width rule as a whole."""
     return is_block(layer) and rule_of(layer) is None
 
 
@@ -370,7 +384,10 @@ def _graph_of(
     args: Any,
     kwargs: dict[str, Any],
 ) -> keras.Model | None:
-    """The graph of a layer; `inner` holds those of wrappers, which may be shared."""
+    """Returns the graph of a layer that is to be opened, or `None`.
+
+    `inner` holds the inner layers of wrappers, because a wrapper may be called twice.
+    """
     if divides_kernel(layer):
         (x,) = args
         try:
@@ -387,16 +404,18 @@ def _graph_of(
     except UnsupportedError as error:
         try:
             copy_layer(layer)(*args, **kwargs)
-        except Exception as fault:  # whatever a user's class raises, its code as well
+        except Exception as fault:  # a user's class may raise anything
             raise ConversionError(model, [str(error)]) from fault
-        return None  # it may stand where it is; if not, findings say why
+        # The closed layer may still be allowed at its place, for example in the tail.
+        # If not, `traced_channels` reports the reason.
+        return None
 
 
 def traced_channels(model: keras.Model, readouts: Sequence[str] = ()) -> Trace:
-    """Follows the channels of a model to be converted.
+    """Follows the channels through a model that is to be converted.
 
     Args:
-        model: What `dissolved` gives.
+        model: A model from `dissolved`.
         readouts: See `to_any_width`.
 
     Returns:
@@ -404,8 +423,8 @@ def traced_channels(model: keras.Model, readouts: Sequence[str] = ()) -> Trace:
 
     Raises:
         TypeError: If `readouts` is no sequence of names.
-        ConversionError: With all findings.
-        ValueError: If `readouts` names what cannot be one.
+        ConversionError: If the model cannot be converted, with all reasons.
+        ValueError: If a name in `readouts` cannot be a readout.
     """
     chosen = chosen_readouts(model, readouts)
     nodes = graph_nodes(model)
@@ -418,8 +437,8 @@ def traced_channels(model: keras.Model, readouts: Sequence[str] = ()) -> Trace:
         if id(node) in last and id(node.operation) in as_tri:
             error = ArgumentError(
                 f"Layer '{node.operation.name}' ({type(node.operation).__name__}): is "
-                "called inside of the trunk and as a readout, and cannot be both. Use "
-                "one layer for each."
+                "called both inside the trunk and as a readout. Use a separate layer "
+                "for each call."
             )
             refusals.append((node.operation, error))
     traced = trace(model, as_tri, refusals)
@@ -435,17 +454,17 @@ def traced_channels(model: keras.Model, readouts: Sequence[str] = ()) -> Trace:
     except ValueError as error:
         names = [repr(n.operation.name) for n in mixers if id(n) in last]
         finding = (
-            f"{error} Here {', '.join(names) or 'no layers'} are the last to mix "
-            "channels before an output, and so would be readouts. If an output is a "
-            "feature map, give it a readout of its own first, such as a Dense after "
-            "pooling."
+            f"{error} In this model {', '.join(names) or 'no layers'} are the last "
+            "layers that mix channels before an output, so they would be the readouts. "
+            "If an output is a feature map, put a readout before it, such as a Dense "
+            "layer after pooling."
         )
         raise ConversionError(model.name, [finding]) from error
     return traced
 
 
 def _why_closed(node: Any) -> Exception | None:
-    """Why a layer that is made of layers could not be opened, if it is one."""
+    """The reason why a layer made of layers could not be opened, or `None`."""
     if _opens(node.operation):
         try:
             opened(node.operation, node.arguments.args, node.arguments.kwargs)
@@ -455,9 +474,9 @@ def _why_closed(node: Any) -> Exception | None:
 
 
 def _findings(refusals: list[tuple[Any, Exception]]) -> list[str]:
-    """One text for each reason, with all layers that it holds for.
+    """A text for each reason, with all layers that the reason concerns.
 
-    Sizes of tensors do not make another reason of it.
+    Texts that differ only in names and sizes are one reason.
     """
     layers: dict[str, list[str]] = defaultdict(list)
     texts: dict[str, str] = {}
@@ -483,10 +502,10 @@ def _named(names: Sequence[str]) -> str:
 
 
 def is_trained(model: keras.Model) -> bool:
-    """Says whether a weight that starts from a constant has another value.
+    """Checks whether the weights with a constant initial value have changed.
 
-    These are biases, and the factors and statistics of normalization. A model without
-    any is taken for trained, so that nothing is lost.
+    These weights are biases, and the factors and statistics of normalization. A model
+    without such weights counts as trained, so that its weights are kept.
 
     Args:
         model: The model.
@@ -502,7 +521,7 @@ def is_trained(model: keras.Model) -> bool:
     has_constants = False
     for layer in model.layers:
         if getattr(layer, "unit_forget_bias", False):
-            continue  # an LSTM starts from another bias than its initializer's
+            continue  # an LSTM changes the bias that its initializer gives
         for weight in layer.weights:
             initializer = getattr(layer, f"{weight.name}_initializer", None)
             if isinstance(initializer, constants):
@@ -520,8 +539,8 @@ def _check_fade(fade: Fade, name: str, trained: bool) -> Fade:
     fade = fade_schedule(fade)
     if fade is not None and not trained:
         raise ArgumentError(
-            f"Model '{name}' is untrained: it has nothing worth keeping that could "
-            f"fade out. Leave `fade` out. Received: fade={fade}"
+            f"`fade` needs a trained model: '{name}' is untrained, so there is nothing "
+            f"to keep while it fades out. Leave `fade` out. Received: fade={fade}"
         )
     return fade
 
@@ -537,11 +556,11 @@ def _check_momentum(momentum: float | None) -> None:
 
 
 def set_momentum(model: keras.Model, momentum: float) -> None:
-    """Gives all BatchNormalization of a functional model another momentum.
+    """Sets the momentum of all BatchNormalization in a functional model.
 
     Args:
-        model: The model, with no model nested in it.
-        momentum: Of the moving statistics, in [0, 1).
+        model: The model, without nested models.
+        momentum: Momentum of the moving statistics, in [0, 1).
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -549,7 +568,7 @@ def set_momentum(model: keras.Model, momentum: float) -> None:
 
 
 def _moves(order: str, traced: Trace, widths: Widths) -> np.ndarray | None:
-    """For each label that of the channel that takes its place, if they move."""
+    """For each label, the label of the channel that takes its place, or `None`."""
     if order == "importance":
         return moves_of(traced)
     if order == "reading":
@@ -560,14 +579,16 @@ def _moves(order: str, traced: Trace, widths: Widths) -> np.ndarray | None:
 def _check_can_be_ordered(model: keras.Model, trained: bool) -> None:
     if not trained:
         raise ArgumentError(
-            f"Model '{model.name}' is untrained: its channels have no importance yet. "
-            "Use `order='keep'`, or load trained weights first."
+            f"Channels can be ordered only in a trained model: '{model.name}' is "
+            "untrained, so its channels have no importance yet. Load trained weights "
+            "first, or leave the order as it is."
         )
     tri = [layer.name for layer in model.layers if isinstance(layer, TriLayer)]
     if tri:
         raise ArgumentError(
-            f"Model '{model.name}' has Tri layers, such as '{tri[0]}', whose channels "
-            "have their order. Use `order='keep'`."
+            f"Channels can be ordered only in a plain model: '{model.name}' has Tri "
+            f"layers, such as '{tri[0]}', whose order is fixed. Leave the order as it "
+            "is."
         )
 
 
@@ -575,14 +596,14 @@ def _check_can_be_ordered(model: keras.Model, trained: bool) -> None:
 
 
 class Copies:
-    """The layers of a new graph, each made from one of the old graph.
+    """The layers of a new graph, each made from a layer of the old graph.
 
     Args:
-        traced: The old graph's channels.
+        traced: The channels of the old graph.
         sizes: New numbers of channels, by `id` of the layer.
         tri: Whether layers of the trunk that mix channels become Tri layers.
-        moves: For each label the label of the channel that takes its place, if they
-            move; their number stays then.
+        moves: For each label, the label of the channel that takes its place. `None` if
+            no channel moves. With moves, numbers of channels must not change.
     """
 
     def __init__(
@@ -611,7 +632,7 @@ class Copies:
             return run(*args, **kwargs)
         rule = rule_of(layer) or WidthRule()
         if rule.resize is not None and comes_and_goes(flow.output):
-            # A shared Reshape, say, may have a shape of its own at each of its calls.
+            # A shared layer such as Reshape may need another shape at each call.
             copy = self._resized(rule.resize, layer, flow)
         elif id(layer) in self.copies:
             copy = self.copies[id(layer)][1]
@@ -621,7 +642,7 @@ class Copies:
         return copy(*args, **kwargs)
 
     def _ends(self, flow: Flow) -> np.ndarray:
-        """How many channels a widened tensor has before each place; see `WidthRule`."""
+        """Number of channels of a widened tensor before each place; see `WidthRule`."""
         return self._ends_of(flow.inputs[0], flow.input_shapes[0])
 
     def _ends_of(self, kind: Kind, shape: tuple[Any, ...]) -> np.ndarray:
@@ -630,7 +651,7 @@ class Copies:
         return np.append(0, np.cumsum(self._counts[kind.labels]))
 
     def _check_arrays(self, operation: Any, flow: Flow) -> None:
-        """An array has no entries for new channels."""
+        """Refuses to widen an operation on an array with an entry for each channel."""
         arrays = arrays_of_channels(operation, flow)
         if not arrays or not isinstance(flow.output, Labelled):
             return
@@ -639,14 +660,14 @@ class Copies:
             raise ArgumentError(
                 f"Operation '{operation.name}' ({type(operation).__name__}): "
                 f"`{name}`, an array of shape {np.shape(array)}, has an entry for each "
-                "channel, and none for those of a model of another size. Use a layer "
-                "that makes it of the shape of its input, with a width rule, or leave "
-                "the layers before it as they are: `width_multiplier` may be a mapping "
-                "from names of layers to numbers."
+                "channel, but no entries for added channels. Replace the array by a "
+                "layer with a width rule that creates its values for any number of "
+                "channels, or do not widen the layers before it: `width_multiplier` "
+                "may be a mapping from layer names to numbers."
             )
 
     def _sources(self, flow: Flow) -> np.ndarray:
-        """For each channel of the new output the place of the old one; see `Flow`."""
+        """For each channel of the new output, its place in the old one; see `Flow`."""
         ends = self._ends_of(flow.output, flow.output_shape)
         middles = np.arange(round(ends[-1])) + 0.5
         places = np.searchsorted(ends, middles, side="right") - 1
@@ -660,7 +681,7 @@ class Copies:
         rule = rule_of(layer) or WidthRule()
         mixes = rule.stem and comes_and_goes(flow.output)
         if rule.channels is not None and comes_and_goes(flow.output):
-            # A layer that makes no channels has as many of each as before.
+            # A layer that makes no channels keeps its number of outputs per input.
             old = flow.output_shape[-1]
             each = old // flow.input_shapes[0][-1]
             new = self.sizes.get(id(layer), old) if mixes else args[0].shape[-1] * each
@@ -669,7 +690,8 @@ class Copies:
         if self.tri and (graded or (mixes and rule.recurs)):
             layer_class = rule.triangular or layer_class
         if issubclass(layer_class, TriLayer):
-            changes.update(dict.fromkeys(layer_class.place_arguments))  # a new place
+            # The new model sets the grades.
+            changes.update(dict.fromkeys(layer_class.place_arguments))
         channels = flow.output_shape[-1]
         inputs = [tuple(x.shape) for x in keras.tree.flatten(args)]
         resized = (
@@ -684,7 +706,7 @@ class Copies:
         layer: keras.Layer,
         flow: Flow,
     ) -> keras.Layer:
-        """A layer that does to the new channels what the old one did to its own."""
+        """Copies a layer, with its shapes changed for the new channels."""
         changes = resize(layer, flow, self._ends(flow))
         if id(layer) in self.copies:
             changes["name"] = f"{layer.name}_{keras.backend.get_uid('again')}"
@@ -693,11 +715,12 @@ class Copies:
         return copy
 
     def assign(self, *, redraw: bool = False) -> None:
-        """Copies the weights.
+        """Copies the weights to the new layers.
 
         Args:
-            redraw: Whether Tri layers and widened ones keep the weights drawn for
-                them. What a frozen or an adapted layer holds is copied anyway.
+            redraw: Whether Tri layers and widened layers keep their new random weights.
+                Other layers, for example frozen or adapted ones, get the old weights in
+                any case.
         """
         for layer, copy, flow in self.copies.values():
             values = layer.get_weights()

@@ -30,7 +30,7 @@ from awn_keras.widths import check_widths
 
 @dataclass(frozen=True)
 class TradeOffCurve:
-    """What each width achieves and costs. Lists have one entry for each width.
+    """Accuracy and cost of each width. Lists have one entry for each width.
 
     Args:
         widths: Widths in (0, 1], ascending.
@@ -38,15 +38,16 @@ class TradeOffCurve:
         loss: The compiled loss, regularization included.
         macs: Multiply-accumulate operations for one sample; see `count_macs`.
         parameters: Number of weights; see `count_parameters`.
-        metrics: All compiled metrics by name.
-        executed_macs: MACs of a file that `export_tflite` writes, whose kernels are
-            cut; `count_macs(model, width, layout="auto")`. Empty if not known.
-        active_parameters: Weights that no triangle forbids; see
+        metrics: All compiled metrics, by name.
+        executed_macs: MACs for one sample in a file of `export_tflite`, which skips
+            zeros of cut kernels: `count_macs(model, width, layout="auto")`. Empty if
+            not known.
+        active_parameters: Number of weights that no triangle forbids; see
             `count_active_parameters`. Empty if not known.
-        milliseconds: What each takes in a file on this machine; see
-            `with_milliseconds`. Empty if not measured.
-        uncounted: Names of the layers whose MACs are not known. `macs` and
-            `executed_macs` are those of the others.
+        milliseconds: Latency in ms in a file on this machine; see `with_milliseconds`.
+            Empty if not measured.
+        uncounted: Names of layers whose MACs are not known. `macs` and `executed_macs`
+            leave these layers out.
     """
 
     widths: list[float]
@@ -62,7 +63,7 @@ class TradeOffCurve:
 
     @property
     def auc(self) -> float:
-        """Area under the accuracy curve over the length of its range, in [0, 1].
+        """Area under the accuracy curve, divided by the range of widths; in [0, 1].
 
         Raises:
             ValueError: If there is no accuracy.
@@ -104,13 +105,13 @@ class TradeOffCurve:
         return "\n".join([*lines, *uncounted_note(self.uncounted)])
 
     def to_json(self, path: str | Path) -> None:
-        """Writes the curve, and its AUC where there is one, as JSON.
+        """Writes the curve as JSON, with its AUC if there is an accuracy.
 
         Args:
             path: File to write.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the file cannot be written.
         """
         content = asdict(self)
         if self.accuracy:
@@ -121,13 +122,13 @@ class TradeOffCurve:
         """Writes a row for each width.
 
         Args:
-            path: File to write; its columns are `width`, `accuracy` (if there is
-                one), `loss`, `macs`, `parameters`, `executed_macs`,
-                `active_parameters` and `milliseconds` (if they are known), the
-                metrics, and `uncounted_layers` if there are any.
+            path: File to write. Its columns are `width`, `accuracy` (if known), `loss`,
+                `macs`, `parameters`, `executed_macs`, `active_parameters` and
+                `milliseconds` (each if known), the metrics, and `uncounted_layers` (if
+                there are any).
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the file cannot be written.
         """
         columns: dict[str, Sequence[Any]] = {"width": self.widths}
         if self.accuracy:
@@ -149,13 +150,14 @@ class TradeOffCurve:
         """Draws accuracy over width.
 
         Args:
-            ax: Matplotlib axes to draw on. `None` for new ones.
-            label: Name of the curve in the legend. `None` for its AUC.
+            ax: Matplotlib axes. `None` makes new axes.
+            label: Name of the curve in the legend. `None` shows the AUC.
 
         Returns:
-            The axes; `.figure.savefig(path)` writes a picture.
+            The axes. `.figure.savefig(path)` writes a picture.
 
         Raises:
+            ImportError: If `ax` is `None` and Matplotlib is not installed.
             TypeError: If `ax` is a path.
             ValueError: If there is no accuracy.
         """
@@ -184,24 +186,26 @@ def trade_off_curve(
     widths: Sequence[float] | None = None,
     **kwargs: Any,
 ) -> TradeOffCurve:
-    """Evaluates a model at many widths, by one pass over the data.
+    """Evaluates a model at many widths, with one pass over the data.
 
     Args:
-        model: A compiled model.
+        model: A compiled `AnyWidthModel`, or a model of `awn_keras.baselines`.
         *args: Data, as in `model.evaluate`: a data set, or `x` and `y`.
-        widths: Widths in [min_width, 1], in any order. `None` for all that differ.
-        **kwargs: As in `model.evaluate`; `verbose` is 0 if not given.
+        widths: Widths in [min_width, 1], in any order. `None` takes
+            `model.distinct_widths`.
+        **kwargs: As in `model.evaluate`. The default of `verbose` is 0.
 
     Returns:
         The curve.
 
     Raises:
         TypeError: If `model` has one width only.
-        ValueError: If the model is not compiled, a width is out of range, or `x` and
-            `y` are given as one tuple.
+        ValueError: If the model is not compiled, if a width is out of range, if there
+            is no batch, or if `x` and `y` are given as one tuple.
 
     Warns:
-        UserWarning: If the MACs of some layers are not known. They are left out.
+        UserWarning: If the MACs of some layers are not known. The counts leave these
+            layers out.
 
     Examples:
         >>> import numpy as np
@@ -216,8 +220,8 @@ def trade_off_curve(
     check_any_width_model(model)
     if len(args) == 1 and isinstance(args[0], tuple) and "y" not in kwargs:
         raise ArgumentError(
-            "Data must be given as for `evaluate`: `trade_off_curve(model, x, y)`, or "
-            f"one data set. Received: a tuple of {len(args[0])} entries"
+            "Data must be given as to `evaluate`: `trade_off_curve(model, x, y)`, or a "
+            f"single data set. Received: a tuple of {len(args[0])} entries"
         )
     chosen = model.distinct_widths if widths is None else widths
     widths = sorted(set(check_widths(chosen, model.min_width)))

@@ -1,4 +1,4 @@
-"""A trained network as the narrowest width of a larger one."""
+"""Growing: a trained network becomes the narrowest width of a larger network."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ def grow(
     readouts: Sequence[str] = (),
     name: str | None = None,
 ) -> AnyWidthModel:
-    """Makes a trained network the narrowest width of a larger any-width network.
+    """Makes a larger any-width network whose narrowest width is a trained network.
 
-    The network's channels are always on, and read what they read: at `min_width`, about
-    `1 / factor`, the new model is the network, weight by weight. New channels read the
-    old ones and each other. The readout gives them no weight yet, so that the model
-    answers alike at every width, until it is trained. To leave the network as it is
-    meanwhile, `compile(frozen_up_to=model.min_width)`.
+    The old channels are active at every width, and read only old channels. So at
+    `min_width`, about `1 / factor`, the new model has exactly the weights of the
+    trained network. New channels read old and new channels. The readout starts with
+    zero weights for new channels, so before training the outputs are equal at every
+    width. To keep the trained network unchanged while the new channels are trained,
+    call `compile(frozen_up_to=model.min_width)`.
 
-    Unlike `to_any_width`, nothing of what was learned is lost; and the work of the full
-    width is about `factor ** 2` times the network's.
+    Unlike `to_any_width`, growing loses no weights. The full width has about `factor **
+    2` times the MACs of the trained network.
 
     Args:
-        model: A functional or built Sequential model; it is left as it is.
-        factor: How many times as many channels the full width has, above 1; numbers of
+        model: A functional or built Sequential model. It does not change.
+        factor: Factor, above 1, on the number of channels at full width. Numbers of
             channels are rounded to multiples of `divisor`.
-        divisor: New channels come and go in blocks of this size.
+        divisor: Size of the blocks in which new channels come and go.
         readouts: See `to_any_width`.
-        name: Name of the new model. `None` for the old one's.
+        name: Name of the new model. `None` takes the name of `model`.
 
     Returns:
         The any-width model, not compiled.
@@ -56,7 +57,8 @@ def grow(
     Raises:
         TypeError: See `to_any_width`.
         ConversionError: See `to_any_width`.
-        ValueError: If `factor` is not above 1, or too small to add a channel.
+        ValueError: If `factor` is not above 1, if it is too small to add a channel, or
+            if it does not give a whole number of attention heads.
 
     Examples:
         >>> import keras
@@ -76,8 +78,9 @@ def grow(
     sizes = new_sizes(traced, lambda _: factor, Widths.of(divisor=divisor))
     if not any(size > len(labels) for labels, size in _sizes(traced, sizes)):
         raise ArgumentError(
-            f"`factor` adds no channel to a layer of '{model.name}', as numbers of "
-            f"channels are multiples of divisor={divisor}. Received: factor={factor}"
+            f"`factor` must add channels to a layer of '{model.name}'. Numbers of "
+            f"channels are rounded to multiples of divisor={divisor}: choose a larger "
+            f"`factor` or a smaller `divisor`. Received: factor={factor}"
         )
     stages = _always_on(traced, sizes, divisor)
     copies = Copies(traced, sizes)
@@ -93,14 +96,14 @@ def grow(
 
 
 def _sizes(traced: Trace, sizes: dict[int, int]) -> list[tuple[np.ndarray, int]]:
-    """Labels of each layer that makes channels, and its new number of channels."""
+    """Labels and new number of channels of each layer that makes channels."""
     return [
         (labels, sizes.get(id(layer), len(labels))) for layer, labels in traced.makers()
     ]
 
 
 def _always_on(traced: Trace, sizes: dict[int, int], divisor: int) -> Stages:
-    """Stages by which the old channels of each layer are always on, and no others."""
+    """Stages that make exactly the old channels of each layer always active."""
     stages = {}
     for layer, labels in traced.makers():
         size = sizes.get(id(layer), len(labels))
@@ -118,7 +121,7 @@ def _always_on(traced: Trace, sizes: dict[int, int], divisor: int) -> Stages:
 
 
 def _put_in_place(copies: Copies, old: Trace, new: Trace) -> None:
-    """Sets the old weights between the new ones, and the readouts' new rows to zero."""
+    """Copies the old weights into the new ones; sets new rows of readouts to zero."""
     new_label = _new_labels(copies, old, new)
     flows = {
         id(node.operation): new.propagation.flows[id(node)]
@@ -137,9 +140,9 @@ def _put_in_place(copies: Copies, old: Trace, new: Trace) -> None:
         ):
             raise ArgumentError(
                 f"`factor` cannot grow layer '{layer.name}' ({type(layer).__name__}): "
-                "its heads must grow in step with its channels, so that the old ones "
-                "are there at every width. Choose a factor that gives a whole number "
-                "of heads."
+                "its heads must grow by the same factor as its channels, so that the "
+                "old heads are active at every width. Choose a factor that gives a "
+                "whole number of heads."
             )
         for value, weight, index in zip(
             layer.get_weights(), copy.weights, slices, strict=True
@@ -155,7 +158,7 @@ def _put_in_place(copies: Copies, old: Trace, new: Trace) -> None:
 
 
 def _new_labels(copies: Copies, old: Trace, new: Trace) -> dict[int, int]:
-    """Label of each old channel in the new graph."""
+    """A dict from each label of the old graph to its label in the new graph."""
     labels: dict[int, int] = {}
     for layer, copy, _ in copies.copies.values():
         if id(layer) in old.channels.made:
@@ -172,10 +175,10 @@ def _new_labels(copies: Copies, old: Trace, new: Trace) -> dict[int, int]:
 
 
 def _places(before: Kind, after: Kind, size: int, new_label: dict[int, int]) -> Any:
-    """For each channel of an old tensor its place in the new one."""
+    """For each channel of an old tensor, its place in the new tensor."""
     if not isinstance(before, Labelled) or not isinstance(after, Labelled):
         return np.arange(size)
-    # A label may be here several times (after Flatten, say): its places in order.
+    # A label may occur several times, for example after Flatten: keep places in order.
     places: dict[int, list[int]] = defaultdict(list)
     for place in range(len(after.labels) - 1, -1, -1):
         places[int(after.labels[place])].append(place)

@@ -22,13 +22,14 @@ _DEFAULT_WIDTHS = 4
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a layer's kernel is cut.
+    """The blocks into which a layer's kernel is cut.
 
     Args:
-        ends: For each block, ascending, how many input and how many output channels
-            lie before its end. A row block has the outputs since the end of the one
-            before it and reads all inputs up to its own; a readout's block reads the
-            inputs since the end of the one before it and gives all outputs.
+        ends: For each block, ascending, the numbers of input and output channels before
+            its end. A block of a Tri layer computes the outputs from the end of the
+            previous block to its own end, and reads all inputs up to its own end. A
+            block of a readout reads the inputs from the end of the previous block to
+            its own end, and adds to all outputs.
         readout: Whether the layer is a readout.
     """
 
@@ -36,25 +37,25 @@ class Cut:
     readout: bool = False
 
     def until(self, inputs: int, outputs: int) -> Cut:
-        """The cut of a narrower network's layer, which has fewer channels.
+        """Returns the cut of the layer in a narrower network.
 
         Args:
-            inputs: Its input channels.
-            outputs: Its output channels.
+            inputs: Input channels of the layer in the narrower network.
+            outputs: Output channels of the layer in the narrower network.
 
         Returns:
-            The first of the blocks.
+            A cut with the first blocks.
 
         Raises:
-            ValueError: If the layer does not end where a block does.
+            ValueError: If no block ends at the end of the layer.
         """
         side = 0 if self.readout else 1
         size = (inputs, outputs)[side]
         ends = [end for end in self.ends if end[side] <= size]
         if not ends or ends[-1][side] != size:
             raise ArgumentError(
-                f"A layer of {inputs} input and {outputs} output channels does not end "
-                f"where a block does. Received: ends={self.ends}"
+                f"A block must end at the end of the layer: {inputs} input and "
+                f"{outputs} output channels. Received: ends={self.ends}"
             )
         return Cut(tuple(ends), self.readout)
 
@@ -65,12 +66,13 @@ class Candidate:
 
     Args:
         layer: The layer.
-        in_grades: Grades of its input channels, ascending; before a Flatten, if one
-            comes first.
-        out_grades: Grades of its output channels, ascending; 0 for a readout.
-        in_shape: Rows and cols of its input; of what a Flatten before it is given.
-        out_shape: Rows and cols of its output.
-        readout: Whether it is a readout.
+        in_grades: Grades of the input channels, ascending. If a Flatten comes first,
+            those before the Flatten.
+        out_grades: Grades of the output channels, ascending; 0 for a readout.
+        in_shape: Rows and cols of the input. If a Flatten comes first, those before the
+            Flatten.
+        out_shape: Rows and cols of the output.
+        readout: Whether the layer is a readout.
     """
 
     layer: Any
@@ -82,7 +84,7 @@ class Candidate:
 
     @property
     def flattened(self) -> bool:
-        """Whether the layer reads all positions as one, after a Flatten."""
+        """Whether the layer is a readout after a Flatten, and reads all positions."""
         return self.readout and len(self.in_shape) > len(self.out_shape)
 
     @property
@@ -114,15 +116,15 @@ class Candidate:
         )
 
     def cut_at(self, widths: Sequence[float], more: Sequence[int] = ()) -> Cut:
-        """Where to cut the kernel.
+        """Makes a cut of the kernel.
 
         Args:
             widths: Widths at which a block must end.
-            more: Numbers of output channels after which more row blocks may end. A
-                block that would read all that the next one reads is not made.
+            more: Numbers of output channels after which further blocks may end. A block
+                that would read as many inputs as the next block is not made.
 
         Returns:
-            The cut, with one block at least.
+            The cut, with at least one block.
         """
         ends = {self.channels(width) for width in widths}
         if self.readout:
@@ -137,7 +139,7 @@ class Candidate:
         return Cut(tuple(blocks[::-1]))
 
     def options(self, widths: Sequence[float]) -> list[Cut]:
-        """Cuts worth a look: at the widths alone, and with more ends between them."""
+        """Cuts to compare: at the widths only, and with further ends between them."""
         last = self.channels(max(widths))[1]
         options = [self.cut_at(widths)]
         for blocks in () if self.readout else (2, 3, 4, 6, 8):
@@ -147,14 +149,15 @@ class Candidate:
         return [option for option in dict.fromkeys(options) if len(option.ends) > 1]
 
     def left_out(self, width: float, option: Cut) -> int:
-        """Counts pairs of channels of which a cut leaves out the zeros between them.
+        """Counts the zeros that a cut leaves out.
 
         Args:
-            width: A width at which one of the blocks ends.
+            width: A width at which a block ends.
             option: The cut.
 
         Returns:
-            Pairs of an input and an output channel; none for a readout.
+            Number of pairs of an input and an output channel whose kernel entries are
+            left out; 0 for a readout.
         """
         inputs, outputs = self.channels(width)
         if self.readout:
@@ -167,18 +170,20 @@ class Candidate:
 
 
 def default_widths(model: MultiWidthModel) -> list[float]:
-    """Lists the widths that a file holds unless others are asked for.
+    """Lists the widths of an exported file for which the user names no widths.
 
     Args:
         model: The model.
 
     Returns:
         Four widths, evenly spaced from `min_width` to 1, or fewer if some of them run
-        the same network; of a grid its own widths, all of them if they are no more.
+        the same network. For a model with `widths_grid`: all grid widths if there are
+        at most four networks, otherwise the grid widths of the networks at the four
+        widths.
     """
     networks = model.networks
     even = np.linspace(model.min_width, 1.0, _DEFAULT_WIDTHS)
-    # To four digits and up: below the width at which blocks appear there are less.
+    # Round up to four digits: just below a width, its last blocks are not active yet.
     rounded = np.minimum(np.ceil(even * 1e4 - 1e-6) / 1e4, 1.0)
     rounded[0] = model.min_width
     levels = networks.level_of(rounded)
@@ -194,19 +199,19 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
     """Finds the layers of a model that can be cut.
 
     Args:
-        model: An any-width model. Systems of ordinary convolutions have none: their
-            kernels have no zeros.
+        model: An any-width model. A model of `awn_keras.baselines` has no such layers,
+            because its kernels have no zeros.
 
     Returns:
-        By name, Tri layers and readouts whose channels come in the order of their
-        grades: after a Concatenate they do not, and such a layer stays whole. So does
-        a separable convolution, whose blocks would filter the same inputs again, and a
-        layer of unknown rows, cols or steps.
+        A dict from names to Tri layers and readouts whose channels are in the order of
+        their grades. Other layers stay whole: layers whose channels are in another
+        order (as after a Concatenate), separable convolutions (whose blocks would
+        filter their inputs several times), and layers of unknown rows, cols or steps.
     """
     if not isinstance(model, AnyWidthModel) or any(
         mask_of(x) is not None for node in model.propagation.nodes for x in node.outputs
     ):
-        return {}  # masks do not go through blocks
+        return {}  # blocks do not pass Keras masks on
     by_name: dict[str, Candidate] = {}
     refused = set()
     flattened: dict[int, Flow] = {}
@@ -221,11 +226,11 @@ def candidates(model: MultiWidthModel) -> dict[str, Candidate]:
         if not rule.cuts or not isinstance(flow.inputs[0], Graded):
             continue
         if None in (*flow.input_shapes[0][1:], *flow.output_shape[1:]):
-            continue  # what it takes is not known
+            continue  # the cost cannot be computed
         readout = isinstance(flow.output, PerWidth)
         source = before if readout and before else flow
         grades = (source.grades()[0], flow.grades()[1])
-        # No differences: channels that nothing reads have infinite grades.
+        # Compare, do not subtract: channels that nothing reads have infinite grades.
         if all(np.all(side[1:] >= side[:-1]) for side in grades):
             shapes = (source.input_shapes[0][1:-1], flow.output_shape[1:-1])
             candidate = Candidate(layer, *grades, *shapes, readout)
@@ -242,15 +247,18 @@ def _alike(candidate: Candidate, other: Candidate) -> bool:
 
 
 class Work(NamedTuple):
-    """What a layer does, or what that takes in microseconds.
+    """Counts of a layer's work, or the microseconds that each unit takes.
+
+    XNNPACK computes 16 outputs at a time, so outputs are rounded up to multiples of 16.
 
     Args:
-        operators: Operators run.
-        macs: Multiply-accumulates; outputs come in sixteens.
-        outputs: Values computed, in sixteens.
-        weights: Weights read.
-        pieces: Runs of memory copied to cut a tensor, or to join one.
-        copied: Values copied.
+        operators: Number of operators.
+        macs: Multiply-accumulates, with rounded outputs.
+        outputs: Computed values, with rounded outputs.
+        weights: Number of weights that are read.
+        pieces: Number of contiguous runs of memory that are copied to cut or join
+            tensors.
+        copied: Number of copied values.
     """
 
     operators: float
@@ -261,19 +269,18 @@ class Work(NamedTuple):
     copied: float
 
 
-#: Microseconds of each, on one thread: fitted by `benchmarks/layouts.py`, which keeps
-#: them in results/layouts.json. What counts is how they compare: a slower processor
-#: copies more slowly, too.
+#: Microseconds for each unit of work on one thread, fitted by `benchmarks/layouts.py`
+#: (stored in results/layouts.json). Only their ratios matter for the choice of cuts.
 COSTS = Work(1.72, 2.15e-05, 0.00045, 0.000122, 0.00297, 0.000188)
 
 
 def work_of(candidate: Candidate, width: float, option: Cut | None) -> Work:
-    """Counts what a layer does at a width, cut or whole.
+    """Counts the work of a layer at a width, cut or whole.
 
     Args:
         candidate: The layer.
         width: The width.
-        option: Its cut, for this width or a wider one. `None` if whole.
+        option: Cut of the layer, for `width` or a wider width. `None` if whole.
     """
     inputs, outputs = candidate.channels(width)
     whole = Cut(((inputs, outputs),), candidate.readout)
@@ -305,21 +312,22 @@ def work_of(candidate: Candidate, width: float, option: Cut | None) -> Work:
 def adding_pays(
     in_positions: int, out_positions: int, ends: Sequence[int], outputs: int
 ) -> bool:
-    """Whether a row block is faster with a kernel for each block of its inputs.
+    """Whether a block is faster with a separate kernel for each block of its inputs.
 
     Args:
-        in_positions: Rows times cols of its input.
-        out_positions: Rows times cols of its output.
-        ends: Ends of the blocks that it reads, ascending.
-        outputs: Its output channels.
+        in_positions: Rows times cols of the input.
+        out_positions: Rows times cols of the output.
+        ends: Ends of the input blocks, ascending.
+        outputs: Output channels of the block.
 
     Returns:
-        Whether adding the kernels' results takes less time than joining the inputs.
+        Whether adding the results of several kernels takes less time than joining the
+        inputs first.
     """
     blocks = len(ends)
     padded = 16 * math.ceil(outputs / 16)
     joined = Work(1, 0, 0, 0, in_positions * blocks, in_positions * ends[-1])
-    more = blocks - 1  # so many convolutions and additions
+    more = blocks - 1  # further convolutions, and as many additions
     added = Work(2 * more, 0, 2 * more * out_positions * padded, 0, 0, 0)
     return blocks > 1 and bool(np.dot(added, COSTS) < np.dot(joined, COSTS))
 
@@ -328,12 +336,13 @@ Milliseconds = Callable[[Candidate, float, "Cut | None"], float]
 
 
 def estimate(candidate: Candidate, width: float, option: Cut | None) -> float:
-    """Milliseconds that a layer takes by the cost model; see `work_of`."""
+    """Estimates the milliseconds of a layer by the cost model; see `work_of`."""
     return float(np.dot(work_of(candidate, width, option), COSTS)) / 1e3
 
 
-#: By how much longer a file may take to be shorter: 7 % for 10 %. In whole networks
-#: cutting costs less than `COSTS` say, which measure a layer alone: less than this.
+#: How much latency to trade for size: a 10 % smaller file may be up to 7 % slower. The
+#: trade is smaller in practice: `COSTS` were measured on single layers, and cutting
+#: costs less than that in whole networks.
 _TIME_PER_BYTES = 0.7
 
 
@@ -343,22 +352,22 @@ def choose_cuts(
     layout: str = "auto",
     milliseconds: Milliseconds = estimate,
 ) -> dict[str, Cut]:
-    """Decides which kernels of a file are cut, and where.
+    """Chooses the kernels of a file that are cut, and their cuts.
 
     Args:
         model: The model.
-        widths: Widths that the file is to hold.
-        layout: `"dense"` for none, `"triangular"` for all that can be, at the widths,
-            `"auto"` for those that are faster so, each at the ends that suit it best;
-            a file's length counts a little, too.
-        milliseconds: For `"auto"`, `milliseconds(candidate, width, cut)`: what a layer
-            takes, whole if `cut` is `None`.
+        widths: Widths of the file.
+        layout: `"dense"` cuts no kernel. `"triangular"` cuts all kernels that can be
+            cut, at the widths. `"auto"` cuts the kernels that are faster when cut, each
+            with its fastest cut; a smaller file also counts.
+        milliseconds: For `"auto"`: a function `milliseconds(candidate, width, cut)`
+            that returns the time of a layer in ms. `cut=None` is the whole layer.
 
     Returns:
-        Cuts by layer name; layers that are not named stay whole.
+        A dict from layer names to cuts. Layers that are not in it stay whole.
 
     Raises:
-        ValueError: If `layout` is none of these.
+        ValueError: If `layout` is not one of these.
     """
     if layout not in LAYOUTS:
         raise ArgumentError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
@@ -379,7 +388,7 @@ def choose_cuts(
             milliseconds(layer, width, option) / time
             for width, time in zip(widths, times, strict=True)
         ]
-        if option is None:  # a copy for each width
+        if option is None:  # the file holds a copy of the kernel for each width
             held = sum(work_of(layer, width, None).weights for width in widths)
         else:
             held = work_of(layer, widest, option).weights

@@ -22,7 +22,7 @@ from awn_keras.trunk import Split, split
 
 @dataclass
 class _Trunk:
-    """Trunk and tail, out of sight of Keras' tracking of layers."""
+    """Trunk and tail, in a dataclass so that Keras does not track the layers again."""
 
     parts: Split
     channel_levels: list[np.ndarray | None]  # for each tensor between the parts
@@ -32,53 +32,59 @@ class _Trunk:
 class AnyWidthModel(MultiWidthModel):
     """A functional Keras model that runs at any width from `min_width` to 1.
 
-    Build it like a `keras.Model`: a plain layer on the input (the stem), Tri layers,
-    the stock per-channel layers between them, and a plain layer on top (the readout),
-    whose outputs are all there at every width. Compile, fit, evaluate, predict, save
-    and load are Keras' own, with these additions:
+    Build an `AnyWidthModel` like a `keras.Model`. Put a plain layer on the input (the
+    stem), then Tri layers with stock per-channel layers between them, then a plain
+    layer on top (the readout). All outputs of the readout exist at every width.
+    `compile`, `fit`, `evaluate`, `predict`, `save` and loading work as in Keras, with
+    these additions:
 
-    - `fit` trains several widths in every step, by one pass through the trunk;
-    - `width` sets the width of `predict`, `evaluate` and `model(x)`;
-    - logs hold each metric at the current width under its own name, and at the report
-      widths as `accuracy_w025`; validation adds `auc`, the accuracy averaged over
-      widths (`width_auc` if the model has a metric called `auc`). AUC needs one of
-      Keras' accuracy metrics in `metrics`.
+    - `fit` trains several widths in every step, with one pass through the trunk (all
+      layers before the readout).
+    - `width` sets the width of `predict`, `evaluate` and `model(x)`.
+    - Logs hold each metric at the current width under its own name, and at the report
+      widths under names like `accuracy_w025`.
+    - Validation logs `auc`, the accuracy averaged over widths. AUC needs one of Keras'
+      accuracy metrics in `metrics`. If the model has a metric called `auc`, the log is
+      called `width_auc`.
 
-    A copy with the same widths is `AnyWidthModel.from_config(model.get_config())`;
-    `keras.models.clone_model` knows only of Keras' own arguments.
+    To copy a model with its widths, call
+    `AnyWidthModel.from_config(model.get_config())`. `keras.models.clone_model` does not
+    copy the widths.
 
     Args:
         inputs: `keras.Input`, or a structure of them.
         outputs: Tensors computed from `inputs`.
         name: Name of the model.
-        min_width: Smallest width in (0, 1]; what is active at it is always on, and
-            dense. `None` for the first of `widths_grid`, else 0.25.
-        divisor: Channels come and go in blocks of this size, or smaller ones where a
-            layer would have less than four; 8 suits phones.
-        widths_grid: If only a few widths are needed: these, ascending, ending at 1.
-            A width between two of them runs as the smaller one.
-        staircase: At which widths blocks of channels appear. `"nested"`: where
-            something reads them, so that outputs depend on every channel of every
-            width. `"paper"`: the paper's exact staircase. See `channel_grades`.
-        stages: Layers whose channels appear at other widths. For each pattern of names
-            `min_width` (channels that are active at it are on at every width),
-            `divisor` or `widths_grid` (the only widths at which these layers change),
-            as in `{"block_[1-5]_*": {"widths_grid": [0.25, 0.5, 1.0]}, "code":
-            {"min_width": 0.5}}`. If several patterns match a layer, the first one
-            counts. Of layers that are added to each other the one of fewest channels
-            counts; of layers of equal size, the first input of the `Add`.
-        fade: For a trained model whose forbidden entries are to fade out; see
+        min_width: Smallest width in (0, 1]. Channels that are active at `min_width` are
+            active at every width, and their kernel is dense. `None` takes the first of
+            `widths_grid`, or 0.25 without a grid.
+        divisor: Size of the blocks in which channels come and go. A layer that would
+            have fewer than four blocks gets smaller blocks. 8 suits phones.
+        widths_grid: The widths of a model that needs only a few: ascending, the last
+            one 1. Between two grid widths the model runs at the smaller one.
+        staircase: Rule for the widths at which blocks of channels appear. With
+            `"nested"` outputs depend on every active channel at every width. `"paper"`
+            is the exact staircase of the paper. See `channel_grades`.
+        stages: Settings for layers whose channels appear at other widths. Keys are
+            patterns of layer names. A value may hold `min_width` (channels active at
+            this width are always on), `divisor`, or `widths_grid` (the only widths at
+            which these layers change). An example: `{"block_[1-5]_*": {"widths_grid":
+            [0.25, 0.5, 1.0]}, "code": {"min_width": 0.5}}`. If several patterns match a
+            layer, the first pattern counts. If layers are added to each other, the
+            settings of the layer with the fewest channels count; among layers of equal
+            size, those of the first input of the `Add`.
+        fade: Schedule by which forbidden entries of a trained model fade out; see
             `to_any_width`.
         **kwargs: `trainable`.
 
     Raises:
-        ValueError: If an argument is out of range, a layer breaks the rule of
-            any-width networks, or there is no readout.
-        NotImplementedError: If there is no width rule for a layer.
+        ValueError: If an argument is out of range, if a layer breaks the rule of
+            any-width networks, or if there is no readout.
+        NotImplementedError: If a layer has no width rule.
 
     Warns:
-        UserWarning: If there is no Tri layer, and a plain convolution or dense layer
-            follows the readout: Tri layers seem to be forgotten.
+        UserWarning: If the model has no Tri layer, but a plain convolution or dense
+            layer follows the readout. Such a model probably lacks its Tri layers.
 
     Examples:
         >>> import keras
@@ -108,7 +114,8 @@ class AnyWidthModel(MultiWidthModel):
         fade: Fade = None,
         **kwargs: Any,
     ) -> None:
-        self._fade = fade_schedule(fade)  # layers get their places in what follows
+        # Before the base constructor, which calls `_propagate`, which reads `_fade`.
+        self._fade = fade_schedule(fade)
         super().__init__(
             inputs,
             outputs,
@@ -131,12 +138,13 @@ class AnyWidthModel(MultiWidthModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Makes a model as a file describes it; see `keras.Model.from_config`."""
-        # Files from before there was a choice have the paper's rule.
+        """Makes a model from a config; see `keras.Model.from_config`."""
+        # Old files have no `staircase`. They were written when the only rule was the
+        # paper's.
         return super().from_config({"staircase": "paper", **config}, custom_objects)
 
     def _warn_of_a_long_tail(self) -> None:
-        """Warns if Tri layers seem to be forgotten: plain layers follow plain ones."""
+        """Warns if there is no Tri layer and a plain layer follows the readout."""
         if any(isinstance(layer, TriLayer) for layer in self.layers):
             return
         for node in self.propagation.nodes:
@@ -144,10 +152,10 @@ class AnyWidthModel(MultiWidthModel):
             if isinstance(kind, PerWidth) and hasattr(node.operation, "kernel"):
                 warnings.warn(
                     f"Model '{self.name}' has no Tri layer: layer '{kind.readout}' is "
-                    f"its readout, and '{node.operation.name}' and all else that "
-                    "follows is whole at every width. If that is not meant, use a Tri "
-                    "layer (TriConv2D, TriDense) in place of each plain one between "
-                    "the first and the last, or `to_any_width(model)`.",
+                    f"its readout, so '{node.operation.name}' and all later layers "
+                    "keep all channels at every width. To make these layers narrow, "
+                    "replace each plain layer between the first and the last by its "
+                    "Tri layer (TriConv2D, TriDense), or call `to_any_width(model)`.",
                     stacklevel=3,
                 )
                 return
@@ -164,11 +172,14 @@ class AnyWidthModel(MultiWidthModel):
 
     @property
     def fade(self) -> keras.optimizers.schedules.LearningRateSchedule | None:
-        """Share in which forbidden entries act in each training step, or `None`."""
+        """Schedule of the factor, 0 to 1, on forbidden entries in training steps.
+
+        `None` if nothing fades out.
+        """
         return self._fade
 
     def has_forbidden_entries(self) -> bool:
-        """Whether there is something left that fades out."""
+        """Whether a forbidden entry that fades out is still other than zero."""
         return self._fade is not None and any(
             layer.has_forbidden_entries()
             for layer in self.layers
@@ -176,7 +187,7 @@ class AnyWidthModel(MultiWidthModel):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the functional model's config and the widths' arguments."""
+        """Returns the config of the functional model, its widths and `fade`."""
         config = super().get_config()
         if self._fade is not None:
             config["fade"] = keras.saving.serialize_keras_object(self._fade)
@@ -193,15 +204,16 @@ class AnyWidthModel(MultiWidthModel):
     def _outputs_at(
         self, levels: Any, features: list[Any], training: bool | None
     ) -> list[Any]:
-        """Runs the tail at several levels `(n,)`, folded into its batch.
+        """Runs the tail at several levels `(n,)`, which are folded into the batch.
 
         Returns:
-            The model's outputs, n times.
+            A list of n entries: the model's outputs at each level.
         """
         count = levels.shape[0]
 
         def fold(x: Any) -> Any:
-            # The samples' axis stays the first one: replicas hold a part of it each.
+            # Samples stay the first axis, because each replica of a distributed
+            # training holds a part of that axis.
             return keras.ops.reshape(x, (-1, *keras.ops.shape(x)[2:]))
 
         def unfold(y: Any) -> list[Any]:
@@ -225,8 +237,9 @@ class AnyWidthModel(MultiWidthModel):
                 active = keras.ops.reshape(
                     active, (1, count, *(1,) * (len(x.shape) - 2), -1)
                 )
-                # Not a product: in mixed precision a wide channel may overflow, and
-                # 0 * inf would carry it through the readout to narrow widths.
+                # A product with the mask would be wrong: in mixed precision a wide
+                # channel may overflow, and 0 * inf is NaN, which the readout would
+                # carry to narrow widths.
                 stacked = keras.ops.where(
                     active, keras.ops.expand_dims(x, 1), keras.ops.zeros((), x.dtype)
                 )
@@ -237,7 +250,7 @@ class AnyWidthModel(MultiWidthModel):
         if all(mask is None for mask in masks):
             outputs = tail(folded, training=training)
         else:
-            # Called as a layer, Keras warns of the masks, as if they were lost.
+            # `tail(...)` would warn that the masks are lost, although they are passed.
             outputs = tail.call(folded, training=training, mask=masks)
         unfolded = []
         for y in keras.tree.flatten(outputs):
@@ -251,21 +264,21 @@ class AnyWidthModel(MultiWidthModel):
         ]
 
     def _shared_losses(self) -> list[Any]:
-        """What activity regularizers of the trunk's layers gave in its last run."""
+        """Losses of the trunk's activity regularizers in its last run."""
         trunk = self._trunk.parts.trunk
-        losses = trunk.losses  # weight regularizers come last
+        losses = trunk.losses  # Keras lists the losses of weight regularizers last
         count = sum(w.regularizer is not None for w in trunk.trainable_weights)
         return losses[: len(losses) - count]
 
     def weight_values(self, layer: keras.Layer, width: float) -> list[np.ndarray]:
-        """Gives a layer's weights without what the triangle forbids.
+        """Returns a layer's weights, with forbidden entries at zero.
 
         Args:
             layer: A layer of the model.
-            width: Width in [min_width, 1].
+            width: Width in [min_width, 1]. The weights are equal at every width.
 
         Returns:
-            An array for each of `layer.weights`; they are the same at every width.
+            A list with an array for each of `layer.weights`, of its shape.
         """
         tri = isinstance(layer, TriangularKernel)
         values = layer.masked_weights() if tri else layer.weights

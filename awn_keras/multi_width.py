@@ -1,4 +1,4 @@
-"""What all models of several widths share: their networks, and how they are trained."""
+"""The base of all models with several widths: their networks and their training."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from awn_keras.widths import Networks, check_width
 
 @dataclass
 class _Runtime:
-    """What a model needs to run, out of sight of Keras' tracking of attributes.
+    """State of a running model. A dataclass hides the state from Keras' tracking.
 
-    The width's level is a variable, so that changing it retraces nothing; it is no
-    weight, so that weights are those of the layers alone. `MultiWidthModel.variables`
-    lists it, as JAX needs it.
+    The level of the width is stored in a variable, so changing the width does not
+    retrace the graph. The level is not listed in `model.weights`, which holds only the
+    layers' weights. `MultiWidthModel.variables` lists the level, because JAX needs all
+    state.
     """
 
     propagation: Propagation
@@ -64,26 +65,29 @@ def _level_variable(level: int) -> keras.Variable:
 class MultiWidthModel(WidthTrainer):
     """A functional Keras model that runs at any width from `min_width` to 1.
 
-    The base of `AnyWidthModel` and of the systems in `awn_keras.baselines`: they are
-    compiled, trained, evaluated, saved, slimmed and exported in the same way. A
-    subclass says which channels come and go (`_propagate`) and how to run at several
+    The base class of `AnyWidthModel` and of the models in `awn_keras.baselines`. All of
+    them are compiled, trained, evaluated, saved, slimmed and exported in one way. A
+    subclass defines which channels come and go (`_propagate`) and how to run several
     widths (`_features`, `_outputs_at`).
 
     Args:
         inputs: `keras.Input`, or a structure of them.
         outputs: Tensors computed from `inputs`.
         name: Name of the model.
-        min_width: Smallest width in (0, 1]. `None` for the first of `widths_grid`,
-            else 0.25.
-        divisor: Channels come and go in blocks of this size.
-        widths_grid: If only a few widths are needed: these, ascending, ending at 1.
+        min_width: Smallest width in (0, 1]. `None` takes the first of `widths_grid`, or
+            0.25 without a grid.
+        divisor: Size of the blocks in which channels come and go.
+        widths_grid: The widths of a model that needs only a few: ascending, the last
+            one 1.
         staircase: `"nested"`, or `"paper"`; see `channel_grades`.
-        stages: Layers that differ; see `AnyWidthModel`.
+        stages: Settings for layers whose channels appear at other widths; see
+            `AnyWidthModel`.
         **kwargs: `trainable`.
 
     Raises:
-        ValueError: If an argument is out of range, or the model's graph does not fit.
-        NotImplementedError: If there is no width rule for a layer.
+        ValueError: If an argument is out of range, if the graph breaks the rule of the
+            model, or if all widths would be one network.
+        NotImplementedError: If a layer has no width rule.
     """
 
     def __init__(
@@ -113,10 +117,11 @@ class MultiWidthModel(WidthTrainer):
         comes = any((each > self.min_width).any() for each in grades)
         if self.min_width < 1 and not comes:
             raise ArgumentError(
-                "There is one network only: no output depends on a channel that is "
-                f"off at min_width={self.min_width}. Use more channels in the layers "
-                "that have few, as what they read cannot come later than they do. "
-                f"Received: layers of {sorted({len(each) for each in grades})} channels"
+                "The model has only one network: no output depends on a channel that "
+                f"is off at min_width={self.min_width}. Use more channels in the "
+                "layers with the fewest, because a channel that such a layer reads "
+                "cannot appear later than the layer's own last channel. Received: "
+                f"layers of {sorted({len(each) for each in grades})} channels"
             )
         level = _level_variable(len(networks.thresholds))
         self._runtime = _Runtime(propagation, networks, level)
@@ -138,8 +143,11 @@ class MultiWidthModel(WidthTrainer):
     def width(self) -> float:
         """The width at which the model runs, in [min_width, 1].
 
-        1 at first, and again after saving and loading. To leave it alone, use
+        A new or loaded model has width 1. To use another width for one call, use
         `predict(x, width=...)`, `evaluate(..., width=...)` or `at`.
+
+        Raises:
+            ValueError: If you set a width outside [min_width, 1].
         """
         return self._runtime.width
 
@@ -152,7 +160,7 @@ class MultiWidthModel(WidthTrainer):
 
     @property
     def level(self) -> keras.Variable:
-        """Level of `width` (see `networks`), int32: state, but not a weight."""
+        """Level of `width` (see `networks`), an int32 scalar; not in `weights`."""
         return self._runtime.level
 
     @property
@@ -162,35 +170,38 @@ class MultiWidthModel(WidthTrainer):
 
     @property
     def distinct_widths(self) -> tuple[float, ...]:
-        """One width for each different network there is, ascending.
+        """One width for each different network of the model, ascending.
 
-        The first is `min_width`; the last, if there are several, is 1. Each is the
-        width at which the network begins, rounded up to six digits, or the grid's own;
-        in the paper's staircase it is in the middle of the range in which the network
-        stays the same.
+        The first width is `min_width`. The last width is 1, if there are several. A
+        width of `widths_grid` is listed as it is. Without a grid, each width is the
+        smallest at which its network runs, rounded up to six digits; in the paper's
+        staircase, each is the middle of the range in which its network runs.
         """
         return self.networks.distinct_widths
 
     def start_of(self, width: float) -> float:
-        """Finds where the network that runs at a width begins.
+        """Returns the smallest width that runs the network of a width.
 
         Args:
             width: Width in [min_width, 1].
 
         Returns:
-            The smallest width at which the model runs as it does at this one.
+            The smallest width with the network of `width`.
+
+        Raises:
+            ValueError: If `width` is out of range.
         """
         level = self.networks.level_of(check_width(width, self.min_width))
         return float(self.networks.starts[level])
 
     def at(self, width: float) -> WidthView:
-        """Gives a view of the model at a width; the model's own stays as it is.
+        """Returns a view of the model at a width; `model.width` does not change.
 
         Args:
             width: Width in [min_width, 1].
 
         Returns:
-            The view. Several threads may predict by views of one model at once.
+            The view. Several threads may predict with views of one model at once.
 
         Raises:
             ValueError: If `width` is out of range.
@@ -212,26 +223,27 @@ class MultiWidthModel(WidthTrainer):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """All state, as in Keras; also the level of the width, which is no weight."""
-        runtime = getattr(self, "_runtime", None)  # Keras asks while it builds
+        """All state as in Keras, and the level of the width."""
+        # Keras reads `variables` in its constructor, before `_runtime` exists.
+        runtime = getattr(self, "_runtime", None)
         return super().variables + ([] if runtime is None else [runtime.level])
 
-    # ---------------------------------------------------- what subclasses decide
+    # -------------------------------------------------- what subclasses implement
 
     def _propagate(self, widths: Widths) -> Propagation:
-        """Finds the kinds of all tensors; see `propagation.propagate`."""
+        """Finds the kind of each tensor; see `propagation.propagate`."""
         raise NotImplementedError
 
     def _features(self, inputs: Any, training: bool | None) -> Any:
-        """Computes, once for all widths, what they share."""
+        """Computes once what all widths share."""
         raise NotImplementedError
 
     def _outputs_at(self, levels: Any, features: Any, training: bool | None) -> Any:
-        """Computes the outputs at several levels `(n,)`, a list of n."""
+        """Computes the outputs at several levels `(n,)`; returns a list of n."""
         raise NotImplementedError
 
     def _shared_losses(self) -> list[Any]:
-        """Activity losses of what `_features` ran."""
+        """Activity losses of the layers that `_features` runs."""
         return []
 
     def _acting_from(self) -> list[tuple[keras.Variable, np.ndarray]]:
@@ -239,14 +251,14 @@ class MultiWidthModel(WidthTrainer):
         return acting_from(self.propagation, self.networks)
 
     def weight_values(self, layer: keras.Layer, width: float) -> list[np.ndarray]:
-        """Gives a layer's weights as they act at a width, not cut to it yet.
+        """Returns a layer's weights as they act at a width, in full size.
 
         Args:
             layer: A layer of the model.
             width: Width in [min_width, 1].
 
         Returns:
-            An array for each of `layer.weights`.
+            A list with an array for each of `layer.weights`, of its shape.
         """
         return [keras.ops.convert_to_numpy(weight) for weight in layer.weights]
 
@@ -265,21 +277,22 @@ class MultiWidthModel(WidthTrainer):
 
         Args:
             *args: As in Keras.
-            width: Width in [min_width, 1]; the model's own stays as it is, and threads
-                may predict at once at widths of their own (with JAX they wait for each
-                other), but not while another one trains or evaluates the model. The
-                first such call of a thread traces, further widths do not: keep
-                threads, as a pool does. `None` for the current width.
-            **kwargs: As in Keras. With `width` the `model` of callbacks is not this
-                one, but one that runs it.
+            width: Width in [min_width, 1] for this call; `model.width` does not change.
+                `None` takes the current width. Several threads may predict at once,
+                each at its own width, but not while a thread trains or evaluates the
+                model. With JAX, threads wait for each other. The first call of a thread
+                traces the graph; later calls at other widths do not. So keep your
+                threads, for example in a pool.
+            **kwargs: As in Keras. With `width`, the `model` of callbacks is a helper
+                model that runs this model.
 
         Returns:
-            The outputs, NumPy arrays.
+            The outputs, NumPy arrays in the structure of the model's outputs.
 
         Raises:
             ValueError: If `width` is out of range.
-            NotImplementedError: If a subclass has a `predict_step` of its own, which
-                runs the model at its own width, and `width` is given.
+            NotImplementedError: If `width` is given and a subclass defines
+                `predict_step`, which would run at `model.width`.
         """
         if width is None:
             with self.state_at_hand(), backends.restored(self):
@@ -292,29 +305,34 @@ class MultiWidthModel(WidthTrainer):
                 return predictor.predict(*args, **kwargs)
 
     def _predictor(self) -> _Predictor:
-        """This thread's."""
+        """The predictor of this thread. Each thread has its own width variable."""
         predictors = self._runtime.predictors
         if not hasattr(predictors, "own"):
             if type(self).predict_step is not keras.Model.predict_step:
                 raise UnsupportedError(
-                    f"{type(self).__name__} '{self.name}' has a `predict_step` of its "
-                    "own, which runs it at its own width: set `model.width` instead."
+                    f"`width` cannot be given to `predict`: {type(self).__name__} "
+                    f"'{self.name}' defines `predict_step`, which runs at "
+                    "`model.width`. Set `model.width` instead."
                 )
             with backends.variables_of(self):
                 predictors.own = _Predictor(self)
         return predictors.own
 
     def forget_traces(self) -> None:
-        """Lets evaluation and prediction be compiled anew, at all widths."""
+        """Drops compiled functions, so that the next call traces the graph again.
+
+        Call it after a change that a compiled function does not see.
+        """
         super().forget_traces()
         self._runtime.predictors = threading.local()
 
     @contextmanager
     def state_at_hand(self) -> Iterator[None]:
-        """A context in which the weights are the model's to read and to set.
+        """A context in which the model's variables hold their current values.
 
-        JAX's trainer takes them out of a model while it trains, evaluates or predicts.
-        Other threads wait until a `predict` has ended.
+        With JAX, the trainer keeps the values outside of the model during training,
+        evaluation and prediction. In this context another thread waits until a running
+        `predict` ends.
         """
         with backends.one_at_a_time(self._runtime.lock):
             backends.sync_state(self)
@@ -324,10 +342,11 @@ class MultiWidthModel(WidthTrainer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Makes a model as a file describes it; see `keras.Model.from_config`.
+        """Makes a model from a config; see `keras.Model.from_config`.
 
         Raises:
-            ValueError: If a later version of awn_keras wrote it.
+            ValueError: If a later version of awn_keras wrote the config, or an entry of
+                it is wrong.
         """
         name, check = str(config.get("name")), of_kind("model", values(anything))
         check_fits(config, check, name, f"a config of {cls.__name__}")
@@ -335,7 +354,7 @@ class MultiWidthModel(WidthTrainer):
         return super().from_config(config, custom_objects)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the functional model's config and the widths' arguments."""
+        """Returns the config of the functional model and the widths' arguments."""
         grid = self.widths_grid
         return {
             "schema": SCHEMAS["model"],
@@ -348,14 +367,14 @@ class MultiWidthModel(WidthTrainer):
         }
 
     def on_graph(self, inputs: Any, outputs: Any) -> MultiWidthModel:
-        """Makes a model of other tensors of this one's layers.
+        """Makes a model with the widths of this model from other tensors of its layers.
 
         Args:
-            inputs: Inputs of the new model, such as `graph.rebuild` gives them.
-            outputs: Its outputs.
+            inputs: Inputs of the new model, for example from `graph.rebuild`.
+            outputs: Outputs of the new model.
 
         Returns:
-            A model with the same widths, which shares all weights of the layers.
+            The new model. It shares the layers and their weights with this model.
         """
         own = inspect.signature(self._graph_class.__init__).parameters
         config = {
@@ -364,17 +383,19 @@ class MultiWidthModel(WidthTrainer):
             if name in own and name != "name"
         }
         model = self._graph_class(inputs, outputs, self.name, **config)
-        # What it has besides those of the layers, such as statistics of widths.
+        # A baseline has weights outside of layers, such as the statistics of widths.
         model.set_weights(self.get_weights())
         return model
 
     @property
     def _graph_class(self) -> type[MultiWidthModel]:
-        """The class of `on_graph`; a subclass may have a constructor of its own."""
+        """The class that `on_graph` makes. A subclass with other arguments names it."""
         return type(self)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: an exported graph has one width and no zeros to carry.
+        """Refused: an exported graph has only one width.
+
+        Use `export_tflite`, or `slim(model, width).export(path)`.
 
         Raises:
             NotImplementedError: Always.
@@ -386,7 +407,9 @@ class MultiWidthModel(WidthTrainer):
         )
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: Keras would quantize the kernels past their masks.
+        """Refused: Keras quantizes kernels without their masks.
+
+        Quantize `slim(model, width)`.
 
         Raises:
             NotImplementedError: Always.
@@ -398,18 +421,18 @@ class MultiWidthModel(WidthTrainer):
 
 
 def check_any_width_model(model: Any) -> None:
-    """Checks that a model has widths to look at.
+    """Checks that a model has several widths.
 
     Args:
-        model: What the user gave.
+        model: The argument of the user.
 
     Raises:
-        TypeError: If it has one width only, or is no model.
+        TypeError: If `model` is no `MultiWidthModel`.
     """
     if not isinstance(model, MultiWidthModel):
         raise ArgumentTypeError(
-            "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`; a "
-            "plain model has one width only. Make one of it with "
+            "`model` must be an `AnyWidthModel` or a model of `awn_keras.baselines`; a "
+            "plain model has only one width. Convert a plain model with "
             f"`to_any_width(model)`. Received: '{getattr(model, 'name', model)}' "
             f"({type(model).__name__})"
         )
@@ -419,7 +442,7 @@ class WidthView:
     """A model seen at one width; see `MultiWidthModel.at`.
 
     Args:
-        model: The model; it is left as it is.
+        model: The model. Its `width` does not change.
         width: Width in [min_width, 1].
     """
 
@@ -443,7 +466,7 @@ class WidthView:
             return self.model._outputs_of(level, inputs, training)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Predicts as `MultiWidthModel.predict` does at the width.
+        """Predicts at the width of the view; see `MultiWidthModel.predict`.
 
         Raises:
             TypeError: If `width` is given.
@@ -452,9 +475,9 @@ class WidthView:
         return self.model.predict(*args, width=self.width, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates as `MultiWidthModel.evaluate` does at the width.
+        """Evaluates at the width of the view; see `MultiWidthModel.evaluate`.
 
-        The metrics are the model's: one thread at a time.
+        The view uses the model's metrics, so only one thread may evaluate at a time.
 
         Raises:
             TypeError: If `width` is given.
@@ -465,16 +488,16 @@ class WidthView:
     def _check_no_width(self, arguments: dict[str, Any]) -> None:
         if "width" in arguments:
             raise ArgumentTypeError(
-                f"A view has its width, here {self.width}: leave `width` out, or ask "
-                f"the model itself. Received: width={arguments['width']!r}"
+                f"A view has a fixed width, here {self.width}. Leave `width` out, or "
+                f"call the model itself. Received: width={arguments['width']!r}"
             )
 
 
 class _Predictor(keras.Model):
-    """Runs a model at a width of its own: what `predict` needs in one thread.
+    """Runs a model at a separate width, for the `predict` of one thread.
 
     Args:
-        model: The model, whose weights this one shares.
+        model: The model. The predictor shares its weights.
     """
 
     def __init__(self, model: MultiWidthModel) -> None:

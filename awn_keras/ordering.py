@@ -1,4 +1,4 @@
-"""The place that each channel of a trained model gets, so that little is lost."""
+"""New orders for the channels of a trained model, so that little is lost."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from awn_keras.propagation import Trace
 from awn_keras.rules import Kind, Labelled, WidthRule, rule_of
 from awn_keras.slices import channel_axes, weights_of
 
-#: Rounds after which no order was seen to get better by a hundredth.
+#: Upper limit of rounds. In trials, later rounds improved no order by 1 %.
 _ROUNDS = 10
 
 
 def moves_of(traced: Trace) -> np.ndarray:
-    """For each label that of the channel that takes its place, the strongest first.
+    """Orders channels by importance, the strongest first.
 
-    Channels change places only with those that go through the same layers.
+    Channels change places only with channels that go through the same layers.
 
     Args:
         traced: The channels of a trained model.
 
     Returns:
-        int array `(labels,)`.
+        int array `(labels,)`: for each label, the label of the channel that takes its
+        place.
     """
     importance = importance_of(traced)
     moves = np.arange(len(importance))
@@ -36,15 +37,15 @@ def moves_of(traced: Trace) -> np.ndarray:
 
 
 def _groups(traced: Trace) -> list[np.ndarray]:
-    """Labels of channels that may change places, those of early places first."""
+    """Groups of labels that may change places, each in the order of its places."""
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     homes: dict[int, list[int]] = defaultdict(list)
-    order: dict[int, None] = {}  # of first places, in the layer that gives the grade
+    order: dict[int, None] = {}  # labels, ordered by their first place
     for index, (_, labels) in enumerate(traced.makers()):
         for label in labels.tolist():
             homes[label].append(index)
             order.setdefault(label)
-    # Nor do they leave the part that is taken of a layer.
+    # If a slice takes a part of a layer, channels also stay inside their part.
     parts = traced.channels.classes(np.array(list(order), int))
     for index, part in enumerate(parts):
         for label in part.tolist():
@@ -58,12 +59,12 @@ def _groups(traced: Trace) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How much of what each channel reads comes from which other channel.
+    """The share of each input channel in the input of each output channel of a layer.
 
     Args:
-        read: Labels of the channels that are read, `(in,)`.
-        readers: Labels of those that read them, `(out,)`. `None` for a readout, which
-            reads at every width.
+        read: Labels of the input channels, `(in,)`.
+        readers: Labels of the output channels, `(out,)`. `None` for a readout, whose
+            outputs are active at every width.
         parts: float64 array `(in, out)`; the sum over a layer is 1.
     """
 
@@ -73,27 +74,31 @@ class _Reading:
 
 
 def moves_for_reading(traced: Trace, grades: np.ndarray) -> np.ndarray:
-    """For each label that of the channel that takes its place, so that little is lost.
+    """Orders channels so that the triangle forbids little of what they read.
 
-    What is lost is the part of each channel's input, in squares of kernel entries
-    times the squared size of what they multiply, that comes from channels which appear
-    later than the channel itself; important channels count more. A readout loses what
-    is not there, at the mean over widths. From the order of importance on, the
-    channels of one group after another get the places that lose least while all others
-    stay, until nothing changes.
+    The loss of a channel is the share of its input that comes from channels which
+    appear later than the channel. A share is measured by squared kernel entries, times
+    the squared size of the input channel. Important channels count more. A readout
+    loses inactive channels; their share counts by the part of the widths at which they
+    are inactive.
+
+    The search starts from the order of importance. It goes through the groups of
+    channels, and gives the channels of a group the places with the least loss while all
+    other channels stay. It ends when nothing changes.
 
     Args:
         traced: The channels of a trained model.
         grades: float64 array `(labels,)`: the grade of each place.
 
     Returns:
-        int array `(labels,)`.
+        int array `(labels,)`: for each label, the label of the channel that takes its
+        place.
     """
     from scipy.optimize import linear_sum_assignment
 
     moves = moves_of(traced)
     groups, readings = _groups(traced), _readings_of(traced)
-    # The grade of each channel, by its label: that of its place.
+    # The grade of each channel, by its label, is the grade of its present place.
     now = np.empty(len(moves))
     now[moves] = grades[np.arange(len(moves))]
     for _ in range(_ROUNDS):
@@ -118,7 +123,7 @@ def moves_for_reading(traced: Trace, grades: np.ndarray) -> np.ndarray:
 def _add_losses(
     lost: np.ndarray, reading: _Reading, now: np.ndarray, levels: np.ndarray
 ) -> None:
-    """Adds what each channel of a layer would lose, or take from others, at levels."""
+    """Adds the loss that each channel of a layer would have or cause at each level."""
     for column, level in enumerate(levels):
         if reading.readers is None:
             np.add.at(lost[:, column], reading.read, level * reading.parts[:, 0])
@@ -141,14 +146,14 @@ def _readings_of(traced: Trace) -> list[_Reading]:
             read = channel_axes(kernel, rule.in_axes, len(into.labels))
             out = channel_axes(kernel, rule.out_axes, flow.output_shape[-1])
             labels = into.labels
-            if readers is not None and len(out) > 1:  # units that read each other
+            if readers is not None and len(out) > 1:  # a recurrent kernel
                 read, labels = out, readers
             if not (read and out) or kernel.name not in rule.kernels:
                 continue
             energy = _energy(kernel, read[0], out[-1])
             labels = labels[: len(energy)]
             energy *= np.square(importance[labels])[:, None]
-            # BatchNormalization after the layer makes each channel's size its factor.
+            # After a BatchNormalization the size of a channel is its factor `gamma`.
             parts = energy / np.maximum(energy.sum(axis=0), 1e-30)
             if readers is None:
                 parts = energy.sum(axis=1, keepdims=True)
@@ -163,12 +168,12 @@ def _readings_of(traced: Trace) -> list[_Reading]:
 def _energy(
     kernel: Any, read: tuple[int, np.ndarray], out: tuple[int, np.ndarray]
 ) -> np.ndarray:
-    """Squares of a kernel's entries, summed for each two channels `(in, out)`.
+    """Squared kernel entries, summed for each pair of channels, `(in, out)`.
 
     Args:
         kernel: The weight.
-        read: The axis of the channels that are read, with the places of each.
-        out: That of those that read them.
+        read: Axis of the input channels, and the places of each channel on it.
+        out: Axis of the output channels, and the places of each channel on it.
     """
     squares = np.square(keras.ops.convert_to_numpy(kernel).astype("float64"))
     squares = np.moveaxis(squares, (read[0], out[0]), (-2, -1))
@@ -178,15 +183,15 @@ def _energy(
 
 
 def importance_of(traced: Trace) -> np.ndarray:
-    """Gives the importance of the channel of each label.
+    """Computes the importance of the channel of each label.
 
     Args:
         traced: The channels of a trained model.
 
     Returns:
-        float64 array `(labels,)`: the mean size of the channel's factors in the
-        normalizations that it goes through, else the L1 norm of the kernels that make
-        it.
+        float64 array `(labels,)`: the mean absolute factor of the channel in the
+        normalizations that it goes through. Without normalization, the L1 norm of the
+        kernel entries that make the channel.
     """
     roots = traced.channels.resolve()
     norms, factors, counts = np.zeros((3, len(roots)))
@@ -212,17 +217,17 @@ def importance_of(traced: Trace) -> np.ndarray:
 
 
 def sources_of(kind: Kind, shape: tuple[Any, ...], moves: np.ndarray) -> list[int]:
-    """For each place in a tensor, the place whose channel comes there.
+    """For each place in a tensor, the old place of the channel that moves to it.
 
     Args:
-        kind: The tensor's kind; channels move where it is `Labelled`.
-        shape: Its shape, channels last.
-        moves: What `moves_of` gives.
+        kind: Kind of the tensor. Channels move only if it is `Labelled`.
+        shape: Shape of the tensor, channels last.
+        moves: Result of `moves_of`.
     """
     if not isinstance(kind, Labelled):
         return list(range(shape[-1] or 1))
-    # A label may be here several times (after Flatten, say); then its first place is
-    # filled from the first of the other label, and so on.
+    # A label may occur several times, for example after Flatten. Then its first place
+    # is filled from the first place of the other label, and so on.
     wanted = np.argsort(moves[kind.labels], kind="stable")
     sources = np.empty(len(wanted), int)
     sources[wanted] = np.argsort(kind.labels, kind="stable")

@@ -1,4 +1,4 @@
-"""Pictures of curves, of training and of kernels, and what all pictures share."""
+"""Pictures of curves, of training and of kernels."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ if TYPE_CHECKING:
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-#: Marks, so that curves differ without colour, too.
+#: Markers, so that a reader can tell curves apart without colour.
 MARKERS = "osD^vP"
-#: For what is ordered, such as widths: from dark to bright at any kind of sight.
+#: Colour map for ordered things such as widths: dark to bright for every reader.
 ORDERED = "viridis"
 _COSTS = {"width": "width", "macs": "MACs (millions)", "parameters": "parameters (k)"}
 _UNITS = {"width": 1.0, "macs": 1e6, "parameters": 1e3}
 
 
 def axes_or_new(ax: Any, width: float = 6.0, height: float = 4.0) -> Any:
-    """Gives Matplotlib axes to draw on.
+    """Returns Matplotlib axes to draw on.
 
     Args:
-        ax: What the user gave: axes, or `None` for new ones, which a notebook shows.
-        width: Of the new figure, in inches.
-        height: Of the new figure, in inches.
+        ax: The user's axes. `None` makes new axes, which a notebook shows.
+        width: Width of a new figure, in inches.
+        height: Height of a new figure, in inches.
 
     Returns:
         The axes.
 
     Raises:
+        ImportError: If `ax` is `None` and Matplotlib is not installed.
         TypeError: If `ax` is a path.
     """
     if isinstance(ax, str | Path):
         raise ArgumentTypeError(
-            "`ax` must be Matplotlib axes. To write a picture, leave it out and call "
-            f"`.figure.savefig({str(ax)!r})` on what is returned. Received: ax={ax!r}"
+            "`ax` must be Matplotlib axes. To write a picture, leave `ax` out and call "
+            f"`.figure.savefig({str(ax)!r})` on the returned axes. Received: ax={ax!r}"
         )
     if ax is not None:
         return ax
@@ -55,11 +56,11 @@ def axes_or_new(ax: Any, width: float = 6.0, height: float = 4.0) -> Any:
 
 
 def new_figure(width: float = 6.0, height: float = 4.0, **kwargs: Any) -> Any:
-    """Makes a figure that no window and no notebook shows, for files.
+    """Makes a figure for a file. No window and no notebook shows it.
 
     Args:
-        width: In inches.
-        height: In inches.
+        width: Width in inches.
+        height: Height in inches.
         **kwargs: As in Matplotlib's `Figure.subplots`.
 
     Returns:
@@ -73,7 +74,7 @@ def new_figure(width: float = 6.0, height: float = 4.0, **kwargs: Any) -> Any:
 
 
 def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
-    """Writes a figure as PNG, whole or not at all.
+    """Writes a figure as PNG. If writing fails, an old file stays as it was.
 
     Args:
         figure: A Matplotlib figure.
@@ -81,33 +82,33 @@ def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
         dpi: Pixels per inch.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     content = io.BytesIO()
-    # No date in it: the same runs give the same file.
+    # Without the version of Matplotlib, equal figures give equal files.
     figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     write_whole(path, content.getvalue())
 
 
 def ordered_colors(count: int) -> list[Any]:
-    """Colours for things in an order, such as widths.
+    """Returns colours for ordered things such as widths.
 
     Args:
-        count: How many.
+        count: Number of colours.
 
     Returns:
-        RGBA colours, the first one dark.
+        RGBA colours, from dark to bright.
     """
     check_installed("A picture", "matplotlib")
     import matplotlib as mpl
 
-    # The brightest tenth is hardly seen on white.
+    # The brightest tenth of the map is hard to see on white.
     last = max(count - 1, 1)
     return [mpl.colormaps[ORDERED](0.9 * i / last) for i in range(count)]
 
 
 class Curve(Protocol):
-    """What `plot_curves` draws; see `TradeOffCurve`, which is one."""
+    """Attributes that `plot_curves` needs. `TradeOffCurve` has them."""
 
     widths: Sequence[float]
     accuracy: Sequence[float] | None
@@ -116,31 +117,33 @@ class Curve(Protocol):
 
     @property
     def auc(self) -> float:
-        """The mean accuracy over widths; an error if there is no accuracy."""
+        """The mean accuracy over widths; raises if there is no accuracy."""
 
 
 def plot_curves(curves: Mapping[str, Curve], x: str = "width", ax: Any = None) -> Any:
     """Draws the accuracy of several models over width, MACs or parameters.
 
     Args:
-        curves: Each a `TradeOffCurve`, by the names that the legend shows; one of a
+        curves: A mapping from names for the legend to `TradeOffCurve`. A curve of a
             single width is drawn as a point.
-        x: `"width"`, `"macs"` or `"parameters"`. MACs make networks of different
-            kinds comparable.
-        ax: Matplotlib axes to draw on. `None` for new ones.
+        x: `"width"`, `"macs"` or `"parameters"`. Use MACs to compare networks of
+            different kinds.
+        ax: Matplotlib axes. `None` makes new axes.
 
     Returns:
-        The axes; `.figure.savefig(path)` writes a picture.
+        The axes. `.figure.savefig(path)` writes a picture.
 
     Raises:
-        TypeError: If `curves` is not a mapping, or `ax` a path.
-        ValueError: If `x` is unknown, there is no curve, or one has no accuracy.
+        ImportError: If `ax` is `None` and Matplotlib is not installed.
+        TypeError: If `curves` is not a mapping, or if `ax` is a path.
+        ValueError: If `x` is unknown, if `curves` is empty, or if a curve has no
+            accuracy.
     """
     if x not in _COSTS:
         raise ArgumentError(f"`x` must be one of {sorted(_COSTS)}. Received: x={x!r}")
     if not isinstance(curves, Mapping):
         raise ArgumentTypeError(
-            "`curves` must be a dict of curves by name, such as `{'mine': curve}`. "
+            "`curves` must be a dict from names to curves, such as `{'mine': curve}`. "
             f"Received: {type(curves).__name__}"
         )
     if not curves:
@@ -172,22 +175,24 @@ def plot_history(history: Any, metric: str = "accuracy", ax: Any = None) -> Any:
     """Draws a metric at each reported width over the epochs, and the AUC.
 
     Args:
-        history: What `fit` returned, or its `history`, a dict of lists.
-        metric: Name of the metric, such as `"accuracy"` or `"loss"`. Of validation
-            where there is one, else of training.
-        ax: Matplotlib axes to draw on. `None` for new ones.
+        history: The result of `fit`, or its `history`, a dict of lists.
+        metric: Name of the metric, such as `"accuracy"` or `"loss"`. If `fit`
+            validated, the validation metric is drawn, otherwise the training metric.
+        ax: Matplotlib axes. `None` makes new axes.
 
     Returns:
-        The axes; `.figure.savefig(path)` writes a picture. Accuracies are in percent.
+        The axes. `.figure.savefig(path)` writes a picture. Accuracies are in percent.
 
     Raises:
-        TypeError: If `history` is neither, or `ax` a path.
-        ValueError: If it does not have the metric at any width.
+        ImportError: If `ax` is `None` and Matplotlib is not installed.
+        TypeError: If `history` is neither a result of `fit` nor a mapping, or if `ax`
+            is a path.
+        ValueError: If `history` has the metric at no width.
     """
     logs = getattr(history, "history", history)
     if not isinstance(logs, Mapping):
         raise ArgumentTypeError(
-            "`history` must be what `fit` returned, or its `history`. Received: "
+            "`history` must be the result of `fit`, or its `history`. Received: "
             f"{type(history).__name__}"
         )
     lines: dict[float, list[float]] = {}
@@ -198,8 +203,8 @@ def plot_history(history: Any, metric: str = "accuracy", ax: Any = None) -> Any:
             lines[parts[1]] = values
     if not lines:
         raise ArgumentError(
-            f"`history` has no '{prefix}{metric}' at any width: compile with "
-            "`metrics=['accuracy']` and do not set `report_widths=[]`. Received: "
+            f"`history` must have '{prefix}{metric}' at some widths. Compile with "
+            "`metrics=['accuracy']`, and do not set `report_widths=[]`. Received: "
             f"{sorted(logs)}"
         )
     percent = metric.endswith("accuracy")
@@ -224,25 +229,28 @@ def _epochs(values: np.ndarray) -> np.ndarray:
 
 
 def plot_kernel(layer: keras.Layer, ax: Any = None) -> Any:
-    """Draws a layer's kernel: which output channel reads which input channel.
+    """Draws a layer's kernel as a matrix of input channels and output channels.
 
     Args:
-        layer: A built Tri layer of an `AnyWidthModel`, or a stock layer with a
-            `kernel` of at least two axes.
-        ax: Matplotlib axes to draw on. `None` for new ones.
+        layer: A built Tri layer of an `AnyWidthModel`, or a stock layer with a `kernel`
+            of at least two axes.
+        ax: Matplotlib axes. `None` makes new axes.
 
     Returns:
-        The axes: inputs from left to right, outputs downwards; the colour is the root
-        mean square over the window, white is what the triangle forbids.
+        The axes. Input channels run from left to right, output channels from top to
+        bottom. The colour is the root mean square of the weights over the window. White
+        entries are forbidden by the triangle.
 
     Raises:
-        TypeError: If `layer` has no kernel that mixes channels, or `ax` is a path.
-        ValueError: If it is not built.
+        ImportError: If `ax` is `None` and Matplotlib is not installed.
+        TypeError: If `layer` has no kernel, or if `ax` is a path.
+        ValueError: If `layer` is not built.
 
     Reference:
         Vu et al., Any-Width Networks (2020), figure 3.
     """
-    import keras  # Reports of files are drawn where there is none, too.
+    # Imported here, because reports of files are drawn on machines without Keras.
+    import keras
 
     if not isinstance(layer, keras.Layer) or not (
         hasattr(layer, "masked_kernel") or hasattr(layer, "kernel")
@@ -254,8 +262,8 @@ def plot_kernel(layer: keras.Layer, ax: Any = None) -> Any:
         )
     if not layer.built:
         raise ArgumentError(
-            f"Layer '{layer.name}' is not built: it has no kernel yet. Call it on a "
-            "tensor, or take it from a model."
+            f"`layer` must be built: layer '{layer.name}' has no kernel yet. Call the "
+            "layer on a tensor, or take the layer from a model."
         )
     weights, allowed = _sizes(layer)
     image = np.ma.masked_array(weights, ~allowed)
@@ -267,7 +275,7 @@ def plot_kernel(layer: keras.Layer, ax: Any = None) -> Any:
 
 
 def _sizes(layer: keras.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of the weights, and whether they may act: two arrays `(in, out)`."""
+    """Sizes of the weights, and the mask of allowed entries: arrays `(in, out)`."""
     import keras
 
     if not hasattr(layer, "masked_kernel"):

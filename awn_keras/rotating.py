@@ -1,4 +1,4 @@
-"""A basis for channels that only linear layers know, the directions read most first."""
+"""Rotation of linear bottleneck channels, so that the first channels matter most."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from awn_keras.layers.base import TriLayer
 from awn_keras.propagation import Trace
 from awn_keras.rules import Labelled, WidthRule, axes_of, mixes_channels, rule_of
 
-#: Variances below this part of the largest count as this much: what multiplies by the
-#: inverse of their roots must not lose the digits of float32.
+#: Lower limit of variances, relative to the largest. Kernels are multiplied by the
+#: inverse roots of variances; smaller variances would cost the digits of float32.
 _FLOOR = 1e-4
 
 
@@ -32,40 +32,41 @@ def rotate_channels(
     readouts: Sequence[str] = (),
     verbose: int = 1,
 ) -> keras.Model:
-    """Copies a trained model so that the first channels of its bottlenecks say most.
+    """Copies a trained model and rotates the channels of its linear bottlenecks.
 
-    Between the layers that make them and the layers that read them, the channels of a
-    linear bottleneck (those of MobileNetV2 and V3, EfficientNet) are only
-    normalized, added and pooled. Nothing there depends on the basis: a matrix may be
-    multiplied to the layers before, and its inverse to those after, and the model
-    computes what it computed. The new channels are uncorrelated, of equal size, and in
-    the order of how much is read of each. So fewer of what a channel reads comes from
-    later ones, and `to_any_width` forbids less.
+    In a linear bottleneck (MobileNetV2 and V3, EfficientNet) the channels are only
+    normalized, added and pooled between the layers that make them and the layers that
+    read them. So a matrix can be multiplied to the layers before, and its inverse to
+    the layers after, and the model still computes the same outputs. The new channels
+    are uncorrelated, of equal size, and ordered by how much the next layers read of
+    each. So channels read less from later channels, and `to_any_width` forbids less.
 
-    Other channels stay as they are, such as all of a ResNet's, which ReLU knows one by
-    one.
+    Other channels do not change. In a ResNet no channel changes, because ReLU acts on
+    each channel.
 
     Args:
-        model: A trained functional or Sequential model; it is left as it is.
-        samples: Some hundreds of the model's inputs, as they are in training: an array
-            `(n, ...)`, of which all are taken; or 300 at most of a data set or
-            generator of batches, labels or not, or a folder of photos.
-        batch_size: Samples that are computed at a time.
+        model: A trained functional or Sequential model. It does not change.
+        samples: Some hundred inputs, as in training. An array `(n, ...)` is used whole.
+            Of a data set, a generator of batches (with or without labels) or a folder
+            of photos, at most 300 samples are used.
+        batch_size: Number of samples that are computed at once.
         readouts: See `to_any_width`.
-        verbose: 1 shows a bar while samples are computed, 0 shows nothing.
+        verbose: 1 shows a progress bar, 0 shows nothing.
 
     Returns:
-        A functional `keras.Model` of the same layers, not compiled. Its outputs are the
-        model's, up to rounding, outside training; in training its bottlenecks are
-        normalized in their new directions.
+        A functional `keras.Model` of the same layers, not compiled. Outside training,
+        its outputs are those of `model` up to rounding. In training, its bottlenecks
+        are normalized in the new directions.
 
     Raises:
         TypeError: See `to_any_width`.
         ConversionError: See `to_any_width`.
-        ValueError: If the model is untrained or has Tri layers, or samples do not fit.
+        ValueError: If the model is untrained or has Tri layers, or if `samples` do not
+            fit.
+        OSError: If `samples` is a folder that is missing or cannot be read.
 
     Warns:
-        UserWarning: If the model has no such channels.
+        UserWarning: If the model has no linear bottleneck.
 
     Examples:
         >>> import keras
@@ -75,8 +76,8 @@ def rotate_channels(
         >>> model = to_any_width(rotated, order="reading")  # doctest: +SKIP
 
     Reference:
-        Ashkboos et al., SliceGPT (2024), section 3.1, for networks without
-        normalization of single channels, by principal components.
+        Ashkboos et al., SliceGPT (2024), section 3.1, which rotates to principal
+        components in networks that do not normalize single channels.
     """
     source = dissolved(model)
     _check_can_be_rotated(source)
@@ -86,8 +87,8 @@ def rotate_channels(
     streams = _streams(traced_channels(copy, readouts))
     if not streams:
         warnings.warn(
-            f"Model '{model.name}' has no channels that only linear layers know, and "
-            "is copied as it is.",
+            f"Model '{model.name}' has no linear bottleneck whose channels can be "
+            "rotated. The copy is equal to the model.",
             stacklevel=2,
         )
         return copy
@@ -106,14 +107,15 @@ def rotate_channels(
 def _check_can_be_rotated(model: keras.Model) -> None:
     if not is_trained(model):
         raise ArgumentError(
-            f"Model '{model.name}' is untrained: no direction of its channels is read "
-            "more than another. Load trained weights first."
+            f"`model` must be trained: '{model.name}' has initial weights, which read "
+            "all directions alike. Load trained weights first."
         )
     tri = [layer.name for layer in model.layers if isinstance(layer, TriLayer)]
     if tri:
         raise ArgumentError(
-            f"Model '{model.name}' has Tri layers, such as '{tri[0]}', whose channels "
-            "have their places. Rotate the plain model, and convert it then."
+            f"`model` must be a plain model: '{model.name}' has Tri layers, such as "
+            f"'{tri[0]}', whose channels have a fixed order. Rotate the plain model "
+            "first, then convert it."
         )
 
 
@@ -122,14 +124,14 @@ def _check_can_be_rotated(model: keras.Model) -> None:
 
 @dataclass(frozen=True)
 class _Mixer:
-    """A layer that mixes channels, of a single call.
+    """A layer that mixes channels and is called once.
 
     Args:
         layer: The layer.
-        normalization: The BatchNormalization that alone reads what the layer gives, or
-            `None`.
-        tensor: Where the rotated channels are: what the layer reads, or what it gives,
-            after the normalization.
+        normalization: The BatchNormalization that is the only reader of the layer's
+            output, or `None`.
+        tensor: The tensor with the rotated channels: the input of a reader, or the
+            normalized output of a maker.
     """
 
     layer: keras.Layer
@@ -139,14 +141,14 @@ class _Mixer:
 
 @dataclass(frozen=True)
 class _Stream:
-    """Channels that only linear layers know: who makes them, and who reads them."""
+    """Channels between linear layers: the layers that make and that read them."""
 
     makers: list[_Mixer] = field(default_factory=list)
     readers: list[_Mixer] = field(default_factory=list)
 
 
 class _Calls:
-    """The calls of a graph, and who reads what."""
+    """The calls of a graph, and the calls that read each tensor."""
 
     def __init__(self, traced: Trace) -> None:
         self.nodes = traced.propagation.nodes
@@ -163,7 +165,7 @@ class _Calls:
         return tuple(kind.labels.tolist()) if isinstance(kind, Labelled) else ()
 
     def normalization_after(self, node: Any) -> Any:
-        """The call of the BatchNormalization that alone reads what a layer gives."""
+        """The call of the BatchNormalization that alone reads a node's output."""
         following = self.following[id(node.outputs[0])]
         if len(following) != 1 or not _is_linear(node.operation):
             return None
@@ -180,9 +182,9 @@ def _is_linear(layer: Any) -> bool:
 
 
 def _has_one_kernel(layer: Any) -> bool:
-    """Whether a product with one kernel is all that mixes the channels of a layer.
+    """Whether a layer mixes channels only by a product with a single kernel.
 
-    The units of a recurrent layer know each other, and attention has several kernels.
+    Recurrent layers also mix their units, and attention has several kernels.
     """
     rule = _rule(layer)
     return len(rule.kernels) == 1 and not rule.recurs
@@ -191,8 +193,8 @@ def _has_one_kernel(layer: Any) -> bool:
 def _streams(traced: Trace) -> list[_Stream]:
     calls = _Calls(traced)
     streams: defaultdict[tuple[int, ...], _Stream] = defaultdict(_Stream)
-    known: set[int] = set()  # labels of channels of which each is known by itself
-    normalizing: set[int] = set()  # layers that belong to one that mixes
+    known: set[int] = set()  # labels of channels that some layer treats one by one
+    normalizing: set[int] = set()  # BatchNormalization that belongs to a mixer
     for node in calls.nodes:
         layer = node.operation
         read = [labels for x in data_tensors(node) if (labels := calls.labels(x))]
@@ -200,8 +202,9 @@ def _streams(traced: Trace) -> list[_Stream]:
         if id(layer) in normalizing:
             continue
         if not mixes_channels(layer):
-            # All that is added must turn along: no number, as in `x + 1`, and no
-            # tensor of one channel, which is added to each.
+            # All summands must be rotated together. So a constant, as in `x + 1`, or a
+            # tensor of one channel, which is added to all channels, prevents a
+            # rotation.
             all_turn = all(calls.labels(x) == made for x in data_tensors(node))
             is_whole = isinstance(layer, keras.Layer) or len(read) == 2
             if not (_rule(layer).alike and all_turn and is_whole):
@@ -270,25 +273,26 @@ def _moments(
 
 
 def _rotate(stream: _Stream, covariances: Mapping[int, np.ndarray]) -> None:
-    """Gives a stream its new basis: the layers compute what they did."""
+    """Rotates a stream, so that the network still computes the same outputs."""
     tensors = {id(reader.tensor) for reader in stream.readers}
     spreads = [covariances[key] for key in tensors]
     sizes = [np.trace(spread) for spread in spreads]
-    if min(sizes) <= 0:  # nothing comes through
+    if min(sizes) <= 0:  # all channels are constant
         return
     covariance = np.mean([c / size for c, size in zip(spreads, sizes, strict=True)], 0)
     variances, axes = np.linalg.eigh(covariance)
     deviations = np.sqrt(np.maximum(variances, _FLOOR * variances[-1]))
     root, inverse = (axes * deviations) @ axes.T, (axes / deviations) @ axes.T
-    # How much the layers read of each direction of what has unit variance in all; each
-    # of their channels counts the same, as normalization makes them equal.
+    # How much the readers use each direction, after the channels are scaled to unit
+    # variance in all directions. Each output channel of a reader counts alike, because
+    # normalization makes these channels equal in size.
     read = np.zeros_like(root)
     for reader in stream.readers:
         columns = np.concatenate(list(root @ _kernel(reader.layer)), axis=-1)
         columns = columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-30)
         read += columns @ columns.T / columns.shape[1]
     directions = np.linalg.eigh(read)[1][:, ::-1]
-    # As large on the whole as before: `covariance` has a trace of 1.
+    # Keep the total size of the channels: `covariance` has a trace of 1.
     size = np.sqrt(1 / len(root))
     forward, back = size * directions.T @ inverse, root @ directions / size
     for reader in stream.readers:
@@ -298,11 +302,12 @@ def _rotate(stream: _Stream, covariances: Mapping[int, np.ndarray]) -> None:
 
 
 def _read_rotated(reader: _Mixer, back: np.ndarray) -> None:
-    """Lets a layer read `x` where it read `back @ x`."""
+    """Changes a layer that reads `back @ x` to read `x`, with the same outputs."""
     old = _kernel(reader.layer)
     new = back.T @ old
     if reader.normalization is not None:
-        # Of the size that training has found; steps are relative to it.
+        # Keep the trained size of the kernel: the effect of a learning rate depends on
+        # it.
         scale = _scale(_norms(old), _norms(new))
         new = new * scale
         if reader.layer.use_bias:
@@ -312,7 +317,7 @@ def _read_rotated(reader: _Mixer, back: np.ndarray) -> None:
 
 
 def _rescale(normalization: Any, scale: np.ndarray) -> None:
-    """Lets a BatchNormalization give what it did, of inputs times a scale."""
+    """Adapts a BatchNormalization to inputs that are multiplied by a scale."""
     variance, epsilon = _numpy(normalization.moving_variance), normalization.epsilon
     factor = np.sqrt((variance * scale**2 + epsilon) / (variance + epsilon)) / scale
     normalization.gamma.assign(_numpy(normalization.gamma) * factor)
@@ -321,7 +326,7 @@ def _rescale(normalization: Any, scale: np.ndarray) -> None:
 
 
 def _make_rotated(maker: _Mixer, forward: np.ndarray, covariance: np.ndarray) -> None:
-    """Lets a layer, after its normalization, give `forward @ y` where it gave `y`."""
+    """Changes a layer and its normalization to return `forward @ y` instead of `y`."""
     layer, after = maker.layer, maker.normalization
     old = _kernel(layer)
     scale: Any = 1.0
@@ -357,21 +362,21 @@ def _numpy(weight: Any) -> np.ndarray:
 
 
 def _norms(kernel: np.ndarray) -> np.ndarray:
-    """Of each output channel's part of a kernel, `(out,)`."""
+    """Norm of the kernel entries of each output channel, `(out,)`."""
     return np.sqrt(np.square(kernel).sum(axis=(0, 1)))
 
 
 def _scale(wanted: Any, norms: np.ndarray) -> np.ndarray:
-    """What kernels are multiplied by to be as large as wanted, `(out,)`.
+    """Factors that give kernels their wanted norms, `(out,)`.
 
-    Normalization undoes any factor above 0; what is next to nothing stays so.
+    Normalization undoes any factor above 0. Kernels that are almost zero get factor 1.
     """
     large = (norms > 1e-12) & (wanted > 1e-12)
     return np.clip(np.where(large, wanted / np.where(large, norms, 1), 1), 1e-3, 1e3)
 
 
 def _kernel_axes(layer: Any) -> tuple[str, tuple[int, int]]:
-    """Name of the kernel that mixes channels, and its axes of those in and out."""
+    """Name of the kernel that mixes channels, and its input and output axes."""
     (name,), rule = _rule(layer).kernels, _rule(layer)
     (into,), (out,) = axes_of(rule.in_axes[name]), axes_of(rule.out_axes[name])
     return name, (into.axis, out.axis)

@@ -1,4 +1,4 @@
-"""From an any-width model to a plain Keras model of one width."""
+"""Slimming: a plain Keras model of one width of an any-width model."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ def slim(
 ) -> keras.Model:
     """Copies the active part of a model into stock Keras layers.
 
-    The result computes what the model computes at this width, with fewer weights and
-    operations, and knows nothing of awn_keras. Layers keep their names.
+    The slim model computes what the model computes at the width, with fewer weights and
+    operations. The slim model needs no awn_keras to run or load. Layers keep their
+    names.
 
     Args:
-        model: An `AnyWidthModel`, or one of `awn_keras.baselines`; it is left as it
-            is.
+        model: An `AnyWidthModel`, or a model of `awn_keras.baselines`. It does not
+            change.
         width: Width in [min_width, 1].
         dtype: Dtype policy of the new layers, such as `"float32"` for a model trained
-            in mixed precision. `None` keeps each layer's own.
+            in mixed precision. `None` keeps the policy of each layer.
 
     Returns:
         A new functional `keras.Model`, not compiled. A kernel `(rows, cols, in, out)`
-        keeps its first active channels of `in` and `out`.
+        keeps its active channels of `in` and `out`.
 
     Raises:
         TypeError: If `model` has one width only.
-        ValueError: If `width` is outside [min_width, 1].
+        ValueError: If `width` is outside [min_width, 1], or if the width rule of a
+            layer gives a weight the wrong shape.
 
     Examples:
         >>> from awn_keras import lenet_3c1l, slim
@@ -60,10 +62,10 @@ def slim(
 def slim_alike(
     model: MultiWidthModel, widths: Sequence[float], *, dtype: str
 ) -> list[keras.Model]:
-    """Copies the networks of several widths so that their graphs have the same nodes.
+    """Copies the networks of several widths as graphs with equal nodes.
 
-    `slim` takes a simpler layer where a width has no need of more, as of a
-    normalization that has one block of channels.
+    `slim` may use a simpler layer at some widths, for example for a normalization with
+    a single block of channels. This function does not.
 
     Args:
         model: See `slim`.
@@ -102,7 +104,7 @@ def _slim(
             return copy(*args)
         rule = rule_of(layer)
         if copy is None or (rule is not None and rule.resize is not None):
-            # A shared Reshape, say, may have a shape of its own at each of its calls.
+            # A shared layer such as Reshape may need another shape at each call.
             copy = _slim_layer(layer, flow, width, dtype, first=copy is None)
             if copies.get(id(layer)) is None:
                 copies[id(layer)] = copy
@@ -116,7 +118,7 @@ def _slim(
 
 
 def _ends(flow: Flow, width: float) -> np.ndarray:
-    """How many active input channels there are before each place; see `WidthRule`."""
+    """Number of active input channels before each place; see `WidthRule`."""
     there = active(flow.inputs[0], flow.input_shapes[0], width)
     return np.append(0, np.cumsum(there))
 
@@ -135,10 +137,10 @@ def _copy_weights(
     for weight, value in zip(copy.weights, values, strict=True):
         if tuple(weight.shape) != value.shape:
             raise ArgumentError(
-                f"Layer '{layer.name}' ({type(layer).__name__}): its width rule leaves "
-                f"weight '{weight.name}' at shape {value.shape}, but at width {width} "
-                f"the layer has {tuple(weight.shape)}. Name the weight in `in_axes` or "
-                "`out_axes` of its `WidthRule`."
+                f"Layer '{layer.name}' ({type(layer).__name__}): its `WidthRule` gives "
+                f"weight '{weight.name}' the shape {value.shape} at width {width}, but "
+                f"the slim layer needs {tuple(weight.shape)}. Add the weight to "
+                "`in_axes` or `out_axes` of the rule."
             )
     fill(copy, layer, values)
 
@@ -146,13 +148,13 @@ def _copy_weights(
 def _slim_layer(
     layer: keras.Layer, flow: Flow, width: float, dtype: str | None, *, first: bool
 ) -> keras.Layer:
-    """Makes a stock layer for the active channels; its weights come later."""
+    """Makes a stock layer for the active channels, without their weights yet."""
     changes: dict[str, Any] = {}
     if not first:
         changes["name"] = f"{layer.name}_at_{keras.backend.get_uid(layer.name)}"
     if dtype is not None:
         changes["dtype"] = dtype
-    # The norm of a part is another one.
+    # A part of the kernel has another spectral norm than the whole.
     constraints = {n: v for n, v in vars(layer).items() if n.endswith("_constraint")}
     changes.update(
         (n, None) for n, v in constraints.items() if isinstance(v, UnitSpectralNorm)

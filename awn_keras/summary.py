@@ -1,4 +1,4 @@
-"""What a model consists of: its layers, and the networks it holds."""
+"""Tables of a model's layers, and of the networks that the model contains."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from awn_keras.widths import check_widths
 
 @dataclass(frozen=True)
 class NetworkList:
-    """The networks in a model, and what each costs. Lists have one entry for each.
+    """The networks of a model and their costs. Lists have one entry for each network.
 
     Args:
         widths: Widths in (0, 1], ascending.
         macs: Multiply-accumulate operations for one sample; see `count_macs`.
         parameters: Number of weights; see `count_parameters`.
-        channels: For each layer with MACs (convolutions, dense layers), by name, the
-            number of its active output channels.
+        channels: A dict from the name of each layer with MACs (convolutions, dense
+            layers) to its numbers of active output channels.
         full_macs: MACs at width 1.
         full_parameters: Number of weights at width 1.
-        executed_macs: MACs of a file that `export_tflite` writes, whose kernels are
-            cut; `count_macs(model, width, layout="auto")`.
-        active_parameters: Weights that no triangle forbids; see
+        executed_macs: MACs for one sample in a file of `export_tflite`, which skips
+            zeros of cut kernels: `count_macs(model, width, layout="auto")`.
+        active_parameters: Number of weights that no triangle forbids; see
             `count_active_parameters`.
-        milliseconds: What each takes in a file on this machine; see
-            `with_milliseconds`. Empty if not measured.
-        uncounted: Names of the layers whose MACs are not known. `macs`,
-            `full_macs` and `executed_macs` are those of the others.
+        milliseconds: Latency in ms in a file on this machine; see `with_milliseconds`.
+            Empty if not measured.
+        uncounted: Names of layers whose MACs are not known. `macs`, `full_macs` and
+            `executed_macs` leave these layers out.
     """
 
     widths: list[float]
@@ -66,11 +66,11 @@ class NetworkList:
         return len(self.widths)
 
     def __str__(self) -> str:
-        """A table of width, MACs and parameters, and their percentages of width 1.
+        """A table of width, MACs and parameters, with percentages of width 1.
 
-        With the MACs and, if they were measured, the milliseconds of a file.
+        The table also shows the MACs in a file and, if measured, its latency in ms.
         """
-        # Six digits, so that a width that is typed in again is the same network.
+        # Six digits are enough for a typed width to select the same network again.
         lines = [
             f"{'width':>8} {'MACs':>14} {'% of full':>9} {'in a file':>14} "
             f"{'parameters':>12} {'% of full':>9} {'active':>12}"
@@ -93,23 +93,24 @@ class NetworkList:
 def list_networks(
     model: MultiWidthModel, widths: Iterable[float] | None = None
 ) -> NetworkList:
-    """Lists the networks that a model holds, and what each costs.
+    """Lists the networks of a model and their costs.
 
     Args:
-        model: An `AnyWidthModel`, or one of `awn_keras.baselines`.
-        widths: Widths in [min_width, 1], in any order. `None` for
-            `model.distinct_widths`: one for each different network.
+        model: An `AnyWidthModel`, or a model of `awn_keras.baselines`.
+        widths: Widths in [min_width, 1], in any order. `None` takes
+            `model.distinct_widths`, one width for each different network.
 
     Returns:
-        The list; `print` shows it as a table, without the channels.
+        The list. `print` shows it as a table, without the channels.
 
     Raises:
-        TypeError: If `model` has one width only, or `widths` not a sequence of
+        TypeError: If `model` has one width only, or if `widths` is not a sequence of
             numbers.
-        ValueError: If a width is out of range, or there is none.
+        ValueError: If a width is out of range, or if `widths` is empty.
 
     Warns:
-        UserWarning: If the MACs of some layers are not known. They are left out.
+        UserWarning: If the MACs of some layers are not known. The counts leave these
+            layers out.
 
     Examples:
         >>> from awn_keras import lenet_3c1l, list_networks
@@ -164,26 +165,27 @@ class LayerSummary:
 
     Args:
         name: Name of the layer.
-        class_name: Name of its class.
-        kind: Its part in the any-width network:
+        class_name: Name of the layer's class.
+        kind: Role of the layer in the any-width network:
 
-            - `"fixed"`: the same at every width, such as what preprocesses inputs;
-            - `"stem"`: makes channels that come and go from what is fixed;
-            - `"Tri"`: makes them from others by a triangular kernel;
-            - `"sliced"`: makes them by an ordinary kernel, cut to the width (systems of
-              `awn_keras.baselines`);
-            - `"per-channel"`: keeps, rearranges or joins them;
-            - `"readout"`: mixes all active channels;
-            - `"tail"`: below a readout.
+            - `"fixed"`: computes the same at every width, such as preprocessing;
+            - `"stem"`: makes the first channels that come and go, from fixed inputs;
+            - `"Tri"`: mixes channels that come and go, with a triangular kernel;
+            - `"sliced"`: mixes channels that come and go, with an ordinary kernel that
+              is cut to the width (models of `awn_keras.baselines`);
+            - `"per-channel"`: keeps, rearranges or joins channels that come and go;
+            - `"readout"`: mixes all active channels into outputs that exist at every
+              width;
+            - `"tail"`: follows a readout.
         channels: Active channels of the output (of the first call).
-        macs: Multiply-accumulate operations of all its calls for one sample. `None` if
-            they are not known.
+        macs: Multiply-accumulate operations of all calls of the layer for one sample.
+            `None` if they are not known.
         parameters: Number of weights.
-        masked: Share in [0, 1] of a Tri layer's kernel that the mask forces to zero,
-            at full width. `None` for other layers.
-        read: Share in [0, 1] of the output's channels on which an output of the model
-            depends at full width; 1 in a nested staircase. `None` where channels do not
-            come and go.
+        masked: Share in [0, 1] of a Tri layer's kernel that the mask sets to zero at
+            full width. `None` for other layers.
+        read: Share in [0, 1] of the output channels on which an output of the model
+            depends at full width; 1 in a nested staircase. `None` if the channels do
+            not come and go.
     """
 
     name: str
@@ -204,14 +206,14 @@ class ModelSummary:
         name: Name of the model.
         widths: Widths in (0, 1], ascending.
         layers: The layers in the order of the graph, each once. Inputs and operations
-            of `keras.ops`, which have no weights, are left out.
-        macs: Multiply-accumulate operations for one sample, at each width; see
+            of `keras.ops` have no weights and are left out.
+        macs: Multiply-accumulate operations for one sample at each width; see
             `count_macs`.
-        executed_macs: Those of a file; see `NetworkList`.
+        executed_macs: MACs in a file at each width; see `NetworkList`.
         parameters: Number of weights at each width; see `count_parameters`.
-        milliseconds: Those of a file; see `NetworkList`.
-        uncounted: Names of the layers whose MACs are not known. `macs` and
-            `executed_macs` are those of the others.
+        milliseconds: Latency in ms in a file at each width; see `NetworkList`.
+        uncounted: Names of layers whose MACs are not known. `macs` and `executed_macs`
+            leave these layers out.
     """
 
     name: str
@@ -226,9 +228,9 @@ class ModelSummary:
     def __str__(self) -> str:
         """A table with a row for each layer, and the totals.
 
-        Columns: the layer's name, class and kind; active channels and MACs for one
-        sample at each width; the masked part of the kernel, and the part of the
-        channels that something reads, in percent.
+        The columns are the layer's name, class and kind, its active channels and MACs
+        for one sample at each width, the masked share of its kernel in percent, and the
+        share of its channels that are read, in percent.
         """
         labels = [f"{width:.6g}" for width in self.widths]
         blank = [""] * len(labels)
@@ -264,9 +266,9 @@ class ModelSummary:
         rule = "-" * len(columns)
         return "\n".join(
             [
-                f"Model '{self.name}', MACs for one sample. Masked: part of a kernel "
-                "that is zero. Read: part of the channels on which an output depends. "
-                "In a file: with kernels cut, as export_tflite does.",
+                f"Model '{self.name}', MACs for one sample. Masked: share of a kernel "
+                "that is always zero. Read: share of the channels on which an output "
+                "depends. In a file: MACs after export_tflite has cut the kernels.",
                 *(titles, columns, rule, *layers, rule, *totals),
                 *uncounted_note(self.uncounted),
             ]
@@ -282,7 +284,7 @@ def _thousands(counts: Sequence[int]) -> list[str]:
 
 
 def _table(rows: list[list[str]], groups: dict[str, slice]) -> list[str]:
-    """Sets rows in columns, below a line that names groups of them."""
+    """Aligns rows in columns, below a line with the titles of groups of columns."""
     sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
     titles = ""
     for title, columns in groups.items():
@@ -293,7 +295,7 @@ def _table(rows: list[list[str]], groups: dict[str, slice]) -> list[str]:
         titles += title.rjust(end - len(titles))
     lines = [titles]
     for row in rows:
-        # The three names to the left, numbers to the right.
+        # The three columns of names are aligned left, numbers right.
         cells = [cell.ljust(size) for cell, size in zip(row[:3], sizes, strict=False)]
         cells += [
             cell.rjust(size) for cell, size in zip(row[3:], sizes[3:], strict=True)
@@ -305,23 +307,24 @@ def _table(rows: list[list[str]], groups: dict[str, slice]) -> list[str]:
 def summarize(
     model: MultiWidthModel, widths: Iterable[float] | None = None
 ) -> ModelSummary:
-    """Lists the layers of a model: what each is, and costs at some widths.
+    """Lists the layers of a model, with the role and the cost of each layer.
 
     Args:
-        model: An `AnyWidthModel`, or one of `awn_keras.baselines`.
-        widths: Widths in [min_width, 1], in any order. `None` for the smallest, the
-            middle and 1.
+        model: An `AnyWidthModel`, or a model of `awn_keras.baselines`.
+        widths: Widths in [min_width, 1], in any order. `None` takes the smallest width,
+            the middle and 1.
 
     Returns:
-        The summary; `print` shows it as a table.
+        The summary. `print` shows it as a table.
 
     Raises:
-        TypeError: If `model` has one width only, or `widths` not a sequence of
+        TypeError: If `model` has one width only, or if `widths` is not a sequence of
             numbers.
-        ValueError: If a width is out of range, or there is none.
+        ValueError: If a width is out of range, or if `widths` is empty.
 
     Warns:
-        UserWarning: If the MACs of some layers are not known. They are left out.
+        UserWarning: If the MACs of some layers are not known. The counts leave these
+            layers out.
 
     Examples:
         >>> from awn_keras import lenet_3c1l, summarize

@@ -1,4 +1,4 @@
-"""Checks for layers of your own: what the package's layers go through."""
+"""Checks for the width rules of your own layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from awn_keras.training.samplers import FixedWidths
 
 PLACES = ("trunk", "tail")
 _SAMPLES, _UNITS = 3, 2
-#: Sums of some hundred float32 numbers in another order.
+#: Error of a sum of some hundred float32 numbers in another order.
 _TOLERANCE = 1e-4
 
 
@@ -34,38 +34,38 @@ def check_width_rule(
     min_width: float = 0.25,
     divisor: int = 1,
 ) -> None:
-    """Checks that a layer does at every width what its width rule says.
+    """Checks that a layer agrees with its width rule at every width.
 
-    The layer is put into a small network, between a Dense layer whose channels come and
-    go and a readout (or after the readout), with random weights.
-    At five of its widths, or all if there are less:
+    The function builds a small network with random weights. The layer is between a
+    Dense layer whose channels come and go and a readout, or after the readout. At five
+    widths of the network, or at all if there are fewer, the function checks that:
 
-    - a channel has the same value as at full width, and `slim` gives it, too;
-    - the slim network has as many weights and MACs as were counted;
-    - a step of SGD changes the model as it changes the slim network, unless the rule
-      says that the layer does something else in training (`inert`);
+    - each active channel has the same value as at full width, also in the slim network;
+    - the slim network has the counted number of weights and MACs;
+    - an SGD step changes the model as it changes the slim network (not checked if the
+      rule is `inert`, for layers that act differently in training).
 
-    and the network is the same after saving and loading, and each sample of a batch
-    is computed by itself.
+    It also checks that the network is the same after saving and loading, and that the
+    samples of a batch do not influence each other.
 
     Args:
-        layer: A layer of a class with a rule (`register_width_rule`), not built; it is
-            left as it is. Its config must make it again, and its class be registered
-            by `keras.saving.register_keras_serializable()`.
-        input_shape: Shape of its input without the batch, channels last, such as `(8,
-            8, 16)`; for a layer of several inputs a list of such shapes.
+        layer: A layer of a class with a rule (`register_width_rule`), not built. It
+            does not change. Its `get_config` must be complete, and its class must be
+            registered by `keras.saving.register_keras_serializable()`.
+        input_shape: Shape of the input without the batch, channels last, such as `(8,
+            8, 16)`. For a layer of several inputs, a list of shapes.
         place: `"trunk"`, between stem and readout, or `"tail"`, after the readout, for
             the rule `WidthRule(per_sample)`.
         min_width: Smallest width in (0, 1).
-        divisor: Channels come and go in blocks of this size.
+        divisor: Size of the blocks in which channels come and go.
 
     Raises:
-        AssertionError: If the layer does something else; it names layer, width and
-            difference.
+        AssertionError: If the layer does not agree with its rule. The message names the
+            layer, the width and the difference.
         TypeError: If `layer` is no layer.
-        ValueError: If an argument is out of range, the layer is built, or the rule does
-            not fit the layer or refuses the place.
-        NotImplementedError: If there is no rule.
+        ValueError: If an argument is out of range, if the layer is built, or if the
+            rule does not fit the layer or refuses the place.
+        NotImplementedError: If the layer has no rule.
 
     Examples:
         >>> import keras
@@ -102,14 +102,14 @@ def _shapes(layer: Any, input_shape: Any) -> list[tuple[int, ...]]:
     if layer.built and layer.weights:
         raise ArgumentError(
             f"Layer '{layer.name}' ({type(layer).__name__}): `layer` must not be "
-            "built, as it is built for `input_shape` here. Give a fresh one."
+            "built, because the check builds it for `input_shape`. Give a new layer."
         )
     several = bool(input_shape) and isinstance(input_shape[0], Sequence)
     shapes = [tuple(shape) for shape in (input_shape if several else [input_shape])]
     sizes = [size for shape in shapes for size in shape]
     if not all(shapes) or not all(isinstance(n, int) and n > 0 for n in sizes):
         raise ArgumentError(
-            "`input_shape` must be sizes above 0 without the batch, channels last, "
+            "`input_shape` must have sizes above 0, without the batch, channels last, "
             f"such as (8, 8, 16). Received: input_shape={input_shape!r}"
         )
     return shapes
@@ -141,13 +141,13 @@ def _network(
     rng = np.random.default_rng(0)
     for variable in model.variables:
         if variable.dtype.startswith("float"):
-            # Positive, as variances are to be, and large enough not to vanish.
+            # Positive, because some variables are variances, and far from 0.
             variable.assign(rng.uniform(0.2, 1.0, variable.shape))
     return model
 
 
 class _Check:
-    """What is checked of a layer in its network."""
+    """The checks of a layer in its network."""
 
     def __init__(self, layer: keras.Layer, model: AnyWidthModel) -> None:
         self.model = model
@@ -157,7 +157,7 @@ class _Check:
             rng.normal(size=(_SAMPLES, *x.shape[1:])).astype("float32")
             for x in model.inputs
         ]
-        # The layer's own name is given again by conversion.
+        # Conversion keeps the names of layers.
         self.node = next(
             node
             for node in model.propagation.nodes
@@ -165,25 +165,27 @@ class _Check:
         )
 
     def saving(self) -> None:
-        """Checks that a saved model is loaded as it was."""
+        """Checks that a model computes the same after saving and loading."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.keras"
             self.model.save(path)
             again = keras.saving.load_model(path)
         self._same(
-            again(self.x), self.model(self.x), "after saving and loading it gives"
+            again(self.x), self.model(self.x), "after saving and loading, it computes"
         )
 
     def samples(self) -> None:
-        """Checks that no sample of a batch counts for another one."""
+        """Checks that no sample of a batch influences another sample."""
         alone = [self.model([x[i : i + 1] for x in self.x]) for i in range(_SAMPLES)]
         together = self.model(self.x)
         self._same(
-            keras.ops.concatenate(alone), together, "for samples one by one it gives"
+            keras.ops.concatenate(alone),
+            together,
+            "for single samples, it computes",
         )
 
     def values(self, width: float, small: keras.Model) -> None:
-        """Checks channels and outputs at a width, and those of its slim network."""
+        """Checks channels and outputs at a width against those of the slim network."""
         name, kind = self.node.operation.name, self.node.outputs[0]
         tensors = {n.operation.name: n.outputs[0] for n in graph_nodes(small)}
         whole = keras.Model(self.model.inputs, kind)(self.x)
@@ -192,15 +194,15 @@ class _Check:
         if isinstance(flow.output, Graded):
             there = active(flow.output, flow.output_shape, width)
             whole = _numpy(whole)[..., there]
-            self._same(part, whole, f"at width {width} its channels are")
+            self._same(part, whole, f"at width {width} the slim layer computes")
         self._same(
             small(self.x),
             self.model.at(width)(self.x),
-            f"at width {width} the slim network gives",
+            f"at width {width} the slim network computes",
         )
 
     def counts(self, width: float, small: keras.Model) -> None:
-        """Checks numbers of weights and MACs."""
+        """Checks the counted numbers of weights and MACs."""
         pairs = {
             "weights": (count_parameters(self.model, width), small.count_params()),
             "MACs": (self._macs(self.model, width), self._macs(small, 1.0)),
@@ -208,15 +210,15 @@ class _Check:
         for what, (counted, real) in pairs.items():
             if counted != real:
                 raise AssertionError(
-                    f"{self.title}: at width {width} {counted} {what} are counted, but "
-                    f"the slim network has {real}."
+                    f"{self.title}: at width {width} the rule counts {counted} {what}, "
+                    f"but the slim network has {real}."
                 )
 
     def _macs(self, model: keras.Model, width: float) -> int:
         return int(known_macs(model, [width]).macs[0])
 
     def step(self, width: float, small: keras.Model) -> None:
-        """Checks that a step does the same to the model and to the slim network."""
+        """Checks that a step changes the model as it changes the slim network."""
         rule = rule_of(self.node.operation)
         if rule is not None and rule.inert:
             return
@@ -236,12 +238,13 @@ class _Check:
         trained = slim(self.model, width).get_weights()
         self.model.set_weights(before)
         wanted = small.get_weights()
-        # A bias before a normalization has the gradient 0, as a sum of large numbers.
+        # A bias before a normalization has gradient 0, computed as a sum of large
+        # numbers that cancel. So compare with the largest change of all weights.
         largest = max(np.abs(a - b).max() for a, b in zip(wanted, old, strict=True))
         for weight, was, ours, theirs in zip(
             small.weights, old, trained, wanted, strict=True
         ):
-            # The slim network knows nothing of a triangle, whose zeros it trains.
+            # The slim network has no mask, so it trains the zeros of the triangle.
             theirs = np.where(was == 0, ours, theirs)
             what = f"at width {width} a step changes '{weight.path}' by"
             self._same(ours - was, theirs - was, what, largest)
@@ -250,16 +253,17 @@ class _Check:
         value, wanted = _numpy(value), _numpy(wanted)
         if value.shape != wanted.shape:
             raise AssertionError(
-                f"{self.title}: {what} shape {value.shape}, which must be "
+                f"{self.title}: {what} an array of shape {value.shape}, which must be "
                 f"{wanted.shape}."
             )
         largest = max(least, float(np.abs(wanted).max(initial=0)))
         difference = float(np.abs(value - wanted).max(initial=0))
         if not difference <= _TOLERANCE * largest:
             raise AssertionError(
-                f"{self.title}: {what} something else. Numbers up to {largest:.3g} "
-                f"differ by {difference:.3g}. Does its rule name all weights, and does "
-                "each channel depend on those alone that the rule says?"
+                f"{self.title}: {what} other values than expected. Values up to "
+                f"{largest:.3g} differ by {difference:.3g}. Check that the rule names "
+                "all weights, and that each channel depends only on the channels that "
+                "the rule allows."
             )
 
 

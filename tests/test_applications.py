@@ -70,13 +70,15 @@ def test_grey_images_are_scaled_alike():
 
 
 def test_unknown_names_and_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"one of keras\.applications: .*'Xception'"):
+    with pytest.raises(
+        ValueError, match=r"a network of keras\.applications: .*'Xception'"
+    ):
         application("mobilenet_v7", (32, 32, 3), 4)
     with pytest.raises(ValueError, match=r"MobileNetV2 does not take images of shape"):
         application("mobilenet_v2", (8, 8, 3), 4)
     with pytest.raises(ValueError, match="`weights` must be 'imagenet' or None"):
         application("mobilenet_v2", (32, 32, 3), 4, weights="jft")
-    with pytest.raises(ValueError, match=r"for images of 3 channels \(RGB\)"):
+    with pytest.raises(ValueError, match=r"must have 3 channels \(RGB\)"):
         application("mobilenet_v2", (32, 32, 1), 4, weights="imagenet")
 
 

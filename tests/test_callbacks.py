@@ -81,7 +81,7 @@ def test_tensorboard_without_validation_or_accuracy_has_no_curve(
 def test_tensorboard_refuses_a_model_of_one_width(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    with pytest.raises(TypeError, match=r"take `keras\.callbacks\.TensorBoard`"):
+    with pytest.raises(TypeError, match=r"use `keras\.callbacks\.TensorBoard`"):
         model.fit(
             np.zeros((4, 2)),
             np.zeros(4),
@@ -156,7 +156,7 @@ def test_fit_warns_of_statistics_that_cannot_follow(momentum, epochs, warns):
     assert len(said) == warns
     if momentum == 0.999:
         assert "trains 50 steps" in said[0]
-        assert "95 % those that it started from" in said[0]
+        assert "still 95 % initial values" in said[0]
         assert "to_any_width(model, bn_momentum=0.6)" in said[0]
 
 

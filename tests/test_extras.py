@@ -135,7 +135,7 @@ def test_a_backend_that_is_missing_is_named(backend):
     names, message = done.stdout.splitlines()
     assert names == "['AnyWidthInterpreter', 'AnytimeInterpreter', 'read_photo']"
     assert message.startswith(
-        "`awn_keras.slim` needs Keras on a backend. It is told to run on "
+        "`awn_keras.slim` needs a Keras backend. Keras is set to use "
         f"{backend}, which is not installed: `pip install {backend}`, or"
     )
     assert "KERAS_BACKEND to one of tensorflow, jax, torch" in message
@@ -149,7 +149,7 @@ def test_a_command_without_a_backend_ends_in_one_line(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(
-        "awn summary: error: This command needs Keras on a backend. It is told"
+        "awn summary: error: This command needs a Keras backend. Keras is set"
     )
     assert "Traceback" not in done.stderr
 

@@ -111,5 +111,5 @@ def test_the_factor_must_be_above_1(factor):
 
 
 def test_a_factor_that_adds_no_channel_is_refused():
-    with pytest.raises(ValueError, match=r"`factor` adds no channel .*divisor=8"):
+    with pytest.raises(ValueError, match=r"`factor` must add channels .*divisor=8"):
         grow(conv_net((16, 16)), 1.1)

@@ -809,7 +809,7 @@ def test_bad_model_arguments_are_refused(arguments, match):
 def test_a_model_of_one_network_is_refused():
     inputs = keras.Input((4,))
     x = TriDense(1)(keras.layers.Dense(1)(inputs))
-    with pytest.raises(ValueError, match=r"one network only.*layers of \[1\] channels"):
+    with pytest.raises(ValueError, match=r"only one network.*layers of \[1\] channels"):
         AnyWidthModel(inputs, keras.layers.Dense(3)(x))
 
 
@@ -830,7 +830,7 @@ def test_in_the_papers_staircase_there_may_be_one_network():
 
 def test_layers_cannot_serve_two_models_of_different_widths():
     model = small_conv()
-    with pytest.raises(ValueError, match="already has its place in a model"):
+    with pytest.raises(ValueError, match=r"already has other grades.*part of a model"):
         AnyWidthModel(model.input, model.output, min_width=0.5)
     # With the same widths they can: the two share their layers.
     assert AnyWidthModel(model.input, model.output, min_width=0.25)
@@ -899,7 +899,7 @@ def test_a_refused_compile_leaves_nothing_compiled():
             classification(model, distillation=0.5, **arguments)
         with pytest.raises(ValueError, match="is not compiled"):
             model.fit(*labelled(model), verbose=0)
-    with pytest.raises(ValueError, match="`loss_weights` must be left out"):
+    with pytest.raises(ValueError, match="no `loss_weights`"):
         model.compile("sgd", LOSS, [0.5], distillation=0.5)
 
 

@@ -58,7 +58,7 @@ def test_many_curves_go_round_the_colours():
     [
         ({"a": curve(0.8, 0.9)}, "flops", ValueError, "`x` must be one of"),
         ({}, "width", ValueError, "at least one curve"),
-        (curve(0.8, 0.9), "width", TypeError, "a dict of curves by name"),
+        (curve(0.8, 0.9), "width", TypeError, "a dict from names to curves"),
         ({"a": curve()}, "width", ValueError, r"metrics=\['accuracy'\]"),
     ],
 )
@@ -97,7 +97,7 @@ def test_history_has_a_line_for_each_width(validate):
     ("history", "error", "match"),
     [
         ({"loss": [1.0]}, ValueError, r"Received: \['loss'\]"),
-        ([1.0], TypeError, "what `fit` returned"),
+        ([1.0], TypeError, "the result of `fit`"),
     ],
 )
 def test_history_refuses(history, error, match):

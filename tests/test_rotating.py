@@ -228,7 +228,7 @@ KNOWN = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*only linear layers know")
+@pytest.mark.filterwarnings("ignore:.*has no linear bottleneck")
 @pytest.mark.parametrize("kind", KNOWN)
 def test_channels_that_are_known_one_by_one_stay(kind):
     model = trained(lambda: bottlenecks(KNOWN[kind]))
@@ -248,7 +248,7 @@ def test_channels_that_are_known_one_by_one_stay(kind):
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*only linear layers know")
+@pytest.mark.filterwarnings("ignore:.*has no linear bottleneck")
 def test_what_is_added_to_each_channel_leaves_them_as_they_are():
     """Of the image one channel, the same at every width."""
     inputs = keras.Input((12, 12, 1))
@@ -261,7 +261,7 @@ def test_what_is_added_to_each_channel_leaves_them_as_they_are():
     np.testing.assert_allclose(values(copy, x), values(model, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*only linear layers know")
+@pytest.mark.filterwarnings("ignore:.*has no linear bottleneck")
 def test_a_layer_that_is_called_twice_leaves_them_as_they_are():
     shared = L.Conv2D(8, 1, name="shared")
     model = trained(
@@ -293,12 +293,12 @@ def test_what_cannot_be_rotated_is_told():
     model = trained(bottlenecks)
     with pytest.raises(ValueError, match=r"`samples` must be .*\(None, 12, 12, 3\)"):
         rotate_channels(model, np.zeros((3, 8, 8, 3)), verbose=0)
-    with pytest.raises(ValueError, match="'bottlenecks' is untrained"):
+    with pytest.raises(ValueError, match="`model` must be trained: 'bottlenecks'"):
         rotate_channels(bottlenecks(), inputs_of(model), verbose=0)
     with pytest.raises(TypeError, match="is any-width already"):
         rotate_channels(lenet_3c1l(), np.zeros((3, 28, 28, 1)), verbose=0)
     plain = trained(lambda: lenet_3c1l(triangular=False))
-    with pytest.warns(UserWarning, match="'lenet_3c1l' has no channels that only"):
+    with pytest.warns(UserWarning, match="'lenet_3c1l' has no linear bottleneck"):
         copy = rotate_channels(plain, np.zeros((3, 28, 28, 1)), verbose=0)
     for ours, theirs in zip(copy.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)

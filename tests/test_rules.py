@@ -291,7 +291,7 @@ def test_a_rule_that_forgets_a_weight_is_found_by_slim():
 
     register_width_rule(Affine, WidthRule(in_axes={"scale": -1}))
     with pytest.raises(
-        ValueError, match=r"'s'.*leaves weight 'offset' at shape \(6,\)"
+        ValueError, match=r"'s'.*gives weight 'offset' the shape \(6,\)"
     ):
         slim(build_model(Affine(name="s")), 0.5)
 

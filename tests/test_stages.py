@@ -173,7 +173,7 @@ def test_numbers_of_numpy_are_those_of_python():
 def test_layers_that_have_their_place_get_no_stages():
     model = to_any_width(autoencoder(), divisor=1)
     AnyWidthModel(model.input, model.output)
-    with pytest.raises(ValueError, match=r"already has its place .* or stages"):
+    with pytest.raises(ValueError, match=r"already has other grades.* or stages"):
         AnyWidthModel(
             model.input, model.output, stages={"code": {"widths_grid": [0.25, 1.0]}}
         )

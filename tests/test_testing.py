@@ -162,12 +162,12 @@ def test_a_layer_after_the_readout_passes():
 @pytest.mark.parametrize(
     ("layer", "match"),
     [
-        (Centered(), r"Centered\): at width 0.25 its channels are something else"),
-        (Reversed(), r"Reversed\): at width 0.25 its channels are something else"),
-        (OfTheBatch(), r"OfTheBatch\): for samples one by one it gives"),
-        (Forgetful(2.0), r"Forgetful\): after saving and loading it gives"),
-        (Miscounted(), r"Miscounted\): at width 0.25 .* MACs are counted, but"),
-        (Stopped(), r"Stopped\): at width 0.25 a step changes '.*' by something else"),
+        (Centered(), r"Centered\): at width 0.25 the slim layer computes other values"),
+        (Reversed(), r"Reversed\): at width 0.25 the slim layer computes other values"),
+        (OfTheBatch(), r"OfTheBatch\): for single samples, it computes"),
+        (Forgetful(2.0), r"Forgetful\): after saving and loading, it computes"),
+        (Miscounted(), r"Miscounted\): at width 0.25 the rule counts .* MACs, but"),
+        (Stopped(), r"Stopped\): at width 0.25 a step changes '.*' by other values"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

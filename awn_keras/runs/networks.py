@@ -138,7 +138,7 @@ def _converted(recipe: Recipe, data: ImageData, network: keras.Model) -> keras.M
     if recipe.rotate:
         with warnings.catch_warnings():
             # Many networks have nothing to rotate, and this is the default for all.
-            warnings.filterwarnings("ignore", ".*only linear layers know")
+            warnings.filterwarnings("ignore", ".*has no linear bottleneck")
             network = rotate_channels(network, data.train(recipe.batch_size))
     return to_any_width(
         network,

@@ -194,7 +194,7 @@ def test_a_trained_network_keeps_its_weights_and_may_be_ordered():
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Model", UserWarning)
         rotated = rotate_channels(plain, x, verbose=0)
-    assert "has no channels that only linear layers know" in str(caught[0].message)
+    assert "has no linear bottleneck" in str(caught[0].message)
     np.testing.assert_allclose(rotated(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
