@@ -1,1 +1,1 @@
-"""Training at several widths: what a step runs, minimizes, measures, leaves alone."""
+"""Training at several widths: steps, losses, metrics, samplers and freezing."""

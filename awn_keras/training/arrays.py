@@ -1,7 +1,7 @@
-"""Arrays of numbers that are no good to train or to evaluate on, told before a step.
+"""Checks of the arrays that `fit` and `evaluate` are given.
 
-What is looked at are NumPy arrays, once a call: no step gets slower. What a stream of
-batches has is seen when the loss shows it; see `callbacks.NumbersCheck`.
+Only NumPy arrays are checked, once for each call, so no step gets slower. For other
+data, `callbacks.NumbersCheck` reports a loss that is not finite.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ import numpy as np
 from awn_keras.errors import ArgumentError
 from awn_keras.training.labels import check_class_numbers, check_labels
 
-#: The smallest and the largest value of each input; `None` for what are no images.
+#: The smallest and the largest value of each input; `None` for inputs without images.
 Ranges = list[tuple[float, float] | None]
-#: Above the one there are no normalized numbers, above the other one are pixels.
+#: Normalized values are at most the first number; pixels reach the second number.
 _NORMALIZED, _PIXELS = 20.0, 100.0
-#: What to do if there is no batch.
+#: Reason and way out if there is no batch.
 NO_BATCH = (
-    "there is no batch of data. Is the data set empty, or does it leave out a last "
-    "batch that is not full (`drop_remainder=True`), when all there is fills none?"
+    "there is no batch of data. Check that the data set is not empty, and that it has "
+    "enough samples for a full batch if `drop_remainder=True` drops the last batch."
 )
 
 
 def check_arrays(
     model: keras.Model, loss: Any, x: Any, y: Any, argument: str = "x"
 ) -> Ranges:
-    """Checks what `fit` or `evaluate` is given, as far as it is NumPy arrays.
+    """Checks NumPy arrays that `fit` or `evaluate` is given.
 
     Args:
         model: A functional model.
-        loss: As given to `compile`.
+        loss: The loss of `compile`.
         x: Inputs.
         y: Labels; `None` if there are none.
-        argument: What they come from, `"x"` or `"validation_data"`.
+        argument: Name of the argument with the data, `"x"` or `"validation_data"`.
 
     Returns:
         The range of each input.
 
     Raises:
-        ValueError: If there is no sample, or labels do not fit their loss.
+        ValueError: If an array has no sample, or if labels do not fit the loss.
 
     Warns:
-        UserWarning: If there are NaN or infinite numbers.
+        UserWarning: If an array has NaN or infinite numbers.
     """
     inputs, labels = keras.tree.flatten(x), keras.tree.flatten(y)
     for array in inputs:
@@ -82,17 +82,17 @@ def _is_numbers(array: Any) -> bool:
 
 
 def samples_not_finite(array: Any) -> np.ndarray:
-    """Which samples of an array have NaN or infinite numbers.
+    """Finds the samples of an array that have NaN or infinite numbers.
 
     Args:
-        array: An array `(n, ...)`; what is none of numbers has no such samples.
+        array: An array `(n, ...)`. Arrays that hold no numbers have no such samples.
 
     Returns:
-        Their indices, ascending, `(m,)`.
+        Indices of the samples, ascending, `(m,)`.
     """
     if not _is_numbers(array) or not array.ndim:
         return np.zeros(0, int)
-    # NaN is the smallest and the largest of all: no array of the same size is made.
+    # `min` and `max` return NaN if there is one, and need no array of the same size.
     if np.isfinite([array.min(), array.max()]).all():
         return np.zeros(0, int)
     return np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
@@ -103,50 +103,54 @@ def _warn_of_infinity(array: Any, named: str) -> None:
     if len(samples):
         warnings.warn(
             f"{named} has NaN or infinite numbers in {len(samples):,} of "
-            f"{len(array):,} samples, first in number {samples[0]}: weights that are "
-            "trained on them become NaN, and results mean nothing. Leave these "
-            "samples out, or replace the numbers, as by `np.nan_to_num`.",
+            f"{len(array):,} samples, first in sample {samples[0]}. Weights that are "
+            "trained on these samples become NaN, and results are wrong. Remove these "
+            "samples, or replace the numbers, for example with `np.nan_to_num`.",
             stacklevel=2,
         )
 
 
 def warn_of_scale(trained: Ranges, now: Ranges) -> None:
-    """Warns if images are not in the scale of those that a model was trained on.
+    """Warns if images have another scale than the images of the training.
 
     Args:
-        trained: Ranges of its inputs in training.
-        now: Ranges now. Models of several inputs are let be.
+        trained: Ranges of the inputs in training.
+        now: Ranges of the inputs now. Models with several inputs are not checked.
 
     Warns:
-        UserWarning: If one are pixels, 0 to 255, and the other ones are normalized.
+        UserWarning: If the images of one side are pixels, 0 to 255, and those of the
+            other side are normalized.
     """
     if len(trained) != 1 or len(now) != 1 or trained[0] is None or now[0] is None:
         return
     (low, high), (least, most) = trained[0], now[0]
     way_out = None
     if max(-low, high) <= _NORMALIZED and least >= 0 and most >= _PIXELS:
-        way_out = "Are they pixels? Normalize them as in training: `x / 255.0`, say."
+        way_out = (
+            "If the images are pixels, normalize them as in training, for example with "
+            "`x / 255.0`."
+        )
     elif high >= _PIXELS and least >= 0 and most <= 1:
-        way_out = "Are they divided by 255 already? Give the model pixels."
+        way_out = "If the images are divided by 255 already, give the model pixels."
     if way_out is not None:
         warnings.warn(
-            f"A model that was trained on images of values from {low:.3g} to "
-            f"{high:.3g} is given images of values from {least:.3g} to {most:.3g}. "
-            f"{way_out}",
+            f"The images have another scale than in training: values from {least:.3g} "
+            f"to {most:.3g} instead of {low:.3g} to {high:.3g}. {way_out}",
             stacklevel=2,
         )
 
 
 def warn_of_single_sample(model: keras.Model, count: int, batch_size: int) -> None:
-    """Warns of batches of one sample where BatchNormalization sees one number each.
+    """Warns if BatchNormalization gets a single value of each channel in a batch.
 
     Args:
         model: A functional model.
-        count: Number of samples to train on.
+        count: Number of training samples.
         batch_size: Samples in a batch.
 
     Warns:
-        UserWarning: If there is such a layer, and such a batch.
+        UserWarning: If a batch has one sample, and a BatchNormalization has inputs of a
+            single position.
     """
     if batch_size > 1 and count % batch_size != 1:
         return
@@ -159,11 +163,11 @@ def warn_of_single_sample(model: keras.Model, count: int, batch_size: int) -> No
         if all(place == 1 for place in places):
             which = "The last batch" if batch_size > 1 and count > 1 else "Each batch"
             warnings.warn(
-                f"{which} has one sample ({count:,} samples, batch_size={batch_size}), "
-                f"whose variance in BatchNormalization '{layer.name}' of model "
-                f"'{model.name}' is 0: the layer gives the same for any sample then, "
-                "and its moving variance shrinks. Choose another `batch_size`, or "
-                "leave a sample out.",
+                f"{which} has one sample ({count:,} samples, batch_size={batch_size}). "
+                "The variance of one sample is 0, so BatchNormalization "
+                f"'{layer.name}' of model '{model.name}' gives equal outputs for any "
+                "sample, and its moving variance shrinks. Choose another `batch_size`, "
+                "or leave a sample out.",
                 stacklevel=2,
             )
             return

@@ -1,11 +1,10 @@
-"""All that Keras' backends do differently in a training step.
+"""The differences between Keras' backends in a training step.
 
-A step is written once, as TensorFlow and PyTorch run it: it reads and assigns
-variables. JAX hands a step its state and takes the new state back; there the same step
-runs in a `keras.StatelessScope`: variables are read and assigned there without
-touching the model's own. What remains for
-each backend: how to carry state, to differentiate, to update the weights, and which
-part of a batch a replica sees.
+A step is written once, for TensorFlow and PyTorch: it reads and assigns variables. JAX
+passes the state to a step and takes the new state back. So in JAX the step runs in a
+`keras.StatelessScope`, in which variables are read and assigned without changing those
+of the model. Each backend has its own code for carrying state, for differentiation, for
+the update of weights, and for the part of a batch that a replica gets.
 """
 
 from __future__ import annotations
@@ -30,20 +29,21 @@ def name() -> str:
 
 
 def run_step(model: keras.Model, step: Callable[[Any, Any], Any], *args: Any) -> Any:
-    """Runs a step of training or evaluation as the backend's trainer calls it.
+    """Runs a step of training or evaluation for the backend's trainer.
 
     Args:
         model: The model.
-        step: `step(model, data)` takes a batch, assigns variables, returns logs.
-        *args: What the trainer gives: a batch; with JAX the state and a batch.
+        step: Function `step(model, data)` that takes a batch, assigns variables and
+            returns logs.
+        *args: Arguments of the trainer: a batch; with JAX, the state and a batch.
 
     Returns:
-        What the trainer wants: logs; with JAX logs and the new state.
+        The logs; with JAX, the logs and the new state.
     """
     if name() != "jax":
         logs = step(model, *args)
         if has_many_workers(model):
-            # Keras takes the mean over the workers along an axis, which scalars lack.
+            # Keras takes the mean over workers along the first axis: scalars need one.
             logs = {key: keras.ops.expand_dims(value, 0) for key, value in logs.items()}
         return logs
     state, data = args
@@ -66,13 +66,13 @@ def run_step(model: keras.Model, step: Callable[[Any, Any], Any], *args: Any) ->
 
 
 def sync_state(model: keras.Model) -> None:
-    """Gives variables the values that JAX's trainer holds while it runs."""
+    """Writes the values that JAX's trainer holds back to the model's variables."""
     if name() == "jax":
         model.jax_state_sync()
 
 
 def one_at_a_time(lock: Any) -> contextlib.AbstractContextManager[Any]:
-    """The context of what reads or sets weights: with JAX the lock.
+    """A context for code that reads or sets weights: the lock with JAX, else nothing.
 
     JAX's trainer takes the weights out of the model while it predicts.
 
@@ -84,9 +84,10 @@ def one_at_a_time(lock: Any) -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def restored(model: keras.Model) -> Iterator[None]:
-    """The context of a `predict`: it may fail, or be interrupted.
+    """A context for `predict` that restores the weights if it fails.
 
-    JAX's trainer would then keep the weights that it took out of the model.
+    Without this context, JAX's trainer would keep the weights that it took out of the
+    model.
 
     Args:
         model: The model that predicts.
@@ -111,13 +112,13 @@ def differentiate(
 
     Args:
         model: A compiled model.
-        function: Returns the loss, a scalar, and anything else that is made of
+        function: Function that returns the loss, a scalar, and any structure of
             tensors. It may assign variables.
 
     Returns:
-        A gradient for each of `model.trainable_variables` (some may be `None`), and
-        what the function returned besides the loss. With PyTorch the mean over all
-        processes of the default process group, if there is one.
+        A gradient for each of `model.trainable_variables` (some may be `None`), and the
+        structure that the function returned. With PyTorch, gradients are the mean over
+        all processes of the default process group, if there is one.
     """
     return _DIFFERENTIATE[name()](model, function)
 
@@ -144,7 +145,7 @@ def _differentiate_torch(model: Any, function: Callable[[], Any]) -> Any:
 
 
 def _take_mean_over_processes(gradients: list[Any]) -> None:
-    """Does what DistributedDataParallel does, by one message."""
+    """Averages gradients like DistributedDataParallel, with one message per dtype."""
     import torch
     from torch import distributed
 
@@ -170,7 +171,8 @@ def _differentiate_jax(model: Any, function: Callable[[], Any]) -> Any:
 
     def loss_of(values: list[Any]) -> Any:
         mapping = [*zip(weights, values, strict=True), *fixed]
-        # A scope of its own: what the function assigns must leave as an output.
+        # Values that the function assigns must leave `jax.grad` as outputs, so the
+        # function needs a separate scope.
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             loss, others = function()
             return loss, (others, [scope.get_current_value(v) for v in rest])
@@ -193,14 +195,15 @@ _DIFFERENTIATE = {
 def for_each(
     function: Callable[[Any], Any], values: Sequence[Any], together: bool
 ) -> list[Any]:
-    """Gives what a function returns for each of several values.
+    """Applies a function to each of several values.
 
     Args:
-        function: Takes a value, returns a tensor.
+        function: Function from a value to a tensor.
         values: n values.
-        together: Whether PyTorch, which compiles nothing, may run the function once
-            for all. Then values are tensors of one shape, and the function neither
-            assigns variables nor branches by what tensors hold.
+        together: Whether PyTorch may run the function once for all values, which is
+            faster because PyTorch compiles nothing. Then the values must be tensors of
+            equal shape, and the function must neither assign variables nor branch on
+            values.
 
     Returns:
         n tensors.
@@ -213,7 +216,7 @@ def for_each(
 
 
 def without_gradients() -> contextlib.AbstractContextManager[Any]:
-    """A context in which nothing is kept for derivatives."""
+    """A context in which the backend records nothing for gradients."""
     if name() == "torch":
         import torch
 
@@ -225,28 +228,29 @@ def without_gradients() -> contextlib.AbstractContextManager[Any]:
 
 
 def update(model: keras.Model, gradients: Sequence[Any]) -> None:
-    """Lets the optimizer change the trainable variables.
+    """Applies gradients to the trainable variables with the optimizer.
 
     Args:
         model: A compiled model.
-        gradients: As `differentiate` gives them.
+        gradients: Gradients from `differentiate`.
 
     Raises:
-        NotImplementedError: If the optimizer accumulates gradients, and there are
+        NotImplementedError: If the optimizer accumulates gradients and there are
             several replicas.
     """
     weights, optimizer = model.trainable_variables, model.optimizer
     if _replicas() > 1 and optimizer.gradient_accumulation_steps:
         raise UnsupportedError(
-            "Keras' optimizers cannot accumulate gradients over replicas of "
-            "`tf.distribute`. Use an optimizer without `gradient_accumulation_steps`. "
-            f"Received: gradient_accumulation_steps="
-            f"{optimizer.gradient_accumulation_steps} and {_replicas()} replicas"
+            "`gradient_accumulation_steps` cannot be used with replicas of "
+            "`tf.distribute`: Keras' optimizers do not support both. Use an optimizer "
+            "without `gradient_accumulation_steps`. Received: "
+            f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps} and "
+            f"{_replicas()} replicas"
         )
     if name() != "jax":
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return
-    # Not `apply`: loss scaling has branches, which JAX takes only without side effects.
+    # Not `apply`: loss scaling branches, and JAX branches must have no side effects.
     updated = optimizer.stateless_apply(
         [variable.value for variable in optimizer.variables],
         gradients,
@@ -260,17 +264,17 @@ def update(model: keras.Model, gradients: Sequence[Any]) -> None:
 def assign_where(
     variables: Sequence[keras.Variable], masks: Sequence[Any], values: Sequence[Any]
 ) -> None:
-    """Assigns some entries of variables.
+    """Assigns the masked entries of variables.
 
     Args:
         variables: The variables.
-        masks: For each a bool tensor that broadcasts against it.
-        values: For each its new value where the mask is true.
+        masks: For each variable, a bool tensor that broadcasts against it.
+        values: For each variable, new values for the entries whose mask is true.
     """
     if variables and _replicas() > 1:
         import tensorflow as tf
 
-        # A replica by itself may not assign a weight: all do it together.
+        # A single replica may not assign a weight: all replicas must do it together.
         tf.distribute.get_replica_context().merge_call(
             _assign_where_on_replicas, (list(variables), list(masks), list(values))
         )
@@ -304,7 +308,7 @@ def _replicas() -> int:
 
 
 def whole_of_replica(loss: Any) -> Any:
-    """Multiplies by the number of replicas, by which Keras' losses divide a mean."""
+    """Multiplies a loss by the number of replicas, because Keras divides it by that."""
     replicas = _replicas()
     return loss * replicas if replicas > 1 else loss
 
@@ -315,13 +319,16 @@ def has_strategy(model: keras.Model) -> bool:
 
 
 def has_many_workers(model: keras.Model) -> bool:
-    """Whether that strategy is a `MultiWorkerMirroredStrategy` of several workers."""
+    """Whether a model's strategy is a `MultiWorkerMirroredStrategy` of several workers.
+
+    With a single worker, that strategy acts like a `MirroredStrategy`.
+    """
     if not has_strategy(model):
         return False
     import tensorflow as tf
 
     strategy, kind = strategy_of(model), tf.distribute.MultiWorkerMirroredStrategy
-    # As Keras asks: of one worker it is a `MirroredStrategy`.
+    # Keras checks the same private method.
     return isinstance(strategy, kind) and strategy.extended._in_multi_worker_mode()
 
 
@@ -342,32 +349,32 @@ def check_can_run_steps(model: keras.Model) -> None:
     """Checks a compiled model's `steps_per_execution`.
 
     Raises:
-        NotImplementedError: If it is above 1, and there is a strategy.
+        NotImplementedError: If `steps_per_execution` is above 1 with a strategy.
     """
     if has_strategy(model) and model.steps_per_execution > 1:
         raise UnsupportedError(
-            "Keras cannot run several steps by one call with a strategy of "
-            "`tf.distribute`: leave `steps_per_execution` out. Received: "
+            "`steps_per_execution` must be 1 with a strategy of `tf.distribute`. Leave "
+            "`steps_per_execution` out. Received: "
             f"steps_per_execution={model.steps_per_execution}"
         )
 
 
 def variables_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
-    """The context in which a model's variables are made, wherever it is trained."""
+    """The context in which new variables of a model must be created."""
     strategy = strategy_of(model)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def spec_of_a_batch(iterator: Any, batch: Any) -> Any:
-    """Shapes and dtypes of what TensorFlow's trainer is about to give to a step.
+    """Shapes and dtypes of the next batch of TensorFlow's trainer.
 
     Args:
-        iterator: Keras' iterator over an epoch, of which nothing is taken, or `None`.
+        iterator: Keras' iterator over an epoch, or `None`. No batch is taken from it.
         batch: The batch, if there is no iterator.
 
     Returns:
-        The batch, or a structure like it that knows shapes and dtypes; `None` if a
-        rank is unknown, or a part of it is not dense.
+        The batch, or specs in its structure. `None` if a rank is unknown, or if a part
+        of the batch is not dense.
     """
     import tensorflow as tf
 
@@ -383,10 +390,10 @@ def spec_of_a_batch(iterator: Any, batch: Any) -> Any:
 
 
 def part_of_a_batch(model: keras.Model, iterator: Any) -> Any:
-    """What one of this worker's replicas sees of the next batch.
+    """The part of the next batch that the first replica of this worker gets.
 
     Args:
-        model: A model of a strategy.
+        model: A model with a strategy.
         iterator: Keras' iterator over an epoch.
 
     Returns:

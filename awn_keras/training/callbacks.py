@@ -1,4 +1,4 @@
-"""Callbacks that `fit` adds by itself for models of several widths."""
+"""Callbacks that `fit` adds for models of several widths."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from awn_keras.training import backends
 from awn_keras.training.arrays import NO_BATCH
 from awn_keras.widths import split_name_at_width
 
-#: What may be left of initial statistics at the end, without a warning.
+#: Share of the initial statistics that may be left at the end without a warning.
 _LEFT = 0.1
 
 
 class WidthProgbar(keras.callbacks.ProgbarLogger):
-    """The progress bar of `fit` without a number for each width, but with the AUC.
+    """Progress bar of `fit` that shows the AUC, but no metrics of single widths.
 
-    `fit` of a model of several widths takes it in the place of Keras' own, which shows
-    loss and metrics at all report widths; `callbacks=[keras.callbacks.ProgbarLogger()]`
-    brings that back. They stay in the logs, for the history and for other callbacks.
-    While an epoch runs it
-    shows what a plain model's bar does; with `validation_data` the epoch's line ends
-    with `val_auc`, the accuracy averaged over all widths.
+    `fit` of a model of several widths uses this bar. It shows what the bar of a plain
+    model shows. With `validation_data`, the line of an epoch ends with `val_auc`, the
+    accuracy averaged over all widths. The metrics at the report widths stay in the
+    logs, for the history and for other callbacks. To show them in the bar, use
+    `callbacks=[keras.callbacks.ProgbarLogger()]`.
 
     Examples:
         >>> model.fit(data, validation_data=test_data, callbacks=[WidthProgbar()])
@@ -49,20 +48,20 @@ class WidthProgbar(keras.callbacks.ProgbarLogger):
 
 
 def without_widths(logs: Any) -> dict[str, Any]:
-    """Logs without those of the report widths, the AUC last."""
+    """Removes the logs of the report widths, and moves the AUC to the end."""
     kept = {k: v for k, v in (logs or {}).items() if not split_name_at_width(k)}
     return dict(sorted(kept.items(), key=lambda item: item[0].endswith("auc")))
 
 
 class StatisticsCheck(keras.callbacks.Callback):
-    """Warns before a training too short for the momentum of BatchNormalization.
+    """Warns if a training is too short for the momentum of BatchNormalization.
 
-    Its moving statistics, with which a model evaluates, are then still near those that
-    training started from, and every width answers at chance.
+    Evaluation uses moving statistics. In a short training they stay near their initial
+    values, so the outputs at every width are as bad as chance.
     """
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Looks at the steps to come, and at those that were."""
+        """Compares the number of steps with the largest momentum."""
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         if not steps or not epochs:
             return
@@ -73,16 +72,16 @@ class StatisticsCheck(keras.callbacks.Callback):
         }
         if not momenta:
             return
-        # Epochs are counted from the first, those before a resumed training, too.
+        # `epochs` counts from the first epoch, also in a resumed training.
         count = steps * epochs
         name, momentum = max(momenta.items(), key=lambda item: item[1])
         left = momentum**count
         if left > _LEFT:
             warnings.warn(
-                f"Model '{self.model.name}' trains {count:,} steps, after which the "
-                f"moving statistics of BatchNormalization '{name}' (momentum="
-                f"{momentum:g}) are still to {100 * left:.0f} % those that it started "
-                "from: evaluation will be poor. Convert with `to_any_width(model, "
+                f"Model '{self.model.name}' trains {count:,} steps, too few for "
+                f"BatchNormalization '{name}' (momentum={momentum:g}): after them, its "
+                f"moving statistics are still {100 * left:.0f} % initial values, and "
+                "evaluation will be poor. Convert with `to_any_width(model, "
                 f"bn_momentum={fitting_momentum(count):.2g})`, or set `momentum` of "
                 "these layers.",
                 stacklevel=2,
@@ -90,17 +89,18 @@ class StatisticsCheck(keras.callbacks.Callback):
 
 
 class NumbersCheck(keras.callbacks.Callback):
-    """Ends training with a warning once the loss or a weight is NaN or infinite.
+    """Ends training with a warning if the loss or a weight is NaN or infinite.
 
-    It looks after each epoch, whose loss is NaN if that of a step was, so that no step
-    waits for it. `fit` of a model of several widths takes it by itself.
+    The check runs after each epoch, so no step gets slower. If the loss of a step is
+    NaN, so is the loss of its epoch. `fit` of a model of several widths adds this
+    callback.
     """
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Looks at the epoch's loss, and at the weights.
+        """Checks the loss of the epoch and the weights.
 
         Raises:
-            ValueError: If there was no batch.
+            ValueError: If the epoch had no batch.
         """
         if not logs:
             raise ArgumentError(
@@ -117,15 +117,15 @@ class NumbersCheck(keras.callbacks.Callback):
 
 
 def not_finite(model: keras.Model, epoch: int, logs: Any) -> str | None:
-    """Says what of a model is not finite after an epoch, and what to try.
+    """Makes the warning for a loss or weight that is not finite after an epoch.
 
     Args:
         model: The model.
         epoch: Number of the epoch, from 0.
-        logs: What the epoch gave.
+        logs: Logs of the epoch.
 
     Returns:
-        A sentence or two; `None` if all is finite.
+        The text of the warning; `None` if all is finite.
     """
     loss = float(logs.get("loss", 0.0))
     what = f"The loss of model '{model.name}' was {loss:g}"
@@ -136,9 +136,9 @@ def not_finite(model: keras.Model, epoch: int, logs: Any) -> str | None:
             return None
         what = f"Weight '{weight}' of model '{model.name}' had NaN or infinite numbers"
     return (
-        f"{what} in epoch {epoch + 1}: training cannot go on from there. Try a tenth "
-        "of the learning rate, or `clipnorm=1.0` in the optimizer; look for NaN in the "
-        "data, and for labels that are no class."
+        f"{what} in epoch {epoch + 1}, so training ends. Try a tenth of the learning "
+        "rate, or `clipnorm=1.0` in the optimizer. Check the data for NaN, and for "
+        "labels that are no class."
     )
 
 
@@ -161,13 +161,13 @@ def weight_not_finite(model: keras.Model) -> str | None:
 
 
 def fitting_momentum(steps: int) -> float:
-    """Chooses a momentum of BatchNormalization for a training of so many steps.
+    """Chooses a momentum of BatchNormalization for a number of training steps.
 
     Args:
         steps: Number of steps.
 
     Returns:
-        In [0.5, 0.99]: statistics follow within a twentieth of the steps, or within a
-        hundred.
+        A momentum in [0.5, 0.99], `1 - 20 / steps` inside this range. With it the
+        statistics follow the network within a twentieth of the steps.
     """
     return min(max(1 - 20 / max(steps, 1), 0.5), 0.99)

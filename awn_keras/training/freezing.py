@@ -1,7 +1,7 @@
-"""Leaving narrow networks as they are while wider ones are trained.
+"""Freezing of narrow networks while wider networks are trained.
 
-Entries of weights that act at the frozen widths are put back after the optimizer's
-step, so that no momentum, weight decay or moving average gets round that.
+After the optimizer's step, weight entries that act at a frozen width get their old
+values back. So momentum and weight decay cannot change them either.
 """
 
 from __future__ import annotations
@@ -38,48 +38,49 @@ def check_frozen_up_to(value: Any, min_width: float) -> Schedule:
         The value.
 
     Raises:
-        TypeError: If it is neither a number nor a schedule.
-        ValueError: If it is out of range.
+        TypeError: If the value is neither a number nor a schedule.
+        ValueError: If the value is out of range.
     """
     value = check_share(value, "frozen_up_to")
     if not is_schedule(value) and value:
         check_width(value, min_width, "frozen_up_to")
         if value == 1:
             raise ArgumentError(
-                "`frozen_up_to` must be below 1, or nothing would be trained. "
-                "Received: frozen_up_to=1"
+                "`frozen_up_to` must be below 1, because at 1 no weight would be "
+                "trained. Received: frozen_up_to=1"
             )
     return value
 
 
 def check_can_freeze(optimizer: Any) -> None:
-    """Checks that an optimizer leaves alone what is put back after its step.
+    """Checks that an optimizer does not change weights outside of its step.
 
     Args:
         optimizer: The compiled optimizer.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If the optimizer replaces weights by their moving averages.
     """
     if getattr(optimizer, "use_ema", False):
         raise ArgumentError(
-            "`frozen_up_to` cannot hold what the optimizer's moving average puts in "
-            "the weights' place. Use an optimizer with `use_ema=False`. Received: "
-            f"optimizer={type(optimizer).__name__} with use_ema=True"
+            "`frozen_up_to` needs an optimizer without moving averages, because they "
+            "replace the frozen weights. Use an optimizer with `use_ema=False`. "
+            f"Received: optimizer={type(optimizer).__name__} with use_ema=True"
         )
 
 
 def acting_from(
     propagation: Propagation, networks: Networks
 ) -> list[tuple[keras.Variable, np.ndarray]]:
-    """Finds for each weight the level from which on each of its entries acts.
+    """Finds the smallest level at which each entry of each weight acts.
 
     Args:
         propagation: Kinds of the model's tensors.
         networks: The model's networks.
 
     Returns:
-        Float weights, each with an int32 array of levels that broadcasts against it.
+        A list of pairs: a float weight, and an int32 array of levels that broadcasts
+        against the weight.
     """
     levels_of: dict[int, tuple[keras.Variable, np.ndarray]] = {}
     for node in propagation.nodes:
@@ -100,12 +101,13 @@ def acting_from(
 
 @dataclass(frozen=True)
 class Frozen:
-    """Variables before a step, and which of their entries stay as they are.
+    """Values of variables before a step, and masks of the frozen entries.
 
     Args:
         variables: The variables.
-        values: A copy of each.
-        masks: For each a bool tensor that broadcasts against it.
+        values: A copy of each variable.
+        masks: For each variable a bool tensor that broadcasts against it; true for
+            frozen entries.
     """
 
     variables: Sequence[keras.Variable]
@@ -113,7 +115,7 @@ class Frozen:
     masks: Sequence[Any]
 
     def put_back(self) -> None:
-        """Undoes what a step changed in the frozen entries."""
+        """Restores the frozen entries after a step."""
         backends.assign_where(self.variables, self.masks, self.values)
 
 
@@ -123,16 +125,16 @@ def keep_frozen(
     width: Schedule,
     step: Any,
 ) -> Frozen:
-    """Copies what a step must not change.
+    """Copies the weights before a step, and marks the frozen entries.
 
     Args:
-        acting_from: Gives weights and levels; see `acting_from` above.
+        acting_from: Function that returns weights and levels; see `acting_from` above.
         networks: The model's networks.
-        width: Networks up to this width are frozen; below the smallest width none.
-        step: Number of the optimizer's step, an integer scalar tensor.
+        width: Networks up to this width are frozen. Below the smallest width, none is.
+        step: Number of the optimizer step, an integer scalar tensor.
 
     Returns:
-        What is to be put back after the step.
+        The values and masks for `Frozen.put_back` after the step.
     """
     if not is_on(width):
         return Frozen([], [], [])

@@ -1,4 +1,4 @@
-"""Labels and outputs that a loss cannot take."""
+"""Checks that labels and outputs fit a loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from awn_keras.training.smoothing import SmoothedCrossentropy
 _ONE_HOT = keras.losses.CategoricalCrossentropy
 _CLASS_NUMBERS = keras.losses.SparseCategoricalCrossentropy
 CROSS_ENTROPIES = (_ONE_HOT, _CLASS_NUMBERS)
-#: Other ways to say the same to `compile`.
+#: Other names of these losses that `compile` accepts.
 _ALIASES = {
     keras.losses.categorical_crossentropy: _ONE_HOT,
     "categorical_crossentropy": _ONE_HOT,
@@ -29,17 +29,17 @@ _PROBABILITIES = ("sigmoid", "softmax")
 
 
 def softmax_twice(model: keras.Model, loss: Any) -> list[str]:
-    """Finds outputs that are probabilities, though their loss takes logits.
+    """Finds outputs that are probabilities although their loss expects logits.
 
-    In a plain model Keras finds this out while it trains, and takes the logits; a
-    step over several widths hides from Keras where its outputs come from.
+    In a plain model Keras notices this in training and uses the logits. In a step over
+    several widths Keras cannot see which layer made an output.
 
     Args:
         model: A functional model.
-        loss: As given to `compile`.
+        loss: The loss of `compile`.
 
     Returns:
-        What is wrong with each such output, and what to do.
+        A message for each such output, with the way out.
     """
     messages = []
     losses = _per_output(model, loss)
@@ -50,8 +50,8 @@ def softmax_twice(model: keras.Model, loss: Any) -> list[str]:
             messages.append(
                 f"Output '{name}' of model '{model.name}' is a {activation} already, "
                 f"but its loss {type(output_loss).__name__} has `from_logits=True` and "
-                "applies one again, so that the model would train badly. Leave the "
-                f"{activation} out of the model, or compile with `from_logits=False`."
+                f"applies a {activation} again. The model would train badly. Remove "
+                f"the {activation} from the model, or compile with `from_logits=False`."
             )
     return messages
 
@@ -62,13 +62,13 @@ def _keeps_values(operation: Any) -> bool:
 
 
 def _probabilities(operation: Any) -> str | None:
-    """The activation that gives an output, if it is sigmoid or softmax."""
+    """Name of the activation that makes an output, if it is sigmoid or softmax."""
     while _keeps_values(operation):
         operation = operation_of(operation.input)
     activation = getattr(operation, "activation", None)
     if isinstance(activation, keras.Layer):  # such as `Dense(3, activation=Softmax())`
         operation, activation = activation, None
-    # A function has a name; Keras' own layers and operations are called alike.
+    # A function has `__name__`; layers and operations have the name as their class.
     name = getattr(activation, "__name__", type(operation).__name__.lower())
     own = activation or type(operation)
     return name if is_stock(own) and name in _PROBABILITIES else None
@@ -77,19 +77,20 @@ def _probabilities(operation: Any) -> str | None:
 def check_labels(model: keras.Model, loss: Any, y: Any) -> None:
     """Checks the shape of labels for Keras' categorical cross-entropies.
 
-    Only shapes that these losses cannot take are refused; other losses are left alone.
+    Only shapes that these losses cannot use are refused. Labels of other losses are not
+    checked.
 
     Args:
         model: A functional model.
-        loss: As given to `compile`.
+        loss: The loss of `compile`.
         y: A batch of labels, with the structure of the model's outputs.
 
     Raises:
-        ValueError: If they do not fit.
+        ValueError: If the shape of labels does not fit.
     """
     outputs = model.outputs
     if len(outputs) > 1 and not isinstance(y, dict | list | tuple):
-        return  # Keras says what it thinks of it.
+        return  # Keras raises its own error.
     losses, labels = _per_output(model, loss), _per_output(model, y)
     for output, output_loss, numbers in zip(outputs, losses, labels, strict=True):
         kind, shape = kind_of_labels(output_loss), _static_shape(numbers)
@@ -103,7 +104,7 @@ def _check_shape(output: Any, kind: type, shape: tuple[Any, ...]) -> None:
     if kind is _CLASS_NUMBERS:
         wanted = wanted[:-1]
     given = shape
-    while len(given) > len(wanted) and given[-1] == 1:  # Keras takes these, too
+    while len(given) > len(wanted) and given[-1] == 1:  # Keras accepts them, too
         given = given[:-1]
     if len(given) == len(wanted) and all(
         None in pair or pair[0] == pair[1]
@@ -113,13 +114,13 @@ def _check_shape(output: Any, kind: type, shape: tuple[Any, ...]) -> None:
     if kind is _CLASS_NUMBERS:
         rule = "class numbers"
         way_out = (
-            "For one-hot labels compile with `keras.losses.CategoricalCrossentropy`, "
+            "For one-hot labels, compile with `keras.losses.CategoricalCrossentropy`, "
             "or give `y.argmax(-1)`."
         )
     else:
         rule = "one-hot"
         way_out = (
-            "For class numbers compile with "
+            "For class numbers, compile with "
             "`keras.losses.SparseCategoricalCrossentropy`, or give "
             f"`keras.utils.to_categorical(y, {classes})`."
         )
@@ -127,25 +128,25 @@ def _check_shape(output: Any, kind: type, shape: tuple[Any, ...]) -> None:
             way_out = "Give the readout as many outputs as there are classes."
     raise ArgumentError(
         f"`y` must be {rule} of shape {(None, *wanted[1:])} for the loss "
-        f"{kind.__name__}, since output '{operation_of(output).name}' has "
-        f"the shape {tuple(output.shape)}. {way_out} Received: y of shape {shape}"
+        f"{kind.__name__}, because output '{operation_of(output).name}' has the shape "
+        f"{tuple(output.shape)}. {way_out} Received: y of shape {shape}"
     )
 
 
 def check_class_numbers(model: keras.Model, loss: Any, y: Any) -> None:
-    """Checks that labels are numbers of classes, where a loss takes these.
+    """Checks that integer labels are in the range of the classes.
 
-    TensorFlow's own error on a processor comes from the depths of a graph; on other
-    devices and backends there is none, and the loss is NaN or that of another class.
+    TensorFlow raises an unclear error for such labels, but only on a CPU. Other devices
+    and backends raise none, and the loss is NaN or that of another class.
 
     Args:
         model: A functional model.
-        loss: As given to `compile`.
-        y: Labels, with the structure of the model's outputs; what are no NumPy arrays
-            of numbers is left alone.
+        loss: The loss of `compile`.
+        y: Labels, with the structure of the model's outputs. Only NumPy arrays of
+            numbers are checked.
 
     Raises:
-        ValueError: If there is none of the classes.
+        ValueError: If a label is not the number of a class.
     """
     outputs = model.outputs
     if len(outputs) > 1 and not isinstance(y, dict | list | tuple):
@@ -173,20 +174,20 @@ def _no_class(output: Any, classes: int, numbers: np.ndarray, wrong: np.ndarray)
     value = numbers[where]
     way_out = "Give the readout as many outputs as there are classes."
     if value != np.floor(value):
-        way_out = "Are these numbers to be predicted? Compile with `loss='mse'`."
+        way_out = "To predict numbers instead of classes, compile with `loss='mse'`."
     elif numbers.min() == 1 and numbers.max() == classes:
-        way_out = "They seem to begin with 1: give `y - 1`."
+        way_out = "The labels seem to begin with 1: give `y - 1`."
     return (
-        f"`y` must be class numbers, 0 to {classes - 1}, since output "
+        f"`y` must be class numbers, 0 to {classes - 1}, because output "
         f"'{operation_of(output).name}' has {classes} classes. {way_out} Received: "
-        f"{value} as the label of sample {where[0]}, in {wrong.sum():,} of "
-        f"{wrong.size:,} labels no such number"
+        f"{value} as the label of sample {where[0]}; {wrong.sum():,} of "
+        f"{wrong.size:,} labels are wrong"
     )
 
 
 @contextlib.contextmanager
 def class_numbers_told() -> Iterator[None]:
-    """Tells of labels out of range in words, which TensorFlow finds in a step."""
+    """A context that turns TensorFlow's error for a wrong label into a clear one."""
     try:
         yield
     except Exception as error:
@@ -199,25 +200,25 @@ def class_numbers_told() -> Iterator[None]:
             raise
         value, classes = said.groups()
         raise ArgumentError(
-            f"`y` must be class numbers, 0 to {int(classes) - 1}, since the output has "
-            f"{classes} classes. Give the readout as many outputs as there are classes."
-            f" Received: a label {value}"
+            f"`y` must be class numbers, 0 to {int(classes) - 1}, because the output "
+            f"has {classes} classes. Give the readout as many outputs as there are "
+            f"classes. Received: a label {value}"
         ) from error
 
 
 def kind_of_labels(loss: Any) -> type | None:
-    """Which stock cross-entropy over classes a loss is, however `compile` was told."""
+    """The stock cross-entropy over classes that a loss is, or `None`."""
     if type(loss) is SmoothedCrossentropy:
         return _CLASS_NUMBERS
     if isinstance(loss, CROSS_ENTROPIES):
-        # A subclass may take what it likes.
+        # A subclass may accept any labels.
         own = type(loss) in CROSS_ENTROPIES and getattr(loss, "axis", -1) == -1
         return type(loss) if own else None
     return _ALIASES.get(loss) if isinstance(loss, str) or callable(loss) else None
 
 
 def _static_shape(x: Any) -> tuple[Any, ...] | None:
-    """A tensor's shape as far as it is known; `None` if not even its rank is."""
+    """Shape of a tensor; sizes may be `None`, or the shape if the rank is unknown."""
     shape = getattr(x, "shape", None)
     if shape is None or getattr(shape, "rank", 0) is None:
         return None
@@ -225,7 +226,10 @@ def _static_shape(x: Any) -> tuple[Any, ...] | None:
 
 
 def _per_output(model: keras.Model, values: Any) -> list[Any]:
-    """What belongs to each output, of one value for all, a list, or a dict by name."""
+    """Values in the order of the outputs.
+
+    `values` may be a single value for all outputs, a list, or a dict by output name.
+    """
     outputs = model.outputs
     if isinstance(values, dict):
         structure = model.output

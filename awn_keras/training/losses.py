@@ -1,4 +1,4 @@
-"""What a training step minimizes: the losses of its widths, and distillation."""
+"""The loss of a training step: the losses of its widths, and distillation."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _ELEMENTWISE = (
 
 
 def is_stock_loss(loss: Any) -> bool:
-    """Whether a loss is one of Keras' common ones, which can be mapped over widths.
+    """Whether a loss is a common loss of Keras, which can be mapped over widths.
 
     Args:
-        loss: As given to `compile`.
+        loss: The loss of `compile`.
 
     Returns:
-        `False` for dicts, lists, functions and classes of the user's own, whose code
-        may look at numbers.
+        `False` for dicts, lists, and the user's functions and classes, whose code may
+        branch on values.
     """
     return kind_of_labels(loss) is not None or type(loss) in _ELEMENTWISE
 
@@ -45,23 +45,23 @@ def loss_over_widths(
     *,
     regularize: bool = True,
 ) -> Any:
-    """Reduces the losses of a step's widths.
+    """Computes the loss of a step from the losses of its widths.
 
     Args:
-        model: The model, which has just computed the outputs.
-        plan: What `compile` was told.
+        model: The model, right after it computed the outputs.
+        plan: The settings of `compile`.
         batch: `(x, y, sample_weight)`.
-        outputs: The model's outputs at n widths; if narrow widths are to learn from
-            the full one, as the plan's sampler orders them.
-        factors: What each width's loss counts, n numbers or scalars.
-        answers: What the plan's teacher answers. `None` to learn from the full width.
-        regularize: Whether to add the regularization losses, which count once.
+        outputs: The model's outputs at n widths. With distillation, in the order of the
+            plan's sampler.
+        factors: Weights of the losses of the widths, n numbers or scalar tensors.
+        answers: Outputs of the plan's teacher. `None` distills from the full width.
+        regularize: Whether to add the regularization losses, once.
 
     Returns:
-        Scalar tensor; of a replica of `tf.distribute` its share of it.
+        Scalar tensor. In a replica of `tf.distribute`, its share of the loss.
     """
     sample_weight = batch[2]
-    # `compute_loss` adds them to each width's loss.
+    # `compute_loss` adds regularization to the loss of each width: subtract it there.
     regularization = private.sum_of_penalties(model, model.losses)
 
     def loss_of(y_pred: Any) -> Any:
@@ -101,29 +101,29 @@ def check_can_distill(
     fixed_widths: tuple[float, ...],
     loss_weights: Any = None,
 ) -> None:
-    """Checks that narrow widths can learn from what the full width answers.
+    """Checks that a model can be distilled.
 
     Args:
-        loss: As given to `compile`.
+        loss: The loss of `compile`.
         outputs: Number of the model's outputs.
         fixed_widths: Widths that every step runs.
-        loss_weights: As given to `compile`.
+        loss_weights: The `loss_weights` of `compile`.
 
     Raises:
-        ValueError: If they cannot.
+        ValueError: If the model cannot be distilled.
     """
     logits = isinstance(loss, CROSS_ENTROPIES) and getattr(loss, "from_logits", False)
     if outputs != 1 or not logits:
         raise ArgumentError(
-            "`distillation` needs a model of one output, logits, and as `loss` "
-            "`keras.losses.SparseCategoricalCrossentropy(from_logits=True)` or "
-            "`CategoricalCrossentropy(from_logits=True)`. Received: "
-            f"loss={loss!r}, {outputs} outputs"
+            "`distillation` needs a model with one output, which gives logits, and the "
+            "`loss` `keras.losses.SparseCategoricalCrossentropy(from_logits=True)` or "
+            f"`CategoricalCrossentropy(from_logits=True)`. Received: loss={loss!r}, "
+            f"{outputs} outputs"
         )
     if loss.reduction != "sum_over_batch_size" or loss_weights is not None:
         raise ArgumentError(
-            "`distillation` mixes means over the batch: the loss must have its default "
-            "`reduction`, and `loss_weights` must be left out. Received: "
+            "`distillation` needs a loss with the default `reduction`, and no "
+            "`loss_weights`, because it mixes means over the batch. Received: "
             f"reduction={loss.reduction!r}, loss_weights={loss_weights}"
         )
     if 1.0 not in fixed_widths:
@@ -134,14 +134,14 @@ def check_can_distill(
 
 
 def check_can_teach(teacher: keras.Model, model: keras.Model) -> None:
-    """Checks that a model can learn from another one's answers.
+    """Checks that a teacher has inputs and outputs like the model.
 
     Args:
-        teacher: The other one.
+        teacher: The teacher.
         model: The model.
 
     Raises:
-        ValueError: If it cannot.
+        ValueError: If the shapes differ.
     """
     shapes = [
         [tuple(x.shape[1:]) for x in (*each.inputs, *each.outputs)]
@@ -149,23 +149,23 @@ def check_can_teach(teacher: keras.Model, model: keras.Model) -> None:
     ]
     if shapes[0] != shapes[1]:
         raise ArgumentError(
-            f"`teacher` must have inputs and outputs like model '{model.name}', of "
-            f"shapes {shapes[1]}. Received: '{teacher.name}', of shapes {shapes[0]}"
+            f"`teacher` must have the inputs and outputs of model '{model.name}', with "
+            f"shapes {shapes[1]}. Received: '{teacher.name}', with shapes {shapes[0]}"
         )
 
 
 def distillation_loss(teacher: Any, student: Any, sample_weight: Any) -> Any:
-    """Cross-entropy of a narrow width's answers with those of the full width.
+    """Cross-entropy between the outputs of the full width and of a narrow width.
 
     Args:
-        teacher: Logits `(batch, ..., classes)` of the full width; no gradient flows
-            into them.
+        teacher: Logits `(batch, ..., classes)` of the full width, or of a teacher. No
+            gradient flows into them.
         student: Logits of a narrower width, of the same shape.
         sample_weight: See `keras.losses.Loss`, or `None`.
 
     Returns:
-        Scalar tensor, the mean over the batch; of a replica of `tf.distribute`, where
-        Keras' losses divide it, its share of that.
+        Scalar tensor, the mean over the batch. In a replica of `tf.distribute`, its
+        share of the mean, as Keras' losses return it.
 
     Reference:
         Yu and Huang, Universally Slimmable Networks (2019), section 4.2.

@@ -1,4 +1,4 @@
-"""A model's loss and metrics at several widths at once."""
+"""Loss and metrics of a model at several widths at once."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ _ACCURACIES = (
 
 
 class WidthMetrics(keras.metrics.Metric):
-    """The state of a model's metrics once for each of several networks.
+    """The state of a model's metrics for each of several networks.
 
     Args:
-        metrics: The model's metrics; here each of their variables gets a first axis
-            `levels`.
-        levels: The networks, int array `(n,)`.
-        name: Name of the whole.
+        metrics: The model's metrics. The state has a copy of each of their variables,
+            with an additional first axis of networks.
+        levels: Levels of the networks, int array `(n,)`.
+        name: Name of this metric.
     """
 
     def __init__(self, metrics: list[Any], levels: np.ndarray, name: str) -> None:
         super().__init__(name=name)
         self.levels = np.asarray(levels, "int32")
-        # A function, not the list: Keras would take the metrics for parts of this one.
+        # A function, not the list: Keras would track the metrics as parts of this
+        # metric.
         self._starts = partial(_start_values, metrics)
         for index, start in enumerate(self._starts()):
             self.add_variable(
@@ -46,17 +47,17 @@ class WidthMetrics(keras.metrics.Metric):
             )
 
     def _filled(self, index: int, shape: Any, dtype: Any = None) -> Any:
-        # A copy: PyTorch would give all networks the same memory.
+        # Copy, because in PyTorch all networks would share the memory of one state.
         return keras.ops.copy(keras.ops.broadcast_to(self._starts()[index], shape))
 
     def reset_state(self) -> None:
-        """Sets every network to the state that the metrics start from."""
+        """Sets the state of every network to the initial state of the metrics."""
         for variable, start in zip(self.variables, self._starts(), strict=True):
             variable.assign(keras.ops.broadcast_to(start, variable.shape))
 
 
 def _start_values(metrics: list[Any]) -> list[Any]:
-    """What `reset_state` gives the metrics' variables; these stay as they are."""
+    """Values of the metrics' variables after `reset_state`, without changing them."""
     variables = variables_of(metrics)
     mapping = [(v, keras.ops.zeros(v.shape, v.dtype)) for v in variables]
     with keras.StatelessScope(mapping) as scope:
@@ -93,20 +94,21 @@ def make_width_metrics(
 def update_each(
     model: keras.Model, states: WidthMetrics, update: Callable[[Any], None]
 ) -> list[Any]:
-    """Updates the metrics of each network by the same code as those of one.
+    """Updates the metrics of each network with the code for a single network.
 
     Args:
         model: The model.
         states: State of each network.
-        update: `update(level)` updates the model's own metrics by what the network of
-            this level, an int32 scalar, answers.
+        update: Function `update(level)` that updates the model's own metrics with the
+            outputs of the network of this level, an int32 scalar.
 
     Returns:
         The new values of `states.variables`.
     """
     variables = variables_of(model.metrics)
-    # In a stateless scope Keras sees the losses of what runs inside it only, and
-    # regularizes the weights that are mapped. JAX has no values but these.
+    # In a stateless scope, Keras collects only losses that are computed inside it, and
+    # regularizes only mapped weights. In JAX, variables have values only through the
+    # map.
     held = [(v, keras.ops.convert_to_tensor(v.value)) for v in model.variables]
 
     def update_network(arguments: Any) -> list[Any]:
@@ -136,13 +138,13 @@ def results_at(
         level: The network, an integer; one of `states.levels`.
 
     Returns:
-        What `model.get_metrics_result` gives for it.
+        The result of `model.get_metrics_result` for the network.
     """
     row = int(np.flatnonzero(states.levels == level)[0])
     rows = [keras.ops.convert_to_tensor(value[row]) for value in values]
     mapping = list(zip(variables_of(model.metrics), rows, strict=True))
     with keras.StatelessScope(state_mapping=mapping):
-        # A metric may return its variable, which outside has another value.
+        # A metric may return its variable, which has another value outside the scope.
         return keras.tree.map_structure(
             lambda x: x.value if isinstance(x, keras.Variable) else x,
             model.get_metrics_result(),
@@ -150,12 +152,12 @@ def results_at(
 
 
 def arrays_of(states: WidthMetrics) -> list[np.ndarray]:
-    """Values of the states over all replicas, each fetched once."""
+    """Values of the states over all replicas."""
     return [keras.ops.convert_to_numpy(variable) for variable in states.variables]
 
 
 def have_results(model: keras.Model, states: WidthMetrics | None) -> bool:
-    """Whether a batch was seen since the states were reset."""
+    """Whether a batch was counted since the states were reset."""
     if states is None or not len(states.levels):
         return False
     ids = [id(variable) for variable in variables_of(model.metrics)]
@@ -164,14 +166,14 @@ def have_results(model: keras.Model, states: WidthMetrics | None) -> bool:
 
 
 def accuracy_name(metrics: list[Any]) -> str | None:
-    """Finds the accuracy over which the AUC is taken.
+    """Finds the accuracy that the AUC averages.
 
     Args:
         metrics: The model's metrics.
 
     Returns:
-        Name of the first accuracy in the logs, top-k only if there is no other; `None`
-        if there is none, or nothing was evaluated yet.
+        Name of the first accuracy in the logs; a top-k accuracy only if there is no
+        other. `None` if there is no accuracy, or before the first evaluation.
     """
     by_name: dict[str, Any] = {}
     for metric in metrics:
@@ -190,18 +192,19 @@ def accuracy_name(metrics: list[Any]) -> str | None:
 def area_under_curve(
     widths: Sequence[float], values: Sequence[float] | np.ndarray
 ) -> float:
-    """Average of a value over widths: the trapezoid's area over the range's length.
+    """Average of a value over widths, by the trapezoidal rule.
 
     Args:
         widths: Widths `(n,)`, ascending.
-        values: Values at them `(n,)`.
+        values: Values at the widths `(n,)`.
 
     Returns:
-        The average, in the unit of `values`; with one width its value.
+        The area divided by the range of widths, in the unit of `values`. For a single
+        width, its value.
 
     Raises:
-        ValueError: If the two differ in length, are empty, or the widths do not
-            ascend.
+        ValueError: If `widths` and `values` differ in length or are empty, or if the
+            widths do not ascend.
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 5.1 (AUC).
@@ -209,8 +212,8 @@ def area_under_curve(
     x, y = np.asarray(widths, float), np.asarray(values, float)
     if x.shape != y.shape or x.ndim != 1 or not len(x) or np.any(np.diff(x) <= 0):
         raise ArgumentError(
-            "`widths` must ascend, with one of `values` for each. Received: "
-            f"widths={list(x)}, values={list(y)}"
+            "`widths` must ascend, and `values` must have one value for each width. "
+            f"Received: widths={list(x)}, values={list(y)}"
         )
     if len(x) == 1:
         return float(y[0])

@@ -1,4 +1,4 @@
-"""What `compile` was told about widths: checked once, and never changed."""
+"""The arguments of `compile` about widths, checked and immutable."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ _CURVE_WIDTHS = 64
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a model trains, and at which widths it is measured.
+    """Settings of a training, and the widths at which the model is measured.
 
-    `make` checks what the user gave; see `AnyWidthModel.compile` for the meaning.
+    Use `make`, which checks the user's arguments. `AnyWidthModel.compile` explains each
+    setting.
 
     Args:
-        widths: Which widths a step runs; its seed is known.
-        width_reduction: `"mean"` or `"sum"` of their losses.
-        width_power: Losses are weighed by `width ** width_power`.
-        distillation: Share in [0, 1] that narrow widths learn from the full one.
-        frozen_up_to: Networks up to this width stay as they are; 0 for none.
+        widths: Sampler of the widths of a step, with a known seed.
+        width_reduction: `"mean"` or `"sum"` of the losses of these widths.
+        width_power: Losses are weighted by `width ** width_power`.
+        distillation: Share in [0, 1] of the loss of narrow widths that compares with
+            the outputs of the full width.
+        frozen_up_to: Networks up to this width do not change; 0 for none.
         report_widths: Widths of the logs, ascending.
         curve_widths: Widths of the AUC, ascending.
-        teacher: Another model from which all widths learn that share, in place of the
-            full width, or `None`.
+        teacher: Model whose outputs replace those of the full width in the distillation
+            of all widths, or `None`.
     """
 
     widths: WidthSampler
@@ -62,30 +64,30 @@ class TrainingPlan:
         teacher: keras.Model | None = None,
         shared_seed: bool = False,
     ) -> TrainingPlan:
-        """Checks arguments of `compile`, and fills in what is left out.
+        """Checks the arguments of `compile`, and sets the defaults.
 
         Args:
             networks: The model's networks.
             widths: See `AnyWidthModel.compile`.
-            width_reduction: See there.
-            width_power: See there.
-            distillation: See there.
-            frozen_up_to: See there.
-            report_widths: See there.
-            curve_widths: See there.
-            teacher: See there.
-            shared_seed: Whether a sampler without a seed gets one that is the same in
-                each process.
+            width_reduction: See `AnyWidthModel.compile`.
+            width_power: See `AnyWidthModel.compile`.
+            distillation: See `AnyWidthModel.compile`.
+            frozen_up_to: See `AnyWidthModel.compile`.
+            report_widths: See `AnyWidthModel.compile`.
+            curve_widths: See `AnyWidthModel.compile`.
+            teacher: See `AnyWidthModel.compile`.
+            shared_seed: Whether a sampler without a seed gets the same seed in every
+                process.
 
         Returns:
             The plan.
 
         Raises:
-            TypeError: If `widths` is not a `WidthSampler`, `width_power` no number,
-                `distillation` or `frozen_up_to` neither a number nor a schedule, or
-                `teacher` no model.
-            ValueError: If an argument is out of its range, or there is a `teacher`
-                and no `distillation`.
+            TypeError: If `widths` is not a `WidthSampler`, if `width_power` is no
+                number, if `distillation` or `frozen_up_to` is neither a number nor a
+                schedule, or if `teacher` is no model.
+            ValueError: If an argument is out of range, or if there is a `teacher`
+                without `distillation`.
         """
         low = networks.min_width
         if widths is None:
@@ -117,7 +119,7 @@ class TrainingPlan:
             )
         if teacher is not None and not is_on(distillation):
             raise ArgumentError(
-                "`teacher` needs a share of the loss: `distillation` above 0. "
+                "`distillation` must be above 0 with a `teacher`. "
                 f"Received: distillation={distillation}"
             )
         frozen_up_to = check_frozen_up_to(frozen_up_to, low)
@@ -143,7 +145,7 @@ class TrainingPlan:
         return replace(self, curve_widths=tuple(sorted(set(curve_widths))))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `compile`, serialized; of a teacher the name."""
+        """Returns the arguments of `compile`, serialized; for a teacher, its name."""
         config: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)

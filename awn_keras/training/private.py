@@ -1,7 +1,7 @@
-"""What of Keras' trainer is not public, behind functions that say what it is.
+"""Access to private parts of Keras' trainer, each behind a named function.
 
-With a new Keras tests/training/test_private.py fails first. Methods that Keras calls
-by names of its own are in `trainer`.
+If a new Keras changes these parts, tests/training/test_private.py fails first. Private
+methods of Keras that the library overrides are in `trainer`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-#: What `fit` adds to the arguments of `evaluate` when it validates.
+#: Argument that `fit` passes to `evaluate` for a validation.
 WITHIN_FIT = "_use_cached_eval_dataset"
 
 
@@ -24,8 +24,7 @@ def is_built(model: Any) -> bool:
 def metrics_are_built(model: Any) -> bool:
     """Whether loss and metrics of a compiled model have their state.
 
-    A subclass may compute its loss without the one that `compile` was given, which is
-    then never built.
+    If a subclass computes its own loss, Keras never builds the loss of `compile`.
     """
     parts = [model._compile_metrics]
     if not model.has_own_loss:
@@ -34,17 +33,18 @@ def metrics_are_built(model: Any) -> bool:
 
 
 def build(model: Any, batch: Any) -> None:
-    """Makes the state of a compiled model that depends on the shapes of a batch.
+    """Creates the state of a compiled model that depends on the shapes of a batch.
 
     Args:
         model: A compiled model.
-        batch: `(x, y)` or `(x, y, sample_weight)`, of what has a shape and a dtype.
+        batch: `(x, y)` or `(x, y, sample_weight)`: tensors, or specs with shape and
+            dtype.
     """
     model._symbolic_build(data_batch=batch)
 
 
 def loss_of(model: Any, batch: Any, y_pred: Any, *, training: bool) -> Any:
-    """Calls `compute_loss`, which a subclass may have written without `training`.
+    """Calls `compute_loss`; a subclass may define it without `training`.
 
     Args:
         model: A compiled model.
@@ -53,7 +53,7 @@ def loss_of(model: Any, batch: Any, y_pred: Any, *, training: bool) -> Any:
         training: Whether the model is trained.
 
     Returns:
-        Scalar tensor, with regularization losses.
+        Scalar tensor, regularization losses included.
     """
     x, y, sample_weight = batch
     return model._compute_loss(x, y, y_pred, sample_weight, training=training)
@@ -63,8 +63,9 @@ def element_spec(iterator: Any) -> Any:
     """Shapes and dtypes of the batches of TensorFlow's trainer.
 
     Args:
-        iterator: Its iterator over an epoch. Nothing is taken from it, and no second
-            data set is made, which would draw other random numbers.
+        iterator: Iterator of the trainer over an epoch. This function takes no batch
+            from it, and makes no second data set, which would draw other random
+            numbers.
 
     Returns:
         `tf.TypeSpec`s in the structure of a batch.
@@ -80,7 +81,7 @@ def sum_of_penalties(model: Any, losses: Iterable[Any]) -> Any:
         losses: Scalars, of `model.losses`.
 
     Returns:
-        Scalar tensor, or 0.0; of a replica of `tf.distribute` its share.
+        Scalar tensor, or 0.0. In a replica of `tf.distribute`, its share of the sum.
     """
     return sum(map(model._aggregate_additional_loss, losses), 0.0)
 
@@ -97,7 +98,7 @@ def track_loss(model: Any, loss: Any, count: Any) -> None:
 
 
 def count_of_samples(model: Any) -> keras.Variable:
-    """The variable that holds how many samples `track_loss` was told of."""
+    """The variable with the number of samples that `track_loss` has counted."""
     return model._loss_tracker.count
 
 

@@ -1,7 +1,7 @@
-"""Which widths a training step runs, and what each of them counts.
+"""Samplers: the widths of a training step, and the weights of their losses.
 
-A sampler is a description and holds no state; a step draws from it in its graph, by the
-sampler's seed and the number of the step.
+A sampler has no state. A step draws widths in its graph, from the sampler's seed and
+the number of the step.
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ from awn_keras.widths import Networks, check_width, check_widths
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class WidthSampler:
-    """Which widths a training step runs: some always, some drawn anew.
+    """Sampler of the widths of a training step: fixed widths and random widths.
 
-    Use one of `SandwichWidths`, `UniformWidths` and `FixedWidths`, or pass your own
-    mixture to this class. A sampler holds no state: what is drawn depends on its
-    seed and on the number of optimizer steps, so that training resumed from a
-    checkpoint draws what an uninterrupted one would have. Another Keras backend, whose
-    random generator is another one, draws other widths.
+    Use `SandwichWidths`, `UniformWidths` or `FixedWidths`, or combine fixed and random
+    widths with this class. A sampler has no state. The random widths depend on the seed
+    and the number of optimizer steps only. So a training that resumes from a checkpoint
+    draws the widths of an uninterrupted training. Each Keras backend has its own random
+    generator, and draws other widths.
 
     Args:
-        fixed: Widths that every step runs, in (0, 1]; in messages `widths`.
-        num_random: Number of widths drawn uniformly from
-            `[min_width, max_width]` at every step.
+        fixed: Widths that every step runs, in (0, 1]. Error messages call them
+            `widths`.
+        num_random: Number of widths drawn uniformly from `[min_width, max_width]` at
+            every step.
         min_width: Lower end of the drawn widths, in (0, 1].
         max_width: Upper end of the drawn widths, in (0, 1].
-        seed: Integer seed of the drawn widths. `None` takes one from Keras' global
-            random state, which `keras.utils.set_random_seed` fixes; where several
+        seed: Integer seed of the drawn widths. `None` takes a seed from Keras' global
+            random state, which `keras.utils.set_random_seed` fixes; if several
             processes train together, 0.
-        expected: Whether to draw nothing: every step runs each network that could be
-            drawn, and weighs its loss by how often a step that draws would run it on
-            average. The gradient is the average of those of such steps, without their
-            noise (not exactly so with `width_power` or `distillation`, which look at
-            a step's other widths). It costs a readout and a loss for each network: as
-            many as a model has `distinct_widths`, which a `divisor` or a
-            `widths_grid` keeps low. Models of `awn_keras.baselines` take a pass for
-            each, from narrow to wide, and `SharedBN` updates its moving statistics in
-            that order.
+        expected: Whether every step runs all networks that could be drawn, instead of
+            drawing some. The loss of each network is weighted by how often a drawing
+            step would run it on average. So the gradient is the average gradient of
+            drawing steps, without their noise. With `width_power` or `distillation`
+            this holds only approximately, because they depend on the other widths of a
+            step. The cost is a readout and a loss for each of the model's
+            `distinct_widths`; a `divisor` or a `widths_grid` keeps their number low.
+            Models of `awn_keras.baselines` run a pass for each network, from narrow to
+            wide, and `SharedBN` updates its moving statistics in this order.
 
     Raises:
         TypeError: If `num_random` is not an integer.
-        ValueError: If a width is outside (0, 1], the range is empty, or no width
-            would be run.
+        ValueError: If a width is outside (0, 1], if the range is empty, or if there is
+            no width.
     """
 
     def __init__(
@@ -79,34 +80,34 @@ class WidthSampler:
             )
         if num_random < 0 or self.num_widths < 1:
             raise ArgumentError(
-                "A sampler must give at least one width. Received: "
+                "A sampler must have at least one width. Received: "
                 f"fixed={list(self.fixed)}, num_random={num_random}"
             )
 
     @property
     def num_widths(self) -> int:
-        """Number of widths in a step; if `expected`, what their weights sum to."""
+        """Number of widths in a step; if `expected`, the sum of their weights."""
         return len(self.fixed) + self.num_random
 
     @property
     def smallest(self) -> float:
-        """The smallest width that a step can run."""
+        """The smallest width that a step may run."""
         return min(self.fixed + (self.min_width,) * bool(self.num_random))
 
     def with_seed(self, seed: int) -> WidthSampler:
-        """Returns the same sampler with another seed."""
+        """Returns a copy of the sampler with another seed."""
         sampler = copy(self)
         sampler.seed = seed
         return sampler
 
     def with_known_seed(self, *, shared: bool = False) -> WidthSampler:
-        """Returns the same sampler; with a seed if it has none.
+        """Returns the sampler, or a copy with a seed if the sampler has none.
 
-        Known from then on, so that a saved model goes on with the same widths.
+        A saved model stores the seed, so a resumed training draws the same widths.
 
         Args:
-            shared: Whether the seed, instead of one from Keras' random state, is 0:
-                the same in each of several processes that train together.
+            shared: Whether a new seed is 0, equal in all processes that train together,
+                instead of a seed from Keras' random state.
         """
         if self.seed is not None:
             return self
@@ -138,16 +139,17 @@ class WidthSampler:
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class SandwichWidths(WidthSampler):
-    """The sandwich rule: the smallest, the largest, and random widths between.
+    """The sandwich rule: the smallest width, the largest width, and random widths.
 
     Args:
         min_width: The smallest width, in (0, 1].
         max_width: The largest width, in (0, 1].
-        num_widths: Widths in a step, at least 2; all but two are drawn uniformly.
+        num_widths: Number of widths in a step, at least 2. All but two are drawn
+            uniformly.
         seed: Integer seed, or `None`; see `WidthSampler`.
-        expected: Whether to run, instead of drawing `num_widths - 2`, all networks
-            that could be drawn. Each end keeps the weight 1 (and what draws would add
-            to it), all others share the rest of `num_widths`; see `WidthSampler`.
+        expected: Whether to run all networks that could be drawn, instead of drawing
+            `num_widths - 2`. Each end has the weight 1, plus the weight of draws of its
+            network. All weights sum to `num_widths`. See `WidthSampler`.
 
     Raises:
         ValueError: If `num_widths` is below 2 or a width is out of range.
@@ -167,7 +169,7 @@ class SandwichWidths(WidthSampler):
     ) -> None:
         if num_widths < 2:
             raise ArgumentError(
-                "`num_widths` must be at least 2, the smallest and the largest "
+                "`num_widths` must be at least 2, for the smallest and the largest "
                 f"width. Received: num_widths={num_widths}"
             )
         super().__init__(
@@ -197,10 +199,10 @@ class UniformWidths(WidthSampler):
     Args:
         min_width: Lower end, in (0, 1].
         max_width: Upper end, in (0, 1].
-        num_widths: Widths in a step, at least 1.
+        num_widths: Number of widths in a step, at least 1.
         seed: Integer seed, or `None`; see `WidthSampler`.
-        expected: Whether to run, instead of drawing `num_widths`, all networks that
-            could be drawn; see `WidthSampler`.
+        expected: Whether to run all networks that could be drawn, instead of drawing
+            `num_widths`; see `WidthSampler`.
 
     Raises:
         ValueError: If `num_widths` is below 1 or a width is out of range.
@@ -229,11 +231,11 @@ class UniformWidths(WidthSampler):
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class FixedWidths(WidthSampler):
-    """The same widths at every step.
+    """A sampler that runs the same widths at every step.
 
     Args:
-        widths: Widths in (0, 1], at least one. `AnyWidthModel.distinct_widths` are
-            all there are.
+        widths: Widths in (0, 1], at least one. For all networks of a model, use
+            `model.distinct_widths`.
 
     Raises:
         ValueError: If `widths` is empty or a width is out of range.
@@ -255,10 +257,10 @@ class FixedWidths(WidthSampler):
 
 
 class StepSeed(keras.random.SeedGenerator):
-    """The seed of one training step: it depends on nothing but two numbers.
+    """The seed of one training step, made from the sampler's seed and the step number.
 
-    Keras' own generator counts its calls in a variable, which a step resumed from a
-    checkpoint and the replicas of a step would have to agree on.
+    Keras' own generator counts its calls in a variable. Resumed steps and the replicas
+    of a step would have to share this variable.
 
     Args:
         seed: The sampler's seed, an integer.
@@ -266,7 +268,7 @@ class StepSeed(keras.random.SeedGenerator):
     """
 
     def __init__(self, seed: int, step: Any) -> None:
-        # Not the parent's constructor, which makes a variable.
+        # Do not call the base constructor, which creates a variable.
         self.values = (seed, step)
 
     def next(self, ordered: bool = True) -> Any:
@@ -274,8 +276,8 @@ class StepSeed(keras.random.SeedGenerator):
         seed, step = self.values
         backend = keras.backend.backend()
         if backend == "torch":
-            # Keras adds the two there: seeds next to each other would draw the same
-            # widths a step later.
+            # Keras adds the two numbers on PyTorch. Without this hash, neighbouring
+            # seeds would draw the same widths, one step apart.
             seed = seed * 0x9E3779B1 % 2**32
         if backend == "jax":
             seed %= 2**32
@@ -285,18 +287,19 @@ class StepSeed(keras.random.SeedGenerator):
 
 
 def draw_levels(sampler: WidthSampler, networks: Networks, step: Any) -> Any:
-    """Chooses the networks that a training step runs.
+    """Chooses the networks of a training step.
 
     Args:
-        sampler: The sampler; its seed is known.
+        sampler: The sampler, with a seed.
         networks: The model's networks.
         step: Number of the optimizer's step, an integer scalar tensor.
 
     Returns:
-        int32 tensor of levels `(n,)`; first those of the sampler's fixed widths.
+        int32 tensor of levels `(n,)`. The levels of the sampler's fixed widths come
+        first.
 
     Raises:
-        ValueError: If widths are to be drawn and the seed is not known.
+        ValueError: If the sampler draws widths and has no seed.
     """
     if sampler.expected:
         return keras.ops.convert_to_tensor(expected_levels(sampler, networks)[0])
@@ -306,7 +309,7 @@ def draw_levels(sampler: WidthSampler, networks: Networks, step: Any) -> Any:
         return levels
     if sampler.seed is None:
         raise ArgumentError(
-            "`sampler` must know its seed: use `sampler.with_known_seed()`. Received: "
+            "`sampler` must have a seed: use `sampler.with_known_seed()`. Received: "
             f"sampler={sampler!r}"
         )
     drawn = keras.random.uniform(
@@ -326,19 +329,19 @@ def draw_levels(sampler: WidthSampler, networks: Networks, step: Any) -> Any:
 def expected_levels(
     sampler: WidthSampler, networks: Networks
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lists all networks that a step can run, the fixed ones first, and how often.
+    """Lists all networks that a step may run, and how often it runs them.
 
     Args:
         sampler: The sampler.
         networks: The model's networks.
 
     Returns:
-        Levels, int32 `(n,)`, and how often a step runs each on average, float64
-        `(n,)`: they sum to the sampler's `num_widths`.
+        Levels, int32 `(n,)`, fixed widths first, and how often a step runs each on
+        average, float64 `(n,)`. The second array sums to the sampler's `num_widths`.
     """
     fixed = networks.level_of(np.asarray(sampler.fixed, float))
     low, high = sampler.min_width, sampler.max_width
-    # Part of the range in which each level is drawn.
+    # Length of the part of the drawn range that selects each level.
     edges = np.concatenate([[0.0], networks.thresholds, [np.inf]])
     shares = np.diff(np.clip(edges, low, high))
     if low == high:
@@ -357,16 +360,16 @@ def expected_levels(
 def loss_factors(
     sampler: WidthSampler, networks: Networks, levels: Any, power: float
 ) -> list[Any]:
-    """Weighs the losses of a step's networks.
+    """Computes the weights of the losses of a step's networks.
 
     Args:
         sampler: The sampler that chose the levels.
         networks: The model's networks.
-        levels: int32 tensor `(n,)`, as `draw_levels` gives them.
+        levels: int32 tensor `(n,)` from `draw_levels`.
         power: Weights are proportional to `width ** power`.
 
     Returns:
-        n factors, floats or float32 scalars; they sum to the sampler's `num_widths`.
+        n weights, floats or float32 scalars, which sum to the sampler's `num_widths`.
     """
     counts = np.ones(levels.shape[0])
     if sampler.expected:
@@ -379,7 +382,7 @@ def loss_factors(
 
 
 def width_factors(widths: Any, power: float, counts: Any) -> Any:
-    """Weights of the losses of a step's widths.
+    """Computes the weights of the losses of a step's widths.
 
     Args:
         widths: Float tensor `(n,)`.
@@ -387,7 +390,7 @@ def width_factors(widths: Any, power: float, counts: Any) -> Any:
         counts: How often each width counts, floats `(n,)`.
 
     Returns:
-        Float tensor `(n,)`, with the sum of `counts`.
+        Float tensor `(n,)` that sums to the sum of `counts`.
     """
     counts = keras.ops.convert_to_tensor(counts, "float32")
     factors = counts * widths**power

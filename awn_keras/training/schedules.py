@@ -1,4 +1,4 @@
-"""Numbers that may change from step to step."""
+"""Numbers that may change with the training step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 
-#: A number, or a schedule of it over optimizer steps, as for learning rates.
+#: A number, or a Keras schedule over optimizer steps, as for learning rates.
 Schedule: TypeAlias = Any
 
 
@@ -24,7 +24,7 @@ def is_on(value: Schedule) -> bool:
 
 
 def at_step(value: Schedule, step: Any) -> Any:
-    """The value at an optimizer step.
+    """Returns the value at an optimizer step.
 
     Args:
         value: A number or a schedule.
@@ -38,23 +38,24 @@ def at_step(value: Schedule, step: Any) -> Any:
     return value
 
 
-#: Optimizer steps in which something fades out, or a schedule of what is left of it.
+#: Number of optimizer steps of a fade, or a schedule of the factor from 1 to 0.
 Fade: TypeAlias = Any
 
 
 def fade_schedule(fade: Fade) -> Schedule | None:
-    """Reads what a user says of forbidden entries that fade out.
+    """Makes a schedule from the user's `fade`.
 
     Args:
-        fade: Number of optimizer steps, a schedule, one that Keras has serialized, or
-            `None`.
+        fade: Number of optimizer steps, a schedule, a schedule that Keras has
+            serialized, or `None`.
 
     Returns:
-        A schedule from 1 to 0; for a number t of steps by `(1 - step / t) ** 3`.
+        A schedule from 1 to 0, or `None`. A number t of steps becomes `(1 - step / t)
+        ** 3`.
 
     Raises:
-        TypeError: If it is none of these.
-        ValueError: If it is a number below 1.
+        TypeError: If `fade` is none of these.
+        ValueError: If `fade` is a number below 1.
 
     Reference:
         Zhu and Gupta, To Prune, or not to Prune (2017), equation 1.
@@ -78,14 +79,14 @@ def check_share(value: Any, name: str) -> Schedule:
 
     Args:
         value: The value.
-        name: What to call it in the message.
+        name: Name of the argument for the message.
 
     Returns:
         The value.
 
     Raises:
-        TypeError: If it is neither a number nor a schedule.
-        ValueError: If it is a number outside [0, 1].
+        TypeError: If the value is neither a number nor a schedule.
+        ValueError: If the value is a number outside [0, 1].
     """
     if is_schedule(value):
         return value

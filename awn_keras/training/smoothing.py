@@ -1,4 +1,4 @@
-"""Label smoothing for class numbers, which Keras has for one-hot labels alone."""
+"""Label smoothing for integer labels; Keras has it only for one-hot labels."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from awn_keras.errors import ArgumentError
 
 @keras.saving.register_keras_serializable("awn_keras")
 class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
-    """Cross-entropy of class numbers with logits, smoothed over the classes.
+    """Cross-entropy of integer class labels with logits, with label smoothing.
 
-    The same number as `keras.losses.CategoricalCrossentropy(from_logits=True,
-    label_smoothing=...)` of one-hot labels.
+    The value equals that of `keras.losses.CategoricalCrossentropy(from_logits=True,
+    label_smoothing=...)` with one-hot labels.
 
     Args:
-        label_smoothing: Share of a label, in [0, 1), that is spread over all classes.
+        label_smoothing: Share in [0, 1) of each label that is spread evenly over all
+            classes.
         **kwargs: `reduction`, `name` and `dtype`, as in Keras.
 
     Raises:
@@ -37,11 +38,11 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Gives a loss for each position.
+        """Computes the loss of each position.
 
         Args:
-            y_true: Class numbers `(batch, ...)`.
-            y_pred: Logits `(batch, ..., classes)`.
+            y_true: Class labels `(batch, ...)`, integers.
+            y_pred: Logits `(batch, ..., classes)`, of a floating dtype.
 
         Returns:
             Tensor `(batch, ...)`.
@@ -51,6 +52,6 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
         return (1 - self.label_smoothing) * of_label + self.label_smoothing * of_all
 
     def get_config(self) -> dict[str, Any]:
-        """Describes the loss for `from_config`."""
+        """Returns the constructor's arguments."""
         config = keras.losses.Loss.get_config(self)
         return {**config, "label_smoothing": self.label_smoothing}

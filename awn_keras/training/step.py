@@ -16,12 +16,12 @@ from awn_keras.training.metrics import results_at, update_each
 from awn_keras.training.samplers import draw_levels, expected_levels, loss_factors
 from awn_keras.widths import name_at_width
 
-#: Name in the logs of the share in which forbidden entries act.
+#: Name in the logs of the factor on forbidden entries.
 FADE = "fade"
 
 
 def train_step(model: Any, data: Any) -> dict[str, Any]:
-    """Trains a `MultiWidthModel` on a batch, by one update for several widths.
+    """Trains a `MultiWidthModel` on a batch, with one update for several widths.
 
     Args:
         model: The model, compiled.
@@ -31,8 +31,8 @@ def train_step(model: Any, data: Any) -> dict[str, Any]:
         The logs.
 
     Reference:
-        Vu et al., Any-Width Networks (2020), algorithm 1, whose passes share a trunk
-        here.
+        Vu et al., Any-Width Networks (2020), algorithm 1. Here its passes share one
+        trunk.
     """
     share = model.share_of_forbidden_entries()
     with forbidden_entries_act(share):
@@ -62,11 +62,11 @@ def _train_step(model: Any, data: Any) -> dict[str, Any]:
     loss, features, shared, outputs = computed
     with backends.without_gradients():
         _track_loss(model, loss, x)
-        # Before the update: the metrics are those of the weights that gave the loss.
+        # Before the update, so that metrics and loss are those of the same weights.
         if model.shares_features:
             logs = _update_metrics(model, "train", features, shared, batch)
         else:
-            # Other widths would cost a pass each.
+            # Each further width would cost a whole pass.
             y_pred = outputs[_largest_that_is_always_trained(model)]
             logs = model.compute_metrics(x, y, y_pred, sample_weight)
         if gradients:
@@ -99,8 +99,8 @@ def report(model: Any, states: Any, values: Any) -> dict[str, Any]:
 
     Args:
         model: A `MultiWidthModel`, compiled.
-        states: Its `WidthMetrics`.
-        values: The values of their variables.
+        states: The `WidthMetrics` of the model.
+        values: Values of `states.variables`.
 
     Returns:
         Logs such as `accuracy_w025`.
@@ -114,7 +114,7 @@ def report(model: Any, states: Any, values: Any) -> dict[str, Any]:
 
 
 def _sum_of_losses(model: Any) -> Any:
-    """Activity losses of what all widths share."""
+    """Sum of the activity losses of the layers that all widths share."""
     return private.sum_of_penalties(model, model._shared_losses())
 
 
@@ -124,7 +124,7 @@ def _track_loss(model: Any, loss: Any, x: Any) -> None:
 
 
 def _largest_that_is_always_trained(model: Any) -> int:
-    """Which of a step's outputs that is; the first, if all widths are drawn."""
+    """Index of the outputs of the largest width that every step runs, or 0."""
     sampler = model.plan.widths
     always: Any = sampler.fixed
     if sampler.expected:
@@ -135,7 +135,7 @@ def _largest_that_is_always_trained(model: Any) -> int:
 def _update_metrics(
     model: Any, mode: str, features: Any, shared: Any, batch: tuple[Any, Any, Any]
 ) -> dict[str, Any]:
-    """Updates the metrics at the current width, and those at several widths."""
+    """Updates the metrics at the current width, and the metrics at several widths."""
     x, y, sample_weight = batch
     training = mode == "train"
 

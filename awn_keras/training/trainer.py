@@ -1,4 +1,4 @@
-"""Compiling, training and evaluating a model at several widths."""
+"""`compile`, `fit` and `evaluate` of a model with several widths."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ from awn_keras.widths import Networks, check_widths
 
 @dataclass
 class _Measured:
-    """State of the metrics at several widths, out of sight of Keras' tracking."""
+    """State of the metrics at several widths, hidden from Keras' tracking."""
 
     train_metrics: WidthMetrics | None = None
     test_metrics: WidthMetrics | None = None
-    last_results: dict[str, np.ndarray] | None = None  # of `evaluate`
-    trained_on: Ranges | None = None  # of `fit`
+    last_results: dict[str, np.ndarray] | None = None  # results of `evaluate`
+    trained_on: Ranges | None = None  # ranges of the inputs of `fit`
 
 
 class WidthTrainer(keras.Model):
-    """What `compile`, `fit` and `evaluate` do with a `MultiWidthModel`.
+    """The training and evaluation part of `MultiWidthModel`.
 
-    The part of that class that trains and measures, as `keras.Model` has a trainer.
-    What a step does is in `training.step`; this class tells Keras of it.
+    `keras.Model` has a trainer in the same way. The steps themselves are in
+    `training.step`; this class connects them to Keras.
 
     Args:
         *args: As for `keras.Model`.
@@ -76,12 +76,12 @@ class WidthTrainer(keras.Model):
     width: float
     test_function: Any
 
-    #: Whether a step's widths share most of their work, so that further widths are
-    #: measured at little cost.
+    #: Whether the widths of a step share most of their work, so that metrics at further
+    #: widths cost little.
     shares_features = True
 
     _plan: TrainingPlan | None = None
-    #: Whether there was something to fade out when training began.
+    #: Whether there were forbidden entries to fade out when training began.
     _fading = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -90,20 +90,20 @@ class WidthTrainer(keras.Model):
 
     @property
     def networks(self) -> Networks:
-        """The different networks that the model holds."""
+        """The different networks of the model."""
         raise NotImplementedError
 
     @property
     def fade(self) -> Schedule | None:
-        """Share in which forbidden entries act in each training step, or `None`."""
+        """Schedule of the factor on forbidden entries in training steps, or `None`."""
         return None
 
     def has_forbidden_entries(self) -> bool:
-        """Whether there is something left that fades out."""
+        """Whether a forbidden entry that fades out is still other than zero."""
         return False
 
     def share_of_forbidden_entries(self) -> Any:
-        """Gives the share of the step that is being run, a scalar, or `None`."""
+        """Returns the factor on forbidden entries in this step, a scalar, or `None`."""
         if not self._fading:
             return None
         return at_step(self.fade, self.optimizer.iterations)
@@ -112,7 +112,7 @@ class WidthTrainer(keras.Model):
 
     @property
     def plan(self) -> TrainingPlan:
-        """What `compile` was told about widths.
+        """The arguments of `compile` about widths.
 
         Raises:
             ValueError: If the model is not compiled.
@@ -138,47 +138,51 @@ class WidthTrainer(keras.Model):
 
         Args:
             *args: `optimizer`, `loss` and so on, as in Keras.
-            widths: Which widths a training step runs: a `WidthSampler`. `None` for
-                `SandwichWidths(min_width, 1.0, num_widths=4)`.
-            width_reduction: `"mean"` of the losses of these widths (as a sampler with
-                `expected` weighs them), so that the learning rate does not depend on
-                their number, or `"sum"`, as in the paper. Regularization losses are
-                added once.
-            width_power: Weighs these losses by `width ** width_power` (over the
-                average of it in the step): above 0 favours wide widths.
-            distillation: Share in [0, 1] of the loss of narrower widths that comes
-                from the full width's answers instead of the labels; or a schedule of
-                it over optimizer steps, such as a `PiecewiseConstantDecay` that
-                begins late. 1 from the start is US-Net's in-place distillation. Needs
-                one output of logits.
-            frozen_up_to: A width: the networks up to it stay as they are, bit for bit,
-                and only what wider ones add is trained. 0 for none; or a schedule of it
-                over optimizer steps, to refine the wide end after joint training.
-            report_widths: Widths in [min_width, 1] at which `fit` and `evaluate`
-                report loss and metrics (systems of `awn_keras.baselines` do so in
-                `evaluate` only). `None` for the smallest, the middle and 1; an
-                empty sequence for none.
-            curve_widths: Widths in [min_width, 1] over which `evaluate` takes the AUC.
-                `None` for `distinct_widths`, or 64 of them, evenly spread, if there
-                are more.
-            teacher: A trained model of the same inputs and outputs, such as the plain
-                network that was converted: all widths, the full one too, learn the
-                share `distillation` from its answers. A file does not hold it.
+            widths: A `WidthSampler`, which chooses the widths of each training step.
+                `None` takes `SandwichWidths(min_width, 1.0, num_widths=4)`.
+            width_reduction: `"mean"` or `"sum"` of the losses of these widths. With
+                `"mean"` the learning rate does not depend on the number of widths.
+                `"sum"` is the rule of the paper. A sampler with `expected` weights the
+                losses. Regularization losses are added once.
+            width_power: Exponent of the weights of these losses, `width **
+                width_power`, scaled to an average of 1 in each step. Above 0, wide
+                widths count more.
+            distillation: Share in [0, 1] of the loss of narrower widths that compares
+                with the outputs of the full width instead of the labels; or a schedule
+                over optimizer steps, such as a `PiecewiseConstantDecay` that begins
+                late. 1 from the start is the in-place distillation of US-Net. The model
+                must have one output, with logits.
+            frozen_up_to: Width up to which all networks keep their weights, bit for
+                bit; only the weights that wider networks add are trained. 0 freezes
+                nothing. May be a schedule over optimizer steps, to refine the wide end
+                after joint training.
+            report_widths: Widths in [min_width, 1] at which `fit` and `evaluate` report
+                loss and metrics (models of `awn_keras.baselines` only in `evaluate`).
+                `None` takes the smallest width, the middle and 1. An empty sequence
+                reports none.
+            curve_widths: Widths in [min_width, 1] over which `evaluate` computes the
+                AUC. `None` takes `distinct_widths`, or 64 of them, evenly spread, if
+                there are more.
+            teacher: A trained model with equal inputs and outputs, such as the plain
+                network before the conversion. Its outputs replace those of the full
+                width in the distillation of all widths, the full width included. A
+                saved model does not contain the teacher.
             **kwargs: As in Keras.
 
         Raises:
-            TypeError: If `widths` is not a `WidthSampler`, `width_power` no number, or
-                `distillation` or `frozen_up_to` neither a number nor a schedule, or
-                `teacher` no model.
-            ValueError: If a width is below the model's `min_width`, an argument is
-                out of its range, the model cannot be distilled as asked, or
-                `frozen_up_to` is on and the optimizer keeps moving averages of weights.
+            TypeError: If `widths` is not a `WidthSampler`, if `width_power` is no
+                number, if `distillation` or `frozen_up_to` is neither a number nor a
+                schedule, or if `teacher` is no model.
+            ValueError: If a width is below the model's `min_width`, if an argument is
+                out of range, if the model cannot be distilled with these arguments, or
+                if `frozen_up_to` is used with an optimizer that keeps moving averages
+                of weights.
             NotImplementedError: If `steps_per_execution` is above 1 with a strategy of
                 `tf.distribute`.
 
         Warns:
-            UserWarning: If an output is a softmax (or sigmoid) already and its loss
-                has `from_logits=True`.
+            UserWarning: If an output is a softmax or sigmoid already, but its loss has
+                `from_logits=True`.
 
         Reference:
             Vu et al., Any-Width Networks (2020), algorithm 1; Yu and Huang,
@@ -197,7 +201,7 @@ class WidthTrainer(keras.Model):
             teacher=teacher,
             shared_seed=several,
         )
-        self._plan = None  # A model that cannot be compiled as asked is not compiled.
+        self._plan = None  # if an error follows, the model is not compiled
         self._measured = _Measured()
         super().compile(*args, **kwargs)
         self.forget_traces()
@@ -218,7 +222,7 @@ class WidthTrainer(keras.Model):
         self._plan = plan
 
     def forget_traces(self) -> None:
-        """Lets evaluation and prediction be compiled anew."""
+        """Drops compiled functions, so that the next call traces the graph again."""
         self.test_function = self.predict_function = None
 
     def get_compile_config(self) -> dict[str, Any]:
@@ -229,16 +233,16 @@ class WidthTrainer(keras.Model):
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles the model as `get_compile_config` says."""
-        # Files of version 0.1 may have it: a reference for tests, now in benchmarks/.
+        """Compiles the model with the arguments of `get_compile_config`."""
+        # Files of version 0.1 may have `loop`. The option is now in benchmarks/.
         config = {key: value for key, value in config.items() if key != "loop"}
         teacher = config.pop("teacher", None)
         if teacher is not None:
             config["distillation"] = 0.0
             warnings.warn(
-                f"Model '{self.name}' learned from the answers of '{teacher}', which "
-                "its file does not hold. To go on so, `compile` it with `teacher=` "
-                "anew; as it is, it learns from labels alone.",
+                f"Model '{self.name}' was trained with the teacher '{teacher}', which "
+                "its file does not contain. Further training uses labels only. To "
+                "train with the teacher again, call `compile` with `teacher=`.",
                 stacklevel=2,
             )
         config = _of_every_backend(config)
@@ -255,7 +259,7 @@ class WidthTrainer(keras.Model):
 
     @property
     def has_stock_loss(self) -> bool:
-        """Whether the loss is one of Keras' own for one output, not a subclass'."""
+        """Whether the loss is a common loss of Keras for a single output."""
         return (
             not self.has_own_loss
             and len(self.outputs) == 1
@@ -265,7 +269,7 @@ class WidthTrainer(keras.Model):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Trains as `keras.Model.fit` does.
 
-        Its progress bar is a `WidthProgbar`, unless `callbacks` have a
+        The progress bar is a `WidthProgbar`, unless `callbacks` contain a
         `keras.callbacks.ProgbarLogger`.
 
         Args:
@@ -276,13 +280,15 @@ class WidthTrainer(keras.Model):
             A `keras.callbacks.History`.
 
         Raises:
-            ValueError: If there is no batch, or labels are numbers of no class.
+            ValueError: If there is no batch, or if a label is not the number of a
+                class.
 
         Warns:
-            UserWarning: If the moving statistics of BatchNormalization cannot follow
-                in so few steps; if arrays have NaN or infinite numbers, or a batch has
-                one sample, of which BatchNormalization has no variance. If the loss or
-                a weight becomes NaN or infinite: training then ends with the epoch.
+            UserWarning: If there are too few steps for the momentum of
+                BatchNormalization; if arrays have NaN or infinite numbers; if a batch
+                has a single sample, for which BatchNormalization has no variance; or if
+                the loss or a weight becomes NaN or infinite (training then ends after
+                the epoch).
         """
         bound = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         arguments = dict(bound.arguments)
@@ -309,11 +315,11 @@ class WidthTrainer(keras.Model):
 
     @property
     def _loss_of_labels(self) -> Any:
-        """The loss, if labels are its business and not a subclass'."""
+        """The loss of `compile`; `None` if a subclass computes its own loss."""
         return None if self.has_own_loss else self.loss
 
     def _with_own(self, callbacks: list[Any], verbose: Any) -> list[Any]:
-        """Callbacks of `fit`, with those that models of several widths add."""
+        """Adds the callbacks of models with several widths to those of the user."""
         callbacks = [callback for callback in callbacks if callback is not None]
         bars = [isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks]
         own: list[Any] = [StatisticsCheck()]
@@ -324,16 +330,16 @@ class WidthTrainer(keras.Model):
         return [*own, *callbacks]
 
     def train_step(self, *args: Any) -> Any:
-        """One optimizer step over several widths; see `compile`.
+        """Runs one optimizer step over several widths; see `compile`.
 
         Args:
-            *args: What the backend's trainer gives: a batch `(x, y)` or `(x, y,
-                sample_weight)`; with JAX the state comes before it.
+            *args: Arguments of the backend's trainer: a batch `(x, y)` or `(x, y,
+                sample_weight)`. With JAX, the state comes first.
 
         Returns:
-            The logs: loss (over the widths trained), metrics at the current width,
-            and loss and metrics at the report widths; for systems of
-            `awn_keras.baselines` see `SlicedModel`. With JAX the new state, too.
+            The logs: the loss over the trained widths, metrics at the current width,
+            and loss and metrics at the report widths. For models of
+            `awn_keras.baselines`, see `SlicedModel`. With JAX, also the new state.
         """
         return backends.run_step(self, train_step, *args)
 
@@ -341,11 +347,11 @@ class WidthTrainer(keras.Model):
         """Evaluates a batch at the current, the report and the curve widths.
 
         Args:
-            *args: As for `train_step`.
+            *args: As in `train_step`.
 
         Returns:
-            The logs: loss and metrics at the current and at the report widths. With
-            JAX the new state, too.
+            The logs: loss and metrics at the current width and at the report widths.
+            With JAX, also the new state.
         """
         return backends.run_step(self, test_step, *args)
 
@@ -357,42 +363,44 @@ class WidthTrainer(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """As in Keras; says which labels the stock cross-entropies need.
+        """Computes the loss as in Keras, after a check of the labels' shape.
 
         Raises:
-            ValueError: If labels have another shape.
+            ValueError: If labels have a shape that a stock cross-entropy cannot use.
         """
         check_labels(self, self.loss, y)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """As in Keras; makes the state of the metrics first, if it can be known."""
+        """As in Keras; creates the state of the metrics first, if possible."""
         self._make_width_metrics()
         if self.train_function is None or force:
-            # What has faded out once does not come back with another optimizer.
+            # Entries that have faded out stay zero, even if `compile` starts a new
+            # fade.
             self._fading = self.has_forbidden_entries()
         return super().make_train_function(force)
 
     def make_test_function(self, force: bool = False) -> Any:
-        """As in Keras; makes the state of the metrics first, if it can be known."""
+        """As in Keras; creates the state of the metrics first, if possible."""
         self._make_width_metrics()
         return super().make_test_function(force)
 
     def _make_width_metrics(self) -> None:
-        # Both: JAX compiles a step for a certain number of state variables.
+        # Create the state for both modes, because JAX compiles a step for a fixed
+        # number of state variables.
         for mode in ("train", "test"):
             self.width_metrics(mode)
 
     def _maybe_symbolic_build(
         self, iterator: Any = None, data_batch: Any = None
     ) -> None:
-        """Makes the state of metrics and optimizer before the first step is traced.
+        """Creates the state of metrics and optimizer before the first step is traced.
 
-        Keras does so with a strategy, by the mean of all replicas' parts of a batch.
-        That fails where the parts have different sizes, or there are several workers
-        (keras-team/keras#20585). One part has all that is looked for: the shapes.
-        Without a strategy Keras leaves it to the first step, which TensorFlow then
-        traces twice, as it makes variables.
+        With a strategy, Keras does this with the mean of all replicas' parts of a
+        batch. This fails if the parts differ in size, or if there are several workers
+        (keras-team/keras#20585). Only the shapes matter, so this method passes a single
+        part. Without a strategy, Keras creates the state in the first step, and
+        TensorFlow then traces this step twice.
         """
         if not backends.has_strategy(self):
             if private.is_built(self):
@@ -409,18 +417,19 @@ class WidthTrainer(keras.Model):
     # ----------------------------------------------------------------- metrics
 
     def width_metrics(self, mode: str) -> WidthMetrics | None:
-        """Gives the state of the metrics at several widths, made if it can be.
+        """Returns the state of the metrics at several widths; creates it if possible.
 
-        Keras makes the metrics' own state when it sees the first batch: before it
-        compiles a step with JAX, PyTorch and `tf.distribute`, and while it compiles
-        the first step with TensorFlow alone. This state follows them.
+        Keras creates the state of the metrics at the first batch. With JAX, PyTorch and
+        `tf.distribute` it does so before it compiles a step; with TensorFlow alone,
+        while it compiles the first step. The state of this method can only be created
+        afterwards.
 
         Args:
-            mode: `"train"` (at the report widths) or `"test"` (at the curve widths,
-                too).
+            mode: `"train"` (at the report widths) or `"test"` (at the report and curve
+                widths).
 
         Returns:
-            The state, or `None` if there is none yet.
+            The state, or `None` if it cannot be created yet.
         """
         attribute = f"{mode}_metrics"
         states = getattr(self._measured, attribute)
@@ -435,7 +444,7 @@ class WidthTrainer(keras.Model):
 
     @property
     def metrics_variables(self) -> list[keras.Variable]:
-        """State of the metrics, as in Keras; also of those at several widths."""
+        """State of the metrics as in Keras, and state of those at several widths."""
         measured = self._measured
         return super().metrics_variables + [
             variable
@@ -452,15 +461,16 @@ class WidthTrainer(keras.Model):
                 states.reset_state()
 
     def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
-        """As in Keras: after an epoch what the metrics hold, over all replicas.
+        """As in Keras: returns the results over all replicas at the end of an epoch.
 
-        A step's logs are those of a replica, or the mean over replicas.
+        The logs of a step are those of a replica, or the mean over replicas.
         """
         results = self.get_metrics_result()
         if FADE in logs:
             results[FADE] = logs[FADE]
         for states in (self._measured.train_metrics, self._measured.test_metrics):
-            # All are reset together: those that the last steps updated have results.
+            # All states are reset together, so only the last mode's states have
+            # results.
             if states is None or not set(logs) > set(results):
                 continue
             if have_results(self, states):
@@ -468,7 +478,7 @@ class WidthTrainer(keras.Model):
         return results if set(logs) == set(results) else logs
 
     def _flatten_metrics_in_order(self, logs: dict[str, Any]) -> Any:
-        """As a list, results are those of a plain model: at the current width."""
+        """As in Keras; a list holds the results of a plain model, at `width`."""
         plain = self.get_metrics_result()
         return super()._flatten_metrics_in_order(
             {name: value for name, value in logs.items() if name in plain}
@@ -498,26 +508,27 @@ class WidthTrainer(keras.Model):
             sample_weight: As in Keras.
             steps: As in Keras.
             callbacks: As in Keras.
-            return_dict: Whether to return a dict. It holds the report widths and
-                `auc` too; the list holds what a plain model's holds.
-            width: Width in [min_width, 1] of the loss and metrics without a width in
-                their names; the model's own is as before afterwards. `None` for the
-                current width.
+            return_dict: Whether to return a dict. The dict also has the results at the
+                report widths, and `auc`. The list has only the results of a plain
+                model.
+            width: Width in [min_width, 1] of the loss and the metrics without a width
+                in their names. `model.width` does not change. `None` takes the current
+                width.
             **kwargs: As in Keras.
 
         Returns:
-            Loss and metrics.
+            Loss and metrics, a list or a dict.
 
         Raises:
-            ValueError: If `width` is out of range, the model is not compiled, there is
-                no batch, or labels are numbers of no class.
+            ValueError: If `width` is out of range, if the model is not compiled, if
+                there is no batch, or if a label is not the number of a class.
 
         Warns:
-            UserWarning: If arrays have NaN or infinite numbers, or images are pixels
-                and those of `fit` were normalized, or the other way round.
+            UserWarning: If arrays have NaN or infinite numbers, or if images are pixels
+                and the images of `fit` were normalized, or the other way round.
         """
         widths = self.plan.curve_widths
-        if not kwargs.get(private.WITHIN_FIT):  # which has looked before
+        if not kwargs.get(private.WITHIN_FIT):  # `fit` has checked the arrays
             self._check_arrays_of_evaluation(x, y)
         arguments = (x, y, batch_size, verbose, sample_weight, steps, callbacks)
         with self._for_a_while(width), class_numbers_told():
@@ -539,13 +550,14 @@ class WidthTrainer(keras.Model):
         self.warn_of_scale(keras.tree.flatten(x))
 
     def warn_of_scale(self, inputs: Sequence[Any]) -> None:
-        """Warns if images are in another scale than those that `fit` was given.
+        """Warns if images have another scale than the images of `fit`.
 
         Args:
-            inputs: What the inputs are to get, flat; NumPy arrays are looked at.
+            inputs: Values for the inputs, a flat list. Only NumPy arrays are checked.
 
         Warns:
-            UserWarning: If one are pixels, 0 to 255, and the other ones normalized.
+            UserWarning: If the images are pixels, 0 to 255, and those of `fit` were
+                normalized, or the other way round.
         """
         warn_of_scale(self._measured.trained_on or [], ranges_of(inputs))
 
@@ -563,19 +575,19 @@ class WidthTrainer(keras.Model):
     def evaluate_widths(
         self, *args: Any, widths: Sequence[float] | None = None, **kwargs: Any
     ) -> dict[str, np.ndarray]:
-        """Evaluates loss and metrics at many widths, by one pass over the data.
+        """Evaluates loss and metrics at many widths, with one pass over the data.
 
         Args:
             *args: As in `evaluate`.
-            widths: Widths in [min_width, 1]. `None` for `distinct_widths`.
+            widths: Widths in [min_width, 1]. `None` takes `distinct_widths`.
             **kwargs: As in `evaluate`.
 
         Returns:
-            For `loss` and each metric a float64 array `(widths,)`.
+            A dict: for `loss` and each metric a float64 array `(widths,)`.
 
         Raises:
-            ValueError: If the model is not compiled, `widths` are empty or out of
-                range, or there is no batch.
+            ValueError: If the model is not compiled, if `widths` are empty or out of
+                range, or if there is no batch.
         """
         widths = self.networks.distinct_widths if widths is None else widths
         widths = check_widths(widths, self.min_width)
@@ -589,16 +601,17 @@ class WidthTrainer(keras.Model):
             return self._results_at(widths)
 
     def last_evaluation(self) -> tuple[tuple[float, ...], dict[str, np.ndarray]]:
-        """Gives what the last `evaluate` found at the curve widths, for callbacks.
+        """Returns the results of the last `evaluate` at the curve widths.
 
-        After an epoch of `fit` that is its validation. Nothing is computed anew.
+        For callbacks: after an epoch of `fit`, these are the results of the validation.
+        Nothing is computed again.
 
         Returns:
-            The curve widths, ascending, and for `loss` and each metric a float64
-            array `(widths,)`.
+            The curve widths, ascending, and a dict: for `loss` and each metric a
+            float64 array `(widths,)`.
 
         Raises:
-            ValueError: If nothing was evaluated since the model was compiled.
+            ValueError: If the model was not evaluated since `compile`.
         """
         if self._measured.last_results is None:
             raise ArgumentError(
@@ -609,10 +622,11 @@ class WidthTrainer(keras.Model):
 
     @contextmanager
     def _measuring_at(self, widths: Sequence[float]) -> Iterator[None]:
-        """Takes other curve widths for `evaluate`, which is traced anew for them.
+        """A context with other curve widths, for which `evaluate` is traced again.
 
-        The same objects are there again afterwards: a step that JAX has compiled, and
-        that goes on after a callback, takes a certain number of state variables.
+        The old plan, state and function return afterwards, as the same objects. A
+        compiled JAX step, which may continue after a callback, needs its fixed number
+        of state variables.
         """
         if set(widths) <= set(self.plan.curve_widths):
             yield
@@ -647,15 +661,15 @@ class WidthTrainer(keras.Model):
     def accuracy_name(self) -> str | None:
         """Name of the first accuracy in the logs; top-k only if there is no other.
 
-        `None` if there is none, or nothing was evaluated yet.
+        `None` if there is no accuracy, or before the first evaluation.
         """
         return accuracy_name(self.metrics)
 
 
 def _of_every_backend(config: Any) -> Any:
-    """Names optimizers as every backend knows them.
+    """Replaces the class names of optimizers by names that every backend knows.
 
-    With PyTorch Keras saves the names of classes that only PyTorch can run.
+    With PyTorch, Keras saves the names of classes that only run on PyTorch.
     """
     if isinstance(config, list | tuple):
         return [_of_every_backend(value) for value in config]

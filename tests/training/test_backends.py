@@ -317,7 +317,7 @@ def test_a_predict_step_of_ones_own_has_no_width():
     model = Shifted(inputs, keras.layers.Dense(3)(TriDense(8)(inputs)))
     x = np.ones((2, 4), "float32")
     assert model.predict(x, verbose=0).shape == (2, 3)
-    with pytest.raises(NotImplementedError, match=r"set `model\.width` instead"):
+    with pytest.raises(NotImplementedError, match=r"Set `model\.width` instead"):
         model.predict(x, width=0.5)
 
 

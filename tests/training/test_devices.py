@@ -122,7 +122,7 @@ def test_replicas_accumulate_no_gradients(mirrored):
 
 
 def test_several_steps_by_one_call_are_refused(mirrored):
-    assert "leave `steps_per_execution` out" in str(mirrored["steps"])
+    assert "Leave `steps_per_execution` out" in str(mirrored["steps"])
 
 
 def test_a_worker_alone_is_no_worker_among_others(mirrored):

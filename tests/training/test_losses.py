@@ -252,7 +252,7 @@ def test_a_file_says_that_it_has_no_teacher(tmp_path):
     x, y = labelled(model)
     model.fit(x, y, verbose=0)
     model.save(tmp_path / "taught.keras")
-    with pytest.warns(UserWarning, match="from the answers of 'wise', which its file"):
+    with pytest.warns(UserWarning, match="with the teacher 'wise', which its file"):
         loaded = keras.saving.load_model(tmp_path / "taught.keras")
     assert loaded.plan.teacher is None
     assert loaded.plan.distillation == 0
@@ -261,9 +261,11 @@ def test_a_file_says_that_it_has_no_teacher(tmp_path):
 
 def test_a_teacher_must_fit():
     model = small_dense()
-    with pytest.raises(ValueError, match=r"`teacher` needs a share of the loss"):
+    with pytest.raises(
+        ValueError, match=r"`distillation` must be above 0 with a `teacher`"
+    ):
         model.compile("sgd", LOSS, teacher=small_dense())
     with pytest.raises(TypeError, match=r"`teacher` must be a Keras model"):
         model.compile("sgd", LOSS, distillation=0.5, teacher="small_dense")
-    with pytest.raises(ValueError, match=r"`teacher` must have inputs and outputs"):
+    with pytest.raises(ValueError, match=r"`teacher` must have the inputs and outputs"):
         model.compile("sgd", LOSS, distillation=0.5, teacher=small_conv())

@@ -147,7 +147,7 @@ def test_samples_that_are_not_finite_are_told(method, value):
     x[[3, 7], 1] = value
     said = told(lambda: getattr(model, method)(x, y, verbose=0))
     (message,) = [each for each in said if "`x`" in each]
-    assert "in 2 of 40 samples, first in number 3:" in message
+    assert "in 2 of 40 samples, first in sample 3." in message
 
 
 def test_validation_data_and_targets_that_are_not_finite_are_told():
@@ -173,12 +173,12 @@ def test_validation_data_and_targets_that_are_not_finite_are_told():
     [
         (
             [0, 1, 5, 2],
-            r"0 to 2, since output 'dense_?\d*' has 3 classes\. Give the readout .* "
-            r"Received: 5 as the label of sample 2, in 1 of 4 labels",
+            r"0 to 2, because output 'dense_?\d*' has 3 classes\. Give the readout .* "
+            r"Received: 5 as the label of sample 2; 1 of 4 labels",
         ),
         ([0, -1, 1, 2], "Received: -1 as the label of sample 1"),
         ([1, 2, 3, 3], r"begin with 1: give `y - 1`\. Received: 3"),
-        ([0.5, 1.0, 2.0, 0.0], r"Compile with `loss='mse'`\. Received: 0\.5"),
+        ([0.5, 1.0, 2.0, 0.0], r"compile with `loss='mse'`\. Received: 0\.5"),
     ],
 )
 def test_labels_of_no_class(method, labels, match):
@@ -200,7 +200,7 @@ def test_labels_are_looked_at_where_there_are_several_outputs():
     model.compile("sgd", {"classes": SPARSE(from_logits=True), "scores": "mse"})
     x = {"image": np.zeros((4, 6, 6, 2)), "vector": np.zeros((4, 3))}
     y = {"scores": np.zeros((4, *model.output["scores"].shape[1:]))}
-    with pytest.raises(ValueError, match=r"0 to 5, since output 'classes'.*: 6 as"):
+    with pytest.raises(ValueError, match=r"0 to 5, because output 'classes'.*: 6 as"):
         model.fit(x, {**y, "classes": np.array([0, 1, 5, 6])}, verbose=0)
 
 
@@ -226,7 +226,7 @@ def test_labels_that_a_loss_takes_are_left_alone(loss, labels):
 def test_labels_of_no_class_in_a_stream(method):
     model = classification(small_dense())
     stream = Stream(np.zeros((8, 4)), np.array([0, 1, 2, 0, 1, 2, 0, 4]))
-    match = r"0 to 2, since the output has 3 classes.*Received: a label 4"
+    match = r"0 to 2, because the output has 3 classes.*Received: a label 4"
     with pytest.raises(ValueError, match=match):
         getattr(model, method)(stream, verbose=0)
 
@@ -310,9 +310,13 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (32, 6, 6, 2)).astype("uint8"
 @pytest.mark.parametrize(
     ("trained", "given", "match"),
     [
-        (PIXELS / 255, PIXELS, "from 0 to 1 is given .*from 0 to 255.*`x / 255.0`"),
-        (PIXELS / 127.5 - 1, PIXELS, "Are they pixels"),
-        (PIXELS, PIXELS / 255, "to 255 is given .*to 1. Are they divided by 255"),
+        (PIXELS / 255, PIXELS, "values from 0 to 255 instead of 0 to 1.*`x / 255.0`"),
+        (PIXELS / 127.5 - 1, PIXELS, "If the images are pixels"),
+        (
+            PIXELS,
+            PIXELS / 255,
+            "to 1 instead of .* to 255. If the images are divided by 255",
+        ),
     ],
 )
 def test_images_in_another_scale_than_those_of_training(trained, given, match):
@@ -321,7 +325,7 @@ def test_images_in_another_scale_than_those_of_training(trained, given, match):
     model.fit(trained, labels, verbose=0)
     for method in (model.evaluate, model.evaluate_widths):
         said = told(lambda method=method: method(given, labels, verbose=0))
-        (message,) = [each for each in said if "is given images" in each]
+        (message,) = [each for each in said if "another scale than in training" in each]
         assert re.search(match, message)
         method(trained[::-1], labels, verbose=0)  # A warning is an error in tests.
 
@@ -334,7 +338,10 @@ def test_representative_images_in_another_scale(tmp_path):
     options = {"widths": [1.0], "precision": "int8", "verbose": 0}
     path = tmp_path / "model.tflite"
     said = told(lambda: export_tflite(model, path, representative=PIXELS, **options))
-    assert any(re.search("is given .*to 255. Are they pixels", each) for each in said)
+    assert any(
+        re.search("values from 0 to 255 instead.* images are pixels", each)
+        for each in said
+    )
 
 
 @on_tensorflow

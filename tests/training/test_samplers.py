@@ -202,7 +202,7 @@ def test_fixed_widths_train_exactly_that_network(width):
 @pytest.mark.backends
 def test_drawing_needs_a_seed():
     model = small_conv()
-    with pytest.raises(ValueError, match="must know its seed"):
+    with pytest.raises(ValueError, match="must have a seed"):
         draw_levels(SandwichWidths(), model.networks, 0)
     assert SandwichWidths(seed=3).with_known_seed().seed == 3
     assert isinstance(SandwichWidths().with_known_seed().seed, int)
