@@ -257,7 +257,7 @@ def file_differences(
         measure = noise
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # Random networks have no clear answers, which integers may change.
-        warnings.filterwarnings("ignore", message=".*answers otherwise")
+        warnings.filterwarnings("ignore", message=".*give equal classes for only")
         path = Path(folder) / "model.tflite"
         export_tflite(model, path, widths=widths, precision=precision, **given)
         file = AnyWidthInterpreter(path)

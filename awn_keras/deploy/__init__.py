@@ -1,4 +1,4 @@
-"""From a trained model to files that a phone runs."""
+"""Export of trained models to files that a phone runs, and tools for these files."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when they are asked for: what runs files needs no Keras, and its modules
-    # are in this package.
+    # Names are imported on first use, because the modules that run files must work on a
+    # machine without Keras.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""An answer at a narrow width first, refined to a wide one on demand."""
+"""Outputs at a narrow width first, then refined to a wide width on demand."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ from awn_keras.extras import check_installed
 
 
 class AnytimeInterpreter:
-    """Answers at a narrow width, and refines the answer to that of a wide one.
+    """Computes outputs at a narrow width, and refines them to those of a wide width.
 
-    What a network computes at a narrow width is part of what it computes at a wide one.
-    So `run` keeps it, and `refine` computes the rest only: both together take about as
-    long as the wide network alone. That pays if the first answer is needed early, or is
-    often good enough.
+    The activations at a narrow width are part of those at a wide width. `run` keeps
+    them, and `refine` computes only the rest. Both calls together take about as long as
+    the wide network alone. Use this class if you need a first result early, or if the
+    first result is often good enough.
 
-    The file is one of `export_tflite(..., refine=(narrow, wide))`. Activations stay in
-    LiteRT's buffers and are not copied. An object is for one thread.
+    The file comes from `export_tflite(..., refine=(narrow, wide))`. Activations stay in
+    LiteRT's buffers and are not copied. Use an object in one thread only.
 
     Args:
-        path: The file, or its content as bytes. It must stay as it is while in use.
-        num_threads: Threads that LiteRT's CPU kernels use, at least 1.
+        path: The file, or its content as bytes. Do not change the file while it is in
+            use.
+        num_threads: Threads of LiteRT's CPU kernels, at least 1.
 
     Attributes:
         labels: The names of the classes; empty if the file has none.
-        metadata: The file's manifest, `awn.json`; empty if it has none.
+        metadata: The file's manifest, `awn.json`; empty if the file has none.
 
     Raises:
-        TypeError: If `path` is no path or bytes, or `num_threads` not an integer.
-        ValueError: If `path` is not a TFLite file, has no signatures that refine, or
-            `num_threads` is below 1.
+        ImportError: If LiteRT is not installed.
+        TypeError: If `path` is neither a path nor bytes, or if `num_threads` is not an
+            integer.
+        ValueError: If `path` is not a TFLite file, if it has no signatures that refine,
+            or if `num_threads` is below 1.
         OSError: If the file cannot be read.
 
     Examples:
@@ -65,10 +68,9 @@ class AnytimeInterpreter:
         pairs = {pair for pair in parsed if pair and pair.is_in(signatures)}
         if len(pairs) != 1:
             raise ArgumentError(
-                "`path` must have two signatures that belong together, such as "
-                "`keep_025_to_100` and `refine_025_to_100`. Received: a file with the "
-                f"signatures {list(signatures)}. `export_tflite(..., refine=(0.25, "
-                "1.0))` writes one."
+                "`path` must have one pair of signatures such as `keep_025_to_100` and "
+                "`refine_025_to_100`. `export_tflite(..., refine=(0.25, 1.0))` writes "
+                f"such a file. Received: a file with the signatures {list(signatures)}"
             )
         (pair,) = pairs
         self._pair = pair
@@ -105,7 +107,7 @@ class AnytimeInterpreter:
 
     @property
     def widths(self) -> tuple[float, float]:
-        """The width of the first answer, and that of the refined one."""
+        """The width of `run`, and the width of `refine`."""
         return self._pair.narrow, self._pair.wide
 
     def run(self, x: Any) -> Any:
@@ -119,11 +121,12 @@ class AnytimeInterpreter:
                 "same_kind" rule allows.
 
         Returns:
-            Array `(1, ...)`; if there are several outputs, a dict of them by name.
+            Array `(1, ...)`. If there are several outputs, a dict of arrays by name.
 
         Raises:
             TypeError: If `x` does not fit a dtype.
-            ValueError: If names or shapes do not fit, or it is not one sample.
+            ValueError: If names or shapes do not fit, if `x` is not a single sample,
+                or, for a photo, if the file does not say how pixels become inputs.
             RuntimeError: If LiteRT fails.
         """
         if are_photos(x) and len(self._first.inputs) == 1:
@@ -134,8 +137,8 @@ class AnytimeInterpreter:
         count = len(next(iter(arrays.values())))
         if count != 1:
             raise ArgumentError(
-                "`x` must be one sample, (1, ...): the activations of one are kept. "
-                f"Received: {count} samples"
+                "`x` must be one sample, (1, ...), because the activations of only one "
+                f"sample are kept. Received: {count} samples"
             )
         self._has_run = False
         for name, array in arrays.items():
@@ -148,13 +151,13 @@ class AnytimeInterpreter:
         """Computes the outputs of the last sample at the wide width.
 
         Returns:
-            As `run` returns them.
+            Arrays as `run` returns them.
 
         Raises:
-            RuntimeError: If there was no `run` before, or LiteRT fails.
+            RuntimeError: If you did not call `run` before, or if LiteRT fails.
         """
         if not self._has_run:
-            raise StateError("`refine()` goes on from `run(x)`. Call that first.")
+            raise StateError("`refine()` continues `run(x)`. Call `run(x)` first.")
         given = {**self._kept, **self._inputs}
         self._model.run_by_name(
             self._pair.refine,
@@ -164,7 +167,7 @@ class AnytimeInterpreter:
         return self._read(self._refined)
 
     def _read(self, buffers: Mapping[str, Any]) -> Any:
-        """The model's outputs, which are those of the last signature."""
+        """Reads the model's outputs, which have the names of the last signature's."""
         outputs = {
             tensor.name: buffers[tensor.name]
             .read(int(np.prod(tensor.sample_shape)), tensor.dtype)

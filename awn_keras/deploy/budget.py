@@ -1,4 +1,4 @@
-"""Which width to run next, to keep to a budget: counted in runs, without a clock."""
+"""Choice of the next width within a latency budget."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from awn_keras.deploy.checks import check_integer
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 
-# A median needs three slow runs of five to call a width slow: a pause of the system
-# does not move it, as it would a mean, and it does not lag as a long average does.
+# A median of five calls a width slow only after three slow runs. Unlike a mean, it
+# ignores a single pause of the system; unlike a long average, it reacts quickly.
 WINDOW = 5
 ENOUGH = WINDOW // 2 + 1
 MARGIN = 0.9
@@ -23,38 +23,42 @@ LONGEST_RETRY = 64 * RETRY_AFTER
 
 
 class BudgetPolicy:
-    """Which width to run next, from the latencies of the runs so far.
+    """Chooses the next width from the latencies of the runs so far.
 
-    - The latency of a width is the median of its last 5 runs; its first `warm_up`
-      runs do not count. A width is judged from 3 runs on, counted anew whenever it
-      is taken up.
-    - It begins with `start`, or the narrowest width. A width slower than the budget is
-      left at once for the widest narrower one that is not known to be too slow.
-    - A wider width is taken up once it has been expected to need at most 90 % of the
-      budget for 5 runs in a row. Expected is what it last took, times what the
-      width in use takes now over what that took then; if it was never run, what a
-      straight line through the two widths below it gives.
-    - The wider width that is expected to be fastest is tried whatever is expected
-      after 50 runs, then 100, 200, up to 3200, until it has held for as long as that:
-      a slow-down need not be alike at all widths.
-    - If the narrowest width is too slow, it stays, and `within_budget` tells.
+    - The latency of a width is the median of its last 5 runs. The first `warm_up` runs
+      of a width do not count. The policy judges a width after 3 runs, counted again
+      each time the policy switches to the width.
+    - The first width is `start`, or the narrowest width. If a width is slower than the
+      budget, the policy switches at once to the widest narrower width that is not known
+      to be too slow.
+    - The policy switches to a wider width if its expected latency is at most 90 % of
+      the budget for 5 runs in a row. The expected latency is the last latency of the
+      wider width, scaled by the change of the current width's latency since then. For a
+      width that never ran, it is the extrapolation of a line through the two widths
+      below.
+    - After 50 runs the policy tries the wider width with the smallest expected latency,
+      even if it is expected to be too slow, because a slow-down need not affect all
+      widths alike. The next tries come after 100, 200, up to 3200 runs. The interval
+      returns to 50 runs once a width has run for its interval.
+    - If the narrowest width is too slow, the policy keeps it, and `within_budget` is
+      False.
 
-    So at constant latencies, longer for wider widths, it settles on a width that
-    meets the budget, if there is one, and the next wider one needs more than 90 % of
-    it. It has no clock and no lock, and counts in runs.
+    If latencies are constant and grow with the width, the policy settles on a width
+    within the budget, if there is one, whose next wider width needs more than 90 % of
+    the budget. The policy counts runs; it uses no clock and no lock.
 
     Args:
         widths: The widths, ascending.
-        budget_ms: Longest latency wanted, in ms, or `None` for no limit.
+        budget_ms: Longest wanted latency in ms, or `None` for no limit.
         warm_up: Number of first runs of each width that do not count.
-        start: The width to begin with; `None` for the narrowest.
-        measured: Latencies known before, in ms by width. They count as what the widths
-            took last, until they run.
+        start: The first width. `None` takes the narrowest width.
+        measured: Known latencies in ms, by width. They count as the last latencies of
+            the widths until the widths run.
 
     Raises:
-        TypeError: If `budget_ms` is not a number, or `warm_up` not an integer.
-        ValueError: If `budget_ms` is not positive, `warm_up` negative, or `start` not
-            one of the widths.
+        TypeError: If `budget_ms` is not a number, or if `warm_up` is not an integer.
+        ValueError: If `budget_ms` is not positive, if `warm_up` is negative, or if
+            `start` is not one of the widths.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class BudgetPolicy:
         self._cold = [warm_up] * count
         self._recent = [deque[float](maxlen=WINDOW) for _ in self.widths]
         self._latency: list[float | None] = [None] * count
-        # What width i took when width j was last run, under (i, j).
+        # Under (i, j): latency of width i when width j last ran.
         self._then: dict[tuple[int, int], float] = {}
         self._wait = [RETRY_AFTER] * count
         self._budget: float | None = None
@@ -94,7 +98,7 @@ class BudgetPolicy:
 
     @property
     def budget_ms(self) -> float | None:
-        """Longest latency wanted, in ms, or `None`; what is known decides anew."""
+        """Longest wanted latency in ms, or `None`. Setting it chooses a width again."""
         return self._budget
 
     @budget_ms.setter
@@ -118,20 +122,20 @@ class BudgetPolicy:
 
     @property
     def within_budget(self) -> bool:
-        """Whether the chosen width meets the budget, by what it took last."""
+        """Whether the last latency of the chosen width is within the budget."""
         latency = self._latency[self._now]
         return self._budget is None or latency is None or latency <= self._budget
 
     def choose(self) -> float:
-        """Returns the width to run next: the widest, if there is no budget."""
+        """Returns the width to run next; without a budget, the widest width."""
         return self.widths[-1 if self._budget is None else self._now]
 
     def observe(self, width: float, ms: float) -> None:
-        """Takes note of a run, of the chosen width or of another one.
+        """Records a run of the chosen width or of another width.
 
         Args:
             width: One of the widths.
-            ms: How long one sample took, in ms.
+            ms: Latency of one sample in ms.
         """
         i = self.widths.index(width)
         if self._cold[i]:

@@ -1,4 +1,4 @@
-"""Whether what decides the ranges of integers looks like what a file will be given."""
+"""Checks of the representative samples, which set the ranges of integers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from awn_keras.deploy.verification import Verified
 from awn_keras.errors import ArgumentError
 from awn_keras.multi_width import MultiWidthModel
 
-#: Below this share of equal answers there is a warning, if so many were compared: of
-#: a few one that differs says nothing.
+#: Below this share of equal classes there is a warning, if at least so many samples
+#: were compared. With fewer samples, a single difference would trigger the warning.
 LEAST_AGREEMENT, LEAST_COMPARED = 0.95, 20
 #: How the warning begins.
 WARNING = "At precision"
-# From so many samples on some can be spared.
+# With so many samples, some can be used for the comparison only.
 _MANY = 100
 
 
@@ -28,20 +28,21 @@ def check_scale(
     arrays: Sequence[np.ndarray],
     argument: str,
 ) -> None:
-    """Finds images in another scale than the model's.
+    """Checks that images have the scale of the model's inputs.
 
-    Integers that were fitted to images of 0..1 agree with the model on such images, and
-    on none of 0..255: no comparison on them would tell.
+    If the ranges come from images of 0..1, the file agrees with the model on such
+    images, but fails on images of 0..255. A comparison with samples of the wrong scale
+    would not notice this.
 
     Args:
         model: The model.
-        interface: Says how pixels become its inputs, if that is known.
-        arrays: Samples for each of its inputs, `(n, ...)`.
-        argument: What to call them in an error.
+        interface: How pixels become inputs of the model, if known.
+        arrays: Samples for each input of the model, `(n, ...)`.
+        argument: Name of the argument for errors.
 
     Raises:
-        ValueError: If those of an image are in 0..1 and the model takes pixels, or
-            look like pixels and it takes normalized ones.
+        ValueError: If images are in 0..1 and the model takes pixels, or if images look
+            like pixels and the model takes normalized images.
     """
     pixels = interface.inside or interface.pixels
     for x, array in zip(model.inputs, arrays, strict=True):
@@ -52,14 +53,15 @@ def check_scale(
         received = f"Received: values from {least:.3g} to {most:.3g}"
         if low == 0 and high == 255 and least >= 0 and 0 < most <= 1:
             raise ArgumentError(
-                f"`{argument}` must be pixels, 0 to 255: the model normalizes them by "
-                f"itself. {received}, as if they were divided by 255 before."
+                f"`{argument}` must be pixels, 0 to 255, because the model normalizes "
+                f"pixels itself. Do not divide them by 255. {received}"
             )
         if most > high + (high - low) / 2:
             raise ArgumentError(
-                f"`{argument}` must be what the model takes, (pixels - mean) / std, "
-                f"which is from {low:.3g} to {high:.3g} with the mean and std of "
-                f"`metadata['normalization']`. {received}, as if they were pixels."
+                f"`{argument}` must be normalized, (pixels - mean) / std, which gives "
+                f"values from {low:.3g} to {high:.3g} with the mean and std of "
+                "`metadata['normalization']`. They look like pixels: normalize them. "
+                f"{received}"
             )
 
 
@@ -72,25 +74,25 @@ def hold_out(
         arrays: Samples for each input, `(n, ...)`.
 
     Returns:
-        What to compare on, and what is to decide ranges. They have no sample in common
-        if there are a hundred or more.
+        Samples for the comparison, and samples for the ranges. With a hundred samples
+        or more, the two have no sample in common.
     """
     count = len(arrays[0])
     if count < _MANY:
         return [array[:16] for array in arrays], list(arrays)
-    # Evenly from the set, whose samples may be in the order of their classes.
+    # Take every n-th sample, because samples may be sorted by class.
     held = np.zeros(count, bool)
     held[np.linspace(0, count - 1, min(count // 5, 100)).astype(int)] = True
     return [array[held] for array in arrays], [array[~held] for array in arrays]
 
 
 def warn_of_agreement(verified: Sequence[Verified], count: int, precision: str) -> None:
-    """Warns if a file of integers often answers otherwise than its model.
+    """Warns if a file of integers often gives another class than its model.
 
     Args:
-        verified: How well it agrees with the model, at each width.
-        count: On how many samples.
-        precision: That of the file.
+        verified: Results of the comparison at each width.
+        count: Number of compared samples.
+        precision: Precision of the file.
     """
     low = [
         f"{one.agreement:.1%} at {one.signature}"
@@ -99,10 +101,10 @@ def warn_of_agreement(verified: Sequence[Verified], count: int, precision: str) 
     ]
     if low and count >= LEAST_COMPARED:
         warnings.warn(
-            f"{WARNING} '{precision}' the file's answer is the model's for "
-            f"only {', '.join(low)} of {count} samples (expected: "
-            f"{LEAST_AGREEMENT:.0%} or more). Are `representative` and `samples` "
-            "inputs as of training, in the same scale? If so, train on with "
+            f"{WARNING} '{precision}' file and model give equal classes for only "
+            f"{', '.join(low)} of {count} samples (expected: {LEAST_AGREEMENT:.0%} or "
+            "more). Check that `representative` and `samples` are like the training "
+            "inputs, in the same scale. If they are, train further with "
             "`awn_keras.deploy.quantize_aware`, or use another precision.",
             UserWarning,
             stacklevel=3,

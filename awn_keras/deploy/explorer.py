@@ -1,4 +1,4 @@
-"""A slider for notebooks: what a TFLite file answers at each of its widths."""
+"""A slider for notebooks that shows a TFLite file's predictions at each width."""
 
 from __future__ import annotations
 
@@ -33,28 +33,30 @@ def explore_widths(
 ) -> Any:
     """Shows a slider over the widths of a TFLite file, for a notebook.
 
-    Whenever the slider moves, the file is run at the new width: predictions for some
-    samples, right ones in blue with a tick, wrong ones in orange with a cross;
-    accuracy on all samples, multiply-accumulates, and the milliseconds that one sample
-    takes now, here, by LiteRT on one thread (median of 50 runs).
+    When the slider moves, the file runs at the new width. The widget shows predictions
+    for some samples (right predictions in blue with a tick, wrong ones in orange with a
+    cross), the accuracy on all samples, the MACs, and the latency of one sample in ms.
+    The latency is measured now, on this machine, with LiteRT on one thread (median of
+    50 runs).
 
     Args:
-        path: A file of `export_tflite`; its output is scores, `(1, classes)`.
-        x: Samples as the network takes them, `(n, rows, cols, channels)`.
-        y: Their classes, integers `(n,)`.
-        class_names: What the classes are called. Empty for their numbers.
-        images: The samples as pictures, `(n, rows, cols, 1 or 3)`, uint8 or floats in
-            [0, 1]. `None` for `x`, scaled to [0, 1].
-        shown: How many of the first samples are shown, at least 1.
+        path: A file of `export_tflite` with an output of scores, `(1, classes)`.
+        x: Samples as inputs of the file, `(n, rows, cols, channels)`.
+        y: Classes of the samples, integers `(n,)`.
+        class_names: Names of the classes. If empty, class numbers are shown.
+        images: Pictures of the samples, `(n, rows, cols, 1 or 3)`, uint8 or floats in
+            [0, 1]. `None` shows `x`, scaled to [0, 1].
+        shown: Number of samples to show, from the first on, at least 1.
 
     Returns:
-        An `ipywidgets.VBox` of a slider, a line of numbers and a picture; as the last
-        expression of a cell it appears below it.
+        An `ipywidgets.VBox` with a slider, a line of numbers and a picture. As the last
+        expression of a cell, it appears below the cell.
 
     Raises:
-        ImportError: If ipywidgets, or Matplotlib, is not installed.
+        ImportError: If ipywidgets or Matplotlib is not installed.
         TypeError: If `shown` is not an integer.
-        ValueError: If the file, the samples or the labels do not fit.
+        ValueError: If `shown` is below 1, or if the file, the samples or the labels do
+            not fit.
         OSError: If the file cannot be read.
 
     Examples:
@@ -85,7 +87,7 @@ def explore_widths(
 
 
 class _View:
-    """What the slider shows of a file, without the slider."""
+    """The contents of the widget, without the slider."""
 
     def __init__(
         self,
@@ -145,7 +147,7 @@ class _View:
         return scores
 
     def numbers(self, width: float) -> str:
-        """One line of HTML."""
+        """The line of numbers, as HTML."""
         name = self._file.by_width[width].name
         macs = self.macs[name]
         million = "?" if macs is None else f"{macs / 1e6:.2f} M"
@@ -164,7 +166,7 @@ class _View:
         return statistics.median(times)
 
     def picture(self, width: float) -> bytes:
-        """The samples with what the file takes them for, as PNG."""
+        """The samples with the predictions of the file, as PNG."""
         guesses = self._scores(width, self.x).argmax(1)
         columns = min(len(self.x), 8)
         rows = -(-len(self.x) // columns)

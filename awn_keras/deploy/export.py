@@ -1,4 +1,4 @@
-"""TFLite files of chosen widths, each run and compared before it is kept."""
+"""Export of TFLite files, each verified against the model before it is written."""
 
 from __future__ import annotations
 
@@ -60,19 +60,20 @@ class ExportedWidth:
 
     Args:
         width: The width.
-        file: Name of the file that holds it; all widths may be in one.
+        file: Name of the file with this width. One file may hold all widths.
         signature: Name of the signature to run.
-        bytes: The file's size.
-        sha256: The file's hash, hexadecimal.
+        bytes: Size of the file in bytes.
+        sha256: SHA-256 of the file, hexadecimal.
         macs: Multiply-accumulate operations for one sample; see `count_macs`.
         parameters: Number of weights; see `count_parameters`.
         largest_error: Largest absolute difference from the model's outputs, over the
-            samples that were run.
+            compared samples.
         agreement: See `Verified`.
         gpu_error: See `Verified`.
-        executed_macs: Multiply-accumulates that the file needs, whose kernels are cut.
-        uncounted: Names of the layers whose multiply-accumulates are not known. `macs`
-            and `executed_macs` are those of the others.
+        executed_macs: MACs for one sample in the file, which skips zeros of cut
+            kernels.
+        uncounted: Names of layers whose MACs are not known. `macs` and `executed_macs`
+            leave these layers out.
     """
 
     width: float
@@ -111,106 +112,109 @@ def export_tflite(
 ) -> list[ExportedWidth]:
     """Writes a TFLite file that runs at several widths, and a manifest beside it.
 
-    The file has one signature for each width, named after it (`width_050`), all with
-    the same inputs (of the model's dtypes, unless `inputs` says otherwise) and float32
-    outputs (integers, such as labels, stay integers), batch size 1, and builtin
-    operators only. The widest comes first: it is what an app gets that knows no
-    signatures.
-    What widths have in common it holds once.
+    The file has one signature for each width, named after the width (`width_050`). All
+    signatures have batch size 1, equal inputs of the model's dtypes (or as `inputs`
+    says), and builtin operators only. Outputs are float32; integer outputs, such as
+    labels, stay integers. The signature of the widest width comes first, for apps that
+    name no signature. The file stores the weights that several widths share only once.
 
-    The file says what it is by TFLite Metadata, which MediaPipe and Android read, and
-    by an attached ZIP with `labels.txt` (if `metadata` has `class_names`) and
-    `awn.json`, its manifest. How pixels become inputs is part of that: what
-    `metadata["normalization"]` says; `mean` 0 and `std` 1 if the model `takes_pixels`.
+    The file describes itself with TFLite Metadata, which MediaPipe and Android read,
+    and with an attached ZIP. The ZIP holds `awn.json`, the manifest, and `labels.txt`
+    if `metadata` has `class_names`. The description says how pixels become inputs: as
+    `metadata["normalization"]` says, or with `mean` 0 and `std` 1 if the model takes
+    pixels.
 
-    Before it is written, each signature is
-    run with LiteRT on sample inputs and compared with the model at its width; so it is
-    on LiteRT's GPU engine, where one is found. The manifest, `model.json` beside
-    `model.tflite`, comes last: if it is there, the file is whole.
+    Before the file is written, LiteRT runs each signature on sample inputs, and the
+    outputs are compared with the model at this width. If LiteRT has a GPU engine on
+    this machine, the GPU is compared, too. The manifest, `model.json` beside
+    `model.tflite`, is written last. So if the manifest exists, the file is complete.
 
     Args:
-        model: The model; it is left as it is.
-        path: The file, which ends in `.tflite`; its folder is made if missing. If not
-            `single_file`, a directory.
-        widths: Widths in [min_width, 1]. `None` for four, evenly spaced; fewer if
-            some of these run the same network.
-        single_file: `False` for a file for each width, called
-            `<model name>_width_050.tflite`, with one `manifest.json`.
-        layout: How kernels lie in the file. `"auto"`: those that get faster by it are
-            cut so that the zeros of the triangle are neither stored nor computed.
-            `"triangular"`: all are, at the widths. `"dense"`: none is, and each width
-            has a copy of its own. Systems of ordinary convolutions are dense at any
-            layout.
-        tune: For `layout="auto"`: measure each layer on this machine, which takes
-            minutes at first, instead of estimating its time.
-        precision: `"float32"`, `"float16"` (half the bytes), `"dynamic_range"` (int8
-            constants, a quarter of the bytes), or `"int8"` (all in integers but the
-            inputs and outputs).
-        representative: For `"int8"`: some hundred training inputs, `(n, ...)` as for
-            `model.predict`. They decide the ranges of activations, for all widths. Or
-            a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable of samples or
-            batches, each with or without labels, or the path of a folder of photos;
-            300 samples are taken of these.
-        samples: Inputs to compare on, likewise: a hundred real ones are best. `None`
-            for a fifth of `representative`, 100 at most, which then do not decide
-            ranges (its first 16 if it has less than 100); without that for 4 random
-            ones, standard normal where the first kernel reads them.
-        tolerance: Largest difference allowed, relative to the largest output if that
-            exceeds 1; of outputs that are integers the largest share that may differ.
-            `None` for `TOLERANCES[precision]`, at least 2e-2 if the model computes in
-            half precision.
-        metadata: What the file and its manifest are to say to those who run it;
-            anything that JSON holds. `class_names`, a list, become its labels.
+        model: An `AnyWidthModel`, or a model of `awn_keras.baselines`. It does not
+            change.
+        path: The file, which ends in `.tflite`. A missing folder is created. With
+            `single_file=False`, a directory.
+        widths: Widths in [min_width, 1]. `None` takes four widths, evenly spaced, or
+            fewer if some of them run the same network.
+        single_file: `False` writes a separate file for each width, named `<model
+            name>_width_050.tflite`, and one `manifest.json`.
+        layout: Layout of the kernels. `"auto"` cuts the kernels that get faster when
+            cut, so that the zeros of the triangle are neither stored nor computed.
+            `"triangular"` cuts all kernels, at the widths. `"dense"` cuts none, and
+            stores a copy of each kernel for each width. For models of
+            `awn_keras.baselines`, all layouts are dense.
+        tune: Whether to measure each layer on this machine for `layout="auto"`, instead
+            of estimating its time. The first measurement takes minutes.
+        precision: `"float32"`; `"float16"` (half the bytes); `"dynamic_range"` (int8
+            constants, a quarter of the bytes); or `"int8"` (integers everywhere except
+            in the inputs and outputs).
+        representative: Required for `"int8"`: some hundred training inputs, which set
+            the ranges of activations for all widths. Arrays `(n, ...)` as for
+            `model.predict`; or a `tf.data.Dataset`, a `keras.utils.PyDataset`, an
+            iterable of samples or batches (each with or without labels), or the path of
+            a folder of photos, of which at most 300 samples are used.
+        samples: Inputs for the comparison, in the formats of `representative`. A
+            hundred real inputs are best. `None` takes a fifth of `representative`, at
+            most 100, and does not use these samples for the ranges (with fewer than 100
+            samples, the first 16, which are also used for the ranges). Without
+            `representative`, `None` takes 4 random samples, standard normal at the
+            first kernel.
+        tolerance: Largest allowed difference of outputs, relative to the largest output
+            if that exceeds 1. For integer outputs, the largest share that may differ.
+            `None` takes `TOLERANCES[precision]`, or at least 2e-2 if the model computes
+            in half precision.
+        metadata: Information for users of the file, a dict that JSON can hold, stored
+            in the file and its manifest. `class_names`, a list, become the labels.
             `normalization`, a dict with `mean` and `std` (numbers, or lists of three,
             in the unit of pixels), says that the model takes `(pixels - mean) / std`.
-        refine: `(narrow, wide)`, two of `widths`, for two more signatures with which
-            `AnytimeInterpreter` answers at the one and then refines the answer to that
-            of the other, without computing again what they have in common.
-        append_to: A file that an earlier export of this model wrote, with its manifest
-            beside it. What is written has its signatures, as they are, besides those
-            of `widths`, which are then new ones. `path` may be the same file.
-        inputs: What images are in the file: `"uint8"` for pixels, which it casts and
-            normalizes, so that an app has nothing to compute; `"float32"`; `None` for
-            the model's own dtype.
-        outputs: `"probabilities"` adds a softmax where the model gives logits,
-            `"logits"` leaves out a final softmax, `"model"` does neither.
-        input_shape: Shape of the file's input without the batch, such as
-            `(128, 128, 1)`, for a model whose rows, cols or steps are not known. For
-            several inputs a dict of shapes by name, or a list in the model's order.
-        verbose: `1` shows a line for each width when it is converted, and when it is
-            verified. `0` shows nothing. `"auto"` shows them on a terminal and in a
-            notebook, and elsewhere once an export takes long.
+            `None` takes that of `append_to`.
+        refine: `(narrow, wide)`, two of `widths`. Adds two signatures for
+            `AnytimeInterpreter`, which computes outputs at the narrow width, and then
+            those at the wide width without repeating the shared work.
+        append_to: A file of an earlier export of this model, with its manifest beside
+            it. The new file has the old signatures unchanged, and those of `widths`,
+            which must be new. `path` may be the same file.
+        inputs: Dtype of image inputs in the file. `"uint8"` takes pixels; the file
+            casts and normalizes them, so an app computes nothing. `"float32"`; or
+            `None` for the model's own dtype.
+        outputs: `"probabilities"` adds a softmax if the model gives logits. `"logits"`
+            removes a final softmax. `"model"` changes nothing.
+        input_shape: Shape of the file's input without the batch, such as `(128, 128,
+            1)`, for a model with unknown rows, cols or steps. For several inputs, a
+            dict of shapes by name, or a list in the model's order.
+        verbose: `1` shows a line for each converted and each verified width, `0` shows
+            nothing. `"auto"` shows the lines in a terminal or a notebook, and elsewhere
+            if the export takes more than 10 seconds.
 
     Returns:
         A record for each width of the file, ascending.
 
     Raises:
-        ImportError: If TensorFlow, or LiteRT, is not installed.
-        TypeError: If `model` has one width only, `metadata` is not JSON's, or
-            `input_shape` no shape.
-        ValueError: If there is no width, one is out of range, `path` is not a `.tflite`
-            file (or is one, if not `single_file`), samples do not fit the model's
-            inputs, these have unknown rows or cols and `input_shape` is not given or
-            does not fit, or an option is none of those
-            named, or not possible for this model; if names of classes are not as many
-            as these, or `representative` is not in the scale of the model's inputs;
-            with `refine`, if these are not two of the widths, ascending, the
-            file is not one for all widths, `precision` is `"int8"`, or no layer can
-            be cut; with `append_to`, if that is no export of this model with these
-            options, has one of the widths, or `refine` is given.
-        ExportError: If the model has a lookup table or, with `"int8"`, a recurrent
-            layer without `unroll=True`, or one whose outputs are 0 for all of
-            `representative`; if a file would need operators that are not
-            builtin, or computes something else than the model, also at a width of
-            `append_to`. No file is written then.
-        OSError: If it cannot be written; where that can be known, before anything is
-            converted.
+        ImportError: If TensorFlow or LiteRT is not installed.
+        TypeError: If `model` has one width only, if `metadata` cannot be stored as
+            JSON, or if `input_shape` is no shape.
+        ValueError: If `widths` is empty or out of range; if `path` does not fit
+            `single_file`; if samples do not fit the model's inputs; if rows, cols or
+            steps are unknown and `input_shape` is missing or does not fit; if an option
+            has an unknown value, or is not possible for this model; if the number of
+            `class_names` is not the number of classes; or if `representative` has
+            another scale than the model's inputs. With `refine`, if it is not two
+            ascending widths of `widths`, if `single_file` is `False`, if `precision` is
+            `"int8"`, or if no layer can be cut. With `append_to`, if the file is no
+            export of this model with these options, if it already has one of `widths`,
+            or if `refine` is given.
+        ExportError: If the model has a lookup table; with `"int8"`, if it has a
+            recurrent layer without `unroll=True`, or a layer whose outputs are 0 for
+            all of `representative`; if the file would need operators that are not
+            builtin; or if an output differs from the model by more than `tolerance`,
+            also at a width of `append_to`. No file is written then.
+        OSError: If a file cannot be written. If possible, this is checked before the
+            conversion.
 
     Warns:
-        UserWarning: If the multiply-accumulates of some layers are not known; if a
-            file of integers often answers otherwise than the model; if `representative`
-            are pixels, and the arrays that `fit` was given were normalized, or the
-            other way round.
+        UserWarning: If the MACs of some layers are not known; if a file of integers
+            often gives another class than the model; or if `representative` holds
+            pixels and the inputs of `fit` were normalized, or the other way round.
 
     Examples:
         >>> from awn_keras import export_tflite, lenet_3c1l
@@ -246,7 +250,8 @@ def export_tflite(
     if tolerance is None:
         tolerance = default_tolerance(model, precision)
 
-    # Integers are rounded before they are added, and what a refinement keeps is joined.
+    # Adding the results of blocks would round integers twice, and a refinement must
+    # keep joined activations. So then blocks are joined instead of added.
     refines = pair is not None or (earlier is not None and bool(earlier.refinement))
     adds = precision != "int8" and not refines
     uncounted = known_macs(model, widths).uncounted
@@ -259,7 +264,7 @@ def export_tflite(
         macs = executed_macs(model, group, cuts).tolist()
         executed.update(zip(group, macs, strict=True))
         named = {width_signature(width): width for width in group}
-        # Who asks for no signature gets the first.
+        # The widest first: LiteRT runs the first signature if an app names none.
         networks = cut_networks(model, group[::-1], cuts, adds=adds)
         if pair is not None:
             networks.update(_continued(model, group, pair, cuts))
@@ -327,7 +332,7 @@ def _write(
     }
     described["widths"] = [asdict(record) for record in exported]
     beside.parent.mkdir(parents=True, exist_ok=True)
-    with together():  # A manifest never speaks of other files.
+    with together():  # files and manifest must belong to the same export
         for place, (file, _) in files.items():
             write_whole(place, file.content)
         write_whole(beside, json.dumps(described, indent=1) + "\n")
@@ -336,7 +341,7 @@ def _write(
 def _as_file(
     model: MultiWidthModel, interface: Interface, arrays: list[np.ndarray] | None
 ) -> list[np.ndarray] | None:
-    """Samples of the model's inputs as the file takes them."""
+    """Converts samples for the model into samples for the file."""
     if arrays is None:
         return None
     return [
@@ -352,9 +357,9 @@ def _embedded(
     executed: Mapping[float, int],
     content: bytes,
 ) -> dict[str, Any]:
-    """The manifest that a file holds: what does not depend on the machine or the day.
+    """The manifest inside the file, without machine and date.
 
-    So the same model gives the same bytes, and a file tells nothing of who made it.
+    So equal models give equal bytes, and the file does not show who made it.
     """
     manifest = {key: value for key, value in described.items() if key != "environment"}
     rows = [
@@ -390,14 +395,14 @@ def _check_widths(model: Any, widths: Any) -> list[float]:
     widths = sorted(set(check_widths(widths, model.min_width)))
     if not widths or len(set(map(width_label, widths))) < len(widths):
         raise ArgumentError(
-            "`widths` must not be empty, and differ by a millionth at least, for their "
-            f"names. Received: widths={widths}"
+            "`widths` must not be empty, and must differ by at least a millionth, "
+            f"because signatures are named after them. Received: widths={widths}"
         )
     if len(set(model.output_names)) < len(model.output_names):
         raise ArgumentError(
-            "Outputs must come from layers of their own, after which a file calls them."
-            f" Received: outputs of the layers {model.output_names}. Put an `Identity` "
-            "layer after one of them."
+            "Each output must come from a different layer, because the file names "
+            "outputs after layers. Put an `Identity` layer after one of them. "
+            f"Received: outputs of the layers {model.output_names}"
         )
     return widths
 
@@ -409,11 +414,11 @@ def _check_append(
         return
     if not single_file or refine is not None:
         raise ArgumentError(
-            "`append_to` adds widths to one file: `single_file` must be True, and "
-            f"`refine` None. Received: single_file={single_file}, refine={refine}"
+            "With `append_to`, `single_file` must be True and `refine` must be None. "
+            f"Received: single_file={single_file}, refine={refine}"
         )
     if widths is None:
-        raise ArgumentError("`append_to` needs `widths`: those that are to be added.")
+        raise ArgumentError("`widths` must name the new widths with `append_to`.")
 
 
 def _cuts(
@@ -423,7 +428,7 @@ def _cuts(
     tune: bool,
     earlier: Earlier | None,
 ) -> dict[str, Cut]:
-    """Where kernels are cut; after an earlier export, where it cut them, and more."""
+    """Chooses the cuts of kernels. With `append_to`, it adds to the earlier cuts."""
     chosen_for = sorted(earlier.widths.values()) if earlier is not None else widths
     timed = [measured(model, chosen_for)] if tune and layout == "auto" else []
     cuts = choose_cuts(model, chosen_for, layout, *timed)
@@ -433,15 +438,19 @@ def _cuts(
 
 
 def check_path(path: Path, single_file: bool) -> Path:
-    """Raises a ValueError if a path does not fit the kind of export."""
+    """Checks that a path fits the kind of export.
+
+    Raises:
+        ValueError: If the ending of the path does not fit `single_file`.
+    """
     if single_file and path.suffix != ".tflite":
         raise ArgumentError(
-            "`path` must end in '.tflite'; with `single_file=False` it is a directory. "
-            f"Received: path={str(path)!r}"
+            "`path` must end in '.tflite'. (With `single_file=False`, `path` is a "
+            f"directory.) Received: path={str(path)!r}"
         )
     if not single_file and path.suffix == ".tflite":
         raise ArgumentError(
-            "With `single_file=False` `path` must be a directory. Received: "
+            "`path` must be a directory with `single_file=False`. Received: "
             f"path={str(path)!r}"
         )
     return path
@@ -465,18 +474,18 @@ def _check_refine(
         )
     if not single_file:
         raise ArgumentError(
-            f"`refine` needs both widths in one file: `single_file=True`. {received}"
+            "`refine` needs `single_file=True`, because both widths must be in one "
+            f"file. {received}"
         )
     if precision == "int8":
         raise ArgumentError(
-            "`refine` hands on activations as floats: `precision` must not be 'int8'. "
-            f"'dynamic_range' stores int8 constants, too. {received}"
+            "`precision` must not be 'int8' with `refine`, which passes activations on "
+            f"as floats. 'dynamic_range' also stores int8 constants. {received}"
         )
     if all(layer.readout for layer in candidates(model).values()):
         raise ArgumentError(
-            f"`refine` needs layers that give the same at both widths; '{model.name}' "
-            "has no Tri layer that can be cut (`awn_keras.layouts.candidates`). "
-            f"{received}"
+            "`refine` needs Tri layers that can be cut (see "
+            f"`awn_keras.layouts.candidates`); '{model.name}' has none. {received}"
         )
     return Refinement(*pair)
 
@@ -487,7 +496,7 @@ def _continued(
     pair: Refinement,
     cuts: Mapping[str, Cut],
 ) -> dict[str, keras.Model]:
-    """The two networks of a refinement; all that can be kept is cut for them."""
+    """Makes the two networks of a refinement, with every possible kernel cut."""
     rows = {
         name: layer.cut_at(widths)
         for name, layer in candidates(model).items()
@@ -499,7 +508,7 @@ def _continued(
 
 
 def _check_manifest(path: Path) -> None:
-    """The manifest replaces an older one, and nothing else."""
+    """Checks that the manifest does not overwrite a file that is no manifest."""
     if not path.is_file():
         return
     try:
@@ -508,8 +517,8 @@ def _check_manifest(path: Path) -> None:
         ours = False
     if not ours:
         raise ArgumentError(
-            f"{path} is there already and is no manifest of an export, which would "
-            "have this name. Choose another `path`."
+            f"{path} already exists and is not the manifest of an export. The manifest "
+            "would have this name: choose another `path`."
         )
 
 
@@ -520,10 +529,10 @@ def _describe(
     metadata: Mapping[str, Any],
     interface: Interface,
 ) -> dict[str, Any]:
-    """What the manifest says of the export as a whole."""
+    """The part of the manifest that describes the whole export."""
     said = dict(metadata)
     if interface.inside is not None:
-        # It would be taken for what is to be done before the file is run.
+        # The file normalizes pixels itself. A reader would normalize them twice.
         said.pop("normalization", None)
     return {
         "schema": SCHEMAS["manifest"],
@@ -547,7 +556,7 @@ def _describe(
 
 
 def _scores(name: str, x: keras.KerasTensor, interface: Interface) -> dict[str, Any]:
-    """What a manifest says of an output besides name and shape."""
+    """Dtype and kind of scores of an output, for the manifest."""
     dtype = keras.backend.standardize_dtype(x.dtype)
     said = {"dtype": "float32" if "float" in dtype else dtype}
     if name == interface.output and interface.scores is not None:
@@ -556,7 +565,7 @@ def _scores(name: str, x: keras.KerasTensor, interface: Interface) -> dict[str, 
 
 
 def _digest(model: MultiWidthModel) -> str:
-    """Tells states of a model's weights apart."""
+    """Hash of the model's weights."""
     digest = hashlib.sha256()
     for layer in model.layers:
         for value in model.weight_values(layer, 1.0):
@@ -565,7 +574,7 @@ def _digest(model: MultiWidthModel) -> str:
 
 
 def _signature_has(x: keras.KerasTensor, name: str) -> dict[str, Any]:
-    """How a signature has an input or output: with batch size 1."""
+    """Name and shape of an input or output of a signature, with batch size 1."""
     return {"name": name, "shape": [1, *x.shape[1:]]}
 
 
@@ -575,7 +584,7 @@ def _samples(
     samples: Any,
     representative: list[np.ndarray] | None,
 ) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
-    """What to compare on, and what is left to decide ranges."""
+    """Splits the samples: for the comparison, and for the ranges."""
     if samples is None and representative is not None:
         return hold_out(representative)
     given = check_samples(model, samples, "samples")
@@ -603,6 +612,6 @@ def _record(
 
 
 def _macs(model: MultiWidthModel, width: float) -> dict[str, Any]:
-    """What a record says of the work of a width, in a file of any layout."""
+    """MACs of a width in a dense file, and the layers that are not counted."""
     count = known_macs(model, [width])
     return {"macs": int(count.macs[0]), "uncounted": count.names}

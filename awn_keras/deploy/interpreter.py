@@ -1,4 +1,4 @@
-"""A file of several widths at run time: switch freely, or keep to a deadline."""
+"""Runs a file of several widths, at a chosen width or within a latency budget."""
 
 from __future__ import annotations
 
@@ -19,45 +19,47 @@ from awn_keras.errors import ArgumentError
 
 
 class AnyWidthInterpreter:
-    """Runs a TFLite file of one or several widths, each sample at the width wanted.
+    """Runs a TFLite file of one or several widths; each call may take another width.
 
-    A file of `export_tflite` is enough: it says what its classes are called, and how
-    pixels become inputs, so that photos can be run as they are. It needs LiteRT, NumPy
-    and Pillow; no Keras.
+    The class needs LiteRT, NumPy and Pillow, but no Keras. A file of `export_tflite`
+    contains the names of its classes, and says how pixels become inputs, so you can run
+    photos directly.
 
     The widths are the file's signatures `width_025`, `width_062_5` and so on. Without
-    `budget_ms`, `run(x)` runs the widest; with it, the widest that meets the deadline
-    by what was measured lately. `BudgetPolicy` says how it is chosen. A latency is
-    that of one sample: copying it in, one invocation, copying the results out; not
-    the wait for other threads.
+    `budget_ms`, `run(x)` runs the widest width. With `budget_ms`, it runs the widest
+    width whose recent latency is within the budget; see `BudgetPolicy`. A latency is
+    that of one sample: copying inputs, one invocation, and copying outputs. Waiting for
+    other threads does not count.
 
-    All methods may be called from several threads. They take turns, sample by sample,
-    because LiteRT's interpreter runs one at a time.
+    Several threads may call all methods. They take turns for each sample, because
+    LiteRT's interpreter runs one sample at a time.
 
     Args:
-        path: The file, or its content as bytes; or the folder of files for a width each
-            that `export_tflite(..., single_file=False)` wrote. A file is mapped into
-            memory: do not write into it while it is in use; replacing it is safe.
-        num_threads: Threads that LiteRT's CPU kernels use, at least 1.
-        budget_ms: Longest latency wanted for one sample, in ms. `None` for no limit.
-            It may be set at any time.
+        path: The file, or its content as bytes; or a folder with a file for each width,
+            from `export_tflite(..., single_file=False)`. The file is mapped into
+            memory: do not write into it while it is in use. Replacing the file is safe.
+        num_threads: Threads of LiteRT's CPU kernels, at least 1.
+        budget_ms: Longest wanted latency for one sample, in ms. `None` sets no limit.
+            You may set the attribute at any time.
         warm_up: Number of first runs of each width that do not count for its latency.
-        report: What `awn benchmark` measured of this file, or the path of its JSON:
-            with `budget_ms`, the widest width that `pick_width` finds in it is the
-            first one, in place of the narrowest, whatever its accuracy. Looked at are
-            rows of a CPU, this machine's if there are any, with `num_threads`.
+        report: Report of `awn benchmark` for this file, or the path of its JSON. With
+            `budget_ms`, the first width is then the widest width within the budget in
+            the report, whatever its accuracy, instead of the narrowest width. Only rows
+            for a CPU with `num_threads` are used, those of this machine if there are
+            any.
 
     Attributes:
         widths: The widths of the file, ascending.
         labels: The names of the classes; empty if the file has none.
-        metadata: The file's manifest, `awn.json`; empty if the file has none. What the
-            exporter was told as `metadata` is in it by that name.
+        metadata: The file's manifest, `awn.json`; empty if the file has none. The
+            `metadata` of `export_tflite` is its entry of this name.
 
     Raises:
-        TypeError: If `path` is no path or bytes, or a number is not one.
-        ValueError: If `path` is not a TFLite file or has no signature of that name, a
-            signature's batch size is not 1 or its shapes are not fixed, a number is
-            out of range, or `report` has no such row of this file.
+        TypeError: If `path` is neither a path nor bytes, or if a number has the wrong
+            type.
+        ValueError: If `path` is not a TFLite file, if it has no signature of a width,
+            if a signature's batch size is not 1 or its shapes are not fixed, if a
+            number is out of range, or if `report` has no matching row for this file.
         OSError: If a file cannot be read.
 
     Examples:
@@ -68,7 +70,7 @@ class AnyWidthInterpreter:
         >>> interpreter.top("photo.jpg", k=2)
         [('cat', 0.93), ('fox', 0.05)]
         >>> for image in camera:
-        ...     scores = interpreter.run(image[None])  # at most 5 ms, if any width is
+        ...     scores = interpreter.run(image[None])  # 5 ms or less, if possible
         >>> interpreter.width, interpreter.within_budget
         (0.75, True)
     """
@@ -102,7 +104,12 @@ class AnyWidthInterpreter:
 
     @property
     def budget_ms(self) -> float | None:
-        """Longest latency wanted for one sample, in ms, or `None`."""
+        """Longest wanted latency for one sample, in ms, or `None`.
+
+        Raises:
+            TypeError: If you set a value that is not a number.
+            ValueError: If you set a number that is not above 0.
+        """
         return self._policy.budget_ms
 
     @budget_ms.setter
@@ -112,26 +119,29 @@ class AnyWidthInterpreter:
 
     @property
     def latency_ms(self) -> dict[float, float | None]:
-        """Latency of each width in ms; before it ran what `report` says, or `None`."""
+        """Latency of each width in ms.
+
+        Before a width has run, its latency in `report`, or `None`.
+        """
         with self._lock:
             return self._policy.latency_ms
 
     @property
     def last_ms(self) -> float | None:
-        """What the last sample took, in ms; `None` before the first one."""
+        """Latency of the last sample in ms; `None` before the first sample."""
         return self._last_ms
 
     @property
     def width(self) -> float:
-        """The width that `run` takes next if it is not told one."""
+        """The width that `run` takes next, if you give none."""
         with self._lock:
             return self._policy.choose()
 
     @property
     def within_budget(self) -> bool:
-        """Whether `width` meets the budget, by what it took last.
+        """Whether the last latency of `width` is within the budget.
 
-        False if the narrowest width is too slow, or one that was is being retried.
+        False if the narrowest width is too slow, or while a slow width is retried.
         """
         with self._lock:
             return self._policy.within_budget
@@ -140,26 +150,30 @@ class AnyWidthInterpreter:
         """Computes the outputs of some samples.
 
         Args:
-            x: A photo, a `PIL.Image.Image` of any size, or a list of photos; each is
-                scaled to the input's size and normalized as the file says. Or samples
-                `(n, ...)` as the file takes them, run one by one. For several inputs
-                a list of such arrays in the order of the model's inputs, which an
-                exported file tells, or a dict of them by name. Cast to the input's
-                dtype as NumPy's "same_kind" rule allows, integers only if they fit. An
-                input of quantized integers takes its own dtype, or floats, which are
-                quantized.
-            width: One of `widths`, up to the rounding in its name. `None` to choose:
-                see the class. A choice holds for all samples of a call.
+            x: One of:
+
+                - a photo (a `PIL.Image.Image` of any size) or a list of photos. Each
+                  photo is scaled to the size of the input and normalized as the file
+                  says;
+                - an array of samples `(n, ...)`, which are run one by one;
+                - for several inputs, a list of arrays in the order of the model's
+                  inputs (which an exported file stores), or a dict of arrays by name.
+
+                Arrays are cast to the input's dtype by NumPy's "same_kind" rule;
+                integers only if their values fit. A quantized input takes its integer
+                dtype, or floats, which are quantized.
+            width: One of `widths`, up to the rounding in its name. `None` chooses a
+                width as described for the class, once for all samples of the call.
 
         Returns:
-            Array `(n, ...)` of the output's dtype, float32 in place of quantized
-            integers; if there are several outputs, a dict of them by name.
+            Array `(n, ...)` of the output's dtype. Quantized outputs become float32. If
+            there are several outputs, a dict of arrays by name.
 
         Raises:
-            TypeError: If `width` is not a number, or `x` does not fit a dtype.
-            ValueError: If the file does not have `width`, names or shapes do not fit,
-                there is NaN to quantize, or for photos the file does not say how
-                pixels become inputs.
+            TypeError: If `width` is not a number, or if `x` does not fit a dtype.
+            ValueError: If the file does not have `width`, if names or shapes do not
+                fit, if NaN would have to be quantized, or, for photos, if the file does
+                not say how pixels become inputs.
             RuntimeError: If LiteRT fails.
         """
         width = self.width if width is None else self._file.find_width(width)
@@ -177,26 +191,27 @@ class AnyWidthInterpreter:
 
         Args:
             photo: Path of a file, or a `PIL.Image.Image`.
-            k: How many classes to name, at least 1.
+            k: Number of classes to name, at least 1.
             width: See `run`.
 
         Returns:
-            `(label, probability)` of at most `k` classes, the most likely first; where
-            the file has no labels, numbers of classes as text. Logits are turned into
-            probabilities.
+            A list of at most `k` pairs `(label, probability)`, the most likely class
+            first. If the file has no labels, labels are class numbers as text. Logits
+            are converted to probabilities.
 
         Raises:
             TypeError: See `run`; also if `k` is not an integer.
-            ValueError: See `run`; also if the photo cannot be read, or the file has
-                other outputs than scores `(1, classes)`.
-            OSError: If the photo cannot be read.
+            ValueError: See `run`; also if `k` is below 1, if the photo is damaged, or
+                if the outputs of the file are not scores `(1, classes)`.
+            OSError: If the photo cannot be opened.
         """
         check_integer(k, "k", 1)
         scores = self.run(self._read([photo]), width)
         if isinstance(scores, dict) or scores.ndim != 2:
             raise ArgumentError(
-                "`top` needs a file with one output of scores, (1, classes). Received: "
-                f"{[(y.name, y.shape) for y in self._widest.outputs]}. Use `run`."
+                "`top` needs a file with one output of scores, (1, classes). For other "
+                "outputs, use `run`. Received: "
+                f"{[(y.name, y.shape) for y in self._widest.outputs]}"
             )
         (output,) = self._widest.outputs
         return ranked(scores[0], self.labels, k, self._file.scores_of(output.name))
@@ -206,18 +221,18 @@ class AnyWidthInterpreter:
         return self._file.by_width[self.widths[-1]]
 
     def _read(self, photos: Sequence[Any]) -> Any:
-        """Photos as the file takes them."""
+        """Reads photos as inputs of the file."""
         if len(self._widest.inputs) != 1:
             raise ArgumentError(
-                "Photos need a file with one input. Received: a file with the inputs "
-                f"{[tensor.name for tensor in self._widest.inputs]}. Give a dict of "
-                "arrays."
+                "Photos need a file with one input. For several inputs, give a dict of "
+                "arrays. Received: a file with the inputs "
+                f"{[tensor.name for tensor in self._widest.inputs]}"
             )
         (tensor,) = self._widest.inputs
         return photos_to_inputs(photos, tensor, self._file.pixels_of(tensor.name))
 
     def _timed(self, width: float, sample: Sample) -> Sample:
-        """Runs one sample, alone among the threads, and notes how long it took."""
+        """Runs one sample while other threads wait, and records its latency."""
         with self._lock:
             start = perf_counter()
             outputs = self._invoke(width, sample)

@@ -1,4 +1,4 @@
-"""One width in tf_keras, for what tensorflow-model-optimization (tfmot) does to it.
+"""One width as a tf_keras model, for tensorflow-model-optimization (tfmot).
 
 Quantization-aware training and its int8 file:
 
@@ -10,9 +10,9 @@ quantized.fit(x_train, y_train, batch_size=128)
 Path("width_050.tflite").write_bytes(convert_int8(quantized, "width_050"))
 ```
 
-Pruning and weight clustering begin with `tf_keras_at`, which shows the rest. tfmot 0.8
-knows Keras 2 only, and tf_keras is Keras 2. Both come with an extra:
-`pip install "awn_keras[quantization]"`.
+For pruning and weight clustering, see `tf_keras_at`. tfmot 0.8 supports only Keras 2,
+and tf_keras is Keras 2. To install tfmot and tf_keras: `pip install
+"awn_keras[quantization]"`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from awn_keras.slimming import slim
 if TYPE_CHECKING:
     import tf_keras
 
-#: Arguments of Keras 3 layers that have another name in tf_keras.
+#: Arguments of Keras 3 layers with another name in tf_keras.
 _RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
-#: Ends of the names of arguments that a model with weights of its own does without.
+#: Endings of arguments that a model with copied weights does not need.
 _LEFT_OUT = ("_initializer", "_regularizer", "_constraint")
 
 
@@ -59,43 +59,44 @@ def quantize_aware(
     representative: Any = None,
     input_shape: InputShape | None = None,
 ) -> tf_keras.Model:
-    """Makes a model of one width that rounds as int8 does, so that training minds it.
+    """Makes a model of one width for quantization-aware training in int8.
 
-    `compile` and `fit` it with optimizers and losses of `tf_keras`: some hundred steps
-    at the smallest rate of the model's own training, or less. Kernels have ranges from
-    the first step on, `Conv2D` one for each output channel. BatchNormalization goes on
-    learning; `convert_int8` folds it into the kernels.
+    The model rounds values as int8 does, so training adapts to the rounding. `compile`
+    and `fit` it with optimizers and losses of `tf_keras`, for some hundred steps at the
+    smallest learning rate of the original training, or less. Kernels have ranges from
+    the first step on; `Conv2D` has a range for each output channel. BatchNormalization
+    continues to learn; `convert_int8` folds it into the kernels.
 
-    Often no training is needed: compare with `export_tflite(..., precision="int8")`.
+    Often this training is not needed. Compare with `export_tflite(...,
+    precision="int8")` first.
 
     Args:
-        model: An `AnyWidthModel`, or one of `awn_keras.baselines`; it is left as it
-            is.
+        model: An `AnyWidthModel`, or a model of `awn_keras.baselines`. It does not
+            change.
         width: Width in [min_width, 1].
-        representative: Some hundred training inputs, `(n, ...)` as for `model.predict`.
-            The ranges of inputs and activations begin with what these have. With
-            `None` they begin with tfmot's [-6, 6], which inputs never leave, and
-            activations over thousands of steps only.
-        input_shape: Shape of the input that the new model is for, as of
-            `export_tflite`. `None` for the model's own; `representative` needs one
-            that is known.
+        representative: Some hundred training inputs, `(n, ...)` as for `model.predict`,
+            which set the initial ranges of inputs and activations. `None` starts with
+            tfmot's range [-6, 6]. The range of inputs then stays, and those of
+            activations need thousands of steps to adapt.
+        input_shape: Shape of the new model's input, as in `export_tflite`. `None` keeps
+            the model's shape. `representative` needs a known shape.
 
     Returns:
         A functional `tf_keras.Model`, float32, not compiled, with the model's inputs
-        and outputs. Its layers are called `quant_<name>`. A layer that scales images
-        (`Rescaling`, `Normalization`), which tfmot does not know, is a frozen depthwise
-        1x1 convolution.
+        and outputs. Its layers are called `quant_<name>`. tfmot does not support layers
+        that scale images (`Rescaling`, `Normalization`); a frozen depthwise 1x1
+        convolution replaces each of them.
 
     Raises:
         ImportError: If tf_keras or tfmot is not installed.
         TypeError: If `model` has one width only.
-        ValueError: If `width` is outside [min_width, 1], `representative` or
-            `input_shape` does not fit the model's inputs, or tfmot refuses an
+        ValueError: If `width` is outside [min_width, 1], if `representative` or
+            `input_shape` does not fit the model's inputs, or if tfmot refuses an
             activation.
         NotImplementedError: See `to_tf_keras`.
         ExportError: See `to_tf_keras`.
-        RuntimeError: If tfmot cannot quantize a layer, which it names. Then annotate
-            the layers of `tf_keras_at` as tfmot's guide says.
+        RuntimeError: If tfmot cannot quantize a layer; the message names the layer.
+            Then annotate the layers of `tf_keras_at` as in tfmot's guide.
 
     Examples:
         >>> from awn_keras import lenet_3c1l
@@ -123,7 +124,7 @@ def quantize_aware(
 
 
 def tf_keras_at(model: MultiWidthModel, width: float) -> tf_keras.Model:
-    """Rebuilds a model at one width in tf_keras, for tfmot's other tools.
+    """Rebuilds one width of a model in tf_keras, for pruning and clustering by tfmot.
 
     Args:
         model: See `quantize_aware`.
@@ -144,14 +145,14 @@ def tf_keras_at(model: MultiWidthModel, width: float) -> tf_keras.Model:
         >>> import tensorflow_model_optimization as tfmot
         >>> plain = tf_keras_at(lenet_3c1l(), 0.5)
         >>> pruned = tfmot.sparsity.keras.prune_low_magnitude(plain)
-        >>> # compile it, and fit it with `tfmot.sparsity.keras.UpdatePruningStep()`
+        >>> # compile and fit `pruned`, with `tfmot.sparsity.keras.UpdatePruningStep()`
         >>> plain = tfmot.sparsity.keras.strip_pruning(pruned)
         >>> kind = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
         >>> clustered = tfmot.clustering.keras.cluster_weights(plain, 16, kind)
-        >>> # compile it, fit it
+        >>> # compile and fit `clustered`
         >>> plain = tfmot.clustering.keras.strip_clustering(clustered)
 
-    and at last `tf.lite.TFLiteConverter.from_keras_model(plain)`.
+    At the end, convert with `tf.lite.TFLiteConverter.from_keras_model(plain)`.
     """
     _check_backend("tf_keras_at")
     return to_tf_keras(slim(model, width, dtype="float32"))
@@ -160,23 +161,23 @@ def tf_keras_at(model: MultiWidthModel, width: float) -> tf_keras.Model:
 def to_tf_keras(model: keras.Model) -> tf_keras.Model:
     """Rebuilds a plain Keras 3 model in tf_keras, with the same weights.
 
-    Initializers, regularizers and constraints are left out. Both models are run on
-    random inputs, and must give the same.
+    Initializers, regularizers and constraints are left out. The function runs the old
+    and the new model on random inputs, and compares their outputs.
 
     Args:
-        model: A functional or built Sequential model, float32, of stock layers, such
-            as `slim` returns; it is left as it is.
+        model: A functional or built Sequential model, float32, of stock layers, such as
+            a model from `slim`. It does not change.
 
     Returns:
-        A functional `tf_keras.Model`, not compiled. Layers keep their names, inputs
-        and outputs their structure.
+        A functional `tf_keras.Model`, not compiled. Layers keep their names. Inputs and
+        outputs keep their structure.
 
     Raises:
         ImportError: If tf_keras is not installed.
         TypeError: If the model has no graph.
-        NotImplementedError: If tf_keras has no such layer, or none with these
-            arguments, the model calls an operation that is no layer, or Keras does not
-            run on TensorFlow.
+        NotImplementedError: If tf_keras has no such layer or does not accept its
+            arguments, if the model calls an operation that is no layer, or if Keras
+            does not run on TensorFlow.
         ExportError: If an output differs by more than 1e-4 of its largest value.
 
     Examples:
@@ -194,10 +195,10 @@ def _rebuilt(
     """See `to_tf_keras`.
 
     Args:
-        model: See there.
-        scales_by_convolution: Whether a depthwise 1x1 convolution takes the place of a
-            layer that scales images. tfmot knows no such layer, and the product and
-            the sum that it is made of have no range in between.
+        model: See `to_tf_keras`.
+        scales_by_convolution: Whether to replace layers that scale images by a
+            depthwise 1x1 convolution. tfmot does not support such layers, and the value
+            between their product and their sum would have no range.
     """
     keras_2 = _import("tf_keras")
     nodes = graph_nodes(model)
@@ -247,24 +248,27 @@ def convert_int8(
     """Converts a quantization-aware model to a TFLite file that computes in int8.
 
     Args:
-        model: What `quantize_aware` returned, after `fit`.
+        model: The model from `quantize_aware`, after `fit`.
         signature: Name of the file's only signature, such as `"width_050"`.
-        input_shape: Shape of the file's input, as of `export_tflite`, for a model whose
-            rows, cols or steps are not known.
-        metadata: What the file is to say to those who run it, as of `export_tflite`:
-            `class_names` become its labels, `normalization` says how pixels become
-            inputs. `None` for a file that says nothing.
+        input_shape: Shape of the file's input, as in `export_tflite`, for a model with
+            unknown rows, cols or steps.
+        metadata: Information for users of the file, as in `export_tflite`:
+            `class_names` become the labels, `normalization` says how pixels become
+            inputs. `None` adds no metadata.
 
     Returns:
-        The file's content: batch size 1, builtin operators only, all integer but for
-        the inputs and outputs, which are float32 and have the any-width model's names.
+        The content of the file. It has batch size 1 and builtin operators only. It
+        computes in integers, but inputs and outputs are float32. They have the names of
+        the any-width model.
 
     Raises:
-        TypeError: If `input_shape` is no shape, or `metadata` is not JSON's.
-        ValueError: If an input has unknown rows or cols and `input_shape` is not given,
-            or does not fit; if names of classes are not as many as these.
+        TypeError: If `input_shape` is no shape, or if `metadata` cannot be stored as
+            JSON.
+        ValueError: If rows, cols or steps are unknown and `input_shape` is missing, if
+            `input_shape` does not fit, or if the number of `class_names` is not the
+            number of classes.
         ExportError: If the file would need operators that are not builtin, or would
-            compute something in float.
+            compute in float.
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
@@ -292,7 +296,7 @@ def convert_int8(
         for name, x in inputs.items()
     }
     module = tf.Module()
-    # Not the model itself: saving that would trace each of its layers.
+    # Saving the model itself would also trace each of its layers.
     module.weights = model.weights
     module.serve = tf.function(serve).get_concrete_function(**specs)
     with tempfile.TemporaryDirectory() as folder:
@@ -309,8 +313,9 @@ def convert_int8(
     refused = custom_operators(content) or _float_operators(content)
     if refused:
         raise ExportError(
-            f"Model '{model.name}' has operators that stock TFLite does not compute in "
-            f"int8: {', '.join(refused)}. Is it one of `quantize_aware`?"
+            f"`model` must be a model from `quantize_aware`: '{model.name}' has "
+            "operators that TFLite's builtin operators do not compute in int8: "
+            f"{', '.join(refused)}."
         )
     return content if manifest is None else with_metadata(content, manifest)
 
@@ -322,7 +327,7 @@ def _manifest(
     gives: Mapping[str, tuple[Any, ...]],
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a file of one width says of itself: of `export_tflite`'s, what is known."""
+    """The manifest of a file of one width, with all known entries."""
     said = check_metadata(metadata, list(gives.values()))
     pixels = Pixels.parse(said.get("normalization"))
     inputs = []
@@ -375,7 +380,8 @@ def _check_backend(function: str) -> None:
     check_runs_on_tensorflow(
         function,
         "tf_keras is Keras 2, which has no other backend",
-        "A model that was trained and saved on another one can be loaded there.",
+        "A model that was trained and saved on another backend can be loaded on "
+        "TensorFlow.",
     )
 
 
@@ -388,8 +394,8 @@ def _import_tfmot() -> Any:
     import tensorflow as tf
 
     _import("tf_keras")
-    # tfmot sets the variable by which TensorFlow decides, at its first use, what
-    # `tf.keras` is. That must stay Keras 3, here and in processes that this one starts.
+    # tfmot sets the environment variable that selects the Keras version of `tf.keras`
+    # on first use. `tf.keras` must stay Keras 3, here and in child processes.
     dir(tf.keras)
     variable = "TF_USE_LEGACY_KERAS"
     before = os.environ.get(variable)
@@ -404,7 +410,10 @@ def _import_tfmot() -> Any:
 
 
 def _scaling(node: Any) -> list[np.ndarray] | None:
-    """The kernel and bias that do what a layer does to images, if it scales these."""
+    """Kernel and bias of the convolution that replaces a layer that scales images.
+
+    `None` if the layer does not scale images.
+    """
     layer, shape = node.operation, node.outputs[0].shape
     if len(shape) != 4:
         return None
@@ -429,13 +438,14 @@ def _layer_like(layer: Any, keras_2: Any) -> Any:
     if not isinstance(layer, keras.Layer) or layer_class is None:
         raise UnsupportedError(
             f"tf_keras has no layer like '{layer.name}' ({kind}). Build the model with "
-            "one that it has: `Add`, `Multiply`, `Rescaling` or `Activation` do what "
-            "operators and functions of `keras.ops` do."
+            "a layer that tf_keras has. For operators and functions of `keras.ops`, "
+            "use `Add`, `Multiply`, `Rescaling` or `Activation`."
         )
     known = {"name", "trainable"}
     for base in layer_class.__mro__[:-1]:
         known.update(inspect.signature(base.__init__).parameters)
-    # What only Keras 3 knows is left out: if it matters, outputs will differ.
+    # Arguments that only Keras 3 has are left out. If they matter, outputs differ, and
+    # `_check_equal` raises.
     config = {
         name: value
         for key, value in layer.get_config().items()
@@ -446,17 +456,17 @@ def _layer_like(layer: Any, keras_2: Any) -> Any:
         return layer_class.from_config({**config, "dtype": "float32"})
     except (TypeError, ValueError) as error:
         raise UnsupportedError(
-            f"Layer '{layer.name}' ({kind}) has arguments that tf_keras does not take: "
-            f"{error}"
+            f"Layer '{layer.name}' ({kind}) has arguments that tf_keras does not "
+            f"accept: {error}"
         ) from error
 
 
 def _leave_names_to(model: tf_keras.Model) -> None:
-    """Sees to it that tf_keras gives no new convolution the name of one of a model's.
+    """Uses up automatic names of tf_keras that layers of a model already have.
 
-    tfmot makes two layers of a separable convolution, with the next automatic names,
-    and keeps weights by name. Our layers have theirs from Keras 3, which counts for
-    itself.
+    tfmot replaces a separable convolution by two layers with automatic names, and finds
+    weights by name. The model's layers have names from Keras 3, which has its own
+    counter, so names could collide.
     """
     layers = _import("tf_keras").layers
     for make, base in (
@@ -474,7 +484,7 @@ def _leave_names_to(model: tf_keras.Model) -> None:
 
 def _check_equal(model: keras.Model, rebuilt: tf_keras.Model) -> None:
     rng = np.random.default_rng(0)
-    # Rows and cols may be unknown.
+    # Unknown rows and cols become 32.
     shapes = [[x.shape[0] or 2, *(n or 32 for n in x.shape[1:])] for x in model.inputs]
     inputs = keras.tree.pack_sequence_as(
         model.input, [rng.normal(size=shape).astype("float32") for shape in shapes]
@@ -484,21 +494,23 @@ def _check_equal(model: keras.Model, rebuilt: tf_keras.Model) -> None:
     for name, output, copy in zip(model.output_names, wanted, got, strict=True):
         expected = keras.ops.convert_to_numpy(output)
         error = float(np.abs(expected - copy.numpy()).max())
-        # Written so that NaN fails too.
+        # `not <=` instead of `>`, so that NaN fails, too.
         if not error <= 1e-4 * float(np.abs(expected).max()):
             raise ExportError(
-                f"Output '{name}' of model '{model.name}' differs by {error:.2g} when "
-                "rebuilt in tf_keras: one of its layers computes something else there, "
-                "or in half precision. Replace it, or use `slim(..., dtype='float32')`."
+                f"Output '{name}' of model '{model.name}' differs by {error:.2g} after "
+                "the model is rebuilt in tf_keras. A layer computes other values in "
+                "tf_keras, or computes in half precision. Replace this layer, or use "
+                "`slim(..., dtype='float32')`."
             )
 
 
 def _ranges(
     plain: tf_keras.Model, inputs: list[np.ndarray]
 ) -> dict[str, tuple[float, float]]:
-    """Least and largest value, or 0, of each layer's output and pre-activation.
+    """Smallest and largest value of each layer's output and pre-activation.
 
-    The model's activations are not its own afterwards.
+    Each range includes 0. The function replaces the activations of the model, so do not
+    use the model afterwards.
     """
     ranges: dict[str, tuple[float, float]] = {}
 
@@ -534,7 +546,7 @@ def _set_ranges(
 ) -> None:
     for layer in quantized.layers:
         source = layer.name.removeprefix("quant_")
-        if layer.name.startswith("quantize_layer"):  # tfmot's own, after an input
+        if layer.name.startswith("quantize_layer"):  # tfmot adds it after an input
             source = layer.inbound_nodes[0].inbound_layers.name
         keys = {
             "pre_activation": f"{source}/pre_activation",
@@ -543,6 +555,6 @@ def _set_ranges(
         for weight in layer.weights:
             name = weight.name.rpartition("/")[2].removesuffix(":0")
             tensor, _, end = name.rpartition("_")
-            # tfmot makes two layers, with new names, of a separable convolution.
+            # No range is known for the two layers that replace a separable convolution.
             if keys.get(tensor) in ranges:
                 weight.assign(ranges[keys[tensor]][end == "max"])

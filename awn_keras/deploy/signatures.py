@@ -1,4 +1,4 @@
-"""The names of a file's signatures: which width, or which refinement, they tell."""
+"""Names of a file's signatures, which contain a width or a refinement."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def width_signature(width: float) -> str:
 
 
 def signature_width(name: str) -> float | None:
-    """The width that a signature's name tells, such as `width_050`, or `None`."""
+    """The width in a signature's name such as `width_050`, or `None`."""
     match = re.fullmatch(f"width_({LABEL})", name)
     return label_width(match[1]) if match else None
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """Two signatures, of which the second one goes on where the first one ended.
+    """A pair of signatures; the second continues the computation of the first.
 
     Args:
-        narrow: The width of the first answer.
-        wide: The width of the refined one, larger.
+        narrow: Width of the first outputs.
+        wide: Width of the refined outputs, above `narrow`.
     """
 
     narrow: float
@@ -34,21 +34,21 @@ class Refinement:
 
     @property
     def keep(self) -> str:
-        """The signature that answers at the narrow width, and gives activations."""
+        """The signature that computes the narrow outputs, and returns activations."""
         return f"keep_{width_label(self.narrow)}_to_{width_label(self.wide)}"
 
     @property
     def refine(self) -> str:
-        """The signature that takes these, and answers at the wide width."""
+        """The signature that takes the activations, and computes the wide outputs."""
         return f"refine_{width_label(self.narrow)}_to_{width_label(self.wide)}"
 
     def is_in(self, names: Collection[str]) -> bool:
-        """Whether both signatures are among these."""
+        """Whether `names` contains both signatures."""
         return self.keep in names and self.refine in names
 
     @classmethod
     def parse(cls, name: str) -> Refinement | None:
-        """The refinement that a signature is part of, by its name, or `None`."""
+        """The refinement of a signature with this name, or `None`."""
         match = re.fullmatch(f"(?:keep|refine)_({LABEL})_to_({LABEL})", name)
         if not match:
             return None

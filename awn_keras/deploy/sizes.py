@@ -1,4 +1,4 @@
-"""Models of unknown rows and cols, for the one size that a file has."""
+"""Fixed input sizes, for models with unknown rows, cols or steps."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.graph import rebuild
 from awn_keras.multi_width import MultiWidthModel
 
-#: Sizes of an input without the batch, or of several, by name or in order.
+#: Shape of an input without the batch, or shapes of several inputs, by name or in
+#: order.
 InputShape = Sequence[int] | Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
 
 
 def at_input_shape(
     model: MultiWidthModel, input_shape: InputShape | None
 ) -> MultiWidthModel:
-    """Gives a model whose inputs have known sizes.
+    """Returns a model with fixed input sizes.
 
     Args:
-        model: The model; it is left as it is.
+        model: The model. It does not change.
         input_shape: Shape of the input without the batch axis, such as `(128, 128, 1)`.
-            For a model of several inputs a dict of shapes by name, or a list of them in
-            the model's order. `None` if the model's sizes are known.
+            For several inputs, a dict of shapes by name, or a list in the model's
+            order. `None` if the model's sizes are known.
 
     Returns:
-        The model itself if its sizes are known. Else one of its layers, with its
-        weights, that takes inputs of these shapes.
+        The model itself if it already has these sizes. Otherwise a new model with these
+        sizes, which shares the layers and their weights.
 
     Raises:
         TypeError: If `input_shape` is no shape.
-        ValueError: If sizes are not known and not given, do not fit the model's, or are
-            too small for it.
+        ValueError: If sizes are unknown and not given, if they do not fit the model, or
+            if they are too small for it.
     """
     known = {input_name(x): tuple(x.shape[1:]) for x in model.inputs}
     shapes = fitting_shapes(known, input_shape)
@@ -45,11 +46,11 @@ def at_input_shape(
         inputs, outputs = rebuild(model, shapes=shapes)
     except ValueError as error:
         raise ArgumentError(
-            f"`input_shape` does not suit model '{model.name}': {error}. Received: "
+            f"`input_shape` does not fit model '{model.name}': {error}. Received: "
             f"input_shape={input_shape}"
         ) from error
     sized = model.on_graph(inputs, outputs)
-    # `Interface` asks what the model was compiled for.
+    # `Interface` reads the loss to know whether outputs are logits.
     sized.loss = getattr(model, "loss", None)
     return sized
 
@@ -57,18 +58,19 @@ def at_input_shape(
 def fitting_shapes(
     known: Mapping[str, tuple[int | None, ...]], input_shape: InputShape | None
 ) -> dict[str, tuple[int, ...]]:
-    """Gives the shapes that a file's inputs are to have.
+    """Returns the fixed shapes of a file's inputs.
 
     Args:
-        known: Shapes of a model's inputs without the batch, by name, in its order.
+        known: Shapes of a model's inputs without the batch, by name, in the model's
+            order.
         input_shape: See `at_input_shape`.
 
     Returns:
-        Shapes by name, all known.
+        A dict from names to shapes without unknown sizes.
 
     Raises:
         TypeError: If `input_shape` is no shape.
-        ValueError: If sizes are not known and not given, or do not fit the model's.
+        ValueError: If sizes are unknown and not given, or if they do not fit the model.
     """
     if input_shape is not None:
         shapes = _by_name(list(known), input_shape)
@@ -83,21 +85,22 @@ def fitting_shapes(
         if None in shape:
             example = tuple(n or 128 for n in shape)
             raise ArgumentError(
-                f"A TFLite file is for one size. Say which: `input_shape={example}`. "
-                f"Received: input '{name}' of shape {(None, *shape)}"
+                "A TFLite file needs a fixed input size. Give the size, for example "
+                f"`input_shape={example}`. Received: input '{name}' of shape "
+                f"{(None, *shape)}"
             )
     return {name: tuple(n for n in shape if n) for name, shape in known.items()}
 
 
 def at_shape_of(file: TFLiteFile, model: MultiWidthModel) -> MultiWidthModel:
-    """Gives a model for the sizes that a file was exported for.
+    """Returns a model with the input sizes of a file.
 
     Args:
         file: The file.
-        model: The model that it was made from; it is left as it is.
+        model: The model from which the file was exported. It does not change.
 
     Returns:
-        The model itself if its sizes are known; see `at_input_shape`.
+        The model itself if its sizes are known, otherwise as `at_input_shape`.
 
     Raises:
         ValueError: If the file has other inputs than the model.
@@ -113,9 +116,9 @@ def at_shape_of(file: TFLiteFile, model: MultiWidthModel) -> MultiWidthModel:
         name, wanted = input_name(x), tuple(x.shape[1:])
         if name not in shapes or not _fits(shapes[name], wanted):
             raise ArgumentError(
-                f"'{file.name}' must take the inputs of model '{model.name}', also "
-                f"'{name}' of shape {wanted}. Received: {shapes}. Is it of another "
-                "model?"
+                f"'{file.name}' must have the inputs of model '{model.name}', such as "
+                f"'{name}' of shape {wanted}. Give the model from which the file was "
+                f"exported. Received: {shapes}"
             )
     return at_input_shape(
         model, {input_name(x): shapes[input_name(x)] for x in model.inputs}
@@ -165,6 +168,6 @@ def _shape(shape: Any) -> tuple[int, ...]:
 def _no_shape(received: Any) -> ArgumentTypeError:
     return ArgumentTypeError(
         "`input_shape` must be a shape without the batch, such as (128, 128, 1); for "
-        "several inputs a dict of shapes by name, or a list of them. Received: "
+        "several inputs, a dict of shapes by name or a list of shapes. Received: "
         f"input_shape={received!r}"
     )

@@ -1,4 +1,4 @@
-"""How long signatures of a TFLite file take here, one against the other."""
+"""Latency of the signatures of a TFLite file on this machine."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def time_signatures(
     turns: int = 4,
     num_threads: int = 1,
 ) -> dict[str, list[float]]:
-    """Times signatures in turns, so that drift of the machine meets all of them.
+    """Times signatures in turns, so that drift of the machine affects all of them.
 
     Args:
-        content: A TFLite file.
+        content: Content of a TFLite file.
         names: Names of signatures.
-        runs: Timed runs of each.
-        turns: Number of turns. In a turn a signature runs several times in a row, as
+        runs: Number of timed runs of each signature.
+        turns: Number of turns. In a turn, a signature runs several times in a row, as
             in an app. The first run of a turn is not timed.
         num_threads: Threads of the interpreter.
 
     Returns:
-        For each name the milliseconds of its runs, on random inputs.
+        A dict from each name to the latencies of its runs in ms, on random inputs.
     """
     signatures = TFLiteFile(content, num_threads=num_threads).signatures
     rng = np.random.default_rng(0)
@@ -75,25 +75,28 @@ def with_milliseconds(
     num_threads: int = 1,
     input_shape: InputShape | None = None,
 ) -> Costs:
-    """Measures how long each width takes on this machine, in a file of all of them.
+    """Measures the latency of each width on this machine, in a file with all widths.
 
-    The file is the one that `export_tflite` would write, in float32. For times on a
-    phone use `awn benchmark`.
+    The file is the float32 file that `export_tflite` would write. To measure on a
+    phone, use `awn benchmark`.
 
     Args:
-        costs: What `list_networks`, `summarize` or `trade_off_curve` gave for the
-            model. List few widths: converting each one takes some seconds.
+        costs: Result of `list_networks`, `summarize` or `trade_off_curve` for the
+            model. Choose few widths: the conversion of each width takes some seconds.
         model: The model.
-        runs: Timed runs of each width.
+        runs: Number of timed runs of each width, at least 1.
         num_threads: Threads of LiteRT.
         input_shape: See `export_tflite`.
 
     Returns:
-        A copy that has `milliseconds`: the median of each width.
+        A copy of `costs` with `milliseconds`, the median latency of each width in ms.
 
     Raises:
-        TypeError: If `costs` is none of these, or `model` has one width only.
-        ValueError: If `runs` is below 1, or `input_shape` is missing or does not fit.
+        ImportError: If TensorFlow or LiteRT is not installed.
+        TypeError: If `costs` is none of these results, or if `model` has one width
+            only.
+        ValueError: If `runs` is below 1, or if `input_shape` is missing or does not
+            fit.
         ExportError: See `export_tflite`.
 
     Examples:
@@ -106,8 +109,8 @@ def with_milliseconds(
     check_any_width_model(model)
     if not isinstance(costs, NetworkList | ModelSummary | TradeOffCurve):
         raise ArgumentTypeError(
-            "`costs` must be what `list_networks`, `summarize` or `trade_off_curve` "
-            f"gave. Received: {type(costs)}"
+            "`costs` must be a result of `list_networks`, `summarize` or "
+            f"`trade_off_curve`. Received: {type(costs)}"
         )
     check_positive(runs, "runs")
     model = at_input_shape(model, input_shape)
@@ -121,5 +124,5 @@ def with_milliseconds(
 
 
 def medians(times: dict[str, list[float]]) -> dict[str, float]:
-    """The median of each name's milliseconds."""
+    """The median of the latencies of each name, in ms."""
     return {name: statistics.median(ms) for name, ms in times.items()}

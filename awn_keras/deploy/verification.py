@@ -1,4 +1,4 @@
-"""Does a TFLite file compute what the model does? Runs both and compares."""
+"""Verification: runs a TFLite file and its model, and compares the outputs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ from awn_keras.multi_width import MultiWidthModel
 from awn_keras.training.arrays import samples_not_finite
 from awn_keras.widths import find_width
 
-#: Largest difference allowed at each precision, relative to the largest output: what
-#: rounding can do, not a fault. How many answers change is `Verified.agreement`.
+#: Largest allowed difference at each precision, relative to the largest output. The
+#: limits allow rounding errors, but not a wrong file. `Verified.agreement` shows how
+#: often the class changes.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "dynamic_range": 0.1, "int8": 0.3}
 
 
 def default_tolerance(model: MultiWidthModel, precision: str) -> float:
-    """The tolerance for a model's file: 2e-2 at least if it computes in half precision.
+    """Returns the default tolerance for a model's file.
+
+    It is at least 2e-2 if the model computes in half precision.
 
     Args:
         model: The model.
@@ -43,20 +46,20 @@ def default_tolerance(model: MultiWidthModel, precision: str) -> float:
 
 @dataclass(frozen=True)
 class Verified:
-    """A width of a file, compared with the model.
+    """Result of the comparison of one width of a file with the model.
 
     Args:
         width: The width.
-        signature: The file's signature for it.
-        largest_error: Largest absolute difference of outputs; 0 if all are integers,
-            of which only `agreement` tells.
-        agreement: Part of the samples for which file and model have the same largest
-            output, in [0, 1]; if the first output has integers, such as labels, the
-            part of these that is equal. `None` if it is neither that nor of shape
-            `(batch, classes)`.
-        gpu_error: Largest absolute difference of what LiteRT's GPU engine computes in
-            float32, for the first 4 samples; `None` if no GPU is found here, or its
-            engine cannot run the file.
+        signature: The file's signature for the width.
+        largest_error: Largest absolute difference of outputs; 0 if all outputs are
+            integers.
+        agreement: Share in [0, 1] of the samples for which file and model have the same
+            largest output. If the first output has integers, such as labels, the share
+            of equal integers. `None` if the first output has neither integers nor the
+            shape `(batch, classes)`.
+        gpu_error: Largest absolute difference of LiteRT's GPU engine in float32, for
+            the first 4 samples. `None` if there is no GPU here, or if the engine cannot
+            run the file.
     """
 
     width: float
@@ -76,41 +79,43 @@ def verify_tflite(
 ) -> list[Verified]:
     """Runs all widths of a TFLite file with LiteRT and compares them with the model.
 
-    Where the file takes pixels or gives probabilities and the model does not (see
-    `export_tflite`), what the model is given and gives is changed likewise. They run
-    on the CPU, and on LiteRT's GPU engine, too, where `gpu_is_available()`. A
-    signature that refines runs after the one that keeps what it needs.
+    If the file takes pixels or gives probabilities and the model does not (see
+    `export_tflite`), the model's inputs and outputs are converted before the
+    comparison. The file runs on the CPU and, if there is one, on LiteRT's GPU engine. A
+    `refine` signature runs after its `keep` signature.
 
     Args:
-        path: The file, as `export_tflite` writes it.
-        model: The model that it was made from.
-        samples: Inputs to compare on, `(n, ...)` as for `model.predict`: real ones are
-            best. Or up to 300 of a `tf.data.Dataset`, a `PyDataset`, an iterable of
-            samples or batches, or a folder of photos. `None` for 4 random ones,
-            standard normal where the first kernel reads them.
-        tolerance: Largest difference allowed, relative to the largest output if that
-            exceeds 1; of outputs that are integers, such as labels, the largest share
-            that may differ. `None` for the exporter's at the file's precision, which it
-            tells, or the manifest beside it; without both, that of float32.
-        verbose: `1` shows a line for each width, `0` none, and `"auto"` shows them on a
-            terminal and in a notebook, and elsewhere once it takes long.
+        path: A file of `export_tflite`.
+        model: The model from which the file was exported.
+        samples: Inputs for the comparison, `(n, ...)` as for `model.predict`. Real
+            inputs are best. Of a `tf.data.Dataset`, a `PyDataset`, an iterable of
+            samples or batches, or a folder of photos, at most 300 samples are used.
+            `None` takes 4 random samples, standard normal at the first kernel.
+        tolerance: Largest allowed difference of outputs, relative to the largest output
+            if that exceeds 1. For integer outputs, such as labels, the largest share
+            that may differ. `None` takes the default for the file's precision, which is
+            stored in the file and in the manifest beside it. If neither is there, the
+            precision is taken as float32.
+        verbose: `1` shows a line for each width, `0` shows nothing. `"auto"` shows the
+            lines in a terminal or a notebook, and elsewhere if the verification takes
+            more than 10 seconds.
 
     Returns:
         One record for each signature, widths ascending.
 
     Raises:
-        TypeError: If `model` has one width only, or is none.
-        ValueError: If it is not a TFLite file, has a signature that is not a width of
-            the model, or other inputs or outputs.
-        ExportError: If it has operators that are not builtin, LiteRT cannot run it, or
-            an output differs by more than `tolerance` allows.
-        OSError: If it cannot be read.
+        TypeError: If `model` has one width only, or is no model.
+        ValueError: If `path` is not a TFLite file, if a signature is no width of the
+            model, or if inputs, outputs or samples do not fit.
+        ExportError: If the file has operators that are not builtin, if LiteRT cannot
+            run the file, or if an output differs by more than `tolerance`.
+        OSError: If the file cannot be read.
     """
     progress = Progress(verbose)
     if not isinstance(model, MultiWidthModel):
         raise ArgumentTypeError(
-            "`model` must be an `AnyWidthModel`, or one of `awn_keras.baselines`: "
-            f"`verify_tflite(path, model)`. Received: {type(model).__name__}"
+            "`model` must be an `AnyWidthModel` or a model of `awn_keras.baselines`, "
+            f"as in `verify_tflite(path, model)`. Received: {type(model).__name__}"
         )
     file = TFLiteFile(path)
     by_width = sorted(
@@ -120,13 +125,14 @@ def verify_tflite(
     outside = [width for width, _ in by_width if not model.min_width <= width <= 1]
     if outside:
         raise ArgumentError(
-            f"'{path}' has width {outside[0]}, outside the model's [{model.min_width}, "
-            "1]: it was made from another model."
+            f"`model` must be the model of the file: '{path}' has width {outside[0]}, "
+            f"outside the model's range [{model.min_width}, 1]."
         )
     foreign = custom_operators(file.content)
     if foreign:
         raise ExportError(
-            f"'{path}' has operators that stock TFLite does not: {', '.join(foreign)}."
+            f"'{path}' must have builtin operators only, but it has "
+            f"{', '.join(foreign)}."
         )
     model = at_shape_of(file, model)
     inputs = check_samples(model, samples, "samples")
@@ -142,7 +148,7 @@ def verify_tflite(
 
 
 def _width_of(signature: Signature, file: TFLiteFile, model: MultiWidthModel) -> float:
-    """The width at which a signature answers: the model's own, if it has that one."""
+    """The width of a signature; the model's own number, if the model has that width."""
     pair = Refinement.parse(signature.name)
     if pair is not None and pair.is_in(file.signatures):
         width: float | None = pair.narrow if signature.name == pair.keep else pair.wide
@@ -150,9 +156,9 @@ def _width_of(signature: Signature, file: TFLiteFile, model: MultiWidthModel) ->
         width = signature.width
     if width is None:
         raise ArgumentError(
-            f"Signatures of '{file.name}' must be called after widths, as 'width_050', "
-            "or belong together, as 'keep_025_to_100' and 'refine_025_to_100'. "
-            f"Received: '{signature.name}'"
+            f"Signatures of '{file.name}' must be named after widths, such as "
+            "'width_050', or come in pairs such as 'keep_025_to_100' and "
+            f"'refine_025_to_100'. Received: '{signature.name}'"
         )
     return find_width(width, model.distinct_widths) or width
 
@@ -160,19 +166,19 @@ def _width_of(signature: Signature, file: TFLiteFile, model: MultiWidthModel) ->
 def check_samples(
     model: MultiWidthModel, samples: Any, argument: str
 ) -> list[np.ndarray]:
-    """Checks sample inputs against the model's.
+    """Collects samples and checks them against the model's inputs.
 
     Args:
         model: The model.
-        samples: What `collect_samples` takes, or `None` for 4 random ones.
-        argument: What to call them in an error.
+        samples: Samples for `collect_samples`, or `None` for 4 random samples.
+        argument: Name of the argument for errors.
 
     Returns:
         For each input an array of its dtype, in the model's order.
 
     Raises:
-        ValueError: If they do not fit, there is none, or they have NaN or infinite
-            numbers.
+        ValueError: If samples do not fit, if there is none, or if they have NaN or
+            infinite numbers.
     """
     if samples is None:
         flat: list[Any] = random_inputs(model, 4)
@@ -191,9 +197,9 @@ def check_samples(
         wrong = samples_not_finite(array)
         if len(wrong):
             raise ArgumentError(
-                f"`{argument}` must have no NaN and no infinite numbers. Leave these "
-                f"samples out. Received: {len(wrong):,} of {len(array):,}, the first "
-                f"of them number {wrong[0]}"
+                f"`{argument}` must have no NaN and no infinite numbers. Remove the "
+                f"samples that have them. Received: {len(wrong):,} such samples of "
+                f"{len(array):,}, first sample {wrong[0]}"
             )
     return arrays
 
@@ -209,20 +215,20 @@ def compare(
     """Compares a signature of a file with the model at a width.
 
     Args:
-        model: The model; it is left at its width.
+        model: The model. Its `width` does not change.
         width: The width.
         file: The file.
-        signature: The signature. One that refines runs after the one that keeps.
-        inputs: What to run both on, as `check_samples` returns it.
+        signature: The signature. A `refine` signature runs after its `keep` signature.
+        inputs: Inputs for both, from `check_samples`.
         tolerance: See `verify_tflite`.
 
     Returns:
-        How well they agree.
+        The result of the comparison.
 
     Raises:
         ValueError: If the signature has other inputs or outputs than the model.
-        ExportError: If LiteRT cannot run it, or an output differs by more than
-            `tolerance` allows.
+        ExportError: If LiteRT cannot run the signature, or if an output differs by more
+            than `tolerance`.
     """
     interface = Interface.parse(file.described, model)
     names = list(map(input_name, model.inputs))
@@ -259,7 +265,7 @@ def compare(
             {name: value[:4] for name, value in arrays.items()}
             for arrays in (by_name, named)
         )
-        with contextlib.suppress(GPUError):  # it says that it cannot run the file
+        with contextlib.suppress(GPUError):  # the engine cannot run every file
             got = _compared(interface, _run(file, few, signature, on_gpu=True))
             gpu_error = _largest_error(got, wanted, tolerance, f"{where}, on the GPU,")
     return Verified(width, signature, largest, agreement, gpu_error)
@@ -271,7 +277,7 @@ def _check_contract(
     outputs: Mapping[str, np.ndarray],
     model_name: str,
 ) -> None:
-    """A signature takes and gives what the model does; see `compare`."""
+    """Checks that a signature has the inputs and outputs of the model."""
     takes, gives = (
         [(tensor.name, tensor.sample_shape) for tensor in tensors]
         for tensors in (signature.inputs, signature.outputs)
@@ -280,7 +286,7 @@ def _check_contract(
     must_give = [(name, outputs[name].shape[1:]) for name in sorted(outputs)]
     received = [*takes, *gives]
     if Refinement.parse(signature.name) is not None:
-        # Activations come besides, and an input may not be needed again.
+        # These signatures also pass activations on, and `refine` may not need an input.
         taken = {name for name, _ in takes}
         must_take = [(name, shape) for name, shape in must_take if name in taken]
         takes = [(name, shape) for name, shape in takes if name in inputs]
@@ -288,8 +294,8 @@ def _check_contract(
     if (takes, gives) != (must_take, must_give):
         raise ArgumentError(
             f"Signature '{signature.name}' must have the inputs and outputs of model "
-            f"'{model_name}', {[*must_take, *must_give]}. Received: {received}. Is it "
-            "of another model?"
+            f"'{model_name}': {[*must_take, *must_give]}. Give the model from which "
+            f"the file was exported. Received: {received}"
         )
 
 
@@ -299,7 +305,7 @@ def _run(
     name: str,
     on_gpu: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Runs a signature; before one that refines, the one that keeps."""
+    """Runs a signature; before a `refine` signature, its `keep` signature."""
     pair = Refinement.parse(name)
     if pair is not None and name == pair.refine:
         inputs = {**inputs, **_run(file, inputs, pair.keep, on_gpu)}
@@ -310,12 +316,11 @@ def _run(
             return signature.run(given)
         except RuntimeError as error:
             raise ExportError(
-                f"Signature '{name}' of '{file.name}' cannot be run by LiteRT: {error} "
-                "In a file of int8 it may be a layer whose outputs are 0 for all of "
+                f"LiteRT cannot run signature '{name}' of '{file.name}': {error} In an "
+                "int8 file the cause may be a layer whose outputs are 0 for all of "
                 "`representative`, such as a ReLU of few channels that is never "
-                "active: there is no range to divide into steps. Train the model "
-                "further, leave the narrowest widths out, or use "
-                "`precision='dynamic_range'`."
+                "active, so that its values have no range. Train the model further, "
+                "leave the narrowest widths out, or use `precision='dynamic_range'`."
             ) from error
     outputs = run_on_gpu(file, list(given.values()), name).outputs
     names = [tensor.name for tensor in signature.outputs]
@@ -329,7 +334,7 @@ def _compared(
 
 
 def _are_integers(outputs: np.ndarray) -> bool:
-    """Whether outputs are labels or the like: next to one another is not close."""
+    """Whether outputs are integers such as labels, whose differences mean nothing."""
     return outputs.dtype.kind in "biu"
 
 
@@ -349,7 +354,7 @@ def _largest_error(
             _check_agreement(name, got[name], value, tolerance, where)
             continue
         error = float(np.abs(got[name] - value).max())
-        # Written so that NaN fails too.
+        # `not <=` instead of `>`, so that NaN fails, too.
         if not error <= tolerance * max(1.0, float(np.abs(value).max())):
             raise ExportError(
                 f"The TFLite file of {where} differs from the model by {error:.2g}, "
@@ -375,6 +380,6 @@ def _way_out(tolerance: float) -> str:
     if tolerance < TOLERANCES["int8"]:
         return ""
     return (
-        " Compare on real inputs (`samples`, `--dataset`): integers reach as far as "
-        "those of the representative set."
+        " Compare on real inputs (`samples`, `--dataset`): int8 ranges cover only "
+        "values like those of the representative set."
     )

@@ -1,4 +1,4 @@
-"""A page that runs a file of several widths in the browser, by LiteRT.js."""
+"""A web page that runs a file of several widths in the browser with LiteRT.js."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write, read_json, together, write_whole
 from awn_keras.schemas import anything, values
 
-#: The version of LiteRT.js that pages are made for, and get from the CDN.
+#: Version of LiteRT.js that pages need, and load from the CDN.
 LITERTJS_VERSION = "2.5.3"
 _CDN = "https://cdn.jsdelivr.net/npm/@litertjs"
-# For browsers with relaxed SIMD, and for others. One file has to suit all.
+# The first is for browsers with relaxed SIMD, the second for all browsers. A
+# single-file page embeds only the second.
 _COMPATIBLE = "litert_wasm_compat_internal"
 _VARIANTS = ("litert_wasm_internal", _COMPATIBLE)
 _LITERTJS_HELP = (
     f"`npm pack @litertjs/core@{LITERTJS_VERSION} "
-    f"@litertjs/wasm-utils@{LITERTJS_VERSION}` fetches it"
+    f"@litertjs/wasm-utils@{LITERTJS_VERSION}` downloads the packages"
 )
 _NOTICE = (
-    "<!-- This file holds LiteRT.js (@litertjs/core and @litertjs/wasm-utils {}), "
+    "<!-- This file contains LiteRT.js (@litertjs/core and @litertjs/wasm-utils {}), "
     "Copyright Google LLC, under the Apache License 2.0. -->"
 )
 
@@ -45,39 +46,40 @@ def write_page(
     single_file: bool = False,
     title: str | None = None,
 ) -> Path:
-    """Writes a page that runs a file in the browser, at the width of a slider.
+    """Writes a web page that runs a file in the browser, with a slider for the width.
 
-    The page takes a photo, what the camera sees, or (where the file's metadata has
-    `drawing`) a drawing, and shows the most likely classes, milliseconds and
-    multiply-accumulates. It can compare all widths, and the GPU with the processor.
-    What it must know it reads from the file itself, so that another exported file
-    may take the place of the first.
+    The user of the page takes a photo, uses the camera, or draws (if the file's
+    metadata has `drawing`). The page shows the most likely classes, the latency in ms
+    and the MACs. It can compare all widths, and GPU with CPU. The page reads all
+    information from the file, so you may replace the file by another exported file.
 
     Args:
-        path: A file of `export_tflite` for one image and scores of classes. Where it
-            has no labels, the page calls classes by their numbers.
-        output: Folder to write into: `index.html`, the file, and what belongs to them.
-            A web server must serve it; any static one will do. If `single_file`, a
-            path that ends in `.html`.
+        path: A file of `export_tflite` with one image input and one output of class
+            scores. If the file has no labels, the page shows class numbers.
+        output: Folder for `index.html`, the file and the page's other files. The page
+            needs a web server; any static server works. With `single_file`, a path that
+            ends in `.html`.
         litertjs: Folder of the npm package `@litertjs/core`, such as
             `node_modules/@litertjs/core`, with `@litertjs/wasm-utils` beside it or in
-            its own `node_modules`. Its files are copied. `None` to let the page load
+            its own `node_modules`. Its files are copied. With `None`, the page loads
             LiteRT.js 2.5.3 from the CDN jsDelivr.
-        single_file: Whether all is in one HTML of some 4 MB, which opens without a
-            server and requests nothing. Needs `litertjs`, of just that version.
-        title: What the page is called. `None` for the model's name.
+        single_file: Whether to write a single HTML file of about 4 MB, which opens
+            without a server and loads nothing from the network. This needs `litertjs`,
+            of version 2.5.3.
+        title: Title of the page. `None` takes the model's name.
 
     Returns:
-        The page's path.
+        The path of the page.
 
     Raises:
-        ValueError: If `path` is not a TFLite file, has no signature for a width,
-            several inputs or outputs, no image as input or no scores as output, or
-            does not say how pixels become inputs; if `output` has not the ending that
-            belongs to `single_file`, or its index.html is another page; or if
-            `litertjs` is not that package, or `single_file` lacks it.
+        ValueError: If `path` is not a TFLite file; if the file has no signature of a
+            width, several inputs or outputs, no image input or no scores output, or
+            does not say how pixels become inputs; if `output` does not fit
+            `single_file`, or would overwrite another page; if `litertjs` is not the
+            folder of the package; or if `single_file` is used without `litertjs` or
+            with another version.
         TypeError: If `path` is no path.
-        OSError: If something cannot be read or written.
+        OSError: If a file cannot be read or written.
 
     Examples:
         >>> from awn_keras.deploy import write_page
@@ -116,27 +118,27 @@ def _check_output(output: Path, single_file: bool) -> None:
         )
     if not single_file and output.suffix == ".html":
         raise ArgumentError(
-            "`output` must be a folder; a page of one file is made with "
+            "`output` must be a folder. For a page in a single HTML file, use "
             f"`single_file=True`. {received}"
         )
     check_can_write(output, "output", folder=not single_file)
 
 
 def _check_is_ours(page: Path) -> None:
-    """The page replaces an older one, and nothing else."""
+    """Checks that the page does not overwrite a file that `awn web` did not write."""
     if page.is_file() and b'content="awn web"' not in page.read_bytes()[:4000]:
         raise ArgumentError(
-            f"{page} is there already, and `awn web` did not write it. Choose another "
+            f"{page} already exists, and `awn web` did not write it. Choose another "
             "`output`."
         )
 
 
 def _checked(path: str | Path) -> TFLiteFile:
-    """Opens a file that the page can run."""
+    """Opens a file, and checks that the page can run it."""
     if isinstance(path, str | Path) and Path(path).is_dir():
         raise ArgumentError(
-            f"'{path}' is a folder. The page needs one file, which has all widths: "
-            "export it without `--separate`."
+            f"'{path}' is a folder. The page needs a single file with all widths: "
+            "export the model without `--separate`."
         )
     file = TFLiteFile(path)
     widest = file.by_width[max(file.by_width)]
@@ -165,14 +167,15 @@ def _check_dtypes(
     if not known:
         raise ArgumentError(
             f"'{path}' does not say how pixels become its input '{image.name}', "
-            f"{image.dtype}. Export it with `metadata={{'normalization': {{'mean': ..."
-            ", 'std': ...}}`, from a model that begins with a `Rescaling` or "
-            "`Normalization` layer, or with `inputs='uint8'`."
+            f"{image.dtype}. Export the model with "
+            f"`metadata={{'normalization': {{'mean': ..., 'std': ...}}}}` or with "
+            "`inputs='uint8'`, or begin the model with a `Rescaling` or "
+            "`Normalization` layer."
         )
     if scores.dtype != np.float32:
         raise ArgumentError(
-            f"'{path}' must give float32, as files of `export_tflite` do. Received: "
-            f"output '{scores.name}' of {scores.dtype}"
+            f"'{path}' must have float32 outputs, as files of `export_tflite` have. "
+            f"Received: output '{scores.name}' of {scores.dtype}"
         )
 
 
@@ -183,13 +186,13 @@ def _shapes(tensors: tuple[Tensor, ...]) -> str:
 def _check_single(package: LiteRTJs | None) -> None:
     if package is None:
         raise ArgumentError(
-            "`single_file=True` needs `litertjs`: the folder of the npm package "
-            f"@litertjs/core, which is put into the page; {_LITERTJS_HELP}."
+            "`single_file=True` needs `litertjs`, the folder of the npm package "
+            f"@litertjs/core, because the page contains LiteRT.js; {_LITERTJS_HELP}."
         )
     if package.version != LITERTJS_VERSION:
         raise ArgumentError(
-            f"`single_file=True` needs LiteRT.js {LITERTJS_VERSION}, as it relies on "
-            f"internals of that version; {_LITERTJS_HELP}. Received: version "
+            f"`single_file=True` needs LiteRT.js {LITERTJS_VERSION}, because the page "
+            f"uses internals of that version; {_LITERTJS_HELP}. Received: version "
             f"{package.version} in '{package.core}'"
         )
 
@@ -199,12 +202,12 @@ def _check_single(package: LiteRTJs | None) -> None:
 
 @dataclass(frozen=True)
 class LiteRTJs:
-    """LiteRT.js in folders, as npm installs it.
+    """The folders of LiteRT.js, as npm installs them.
 
     Args:
         core: The folder of `@litertjs/core`.
         utils: The folder of `@litertjs/wasm-utils`.
-        version: The first one's.
+        version: Version of `@litertjs/core`.
     """
 
     core: Path
@@ -213,17 +216,17 @@ class LiteRTJs:
 
     @classmethod
     def find(cls, core: Path) -> LiteRTJs:
-        """Finds it.
+        """Finds the packages, and checks that all files of a page are there.
 
         Args:
-            core: The folder of `@litertjs/core`; `@litertjs/wasm-utils` lies beside
-                it, or in its own `node_modules`.
+            core: The folder of `@litertjs/core`, with `@litertjs/wasm-utils` beside it
+                or in its own `node_modules`.
 
         Returns:
-            It, with all files that a page needs.
+            The packages.
 
         Raises:
-            ValueError: If it is another folder, or a file is missing.
+            ValueError: If `core` is another folder, or if a file is missing.
         """
         places = (
             core / "node_modules" / "@litertjs" / "wasm-utils",
@@ -242,12 +245,13 @@ class LiteRTJs:
         for place in package.files().values():
             if not place.is_file():
                 raise ArgumentError(
-                    f"`litertjs` is not whole: '{place}' is missing. {_LITERTJS_HELP}."
+                    f"`litertjs` must have all files of the package: '{place}' is "
+                    f"missing. {_LITERTJS_HELP}."
                 )
         return package
 
     def files(self) -> dict[str, Path]:
-        """What a page needs of it, by its place in the page's folder."""
+        """The files that a page needs, by their place in the page's folder."""
         names = [f"wasm/{x}.{end}" for x in _VARIANTS for end in ("js", "wasm")]
         of_core = {
             f"litertjs/core/{name}": self.core / name
@@ -302,7 +306,7 @@ def _of_folder(package: LiteRTJs | None, name: str, title: str) -> str:
 def _write_beside(
     folder: Path, package: LiteRTJs | None, content: bytes, name: str
 ) -> None:
-    """Writes what index.html needs."""
+    """Writes all files that index.html needs."""
     files = {
         f"awn/{asset}": text.encode()
         for asset, text in _assets().items()
@@ -323,7 +327,7 @@ def _one_file(package: LiteRTJs, content: bytes, name: str, title: str) -> str:
     }
     for module, folder in (("core", package.core), ("wasm-utils", package.utils)):
         text = (folder / "dist" / "index.js").read_text(encoding="utf-8")
-        # Its source map is not here, and developer tools would ask for it.
+        # The source map is not embedded, and developer tools would try to load it.
         scripts[f"@litertjs/{module}"] = re.sub(r"//# sourceMappingURL=.*", "", text)
     wasm = package.core / "wasm"
     embedded = {
@@ -365,7 +369,7 @@ def _page(
 
 
 def _in_script(text: str) -> str:
-    """JSON that cannot end the script that it stands in."""
+    """Escapes `<` in JSON, so that it cannot end the script element around it."""
     return text.replace("<", "\\u003c")
 
 

@@ -37,7 +37,7 @@ def test_classes_without_names_are_told(folder, tmp_path, capsys):
     command = f"web {folder}/unnamed.tflite --output {tmp_path}/page --title Animals"
     assert main(command.split()) == 0
     told, _ = capsys.readouterr().out.splitlines()
-    assert "has no labels: the page calls classes by their numbers" in told
+    assert "has no labels: the page shows class numbers" in told
     assert "<h1>Animals</h1>" in (tmp_path / "page" / "index.html").read_text()
 
 
@@ -58,7 +58,7 @@ def test_one_file(folder, tmp_path, capsys):
         ("{0}/none.tflite", "No such file.*none.tflite"),
         ("{0}/text.tflite", "is not a TFLite file"),
         ("{0}/table.tflite", "must take one image"),
-        ("{0}/each", "is a folder.*export it without `--separate`"),
+        ("{0}/each", "is a folder.*export the model without `--separate`"),
         ("{0}/a.tflite --single-file", "`--single-file` needs `--litertjs`"),
         ("{0}/a.tflite --litertjs {0}", "`--litertjs` must be the folder of the npm"),
         ("{0}/a.tflite --output {0}/a.html", "`--output` must be a folder"),
@@ -79,7 +79,7 @@ def test_a_mistake_is_one_line(folder, arguments, match, capsys):
 def test_a_demo_that_cannot_have_its_page_does_not_begin(tmp_path, capsys):
     demo = f"demo --output {tmp_path}/demo --litertjs {tmp_path}"
     assert main(demo.split()) == 2
-    assert "`--litertjs` is for the page that `--web`" in capsys.readouterr().err
+    assert "`--litertjs` needs `--web`" in capsys.readouterr().err
     assert main([*demo.split(), "--web"]) == 2
     assert "must be the folder of the npm package" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()

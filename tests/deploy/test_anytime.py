@@ -92,7 +92,7 @@ def test_several_inputs_and_outputs(tmp_path):
 def test_misuse_says_what_to_do(model, file, tmp_path):
     path = file()
     interpreter = AnytimeInterpreter(path)
-    with pytest.raises(RuntimeError, match=r"`refine\(\)` goes on from `run\(x\)`"):
+    with pytest.raises(RuntimeError, match=r"`refine\(\)` continues `run\(x\)`"):
         interpreter.refine()
     x = inputs_of(model, 2)
     with pytest.raises(ValueError, match=r"one sample.*Received: 2 samples"):
@@ -103,7 +103,7 @@ def test_misuse_says_what_to_do(model, file, tmp_path):
         AnytimeInterpreter(path, num_threads=0)
     usual = tmp_path / "usual.tflite"
     usual.write_bytes(convert({"width_050": slim(small_dense(), 0.5)}))
-    with pytest.raises(ValueError, match=r"refine=\(0.25, 1.0\)\)` writes one"):
+    with pytest.raises(ValueError, match=r"refine=\(0.25, 1.0\)\)` writes such a file"):
         AnytimeInterpreter(usual)
     usual.write_bytes(b"not a network")
     with pytest.raises(ValueError, match="not a whole one"):
@@ -121,7 +121,7 @@ def test_a_run_that_fails_leaves_nothing_to_refine(model, file):
     interpreter._model.run_by_name = fail
     with pytest.raises(RuntimeError, match="LiteRT"):
         interpreter.run(x)
-    with pytest.raises(RuntimeError, match="goes on from"):
+    with pytest.raises(RuntimeError, match=r"continues `run\(x\)`"):
         interpreter.refine()
 
 

@@ -226,7 +226,7 @@ def test_a_layer_that_is_never_active_has_no_int8(tmp_path):
     middle.bias.assign(np.full(8, -100.0))  # its ReLU gives 0
     x = inputs_of(model, 32)
     path = tmp_path / "model.tflite"
-    with pytest.raises(ExportError, match=r"cannot be run by LiteRT.*are 0 for all of"):
+    with pytest.raises(ExportError, match=r"LiteRT cannot run.*are 0 for all of"):
         export_tflite(model, path, precision="int8", representative=x)
     assert not path.exists()
 
@@ -405,7 +405,7 @@ def test_a_path_that_cannot_be_written_is_refused_at_once(
 
 def test_a_file_that_is_no_manifest_is_left(tmp_path):
     (tmp_path / "result.json").write_text('{"auc": 0.9}')
-    with pytest.raises(ValueError, match="is no manifest of an export"):
+    with pytest.raises(ValueError, match="is not the manifest of an export"):
         export_tflite(small_dense(), tmp_path / "result.tflite")
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
@@ -436,7 +436,7 @@ def test_a_refinement_adds_two_signatures_and_hardly_a_byte(lenet, tmp_path):
         ({"refine": (0.5, 0.25)}, "narrower one first"),
         ({"refine": (0.25, 0.75)}, "must be two of the exported widths"),
         ({"refine": (0.25,)}, "must be two of the exported widths"),
-        ({"single_file": False}, "needs both widths in one file"),
+        ({"single_file": False}, "needs `single_file=True`"),
         ({"precision": "int8"}, "must not be 'int8'"),
     ],
 )
@@ -563,10 +563,10 @@ def test_a_file_of_other_weights_is_refused(tmp_path):
     ("options", "match"),
     [
         ({"widths": [0.5, 0.75]}, r"which the file to append to does .*\[0.5\]"),
-        ({"widths": None}, "needs `widths`"),
+        ({"widths": None}, "`widths` must name the new widths"),
         ({"precision": "float16"}, "Its precision is 'float32', not 'float16'"),
         ({"layout": "dense"}, "Its layout is 'auto', not 'dense'"),
-        ({"refine": (0.5, 1.0)}, "`refine` None"),
+        ({"refine": (0.5, 1.0)}, "`refine` must be None"),
         ({"single_file": False}, "`single_file` must be True"),
     ],
 )
@@ -833,7 +833,7 @@ def test_a_system_with_statistics_of_widths_is_exported_at_a_given_size(tmp_path
         ((8, 8), ValueError, r"must fit input 'image'.*\(None, None, 1\)"),
         ((8, 8, 3), ValueError, r"must fit input 'image'.*Received: \(8, 8, 3\)"),
         ((0, 8, 1), ValueError, "sizes of 1 or more"),
-        ((2, 2, 1), ValueError, "does not suit model"),
+        ((2, 2, 1), ValueError, "does not fit model"),
         ([(8, 8, 1)] * 2, ValueError, r"each of the inputs \['image'\], in this order"),
         ({"photo": (8, 8, 1)}, ValueError, r"each of the inputs \['image'\]"),
         (8, TypeError, "`input_shape` must be a shape"),

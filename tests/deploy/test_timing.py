@@ -64,7 +64,7 @@ def test_what_cannot_be_timed_is_refused():
     networks = list_networks(model, [1.0])
     with pytest.raises(ValueError, match="`runs` must be a positive integer"):
         with_milliseconds(networks, model, runs=0)
-    with pytest.raises(TypeError, match="`costs` must be what `list_networks`"):
+    with pytest.raises(TypeError, match="`costs` must be a result of `list_networks`"):
         with_milliseconds(model, model)
     with pytest.raises(TypeError, match=r"any-width|one width"):
         with_milliseconds(networks, slim(model, 1.0))

@@ -187,18 +187,18 @@ def test_what_is_no_file_of_this_model_is_refused(exported, tmp_path):
     with pytest.raises(FileNotFoundError):
         verify_tflite(tmp_path / "none.tflite", model)
     with pytest.raises(
-        ValueError, match=r"must have the inputs and outp.*another model"
+        ValueError, match=r"must have the inputs and outp.*from which the file"
     ):
         verify_tflite(path, small_dense())
     with pytest.raises(TypeError, match=r"verify_tflite\(path, model\).*Received: str"):
         verify_tflite(path, "model.keras")
     content = convert({"serve": slim(model, 1.0)})
     (tmp_path / "serve.tflite").write_bytes(content)
-    with pytest.raises(ValueError, match=r"called after widths.*Received: 'serve'"):
+    with pytest.raises(ValueError, match=r"named after widths.*Received: 'serve'"):
         verify_tflite(tmp_path / "serve.tflite", model)
     content = convert({"refine_030_to_100": slim(model, 1.0)})
     (tmp_path / "half.tflite").write_bytes(content)
-    with pytest.raises(ValueError, match=r"belong together.*'refine_030_to_100'"):
+    with pytest.raises(ValueError, match=r"come in pairs.*'refine_030_to_100'"):
         verify_tflite(tmp_path / "half.tflite", model)
     with pytest.raises(ValueError, match=r"has width 0\.3, outside the model's"):
         verify_tflite(path, small_conv(min_width=0.5))

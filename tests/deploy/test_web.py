@@ -180,7 +180,9 @@ def test_folders_that_are_not_litertjs_are_refused(folder, tmp_path):
     core = package(tmp_path)
     missing = core / "wasm" / "litert_wasm_internal.wasm"
     missing.unlink()
-    with pytest.raises(ValueError, match=r"not whole.*wasm_internal\.wasm' is missing"):
+    with pytest.raises(
+        ValueError, match=r"must have all files.*wasm_internal\.wasm' is missing"
+    ):
         write_page(file, page, litertjs=core)
     shutil.rmtree(core.parent / "wasm-utils")
     with pytest.raises(ValueError, match="has no @litertjs/wasm-utils beside"):

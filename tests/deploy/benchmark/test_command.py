@@ -143,8 +143,8 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
     assert main(f"pick {tmp_path}/r.json --budget-ms 3".split()) == 0
     assert capsys.readouterr().out.splitlines() == [
         "0.5: width_050 of net.tflite, p90 2 ms (within 0.04 ms), accuracy 90.00%",
-        "An export at width 0.625 is expected to keep to it, too.",
-        "Slower and no better than others: 0.75",
+        "A new export at width 0.625 is expected to be within the budget, too.",
+        "Widths that are slower and not more accurate than others: 0.75",
     ]
     report = Report([replace(one, file_bytes=9000) for one in rows])
     report.save(tmp_path / "kb.json")
@@ -153,8 +153,8 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
     arguments = f"pick {tmp_path}/r.json --budget-ms 0.5 --quantile median"
     assert main(arguments.split()) == 0
     first, second, *rest = capsys.readouterr().out.splitlines()
-    assert first == "Nothing keeps to the budget. The narrowest, width 0.25:"
-    assert "no better" not in "".join(rest)
+    assert first == "No width is within the budget. The narrowest is 0.25:"
+    assert "not more accurate" not in "".join(rest)
     assert second.startswith("0.25: width_025 of net.tflite, median 1 ms")
 
 
@@ -165,12 +165,12 @@ def test_pick_says_where_the_median_would_decide_otherwise(tmp_path, capsys):
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith("0.5: width_050")
     assert second == (
-        "By its median, 4 ms, width 1 keeps to the budget, too; by its p90 it does "
-        "not. `--quantile median` takes it."
+        "The median latency of width 1, 4 ms, is also within the budget; its p90 is "
+        "not. To compare medians, use `--quantile median`."
     )
     for same in ("--budget-ms 5 --quantile median", "--budget-ms 7", "--budget-ms 3"):
         assert main(f"pick {tmp_path}/r.json {same}".split()) == 0
-        assert "By its median" not in capsys.readouterr().out
+        assert "The median latency" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
