@@ -1,4 +1,4 @@
-"""The command `awn`: arguments in, one call, a table out."""
+"""The command `awn`: each subcommand calls the library and prints a table."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from awn_keras.cli.arguments import Parser
 from awn_keras.cli.faults import describe_fault
 from awn_keras.errors import AwnError
 
-#: What TensorFlow raises, which need not be imported, instead of a MemoryError.
+#: Class name of TensorFlow's error for a lack of memory. A name, so that this module
+#: does not import TensorFlow.
 _OUT_OF_MEMORY = "ResourceExhaustedError"
-#: Modules of the commands, in the order of `awn --help`; each has `HELP`, `add` (its
-#: arguments) and `run`.
+#: Modules of the commands, in the order of `awn --help`. Each has `HELP`, `add` (which
+#: adds the arguments) and `run`.
 COMMANDS = {
     "demo": demo,
     "train": train,
@@ -51,13 +52,13 @@ def main(argv: Sequence[str] | None = None, log: Path | None = None) -> int:
     """Runs the command.
 
     Args:
-        argv: Arguments. `None` for the process's own.
-        log: File for the traceback of a fault of awn_keras. `None` for a new one.
+        argv: Arguments. `None` takes those of the process.
+        log: File for the traceback of a fault of awn_keras. `None` makes a new file.
 
     Returns:
-        The exit code. 0; 2 after what the user can mend, which one line on stderr
-        explains (of a model that cannot be converted, one line for each reason); 1
-        after a fault of awn_keras, of which the line says so; 130 after Ctrl-C.
+        The exit code: 0 after success; 1 after a fault of awn_keras; 2 after an error
+        that the user can fix; 130 after Ctrl-C. One line on stderr explains an error.
+        For a model that cannot be converted, there is a line for each reason.
     """
     args = build_parser().parse_args(argv)
     try:
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None, log: Path | None = None) -> int:
         return _tell(args, f"error: {_explain(error, args.parser)}", 2)
     except KeyboardInterrupt:
         return _tell(args, "interrupted", 130)
-    except Exception as error:  # noqa: BLE001 -- told as what it is, and kept
+    except Exception as error:  # noqa: BLE001 -- reported as a fault, with a log
         if isinstance(error, MemoryError) or type(error).__name__ == _OUT_OF_MEMORY:
             said = textwrap.shorten(str(error), 300)
             return _tell(args, f"error: there is not enough memory: {said}", 2)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None, log: Path | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    # Not before: a question about options, or a wrong one, is answered at once.
+    # Import Keras only now, so that `--help` and wrong options are answered at once.
     awn_keras._load()
     try:
         args.run(args)
@@ -90,7 +91,7 @@ def _tell(args: argparse.Namespace, text: str, code: int) -> int:
 
 
 def _explain(error: AwnError | OSError, parser: Parser) -> str:
-    """The message of an error, with the command's options in place of arguments."""
+    """The message of an error, with options of the command instead of arguments."""
     if isinstance(error, AwnError):
         message = error.message(parser.option)
         if error.has_lines:
@@ -104,10 +105,11 @@ def build_parser() -> Parser:
     """Builds the parser of all commands.
 
     Returns:
-        It; what it parses has the command's `run` and `parser`.
+        The parser. Parsed arguments have the command's `run` and `parser`.
     """
     parser = Parser(
-        prog="awn", description="Any-width networks: train once, run any width."
+        prog="awn",
+        description="Any-width networks: train one network, run it at any width.",
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True)

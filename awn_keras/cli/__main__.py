@@ -1,4 +1,4 @@
-"""`python -m awn_keras.cli`: the command with its native log lines."""
+"""`python -m awn_keras.cli`: the command `awn`, with the log lines of TensorFlow."""
 
 import sys
 

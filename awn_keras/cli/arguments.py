@@ -1,4 +1,4 @@
-"""What several commands read from their arguments."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ WIDTHS_HELP = "widths in (0, 1], separated by commas, as in 0.25,0.5,1"
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers bad arguments by one line, and knows which option an argument is.
+    """Argument parser with one-line errors, which knows the options of arguments.
 
     Attributes:
-        renamed: The library's arguments whose option is called otherwise, each with
-            the name under which the parser keeps that option.
+        renamed: A dict from arguments of the library to the `dest` of their option, for
+            options with another name.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -23,12 +23,15 @@ class Parser(argparse.ArgumentParser):
         self.renamed: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with one line, without the usage."""
+        """Writes the error as one line, without the usage, and ends the process."""
         line = " ".join(message.split())
         self.exit(2, f"{self.prog}: error: {line} (see `{self.prog} --help`)\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses as its parent, which takes `--option=--` for an empty list."""
+        """Parses as in the base class, but refuses `--option=--`.
+
+        The base class accepts it as an empty list.
+        """
         parsed, left = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(parsed, action.dest, None)
@@ -39,16 +42,16 @@ class Parser(argparse.ArgumentParser):
         return parsed, left
 
     def option(self, argument: str, value: str | None = None) -> str | None:
-        """Names the option by which a user gives an argument of the library.
+        """Returns the option of an argument of the library.
 
         Args:
             argument: Name of the argument, such as "single_file".
-            value: Its value in Python, such as "'int8'" or "False". `None` if it does
-                not matter.
+            value: Value of the argument in Python, such as "'int8'" or "False". `None`
+                if the value does not matter.
 
         Returns:
-            What is typed, such as "--precision int8" or "--separate". `None` if there
-            is no such option.
+            The option as a user types it, such as "--precision int8" or "--separate".
+            `None` if there is no such option.
         """
         name = self.renamed.get(argument, argument)
         for action in self._actions:
@@ -61,45 +64,56 @@ class Parser(argparse.ArgumentParser):
                 if value.startswith("("):  # a tuple is typed as 128,128,1
                     value = value.strip("(,)").replace(" ", "")
                 return typed + " " + value.strip("'")
-            if value == str(action.const):  # a flag, on or off
+            if value == str(action.const):  # a flag that sets this value
                 return typed
         return None
 
 
 def add_data_arguments(parser: Parser) -> None:
-    """Adds where a data set is read from.
+    """Adds the options for the place of a data set.
 
     Args:
-        parser: The command's; it has `--dataset`.
+        parser: Parser of a command with `--dataset`.
     """
-    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
     parser.add_argument(
-        "--download", action="store_true", help="let TFDS fetch a missing set"
+        "--data-dir",
+        type=Path,
+        help="folder of prepared TFDS data sets (default: TFDS's own)",
+    )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="let TFDS download a data set that is missing",
     )
     parser.renamed["name"] = "dataset"  # `load_data(name)`
 
 
-def add_widths_argument(parser: Parser, option: str = "--widths") -> None:
+def add_widths_argument(
+    parser: Parser, option: str = "--widths", what: str = ""
+) -> None:
     """Adds an option that takes widths.
 
     Args:
-        parser: The command's.
-        option: What it is called.
+        parser: Parser of the command.
+        option: Name of the option.
+        what: Beginning of the help.
     """
-    parser.add_argument(option, type=parse_widths, metavar="W,W,...", help=WIDTHS_HELP)
+    parser.add_argument(
+        option, type=parse_widths, metavar="W,W,...", help=what + WIDTHS_HELP
+    )
 
 
 def add_stages_argument(parser: Parser) -> None:
     """Adds the option that takes stages.
 
     Args:
-        parser: The command's.
+        parser: Parser of the command.
     """
     parser.add_argument(
         "--stages",
         type=parse_stages,
         metavar="JSON",
-        help="min_width, divisor or widths_grid of some layers, by a pattern of their "
+        help="min_width, divisor or widths_grid for some layers, by patterns of their "
         """names, as in '{"block_1_*": {"divisor": 16}}'""",
     )
 
@@ -130,11 +144,13 @@ def parse_multiplier(text: str) -> float | str:
 
 
 def parse_stages(text: str) -> dict[str, Any]:
-    """Reads an object of JSON."""
+    """Reads a JSON object."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise argparse.ArgumentTypeError(f"a name stands twice in {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"each name may occur only once in {text!r}"
+            )
         return dict(pairs)
 
     try:
@@ -143,7 +159,7 @@ def parse_stages(text: str) -> dict[str, Any]:
         stages = None
     if not isinstance(stages, dict):
         raise argparse.ArgumentTypeError(
-            """an object of JSON, as in '{"block_1_*": {"divisor": 16}}'. Received: """
+            """a JSON object, as in '{"block_1_*": {"divisor": 16}}'. Received: """
             f"{text!r}"
         )
     return stages
@@ -170,7 +186,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_shape(text: str) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
-    """Reads the shape of an input, or those of several: `image=96,96,3;age=1`."""
+    """Reads a shape, or shapes of several inputs such as `image=96,96,3;age=1`."""
     shapes = {}
     for part in text.split(";"):
         name, _, sizes = part.rpartition("=")
@@ -179,17 +195,17 @@ def parse_shape(text: str) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
 
 
 def add_input_shape_argument(parser: Parser) -> None:
-    """Adds the option that takes the sizes of an input.
+    """Adds the option that takes the shape of an input.
 
     Args:
-        parser: The command's.
+        parser: Parser of the command.
     """
     parser.add_argument(
         "--input-shape",
         type=parse_shape,
         metavar="N,N,...",
-        help="size of the input, as in 128,128,1, where the model leaves it open; of "
-        "several inputs by name, as in 'image=96,96,3;series=50,8'",
+        help="shape of the input, as in 128,128,1, for a model with unknown sizes; "
+        "for several inputs by name, as in 'image=96,96,3;series=50,8'",
     )
 
 
@@ -199,12 +215,12 @@ def parse_words(text: str) -> tuple[str, ...]:
 
 
 def metadata_of(data: Any) -> dict[str, Any]:
-    """What those who run a file must know of its outputs.
+    """The `metadata` of an export: the class names.
 
     Args:
-        data: The `ImageData` that the model was trained on.
+        data: The `ImageData` of the training.
 
     Returns:
-        A dict of JSON's types, for `export_tflite`.
+        A dict for `export_tflite`.
     """
     return {"class_names": list(data.class_names)}

@@ -22,39 +22,95 @@ from awn_keras.errors import ArgumentError, AwnError
 from awn_keras.extras import check_installed
 from awn_keras.files import check_can_write, together
 
-HELP = "Measure each width of TFLite files, here or elsewhere."
-_PROGRAM_HELP = "LiteRT's benchmark_model for that device; see tflite/README.md"
+HELP = "Measure the latency of each width of TFLite files, here or on a device."
+_PROGRAM_HELP = "LiteRT's benchmark_model for the device; see tflite/README.md"
 
 
 def add(parser: Parser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("files", type=Path, nargs="+", help=".tflite files")
     add = parser.add_argument
-    add("--dry", action="store_true", help="only count what each width costs")
-    add("--targets", type=parse_words, metavar="T,T", help="here: cpu (default), gpu")
-    add("--android", action="store_true", help="on an Android device, by adb")
-    add("--serial", action="append", default=[], help="which one; may be repeated")
-    add("--adb", default="adb", help="the program (default: adb)")
-    add("--ssh", action="append", default=[], metavar="USER@BOARD", help="on a board")
-    add("--cpu", action="store_true", help="there: on the CPU (default)")
-    add("--gpu", action="store_true", help="there: on the GPU")
-    add("--benchmark-model", type=Path, metavar="PROGRAM", help=_PROGRAM_HELP)
-    add("--cooldown", type=float, default=0.0, help="seconds between runs there")
     add(
-        "--threads", type=parse_integers, default=(1,), metavar="N,N", help="default: 1"
+        "--dry",
+        action="store_true",
+        help="run nothing: count the MACs and bytes of each width",
+    )
+    add(
+        "--targets",
+        type=parse_words,
+        metavar="T,T",
+        help="on this machine: cpu (default), gpu",
+    )
+    add("--android", action="store_true", help="measure on an Android device, with adb")
+    add(
+        "--serial",
+        action="append",
+        default=[],
+        help="serial number of an Android device; may be repeated",
+    )
+    add("--adb", default="adb", help="the program adb (default: adb)")
+    add(
+        "--ssh",
+        action="append",
+        default=[],
+        metavar="USER@BOARD",
+        help="measure on a board, with ssh; may be repeated",
+    )
+    add("--cpu", action="store_true", help="use the device's CPU (default)")
+    add("--gpu", action="store_true", help="use the device's GPU")
+    add("--benchmark-model", type=Path, metavar="PROGRAM", help=_PROGRAM_HELP)
+    add(
+        "--cooldown",
+        type=float,
+        default=0.0,
+        help="pause between runs on a device, in seconds (default: 0)",
+    )
+    add(
+        "--threads",
+        type=parse_integers,
+        default=(1,),
+        metavar="N,N",
+        help="numbers of threads to measure (default: 1)",
     )
     add_widths_argument(parser)
-    add("--runs", type=int, default=50, help="timed runs in a repetition (default: 50)")
-    add("--warm-up", type=int, default=5, help="runs before them (default: 5)")
-    add("--min-seconds", type=float, default=0.3, help="of one (default: 0.3)")
-    add("--repeats", type=int, default=5, help="repetitions (default: 5)")
-    add("--timeout", type=float, default=600, help="seconds for one (default: 600)")
+    add("--runs", type=int, default=50, help="timed runs per repetition (default: 50)")
+    add(
+        "--warm-up",
+        type=int,
+        default=5,
+        help="untimed runs before each repetition (default: 5)",
+    )
+    add(
+        "--min-seconds",
+        type=float,
+        default=0.3,
+        help="shortest duration of a repetition, in seconds (default: 0.3)",
+    )
+    add("--repeats", type=int, default=5, help="number of repetitions (default: 5)")
+    add(
+        "--timeout",
+        type=float,
+        default=600,
+        help="longest duration of a repetition, in seconds (default: 600)",
+    )
     add("--output", type=Path, help="report (default: FILE.benchmark.json)")
-    add("--merge", action="append", type=Path, default=[], help="add rows of a report")
-    add("--csv", type=Path, help="write the rows as CSV, too")
-    add("--html", type=Path, help="write an HTML page with a picture, too")
-    add("--budget-ms", type=float, help="longest latency wanted: a line on that page")
-    add_set_arguments(parser, "accuracy, too, on the test images of a set")
+    add(
+        "--merge",
+        action="append",
+        type=Path,
+        default=[],
+        help="add the rows of another report; may be repeated",
+    )
+    add("--csv", type=Path, help="also write the rows as CSV")
+    add("--html", type=Path, help="also write an HTML page with a chart")
+    add(
+        "--budget-ms",
+        type=float,
+        help="longest wanted latency in ms, a line on the page of --html",
+    )
+    add_set_arguments(
+        parser, "also measure the accuracy on the test images of a data set"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -76,10 +132,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace, output: Path) -> None:
-    """Checks what can be checked before minutes of measuring, and makes folders."""
+    """Checks arguments before a long measurement, and creates folders."""
     if args.budget_ms is not None and not (args.html and args.budget_ms > 0):
         raise ArgumentError(
-            "`--budget-ms` must be above 0, and is for the page of `--html`. Received: "
+            "`--budget-ms` must be above 0, and needs `--html`. Received: "
             f"{args.budget_ms}"
         )
     if args.html:
@@ -92,7 +148,7 @@ def _prepare(args: argparse.Namespace, output: Path) -> None:
 
 
 def _save(args: argparse.Namespace, output: Path, report: Any) -> None:
-    """Writes the files of a report, which never tell of different ones."""
+    """Writes all files of a report together, so that they belong to one report."""
     with together():
         if args.csv:
             report.to_csv(args.csv)
@@ -104,13 +160,13 @@ def _save(args: argparse.Namespace, output: Path, report: Any) -> None:
 
 
 def _count(args: argparse.Namespace) -> None:
-    """What `--dry` tells."""
+    """Shows the costs of each width, for `--dry`."""
     from awn_keras.deploy.benchmark import costs_of
     from awn_keras.deploy.benchmark.host import Subject
 
     if args.csv or args.html or args.output:
         raise ArgumentError(
-            "`--dry` writes no file: leave `--output`, `--csv`, `--html`."
+            "`--dry` writes no file. Leave out `--output`, `--csv` and `--html`."
         )
     for path in args.files:
         costs = costs_of(path.read_bytes(), str(path))
@@ -121,20 +177,20 @@ def _count(args: argparse.Namespace) -> None:
 
 
 class IncompleteError(AwnError, RuntimeError):
-    """Something could not be measured; the rest is on disk."""
+    """A measurement failed; the other results are on disk."""
 
 
 def _measure(
     args: argparse.Namespace, output: Path, save: Callable[[Any], None]
 ) -> tuple[Any, Any]:
-    """The report, which is saved after each row, and what is new in it."""
+    """Returns the report, which is saved after each row, and its new rows."""
     from awn_keras.deploy.benchmark import Report
     from awn_keras.deploy.benchmark.host import Subject
 
-    # What was measured before stays, unless of an earlier export, and nothing else is
-    # overwritten.
+    # Old rows stay, except rows of an earlier export of the same file. `Report.load`
+    # raises if the file is no report, so no other file is overwritten.
     before = Report.load(output) if output.exists() else Report()
-    for path in args.files:  # all of them, before the first one is measured
+    for path in args.files:  # check all files before measuring the first one
         Subject.of(path, args.widths)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         before = before.without_older(path.name, digest)
@@ -153,7 +209,7 @@ def _measure(
 
 
 def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
-    """What is to be called to measure a file, here and on devices."""
+    """Functions that measure a file on this machine and on devices."""
     from awn_keras.deploy.benchmark import (
         SshDevice,
         adb_devices,
@@ -177,8 +233,9 @@ def _places(args: argparse.Namespace, path: Path) -> list[Callable[..., Any]]:
         args.cpu or args.gpu or args.benchmark_model or args.cooldown
     ):
         raise ArgumentError(
-            "`--cpu`, `--gpu`, `--benchmark-model` and `--cooldown` are for a device: "
-            "add `--android` or `--ssh`. Here it is `--targets cpu,gpu`."
+            "`--cpu`, `--gpu`, `--benchmark-model` and `--cooldown` need a device: add "
+            "`--android` or `--ssh`. To measure on this machine, use `--targets "
+            "cpu,gpu`."
         )
     if args.targets or not elsewhere:
         targets = args.targets or ("cpu",)

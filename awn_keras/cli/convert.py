@@ -16,7 +16,7 @@ from awn_keras.cli.output import told_on_stderr, write_line
 from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write, whole_file
 
-HELP = "Make a saved Keras model any-width."
+HELP = "Convert a saved Keras model to an any-width model."
 
 
 def add(parser: Parser) -> None:
@@ -25,32 +25,47 @@ def add(parser: Parser) -> None:
     add = parser.add_argument
     add("--output", type=Path, help="file (default: MODEL_any_width.keras)")
     add("--min-width", type=float, help="smallest width (default: 0.25)")
-    add("--divisor", type=int, default=8, help="channels per block (default: 8)")
-    add_widths_argument(parser, "--widths-grid")
-    add("--staircase", default="nested", help="nested (default), or paper")
+    add(
+        "--divisor",
+        type=int,
+        default=8,
+        help="size of the blocks in which channels come and go (default: 8)",
+    )
+    add_widths_argument(parser, "--widths-grid", "the only widths of the model: ")
+    add(
+        "--staircase",
+        default="nested",
+        help="rule for the widths at which channels appear: nested (default), paper",
+    )
     add_stages_argument(parser)
     add(
         "--readouts",
         type=parse_words,
         default=(),
-        help="layers at which the any-width part ends, separated by commas (default: "
-        "the last before each output)",
+        help="names of the layers that end the any-width part, separated by commas "
+        "(default: the last one before each output)",
     )
     add(
         "--keep-whole",
         type=parse_words,
         default=(),
-        help="layers that stay whole at every width, with all before them; patterns, "
-        "separated by commas",
+        help="patterns of the names of layers that keep all channels at every width, "
+        "separated by commas; all layers before them stay whole, too",
     )
     add(
         "--width-multiplier",
         type=parse_multiplier,
         default=1.0,
-        help="widens an untrained model: a number (default: 1), or balanced: as much "
-        "as leaves work and weights of an exported file as they are",
+        help="factor on the channels of an untrained model: a number (default: 1), or "
+        "balanced, with which an exported file keeps about the MACs and weights of "
+        "the plain network",
     )
-    add("--order", default="keep", help="keep (default), or importance if trained")
+    add(
+        "--order",
+        default="keep",
+        help="order of channels: keep (default); for a trained model also importance "
+        "or reading",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,12 +80,12 @@ def run(args: argparse.Namespace) -> None:
         raise ArgumentError(f"`--output` must be a .keras file. Received: {output}")
     if output.exists():
         raise ArgumentError(
-            f"{output} is there already, and may have been trained. Remove it, or name "
-            "another one with `--output`."
+            f"{output} already exists and may be trained. Remove the file, or name "
+            "another file with `--output`."
         )
     check_can_write(output, "--output")
     if args.width_multiplier == "balanced":
-        write_line("Looking for the balance: some seconds for each number tried.")
+        write_line("Searching for the balanced factor: some seconds for each trial.")
     model = to_any_width(
         load_keras_model(args.model, compiled=False),
         min_width=args.min_width,
@@ -91,4 +106,6 @@ def run(args: argparse.Namespace) -> None:
     count = len(model.distinct_widths)
     write_line(f"{output}: {count} networks. The narrowest and the widest:")
     write_line(str(ends))
-    write_line("Compile and fit it as any Keras model; then it runs at every width.")
+    write_line(
+        "Compile and fit the model as any Keras model, then run it at any width."
+    )

@@ -14,16 +14,21 @@ from awn_keras.cli.web import LITERTJS_HELP, how_to_open
 from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write
 
-HELP = "Train on scikit-learn's digits, show the curve, export TFLite."
+HELP = "Train on scikit-learn's digits, show the curve, export a TFLite file."
 
 
 def add(parser: Parser) -> None:
     """Adds the command's arguments."""
     parser.add_argument(
-        "--output", type=Path, default=Path("awn_demo"), help="directory"
+        "--output",
+        type=Path,
+        default=Path("awn_demo"),
+        help="directory (default: awn_demo)",
     )
     parser.add_argument(
-        "--web", action="store_true", help="also write a page to draw digits on"
+        "--web",
+        action="store_true",
+        help="also write a web page on which to draw digits",
     )
     parser.add_argument(
         "--litertjs", type=Path, metavar="FOLDER", help=f"for --web: {LITERTJS_HELP}"
@@ -43,11 +48,11 @@ def run(args: argparse.Namespace) -> None:
 
     directory = args.output
     if args.litertjs is not None and not args.web:
-        raise ArgumentError("`litertjs` is for the page that `--web` writes.")
+        raise ArgumentError("`litertjs` needs `--web`, because the page uses it.")
     if args.litertjs is not None:
         LiteRTJs.find(args.litertjs)
     check_can_write(directory, "--output", folder=True)
-    # So narrow that the digits, which are easy, show what width is worth.
+    # Digits are easy, so only very narrow widths show a loss of accuracy.
     recipe = replace(recommended_recipe("digits"), epochs=15, min_width=0.05)
     if holds_run_of(recipe, directory):  # an earlier demo
         (directory / "model.keras").unlink()
@@ -81,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _drawing(data: Any) -> dict[str, int]:
-    """What drawings for the page are made of: digits that fill the image."""
+    """How the page makes inputs from drawings: the digits fill the image."""
     return {
         "paper": int(data.x_train.min()),
         "ink": int(data.x_train.max()),
@@ -94,15 +99,15 @@ def _summary(
 ) -> str:
     full = exported[-1]
     lines = [
-        f"One training run of {seconds:.0f} s gave {len(curve.widths)} networks in one "
-        "model. On average they read",
-        f"{100 * curve.auc:.1f} % of the test digits right (AUC). Four of them are in "
-        f"one TFLite file of {full.bytes / 1e3:.0f} kB:",
+        f"One training run of {seconds:.0f} s made one model with {len(curve.widths)} "
+        "networks. On average they classify",
+        f"{100 * curve.auc:.1f} % of the test digits correctly (AUC). Four of them are "
+        f"in one TFLite file of {full.bytes / 1e3:.0f} kB:",
         "",
     ]
     for right, network in zip(accuracy, exported, strict=True):
         line = (
-            f"  width {network.width:4.2f}: {100 * right:5.1f} % right, "
+            f"  width {network.width:4.2f}: {100 * right:5.1f} % correct, "
             f"{network.macs:9,} multiplications for a digit"
         )
         if network is not full:
@@ -111,7 +116,7 @@ def _summary(
     error = max(network.largest_error for network in exported)
     lines += [
         "",
-        "Each was run with LiteRT and answers as the model does at its width "
+        "Each was run with LiteRT and compared with the model at its width "
         f"(largest difference {error:.0e}).",
         f"In {directory}: digits.tflite with its manifest digits.json, model.keras, "
         "curve.png, curve.csv, result.json, and this text as summary.txt.",

@@ -15,7 +15,7 @@ from awn_keras.cli.sets import add_set_arguments, load_dataset
 from awn_keras.errors import ArgumentError
 from awn_keras.files import check_can_write, together
 
-HELP = "Evaluate a saved model, or an exported file, at many widths."
+HELP = "Evaluate a saved model or an exported file at many widths."
 
 
 def add(parser: Parser) -> None:
@@ -23,12 +23,16 @@ def add(parser: Parser) -> None:
     parser.add_argument(
         "model",
         type=Path,
-        help="a .keras file; or a .tflite file, or a folder of `awn export --separate`",
+        help="a .keras file, a .tflite file, or a folder of `awn export --separate`",
     )
-    add_set_arguments(parser, "test images", required=True)
+    add_set_arguments(
+        parser, "evaluate on the test images of a data set", required=True
+    )
     add_widths_argument(parser)
     parser.add_argument(
-        "--output", type=Path, help="directory for csv, json, png of a .keras file"
+        "--output",
+        type=Path,
+        help="directory for the curve as CSV, JSON and PNG (.keras files only)",
     )
 
 
@@ -62,11 +66,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run_file(args: argparse.Namespace) -> None:
-    """The accuracy of each width of a file, by running it on each test image."""
+    """Shows the accuracy of each width of a file; runs it on each test image."""
     from awn_keras.deploy.litert import open_tflite
 
     if args.output:
-        raise ArgumentError("`--output` is for a .keras file: leave it.")
+        raise ArgumentError("`--output` works only for a .keras file. Leave it out.")
     file = open_tflite(args.model)
     accuracy = accuracies_on(file, load_dataset(args, args.model), args.widths)
     write_line(f"{'width':>8} {'accuracy':>10}")

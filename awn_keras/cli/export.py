@@ -24,7 +24,7 @@ from awn_keras.cli.sets import add_set_arguments, load_dataset, some_of
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 from awn_keras.files import check_can_write
 
-HELP = "Write a TFLite file that runs at some widths."
+HELP = "Write a TFLite file that runs at several widths."
 _PRECISION_HELP = "float32 (default), float16, dynamic_range, int8"
 
 
@@ -32,7 +32,11 @@ def add(parser: Parser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", type=Path, help="a .keras file")
     add = parser.add_argument
-    add("--output", type=Path, help="file (default: MODEL.tflite), or directory")
+    add(
+        "--output",
+        type=Path,
+        help="file (default: MODEL.tflite); with --separate, a directory",
+    )
     add(
         "--widths",
         type=parse_widths,
@@ -53,42 +57,51 @@ def add(parser: Parser) -> None:
         help="a file for each width, in a directory (default: MODEL_tflite)",
     )
     add(
-        "--layout", default="auto", help="of kernels: auto (default), triangular, dense"
+        "--layout",
+        default="auto",
+        help="layout of kernels: auto (default; cuts kernels that get faster), "
+        "triangular (cuts all), dense (cuts none)",
     )
-    add("--tune", action="store_true", help="measure layers here, to choose the layout")
+    add(
+        "--tune",
+        action="store_true",
+        help="measure layers on this machine to choose the layout (takes minutes)",
+    )
     add("--precision", default="float32", help=_PRECISION_HELP)
     add(
         "--inputs",
-        help="what images are in the file: float32, or uint8 for pixels, which it "
-        "normalizes by itself (default: as the model takes them)",
+        help="dtype of image inputs: float32, or uint8 for pixels, which the file "
+        "normalizes itself (default: as in the model)",
     )
     add(
         "--outputs",
-        help="model: as it gives them; probabilities: with a softmax; logits: without "
-        "(default: probabilities, if class names are known and the model was trained "
-        "to give logits)",
+        help="model (unchanged), probabilities (adds a softmax), or logits (removes a "
+        "softmax); default: probabilities if class names are known and the model "
+        "gives logits, otherwise model",
     )
     add(
         "--refine",
         type=parse_widths,
         metavar="W,W",
-        help="answer at one of the widths, then refine to another (AnytimeInterpreter)",
+        help="narrow and wide width: add signatures that compute the narrow outputs "
+        "first, then refine them (for AnytimeInterpreter)",
     )
     add(
         "--append-to",
         type=Path,
         metavar="FILE",
-        help="an earlier export of the model, with its .json beside it: add its widths "
-        "to the new file; --output may be the same file",
+        help="earlier export of the model, with its .json beside it: the new file has "
+        "its widths, too; --output may be the same file",
     )
     add(
         "--representative",
         type=Path,
         metavar="FILE.npy",
-        help="training inputs (n, ...) for int8 (default: 200 of --dataset or --data)",
+        help="training inputs (n, ...) that set the ranges of int8 (default: 200 "
+        "images of --dataset or --data)",
     )
     add_input_shape_argument(parser)
-    add_set_arguments(parser, "compare on 100 test images of a set")
+    add_set_arguments(parser, "compare on 100 test images of a data set")
     parser.renamed["path"] = "output"
 
 
@@ -154,11 +167,11 @@ def run(args: argparse.Namespace) -> None:
         write_line(line)
     if args.refine:
         narrow, wide = args.refine
-        write_line(f"AnytimeInterpreter: answers at {narrow:g}, refines to {wide:g}")
+        write_line(f"AnytimeInterpreter: runs at {narrow:g}, refines to {wide:g}")
 
 
 def _options_of(append_to: Path | None) -> dict[str, str]:
-    """The `--inputs` and `--outputs` of an earlier export, as its file tells."""
+    """The `--inputs` and `--outputs` of an earlier export, read from its file."""
     from awn_keras.deploy.litert import TFLiteFile
 
     if append_to is None:
@@ -170,7 +183,7 @@ def _options_of(append_to: Path | None) -> dict[str, str]:
 
 
 def _outputs(model: Any, metadata: dict[str, Any] | None) -> str:
-    """What an app wants that names what it sees."""
+    """The default of `--outputs`."""
     from awn_keras.deploy.interface import gives_logits
 
     named = bool(metadata and metadata.get("class_names"))
@@ -181,17 +194,17 @@ def _load_array(path: Path) -> Any:
     import numpy as np
 
     try:
-        # Mapped: what the head says must be in the file, before memory is taken.
+        # Mapped, so that a wrong header cannot make NumPy allocate too much memory.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
-    except Exception as error:  # its head is Python, of which any may be wrong
+    except Exception as error:  # a damaged header may raise anything
         raise ArgumentError(
             f"{path} is not an .npy file of numbers: {error}"
         ) from error
     if not isinstance(array, np.ndarray):
         raise ArgumentTypeError(
-            f"{path} is not an .npy file of numbers: it is an archive."
+            f"{path} is not an .npy file of numbers, but an archive (.npz)."
         )
     if array.dtype.kind not in "biuf":
         raise ArgumentTypeError(

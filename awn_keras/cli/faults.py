@@ -1,4 +1,4 @@
-"""What a user is told of a bug in awn_keras."""
+"""The message for a fault (a bug) of awn_keras."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import _awn
 
 
 def describe_fault(error: Exception, log: Path | None = None) -> str:
-    """Keeps the traceback of an error that nobody foresaw.
+    """Stores the traceback of an unexpected error.
 
     Args:
-        error: The error, as it was caught.
-        log: File to append the traceback to. `None` for a new one. With the
-            environment variable `AWN_DEBUG` it goes to stderr instead.
+        error: The caught error.
+        log: File to which the traceback is appended. `None` makes a new file. If the
+            environment variable `AWN_DEBUG` is set, the traceback goes to stderr
+            instead.
 
     Returns:
-        One line that says what it is, and where the traceback is.
+        One line with the error, and the place of the traceback.
     """
     lines = "".join(traceback.format_exception(error))
     where = "is above"
@@ -30,11 +31,11 @@ def describe_fault(error: Exception, log: Path | None = None) -> str:
     else:
         where = f"is in {path}"
     about = textwrap.shorten(f"{type(error).__name__}: {error}", 200).rstrip(".")
-    return f"a fault of awn_keras: {about}. Please report it; the traceback {where}"
+    return f"a fault of awn_keras: {about}. Please report it. The traceback {where}"
 
 
 def _append(log: Path | None, text: str) -> Path | None:
-    """The file, or `None` if there is none that can be written."""
+    """Returns the file, or `None` if no file can be written."""
     try:
         path = log or _awn.new_log()
         with path.open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Images and names of classes, as models and files of them say."""
+"""Images and class names for models and files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def class_names_beside(model: Path) -> list[str]:
-    """The names of a model's classes, from the `data.json` that training writes.
+    """Reads a model's class names from the `data.json` that training writes.
 
     Args:
-        model: The model's file.
+        model: File of the model.
 
     Returns:
-        The names; none if there is no such file.
+        The names; an empty list if there is no `data.json`.
 
     Raises:
-        ValueError: If it is damaged.
-        OSError: If it cannot be read.
+        ValueError: If `data.json` is damaged.
+        OSError: If `data.json` cannot be read.
     """
     from awn_keras.runs.sets import read_set
 
@@ -34,13 +34,13 @@ def class_names_beside(model: Path) -> list[str]:
 
 
 def as_file_takes(images: np.ndarray, dtype: Any, pixels: Pixels | None) -> np.ndarray:
-    """Turns pixels into inputs of a file.
+    """Converts pixels to inputs of a file.
 
     Args:
         images: Pixels `(n, rows, cols, channels)`.
         dtype: Dtype of the file's input.
-        pixels: How pixels become what it takes; `None` if it does not say, and is
-            given pixels as they are.
+        pixels: How pixels become inputs. With `None`, the file gets the pixels
+            unchanged.
 
     Returns:
         Array of the same shape.
@@ -57,15 +57,15 @@ def as_file_takes(images: np.ndarray, dtype: Any, pixels: Pixels | None) -> np.n
 def accuracies_on(
     file: TFLiteFile | TFLiteFolder, data: Any, widths: Sequence[float] | None
 ) -> dict[str, float]:
-    """Accuracy of each width of a file on the test images of a data set.
+    """Measures the accuracy of each width of a file on test images.
 
     Args:
-        file: The file; its output is scores.
-        data: The `ImageData`, which fits it; see `sets.load_dataset`.
-        widths: Those of its widths to run. `None` for all.
+        file: The file, with an output of scores.
+        data: The `ImageData`, which must fit the file; see `sets.load_dataset`.
+        widths: Widths of the file to run. `None` runs all.
 
     Returns:
-        Accuracy in [0, 1] by signature.
+        A dict from signatures to accuracies in [0, 1].
 
     Raises:
         ValueError: If the file has no such width.

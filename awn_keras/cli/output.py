@@ -1,4 +1,4 @@
-"""What several commands write to the terminal."""
+"""Output to the terminal that several commands share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 
 def write_line(text: str) -> None:
-    """Writes text and the end of a line to stdout."""
+    """Writes a line to stdout."""
     sys.stdout.write(text + "\n")
 
 
 def write_note(text: str) -> None:
-    """Writes text and the end of a line to stderr."""
+    """Writes a line to stderr."""
     sys.stderr.write(text + "\n")
 
 
@@ -26,10 +26,10 @@ def write_warning(text: str) -> None:
 
 @contextlib.contextmanager
 def told_on_stderr(*warned: str) -> Iterator[None]:
-    """Lets work that takes long tell on stderr how far it is: stdout has the result.
+    """A context that sends progress to stderr, because stdout is for the result.
 
     Args:
-        *warned: Warnings that begin so become lines there, too.
+        *warned: Beginnings of warnings that become lines on stderr, too.
     """
     with (
         contextlib.redirect_stdout(sys.stderr),
@@ -38,28 +38,32 @@ def told_on_stderr(*warned: str) -> Iterator[None]:
         for beginning in warned:
             warnings.filterwarnings("always", beginning, UserWarning)
         yield
-    for one in caught:
-        if str(one.message).startswith(warned):
-            write_warning(str(one.message))
+    for warning in caught:
+        if str(warning.message).startswith(warned):
+            write_warning(str(warning.message))
         else:
             warnings.warn_explicit(
-                one.message, one.category, one.filename, one.lineno, source=one.source
+                warning.message,
+                warning.category,
+                warning.filename,
+                warning.lineno,
+                source=warning.source,
             )
 
 
-#: Heads the columns of `agreement`.
+#: Heads of the columns of `agreement`.
 AGREEMENT_HEAD = f"{'largest error':>14} {'on GPU':>8} {'same class':>11}"
 
 
 def agreement(compared: Any) -> str:
-    """How well a file agrees with its model, as columns of a table.
+    """Formats the agreement of a file with its model as columns of a table.
 
     Args:
         compared: A `Verified` or an `ExportedWidth`.
 
     Returns:
-        Largest error on the CPU and on the GPU, and the share of samples for which
-        both give the same class.
+        Largest error on the CPU, largest error on the GPU, and the share of samples for
+        which file and model give the same class.
     """
     same = "-" if compared.agreement is None else f"{100 * compared.agreement:.1f} %"
     gpu = "-" if compared.gpu_error is None else f"{compared.gpu_error:.1e}"

@@ -8,20 +8,24 @@ from pathlib import Path
 from awn_keras.cli.arguments import Parser
 from awn_keras.cli.output import write_line
 
-HELP = "Pick the best width that keeps to a budget."
+HELP = "Choose the best width within a budget of latency or file size."
 
 
 def add(parser: Parser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("report", type=Path, help="a report of `awn benchmark`")
     add = parser.add_argument
-    add("--budget-ms", type=float, help="longest latency, in ms")
-    add("--budget-kb", type=float, help="longest file, in kB of 1000 bytes")
-    add("--target", help="cpu, gpu, android-cpu, ..., if there are several")
-    add("--device", help="which device, if there are several")
-    add("--threads", type=int, help="for how many threads, if there are several")
-    add("--file", help="which file, if there are several")
-    add("--quantile", default="p90", help="of latency: median, p90 (default), p95")
+    add("--budget-ms", type=float, help="longest allowed latency, in ms")
+    add("--budget-kb", type=float, help="largest allowed file, in kB of 1000 bytes")
+    add("--target", help="cpu, gpu, android-cpu, ..., if the report has several")
+    add("--device", help="name of the device, if the report has several")
+    add("--threads", type=int, help="number of threads, if the report has several")
+    add("--file", help="name of the file, if the report has several")
+    add(
+        "--quantile",
+        default="p90",
+        help="quantile of the latency to compare: median, p90 (default), p95",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,24 +48,24 @@ def run(args: argparse.Namespace) -> None:
     if pick.row.accuracy is not None:
         about += f", accuracy {pick.row.accuracy:.2%}"
     if not pick.fits:
-        write_line(
-            f"Nothing keeps to the budget. The narrowest, width {pick.width:.4g}:"
-        )
+        write_line(f"No width is within the budget. The narrowest is {pick.width:.4g}:")
     write_line(f"{pick.width:.4g}: {about}")
     by_median = pick_width(
         report, **{**wanted, "quantile": "median"}, budget_ms=args.budget_ms
     )
     if pick.ms is not None and by_median.fits and by_median.width > pick.width:
         write_line(
-            f"By its median, {by_median.ms:.3g} ms, width {by_median.width:.4g} keeps "
-            f"to the budget, too; by its {pick.quantile} it does not. "
-            "`--quantile median` takes it."
+            f"The median latency of width {by_median.width:.4g}, {by_median.ms:.3g} "
+            f"ms, is also within the budget; its {pick.quantile} is not. To compare "
+            "medians, use `--quantile median`."
         )
     if pick.fits and (pick.interpolated_width or 0) > pick.width:
         write_line(
-            f"An export at width {pick.interpolated_width:.3g} is expected to keep to "
-            "it, too."
+            f"A new export at width {pick.interpolated_width:.3g} is expected to be "
+            "within the budget, too."
         )
     if pick.fits and pick.dominated:
         widths = ", ".join(f"{width:.4g}" for width in pick.dominated)
-        write_line(f"Slower and no better than others: {widths}")
+        write_line(
+            f"Widths that are slower and not more accurate than others: {widths}"
+        )

@@ -13,7 +13,7 @@ from awn_keras.cli.images import class_names_beside
 from awn_keras.cli.output import write_line
 from awn_keras.errors import ArgumentError
 
-HELP = "Say what is on photos."
+HELP = "Predict the classes of photos."
 
 #: Names with probabilities, and the milliseconds of the run.
 Answer = tuple[list[tuple[str, float]], float]
@@ -28,9 +28,11 @@ def add(parser: Parser) -> None:
     )
     parser.add_argument("photos", type=Path, nargs="+", metavar="photo")
     add = parser.add_argument
-    add("--width", type=float, help="which of its widths (default: the widest)")
-    add("--top", type=int, default=5, help="how many classes to name (default: 5)")
-    add("--threads", type=int, default=1, help="of a .tflite file (default: 1)")
+    add("--width", type=float, help="width to run (default: the widest)")
+    add("--top", type=int, default=5, help="number of classes to name (default: 5)")
+    add(
+        "--threads", type=int, default=1, help="threads for a .tflite file (default: 1)"
+    )
     parser.renamed.update(k="top", num_threads="threads", path="model")
 
 
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         write_line(f"{photo}  ({milliseconds:.2f} ms)")
         for name, probability in named:
             write_line(f"{100 * probability:8.1f} %  {name}")
-    if failures:  # the others are told
+    if failures:  # after the results of all other photos
         raise PhotoError("; ".join(failures))
 
 
@@ -62,7 +64,7 @@ def _of_file(args: argparse.Namespace) -> Callable[[Path], Answer]:
     def answer(photo: Path) -> Answer:
         nonlocal warm
         named = interpreter.top(photo, args.top, args.width)
-        if not warm:  # a first run prepares the width
+        if not warm:  # the first run is slower, because it prepares the width
             named = interpreter.top(photo, args.top, args.width)
             warm = True
         return named, interpreter.last_ms or 0.0
@@ -84,13 +86,17 @@ def _of_model(args: argparse.Namespace) -> Callable[[Path], Answer]:
     images = image_inputs(model)
     if len(model.inputs) != 1 or not images or not takes_pixels(model):
         raise ArgumentError(
-            f"{args.model} must take one image of pixels, which it normalizes by a "
-            "`Rescaling` or `Normalization` layer of its own. Or export it, with the "
-            "`--dataset` that says how pixels become its inputs, and give the .tflite "
-            "file."
+            f"{args.model} must take one image of pixels, and begin with a `Rescaling` "
+            "or `Normalization` layer for pixels. Otherwise export the model in Python "
+            "with `export_tflite(..., "
+            f"metadata={{'normalization': {{'mean': ..., 'std': ...}}}})`, and give "
+            "the .tflite file."
         )
     if args.width is not None and not isinstance(model, MultiWidthModel):
-        raise ArgumentError(f"`width` is for models of several; {args.model} has one.")
+        raise ArgumentError(
+            f"`width` works only for any-width models: {args.model} has a single "
+            "width. Leave it out."
+        )
     at = {} if args.width is None else {"width": args.width}
     kind = "logits" if gives_logits(model) else None
     warm = False

@@ -10,22 +10,46 @@ from awn_keras.cli.arguments import Parser, add_data_arguments
 from awn_keras.cli.output import write_line
 from awn_keras.files import check_can_write
 
-HELP = "Run a table or figure of the paper, beside its numbers."
+HELP = "Reproduce a table or figure of the paper, beside the paper's numbers."
 
 
 def add(parser: Parser) -> None:
     """Adds the command's arguments."""
     add = parser.add_argument
     add("experiment", help="table1, table2, figure2, figure4, ..., or individual")
-    add("--dataset", help="default: the paper's first")
-    add("--model", dest="architecture", default="lenet_3c1l")
+    add("--dataset", help="data set (default: the paper's first)")
+    add(
+        "--model",
+        dest="architecture",
+        default="lenet_3c1l",
+        help="network (default: lenet_3c1l)",
+    )
     add("--seeds", type=int, default=1, help="runs of each system (default: 1)")
-    add("--scale", type=float, default=1.0, help="part of the epochs; marks results")
-    add("--precision", default="float32", help="of steps: float32, mixed_bfloat16")
-    add("--systems", help="some of the runs only, separated by commas")
-    add("--show", action="store_true", help="run nothing: show what is finished")
-    add("--results", type=Path, default=Path("results/paper"), help="JSON, figures")
-    add("--work", type=Path, default=Path("runs/paper"), help="checkpoints")
+    add(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="share of the epochs to run (default: 1); results are marked with it",
+    )
+    add(
+        "--precision",
+        default="float32",
+        help="precision of training steps: float32 (default), mixed_bfloat16",
+    )
+    add("--systems", help="systems to run, separated by commas (default: all)")
+    add("--show", action="store_true", help="run nothing, show finished runs only")
+    add(
+        "--results",
+        type=Path,
+        default=Path("results/paper"),
+        help="folder for JSON files and figures (default: results/paper)",
+    )
+    add(
+        "--work",
+        type=Path,
+        default=Path("runs/paper"),
+        help="folder for checkpoints (default: runs/paper)",
+    )
     add_data_arguments(parser)
 
 
@@ -44,7 +68,9 @@ def run(args: argparse.Namespace) -> None:
     here = len(reproduce.finished_runs(every, results))
     for options, count in reproduce.finished_kinds(*which, results).items():
         if count > here:
-            write_line(f"{count} finished runs have {options}: give these to see them.")
+            write_line(
+                f"{count} finished runs have other options. To see them, add {options}."
+            )
     if not args.show:
         check_can_write(args.work, "--work", folder=True)
         reproduce.run_missing(

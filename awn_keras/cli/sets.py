@@ -1,4 +1,4 @@
-"""The data set of a command: by name, or a folder of photos."""
+"""The data set of a command: a known data set, or a folder of photos."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from awn_keras.errors import ArgumentError
 
 
 def add_set_arguments(parser: Parser, what: str, *, required: bool = False) -> None:
-    """Adds `--dataset` and `--data`, of which one may be given.
+    """Adds `--dataset` and `--data`, which exclude each other.
 
     Args:
-        parser: The command's.
-        what: What is done with the set, for the help.
-        required: Whether one must be given.
+        parser: Parser of the command.
+        what: What the command does with the data set, for the help.
+        required: Whether one of the two options is required.
     """
     sets = parser.add_mutually_exclusive_group(required=required)
     sets.add_argument(
@@ -28,22 +28,22 @@ def add_set_arguments(parser: Parser, what: str, *, required: bool = False) -> N
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="the same of a folder of photos, with a folder for each class",
+        help="likewise with your photos: a folder that has a folder for each class",
     )
     add_data_arguments(parser)
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a model or a file takes and gives.
+    """Requirements of a model or a file on a data set.
 
     Args:
-        name: What to call it.
-        inputs: Shapes of its inputs, without the batch.
-        outputs: Shapes of its outputs, likewise.
-        trained_on: What it was trained on, as `read_set` says; `None` if unknown.
-        class_names: Its classes; `None` if unknown.
-        scaled: Whether it scales pixels itself; `None` if unknown.
+        name: Name of the model or file for messages.
+        inputs: Shapes of the inputs, without the batch.
+        outputs: Shapes of the outputs, without the batch.
+        trained_on: Data set of the training, from `read_set`; `None` if unknown.
+        class_names: Names of the classes; `None` if unknown.
+        scaled: Whether the model scales pixels itself; `None` if unknown.
     """
 
     name: str
@@ -57,21 +57,21 @@ class _Wanted:
 def load_dataset(args: argparse.Namespace, path: Path, model: Any = None) -> Any:
     """Loads the data set of `--dataset` or `--data`, for a model or a file.
 
-    Photos get the size of its inputs, and belong to its classes by their folders'
-    names, which lie beside it in `data.json` (of a file in its manifest, too).
-    Without these the folders are taken in the order of their names.
+    Photos are scaled to the size of the inputs. The name of a photo's folder is the
+    name of its class. The class names are in `data.json` beside the model or file, and
+    in a file's manifest. Without class names, the folders are sorted by name.
 
     Args:
-        args: The command's arguments.
-        path: Where the model or file lies.
-        model: The model, if `path` is one.
+        args: Arguments of the command.
+        path: Path of the model or file.
+        model: The model, if `path` is a model.
 
     Returns:
-        The `ImageData`, or `None` if none is given.
+        The `ImageData`, or `None` without `--dataset` and `--data`.
 
     Raises:
-        ValueError: If there is no such data set, or it does not fit.
-        DatasetUnavailableError: If it is missing on this machine.
+        ValueError: If there is no such data set, or if it does not fit.
+        DatasetUnavailableError: If the data set is missing on this machine.
         OSError: If the folder cannot be read.
     """
     if not args.dataset and not args.data:
@@ -86,22 +86,22 @@ def load_dataset(args: argparse.Namespace, path: Path, model: Any = None) -> Any
     _check_fits("--dataset" if args.dataset else "--data", wanted, data)
     if wanted.scaled is False:
         write_warning(
-            f"{wanted.name} has no layer that scales its inputs, and gets the set's "
-            f"pixels as they are, 0 to {data.largest_pixel}: is that what it was "
-            "trained on?"
+            f"{wanted.name} has no layer that scales its inputs, so it gets pixels, 0 "
+            f"to {data.largest_pixel}. If it was trained on other values, the results "
+            "are wrong."
         )
     return data
 
 
 def some_of(images: Any, count: int) -> Any:
-    """Images from all over a set, whose order may be that of its classes.
+    """Takes images evenly from a data set, which may be sorted by class.
 
     Args:
-        images: The set's, of any number.
-        count: How many to take at most.
+        images: Images of the data set.
+        count: Largest number of images to take.
 
     Returns:
-        Their pixels, float32.
+        Pixels of the images, float32.
     """
     import numpy as np
 
@@ -116,8 +116,8 @@ def _load_photos(folder: Path, wanted: _Wanted) -> Any:
     shape = wanted.inputs[0] if len(wanted.inputs) == 1 else ()
     if len(shape) != 3 or None in shape or shape[2] not in (1, 3):
         raise ArgumentError(
-            f"`--data` is for networks of one input, a grey or RGB image of one size. "
-            f"{wanted.name} has inputs of shape {wanted.inputs}"
+            "`--data` needs a network with one input, a grey or RGB image of a fixed "
+            f"size. Received: {wanted.name}, with inputs of shape {wanted.inputs}"
         )
     trained_on = wanted.trained_on or {}
     same = trained_on.get("folder") == str(folder.expanduser().resolve())
@@ -126,13 +126,13 @@ def _load_photos(folder: Path, wanted: _Wanted) -> Any:
         folder,
         size=shape[:2],
         channels=shape[2],
-        # Those that were trained on would say too much good.
+        # Photos of the training would give too high an accuracy.
         held_out=1 if held_out is None else held_out,
         seed=SPLIT_SEED,
         class_names=wanted.class_names,
     )
-    which = "that training held out" if len(data.x_train) else "of the folder, all"
-    write_note(f"{len(data.x_test):,} photos to test on, {which}")
+    which = "which training held out" if len(data.x_train) else "all of the folder"
+    write_note(f"Testing on {len(data.x_test):,} photos, {which}.")
     return data
 
 
@@ -165,8 +165,7 @@ def _of_file(path: Path) -> _Wanted:
         [tensor.sample_shape for tensor in widest.outputs],
         trained_on,
         names,
-        # A file says what it takes, and is given that.
-        None,
+        None,  # a file says itself how pixels become inputs
     )
 
 
@@ -174,10 +173,11 @@ def _check_fits(option: str, wanted: _Wanted, data: Any) -> None:
     if wanted.inputs != [data.input_shape]:
         raise ArgumentError(
             f"`{option}` must have images of shape {wanted.inputs}. Received: "
-            f"{data.name}, of {data.input_shape}"
+            f"{data.name}, with images of shape {data.input_shape}"
         )
     if wanted.outputs != [(data.classes,)]:
         raise ArgumentError(
-            f"`{option}` must have classes for outputs of shape {wanted.outputs}. "
-            f"Received: {data.name}, of {data.classes} classes"
+            f"`{option}` must have as many classes as there are outputs, which have "
+            f"the shape {wanted.outputs}. Received: {data.name}, with {data.classes} "
+            "classes"
         )

@@ -12,7 +12,7 @@ from awn_keras.cli.arguments import (
 )
 from awn_keras.cli.output import told_on_stderr, write_line
 
-HELP = "Show the layers of a saved model, or its networks."
+HELP = "Show the layers of a saved model, or its networks and their costs."
 
 
 def add(parser: Parser) -> None:
@@ -22,14 +22,14 @@ def add(parser: Parser) -> None:
     parser.add_argument(
         "--networks",
         action="store_true",
-        help="list the distinct networks (those at --widths, if given) and their costs",
+        help="list the different networks and their costs (with --widths, only those)",
     )
     add_input_shape_argument(parser)
     parser.add_argument(
         "--time",
         action="store_true",
-        help="measure on this machine how many milliseconds each width takes in an "
-        "exported file (default: the four widths of an export)",
+        help="also measure the latency of each width on this machine, in an exported "
+        "file (default widths: the four of an export)",
     )
 
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         from awn_keras.layouts import default_widths
 
         widths = widths or default_widths(model)
-        write_line(f"Converting and timing widths, some seconds each: {len(widths)}")
+        write_line(f"Converting and timing {len(widths)} widths, some seconds each.")
     with told_on_stderr(WARNING):
         costs = (list_networks if args.networks else summarize)(model, widths=widths)
     write_line(str(with_milliseconds(costs, model) if args.time else costs))

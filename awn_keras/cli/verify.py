@@ -17,18 +17,21 @@ from awn_keras.cli.output import (
 from awn_keras.cli.sets import add_set_arguments, load_dataset, some_of
 from awn_keras.errors import ArgumentError
 
-HELP = "Compare a TFLite file with the model."
+HELP = "Compare the outputs of a TFLite file with those of its model."
 
 
 def add(parser: Parser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("file", type=Path, help="a .tflite file")
-    parser.add_argument("--against", type=Path, required=True, help="a .keras file")
+    parser.add_argument(
+        "--against", type=Path, required=True, help="the model, a .keras file"
+    )
     parser.add_argument(
         "--precision",
-        help="the file's: decides what may differ (default: as its manifest says)",
+        help="precision of the file, which sets the tolerance (default: as stored in "
+        "the file)",
     )
-    add_set_arguments(parser, "compare on 500 test images of a set")
+    add_set_arguments(parser, "compare on 500 test images of a data set")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from awn_keras.cli.arguments import Parser
 from awn_keras.cli.output import write_line
 
-HELP = "Write a page that runs a TFLite file in the browser."
+HELP = "Write a web page that runs a TFLite file in the browser."
 LITERTJS_HELP = (
-    "folder of the npm package @litertjs/core, to copy from (default: the page loads "
-    "it from the CDN jsDelivr)"
+    "folder of the npm package @litertjs/core, which is copied to the page (default: "
+    "the page loads LiteRT.js from the CDN jsDelivr)"
 )
 
 
@@ -23,15 +23,16 @@ def add(parser: Parser) -> None:
     add(
         "--output",
         type=Path,
-        help="folder (default: FILE_web); with --single-file a file (FILE.html)",
+        help="folder (default: FILE_web); with --single-file, a file (default: "
+        "FILE.html)",
     )
     add("--litertjs", type=Path, metavar="FOLDER", help=LITERTJS_HELP)
     add(
         "--single-file",
         action="store_true",
-        help="one HTML with all in it, which needs no server (needs --litertjs)",
+        help="write a single HTML file that needs no server (needs --litertjs)",
     )
-    add("--title", help="of the page (default: the model's name)")
+    add("--title", help="title of the page (default: the model's name)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -51,16 +52,16 @@ def run(args: argparse.Namespace) -> None:
         title=args.title,
     )
     if LABELS not in attached(file):
-        write_line(f"{file} has no labels: the page calls classes by their numbers.")
+        write_line(f"{file} has no labels: the page shows class numbers.")
     write_line(how_to_open(page, served=not args.single_file))
 
 
 def how_to_open(page: Path, *, served: bool = True) -> str:
-    """Says how to look at a page.
+    """Explains how to open a page.
 
     Args:
-        page: Its path.
-        served: Whether it needs a web server.
+        page: Path of the page.
+        served: Whether the page needs a web server.
 
     Returns:
         One line.
@@ -69,6 +70,6 @@ def how_to_open(page: Path, *, served: bool = True) -> str:
         return f"{page} ({page.stat().st_size / 1e6:.1f} MB) opens in any browser."
     folder = shlex.quote(str(page.parent))
     return (
-        f"{page} is for a web server. Here: `python -m http.server --directory "
-        f"{folder}`, then open http://localhost:8000"
+        f"{page} needs a web server. On this machine: run `python -m http.server "
+        f"--directory {folder}`, then open http://localhost:8000"
     )

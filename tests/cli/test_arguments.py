@@ -74,9 +74,9 @@ def test_lists_are_separated_by_commas():
 def test_stages_are_an_object_of_json():
     assert parse_stages('{"a": {"divisor": 4}}') == {"a": {"divisor": 4}}
     for text in ("a=4", "[4]"):
-        with pytest.raises(argparse.ArgumentTypeError, match="an object of JSON"):
+        with pytest.raises(argparse.ArgumentTypeError, match="a JSON object"):
             parse_stages(text)
-    with pytest.raises(argparse.ArgumentTypeError, match="a name stands twice"):
+    with pytest.raises(argparse.ArgumentTypeError, match="may occur only once"):
         parse_stages('{"a": {"divisor": 4}, "a": {"divisor": 8}}')
 
 

@@ -42,7 +42,7 @@ def test_convert_does_not_overwrite_what_may_have_been_trained(plain, tmp_path, 
     path = tmp_path / "mine_any_width.keras"
     path.write_text("trained")
     assert main(f"convert {plain} --divisor 2".split()) == 2
-    assert "mine_any_width.keras is there already" in capsys.readouterr().err
+    assert "mine_any_width.keras already exists" in capsys.readouterr().err
     assert path.read_text() == "trained"
 
 

@@ -54,7 +54,7 @@ def test_evaluate_a_file_on_what_does_not_fit(trained, bad_files, tmp_path, caps
     assert main(f"export {bad_files}/any.keras --widths 1 --output {path}".split()) == 0
     for arguments, match in (
         ("--dataset digits", r"`--dataset` must have images of shape \[\(6, 6, 2\)\]"),
-        ("--dataset digits --output x", "`--output` is for a .keras file"),
+        ("--dataset digits --output x", "`--output` works only for a .keras file"),
     ):
         assert main(f"evaluate {path} {arguments}".split()) == 2
         assert re.search(match, capsys.readouterr().err)
@@ -62,4 +62,4 @@ def test_evaluate_a_file_on_what_does_not_fit(trained, bad_files, tmp_path, caps
     code = main(f"export {bad_files}/three.keras --output {three}".split())
     assert code == 0
     assert main(f"evaluate {three} --dataset digits".split()) == 2
-    assert "must have classes for outputs of shape [(3,)]" in capsys.readouterr().err
+    assert "as many classes as there are outputs" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def test_export_and_verify(trained, tmp_path, capsys):
     *rows, told = capsys.readouterr().out.splitlines()
     assert len(rows) == 3
     assert rows[-1].endswith("100.0 %  width_100, digits.tflite")
-    assert told == "AnytimeInterpreter: answers at 0.25, refines to 1"
+    assert told == "AnytimeInterpreter: runs at 0.25, refines to 1"
     manifest = json.loads((tmp_path / "digits.json").read_text())
     assert manifest["metadata"]["class_names"] == list("0123456789")
     assert "normalization" not in manifest["metadata"]  # the model's own matter
@@ -52,7 +52,7 @@ def test_export_appends_widths_to_a_file(trained, tmp_path, capsys):
     ]
     before = path.read_bytes()
     for arguments, match in (
-        (append, "`--append-to` needs `--widths`"),
+        (append, "`--widths` must name the new widths with `--append-to`"),
         (f"{append} --widths 0.5", "must be new ones"),
         (f"{export} --widths 1 --append-to {tmp_path}/no.tflite", "No such file"),
     ):

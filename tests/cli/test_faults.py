@@ -26,7 +26,7 @@ def test_a_fault_is_one_line_that_names_the_traceback(at_fault, capsys):
     line = capsys.readouterr().err
     assert re.fullmatch(
         r"awn summary: a fault of awn_keras: KeyError: 'nobody foresaw.*this'\. Please "
-        rf"report it; the traceback is in {log}\n",
+        rf"report it. The traceback is in {log}\n",
         line,
     )
     text = log.read_text()
@@ -48,14 +48,14 @@ def test_debugging_shows_the_traceback(at_fault, monkeypatch, capsys):
     assert main(["summary", "model.keras"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("Traceback (most recent call last):")
-    assert error.endswith("Please report it; the traceback is above\n")
+    assert error.endswith("Please report it. The traceback is above\n")
     assert not list(at_fault.iterdir())
 
 
 def test_without_a_file_the_traceback_is_shown(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("AWN_LOG", str(tmp_path / "missing"))
     monkeypatch.delenv("AWN_DEBUG", raising=False)
-    assert describe_fault(KeyError("x")).endswith("the traceback is above")
+    assert describe_fault(KeyError("x")).endswith("The traceback is above")
     assert capsys.readouterr().err == "KeyError: 'x'\n"
 
 

@@ -31,8 +31,8 @@ def demo(tmp_path_factory):
 def test_demo_as_a_program(demo):
     folder, done = demo
     assert done.returncode == 0
-    assert "44 networks in one model" in done.stdout
-    found = re.findall(r"width ([\d.]+): +([\d.]+) % right", done.stdout)
+    assert "one model with 44 networks" in done.stdout
+    found = re.findall(r"width ([\d.]+): +([\d.]+) % correct", done.stdout)
     assert [float(width) for width, _ in found] == [0.05, 0.25, 0.5, 1.0]
     accuracy = [float(right) for _, right in found]
     # Two channels read most digits, all of them nearly all.

@@ -80,7 +80,7 @@ def test_what_cannot_be_read_is_told_after_the_rest(folder, capsys):
         ("{0}/a.tflite {0}/0.png --top 0", "`--top` must be at least 1"),
         ("{0}/a.tflite {0}/0.png --threads 0", "`--threads` must be at least 1"),
         ("{0}/table.keras {0}/0.png", "must take one image of pixels"),
-        ("{0}/plain.keras {0}/0.png --width 0.5", "`--width` is for models of several"),
+        ("{0}/plain.keras {0}/0.png --width 0.5", "`--width` works only for any-width"),
     ],
 )
 def test_a_mistake_is_one_line(folder, arguments, match, capsys):

@@ -46,7 +46,7 @@ def test_evaluating_on_the_folder_takes_what_was_held_out(place, capsys):
     evaluate = f"evaluate {place}/run/model.keras --data {place}/photos --widths 1"
     code, out, err = lines_of(capsys, evaluate)
     assert code == 0
-    assert err == ["6 photos to test on, that training held out"]
+    assert err == ["Testing on 6 photos, which training held out."]
     result = json.loads((place / "run" / "result.json").read_text())
     accuracy = result["curves"][0]["accuracy"][-1]
     assert f"{100 * accuracy:.2f} %" in out[-1]
@@ -58,7 +58,7 @@ def test_other_photos_belong_to_classes_by_name(place, tmp_path, capsys):
     evaluate = f"evaluate {place}/run/model.keras --data {tmp_path}/new --widths 1"
     code, out, err = lines_of(capsys, evaluate)
     assert code == 0
-    assert err == ["9 photos to test on, of the folder, all"]
+    assert err == ["Testing on 9 photos, all of the folder."]
     dogs = out[-1].split()[1]
     # Called birds, the same photos are the first class.
     (tmp_path / "new" / "dog").rename(tmp_path / "new" / "bird")
@@ -79,7 +79,9 @@ def test_without_data_json_classes_are_in_the_order_of_their_names(
     photos(tmp_path / "two", cat=2, dog=2)
     code, _, lines = lines_of(capsys, f"{evaluate} {tmp_path}/two")
     assert code == 2
-    assert "`--data` must have classes for outputs of shape [(3,)]" in lines[-1]
+    assert (
+        "as many classes as there are outputs, which have the shape [(3,)]" in lines[-1]
+    )
 
 
 def test_files_are_compared_and_measured_on_photos(place, capsys):
@@ -148,8 +150,8 @@ def test_a_model_that_scales_nothing_is_warned_of(tmp_path, capsys):
     code, _, (line,) = lines_of(capsys, evaluate)
     assert code == 0
     assert line == (
-        "warning: 'lenet_3c1l' has no layer that scales its inputs, and gets the set's "
-        "pixels as they are, 0 to 16: is that what it was trained on?"
+        "warning: 'lenet_3c1l' has no layer that scales its inputs, so it gets pixels, "
+        "0 to 16. If it was trained on other values, the results are wrong."
     )
 
 

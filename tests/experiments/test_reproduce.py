@@ -605,7 +605,8 @@ def test_the_command_names_results_of_other_kinds(tmp_path, capsys):
     assert "No run is finished." in out
     for scale in ("1", "0.1"):
         options = f"--scale {scale} --precision mixed_bfloat16"
-        assert f"4 finished runs have {options}: give these to see them." in out
+        told = f"4 finished runs have other options. To see them, add {options}."
+        assert told in out
         assert main([*command, *options.split()]) == 0
         assert "finished runs have" not in capsys.readouterr().out
 
