@@ -1,4 +1,4 @@
-"""One photo, from a file of any kind to pixels of one size."""
+"""Reads a photo of any format as pixels of a given size."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from awn_keras.extras import check_installed
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Endings of the names of files that are read as photos, in lower case.
+#: Endings of the names of photos, in lower case.
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 )
-#: What shows through a transparent pixel.
+#: Colour behind transparent pixels.
 _BEHIND = (255, 255, 255, 255)
 #: Pillow's modes with 16 bits or more for a pixel, all in shades of grey.
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 class PhotoError(AwnError, ValueError):
-    """A file is no photo that can be read."""
+    """A file is not a readable photo."""
 
 
 def read_photo(photo: Any, shape: tuple[int, int, int]) -> np.ndarray:
     """Reads a photo as pixels of a network's input.
 
-    The whole photo is scaled to the rows and cols, whatever its own are, as
-    `keras.utils.image_dataset_from_directory` and MediaPipe do. It is turned as its
-    EXIF tag says. Transparent pixels become white, CMYK and palettes become RGB, and
-    of an animation the first picture counts.
+    The whole photo is scaled to the wanted rows and cols, and its aspect ratio may
+    change, as in `keras.utils.image_dataset_from_directory` and MediaPipe. The photo is
+    rotated as its EXIF tag says. Transparent pixels become white. CMYK and palettes
+    become RGB. Of an animation, the first picture is read.
 
     Args:
         photo: Path of a file, or a `PIL.Image.Image`.
-        shape: `(rows, cols, channels)` wanted, with 3 channels (RGB) or 1 (grey).
+        shape: Wanted `(rows, cols, channels)`, with 3 channels (RGB) or 1 (grey).
 
     Returns:
         uint8 array of this shape, 0 to 255.
 
     Raises:
-        PhotoError: If it is damaged, too large, or no photo; the message names it.
-        OSError: If there is no such file, or it may not be read.
+        PhotoError: If the file is damaged, too large, or no photo. The message names
+            the file.
+        OSError: If the file does not exist or cannot be read.
         ValueError: If `shape` has other than 1 or 3 channels.
         ImportError: If Pillow is not installed.
     """
@@ -54,8 +55,7 @@ def read_photo(photo: Any, shape: tuple[int, int, int]) -> np.ndarray:
     rows, cols, channels = shape
     if channels not in (1, 3):
         raise ArgumentError(
-            "Photos have 3 channels (RGB) or 1 (grey): `shape` must end in one of "
-            f"these. Received: shape={shape}"
+            f"`shape` must end in 3 channels (RGB) or 1 (grey). Received: shape={shape}"
         )
     if isinstance(photo, Image.Image):
         return _pixels(photo, rows, cols, channels)
@@ -64,19 +64,20 @@ def read_photo(photo: Any, shape: tuple[int, int, int]) -> np.ndarray:
         raise PhotoError(f"{path} is a folder, not a photo.")
     try:
         with path.open("rb") as file, Image.open(file) as image:
-            # A JPEG may be decoded at a half, a quarter or an eighth of its size.
+            # Faster: a JPEG can be decoded at a half, a quarter or an eighth of its
+            # size.
             image.draft(None, (2 * cols, 2 * rows))
             return _pixels(image, rows, cols, channels)
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
         raise PhotoError(
-            f"{path} is empty." if empty else f"{path} is no photo of a known kind."
+            f"{path} is empty." if empty else f"{path} is no photo of a known format."
         ) from error
     except (FileNotFoundError, PermissionError):
         raise
     except Image.DecompressionBombError as error:
         raise PhotoError(f"{path} has too many pixels to be a photo.") from error
-    # Pillow's readers raise whatever they stumble over in a damaged file.
+    # Pillow may raise anything for a damaged file.
     except Exception as error:
         raise PhotoError(f"{path} is damaged: {error}") from error
 
@@ -87,7 +88,7 @@ def _pixels(image: Image.Image, rows: int, cols: int, channels: int) -> np.ndarr
     image = ImageOps.exif_transpose(image)
     if image.mode in _DEEP:
         values = np.asarray(image, "float64")
-        # 16 bits; a file of 8 in a wider mode has no value above 255.
+        # 16-bit values, unless no value is above 255 (8 bits in a wider mode).
         scale = 1 / 257 if values.max(initial=0) > 255 else 1.0
         image = Image.fromarray(np.clip(values * scale, 0, 255).astype("uint8"))
     if image.has_transparency_data:

@@ -100,7 +100,7 @@ def test_broken_files_are_named(tmp_path):
     ).read_bytes()
     for name, content, message in (
         ("empty.jpg", b"", "empty.jpg is empty"),
-        ("text.jpg", b"no photo at all", "text.jpg is no photo of a known kind"),
+        ("text.jpg", b"no photo at all", "text.jpg is no photo of a known format"),
         (
             "half.jpg",
             whole[: len(whole) // 2],

@@ -1,4 +1,4 @@
-"""Image data sets: the paper's by name, and folders of photos."""
+"""Image data sets: those of the paper by name, and folders of photos."""
 
 from awn_keras.data.batches import Batches, shift_and_flip
 from awn_keras.data.folder import load_folder

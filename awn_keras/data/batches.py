@@ -1,4 +1,4 @@
-"""Batches of images, in an order and with an augmentation that a seed decides."""
+"""Batches of images, whose order and augmentation depend on a seed."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from awn_keras.photos import PhotoError
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of images for `fit` and `evaluate`: pixels as they are, in float32.
+    """Batches of images for `fit` and `evaluate`: unscaled pixels, in float32.
 
-    Order and augmentation of an epoch depend on the seed and the epoch's number only,
-    so that training resumed at `first_epoch` sees what it would have seen. (Pass
-    `shuffle=False` to `fit`; otherwise Keras shuffles the batches once more.)
+    Order and augmentation of an epoch depend only on the seed and the number of the
+    epoch. So a training that resumes at `first_epoch` gets the batches of an
+    uninterrupted training. Pass `shuffle=False` to `fit`; otherwise Keras shuffles the
+    batches again.
 
     Args:
-        images: uint8 pixels `(n, rows, cols, channels)`: an array, or anything else
-            that has `shape`, a length, and gives an array for an array of indices.
+        images: uint8 pixels `(n, rows, cols, channels)`: an array, or an object that
+            has `shape` and a length, and returns an array for an array of indices.
         labels: Integer array `(n,)`.
-        batch_size: Samples in a batch; the last may be smaller.
+        batch_size: Samples in a batch. The last batch may be smaller.
         shuffle: Whether to draw a new order in every epoch.
-        flip: Whether to flip half of the images left to right, drawn at random.
-        shift: Pixels by which an image is shifted at most, up or down and to a side.
-        border: What a shift uncovers, a pixel `(channels,)`; by default black.
-        layers: Keras layers for preprocessing images, such as
+        flip: Whether to flip each image left to right with a probability of 1/2.
+        shift: Largest random shift of an image, in pixels, vertical and horizontal.
+        border: Pixel `(channels,)`, or one number, for the area that a shift uncovers;
+            black by default.
+        layers: Keras preprocessing layers for images, such as
             `keras.layers.RandomRotation`, applied after flip and shift.
         seed: Integer seed of order and augmentation.
-        first_epoch: Number of the epoch that comes first.
+        first_epoch: Number of the first epoch.
 
     Attributes:
-        fault: What is wrong with a photo that could not be read; backends make of the
-            exception that says so one of their own.
+        fault: The error of a photo that could not be read, or `None`. Backends replace
+            the exception by their own, so callers read this attribute.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Batches(keras.utils.PyDataset):
         return images, self.labels[chosen]
 
     def on_epoch_end(self) -> None:
-        """Draws the next epoch's order; Keras calls it."""
+        """Draws the order of the next epoch. Keras calls this method."""
         self.epoch += 1
         self._order = self._new_order()
 
@@ -109,14 +111,16 @@ def shift_and_flip(
     flip: bool = True,
     border: Any = 0,
 ) -> np.ndarray:
-    """Crops each image at random from itself with a border, and flips half of them.
+    """Shifts each image at random, and flips half of the images.
+
+    A shift adds a border to the image, and crops a random part of the original size.
 
     Args:
         images: Array `(n, rows, cols, channels)`.
-        rng: Source of randomness.
-        shift: Pixels of border on each side.
-        flip: Whether to flip any.
-        border: The border's pixel, `(channels,)` or one number.
+        rng: Random generator.
+        shift: Largest shift, and width of the border, in pixels.
+        flip: Whether to flip images.
+        border: Pixel of the border, `(channels,)` or one number.
 
     Returns:
         Array of the same shape and dtype.
@@ -128,10 +132,10 @@ def shift_and_flip(
     padded = np.empty((rows + 2 * shift, cols + 2 * shift, channels), images.dtype)
     padded[:] = border
     tops, lefts = rng.integers(0, 2 * shift + 1, (2, count))
-    # Drawn in any case: without flips the shifts of the next batch stay the same.
+    # Draw flips even if they are off, so that the other random numbers stay the same.
     flips = rng.integers(0, 2, (count,)) * flip
     shifted = np.empty_like(images)
-    # Copying slices takes a third of the time of one fancy index.
+    # Copying slices takes a third of the time of fancy indexing.
     for i, (top, left, flipped) in enumerate(zip(tops, lefts, flips, strict=True)):
         padded[shift : shift + rows, shift : shift + cols] = images[i]
         crop = padded[top : top + rows, left : left + cols]
@@ -140,9 +144,10 @@ def shift_and_flip(
 
 
 def _transformed(layer: Any, images: np.ndarray, seed: int) -> np.ndarray:
-    """What a Keras layer makes of images with a seed."""
-    # A layer draws from generators that go on from call to call, and some ignore the
-    # `seed` of `get_random_transformation`. Set, they draw alike after a resume, too.
+    """Applies a Keras layer to images, with a seed."""
+    # The random generators of a layer continue from call to call, and some layers
+    # ignore the `seed` of `get_random_transformation`. Setting the state of the
+    # generators gives equal results after a resume.
     states = [v for v in layer.variables if v.name == "seed_generator_state"]
     for index, state in enumerate(states):
         state.assign(np.array([seed, index], state.dtype))

@@ -1,4 +1,4 @@
-"""A data set of a folder of photos."""
+"""Data sets from folders of photos."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from awn_keras.data.reading import (
 )
 from awn_keras.errors import ArgumentError
 
-#: Bytes of pixels up to which a set is kept in memory.
+#: Largest data set, in bytes of pixels, that is kept in memory.
 _IN_MEMORY = 500_000_000
 
 
@@ -48,43 +48,44 @@ def load_folder(
 ) -> ImageData:
     """Loads a folder of photos that has a folder for each class.
 
-    The folders' names are the classes'; photos may lie in further folders below. In
-    `path` are the classes' folders themselves, or `train` and `test` (or
-    `validation`, or `val`), which have them. Files that are damaged or no photos are
-    left out, and named.
+    The name of a folder is the name of its class; photos may be in further folders
+    below. `path` contains the folders of the classes, or two folders `train` and `test`
+    (or `validation`, or `val`) that contain them. Files that are damaged, or are no
+    photos, are left out and named.
 
-    Each photo is scaled to `size`; see `awn_keras.photos.read_photo`. If all of them
-    take less than 500 MB then, they are read at once and kept in memory. Else they
-    are read again in each epoch, unless there is a `cache`. Then only the beginning of
-    each file is checked here, and a photo that turns out to be damaged ends training
-    by a line that names it.
+    Each photo is scaled to `size`; see `awn_keras.photos.read_photo`. If all scaled
+    photos take at most 500 MB, they are read at once and kept in memory. Otherwise they
+    are read in each epoch, unless you give a `cache`. Without a cache, only the
+    beginning of each file is checked here. A photo that turns out to be damaged later
+    ends the training with an error that names the file.
 
     Args:
         path: The folder.
         size: Rows and cols of the images, `(rows, cols)` or one number for both.
         channels: 3 for RGB, 1 for grey.
-        held_out: Part of each class's photos to test on, if there is no folder `test`;
-            in (0, 1]. 1 tests on all, and leaves none to train on.
-        seed: Chooses these. A photo that is added later moves at most one other of
-            its class from one part to the other.
-        cache: Folder to keep pixels in, so that another epoch, or run, need not read
-            files. It takes `rows * cols * channels` bytes a photo.
-        class_names: The classes in the order of the labels, as those of a trained
-            model. Photos of others are refused; one may be without photos. `None` for
-            the folders' names, sorted.
+        held_out: Share in (0, 1] of the photos of each class to test on, if there is no
+            folder `test`. 1 tests on all photos and trains on none.
+        seed: Seed for the choice of test photos. If you add a photo later, at most one
+            other photo of its class changes its part.
+        cache: Folder for pixels, so that later epochs and runs need not read the files.
+            It takes `rows * cols * channels` bytes for each photo.
+        class_names: Names of the classes in the order of the labels, for example those
+            of a trained model. Folders with other names are refused. A class may have
+            no photos. `None` takes the names of the folders, sorted.
         flip: Whether training images are flipped left to right at random.
-        shift: By how many pixels they are shifted at most. `None` for an eighth of
-            the smaller side.
+        shift: Largest random shift of training images, in pixels. `None` takes an
+            eighth of the smaller side.
         augment_layers: See `ImageData`.
-        verbose: Whether to write to stderr what is left out, and why.
+        verbose: Whether to write lines about left-out files to stderr.
 
     Returns:
         The data. `x_train` and `x_test` are `Photos`.
 
     Raises:
-        OSError: If there is no such folder, or it may not be read.
-        ValueError: If it has no two classes of photos, or others than `class_names`,
-            or an argument is out of range.
+        ImportError: If Pillow is not installed.
+        OSError: If the folder does not exist or cannot be read.
+        ValueError: If the folder has fewer than two classes of photos, if it has
+            classes that are not in `class_names`, or if an argument is out of range.
 
     Example:
         >>> data = load_folder("photos", size=96)
@@ -139,10 +140,10 @@ def _shape(size: Any, channels: int) -> tuple[int, int, int]:
 
 
 class _Reader:
-    """Makes arrays of photos: on disk, in memory, or read on access.
+    """Makes arrays of photos: in a cache, in memory, or read on access.
 
     Attributes:
-        faults: Lines on files that cannot be read.
+        faults: Lines about files that cannot be read.
     """
 
     def __init__(
@@ -156,22 +157,22 @@ class _Reader:
         self._bar = Bar(count, f"{'Reading' if reads else 'Checking'} {count:,} photos")
 
     def read(self, photos: list[Photo]) -> tuple[Photos, list[Photo]]:
-        """The array of the photos that can be read, and these."""
+        """Returns the array of all readable photos, and the list of these photos."""
         paths = [photo.path for photo in photos]
         pixels: np.ndarray | None = None
         if self._cache is not None:
             size = "x".join(map(str, self._shape))
             key = f"{fingerprint([photos], times=True)[:32]}_{size}"
-            pixels, found = kept_on_disk(
+            pixels, faults = kept_on_disk(
                 paths, self._shape, self._cache, key, self._bar
             )
         elif self._in_memory:
             pixels = np.empty((len(paths), *self._shape), "uint8")
-            found = read_into(pixels, paths, self._bar)
+            faults = read_into(pixels, paths, self._bar)
         else:
-            found = check_headers(paths, self._bar)
-        self.faults += found.values()
-        good = np.array([row for row in range(len(paths)) if row not in found], int)
+            faults = check_headers(paths, self._bar)
+        self.faults += faults.values()
+        good = np.array([row for row in range(len(paths)) if row not in faults], int)
         kept = [photos[row] for row in good]
         return Photos([photo.path for photo in kept], self._shape, pixels, good), kept
 
@@ -183,16 +184,16 @@ def _labels(photos: list[Photo]) -> np.ndarray:
 def _check_left(
     root: Path, listing: Listing, faults: list[str], class_names: Any
 ) -> None:
-    """Checks that without damaged files there is still something to train and test."""
+    """Checks that there are still photos to train and test on without damaged files."""
     why = " ".join(["", *faults])
     if not listing.test:
-        raise ArgumentError(f"{root} has no photo to test on that can be read.{why}")
+        raise ArgumentError(f"{root} has no readable photo to test on.{why}")
     if class_names is not None:
         return
     left = {photo.label for photo in listing.train or listing.test}
     gone = [n for label, n in enumerate(listing.class_names) if label not in left]
     if gone:
         raise ArgumentError(
-            f"{root} has no photo of {', '.join(map(repr, gone))} to train on that can "
-            f"be read.{why}"
+            f"{root} has no readable photo of {', '.join(map(repr, gone))} to train "
+            f"on.{why}"
         )

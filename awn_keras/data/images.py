@@ -12,34 +12,34 @@ import numpy as np
 from awn_keras.data.batches import Batches
 from awn_keras.errors import ArgumentError
 
-#: Photos of which mean and standard deviation are taken; of named sets it is all.
+#: Number of photos for mean and standard deviation. Named data sets use all images.
 _SAMPLED = 2000
-#: Images of which float64 copies are in memory at a time.
+#: Number of images that are copied to float64 at a time, to limit memory.
 _AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: training and test images, with what their labels mean.
+    """A data set: training and test images, their labels, and class names.
 
     Args:
-        name: Its name.
-        x_train: uint8 pixels `(n, rows, cols, channels)`: an array, or `Photos`,
-            which are read on access.
+        name: Name of the data set.
+        x_train: uint8 pixels `(n, rows, cols, channels)`: an array, or `Photos`, which
+            are read on access.
         y_train: int64 array `(n,)`.
         x_test: Like `x_train`.
         y_test: Like `y_train`.
-        class_names: What the labels mean, in their order.
+        class_names: Names of the classes, in the order of the labels.
         flip: Whether training images are flipped left to right at random.
-        shift: By how many pixels they are shifted at most, over a border of the mean
-            colour.
-        augment_layers: Keras layers for preprocessing images, such as
-            `keras.layers.RandomRotation(0.1)`, that change training images after
-            that. They see pixels.
-        fingerprint: Tells this set from another one of the same name. `None` for sets
-            that their name decides.
-        largest_pixel: The brightest that pixels can be.
-        notes: Lines on what was left out of the set, and why.
+        shift: Largest random shift of training images, in pixels. The uncovered border
+            gets the mean colour.
+        augment_layers: Keras preprocessing layers for images, such as
+            `keras.layers.RandomRotation(0.1)`, applied to the pixels of training images
+            after flip and shift.
+        fingerprint: Hash of a folder of photos, which distinguishes folders of equal
+            names. `None` for named data sets.
+        largest_pixel: Largest possible value of a pixel.
+        notes: Lines about files that were left out, with the reason.
     """
 
     name: str
@@ -56,10 +56,11 @@ class ImageData:
     notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        """Checks how images are changed.
+        """Checks the shift.
 
         Raises:
-            ValueError: If `shift` is negative, or as large as the images.
+            ValueError: If `shift` is negative, or not below the rows and cols of the
+                images.
         """
         if not 0 <= self.shift < min(self.input_shape[:2]):
             raise ArgumentError(
@@ -77,7 +78,7 @@ class ImageData:
         """Number of classes."""
         return len(self.class_names) or int(self.y_train.max()) + 1
 
-    @cached_property  # seconds for CIFAR
+    @cached_property  # computing it takes seconds for CIFAR
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel."""
         images = self.x_train
@@ -87,7 +88,7 @@ class ImageData:
             chosen = np.sort(rng.choice(len(images), _SAMPLED, replace=False))
         total = squares = np.zeros(self.input_shape[2])
         for start in range(0, len(chosen), _AT_ONCE):
-            # Sums of integers, which float64 holds exactly.
+            # float64 holds these sums of integers exactly.
             pixels = images[chosen[start : start + _AT_ONCE]].astype("float64")
             total = total + pixels.sum(axis=(0, 1, 2))
             squares = squares + (pixels**2).sum(axis=(0, 1, 2))
@@ -97,30 +98,31 @@ class ImageData:
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean of each channel over the training images, `(channels,)`.
+        """Mean of each channel over the training images, float32 `(channels,)`.
 
-        Of a folder of photos, over 2,000 of them at most, chosen at random, always the
-        same ones.
+        For a folder of photos, the mean over at most 2,000 photos, which are drawn with
+        a fixed seed.
         """
         return self._moments[0].astype("float32")
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation of each channel over the training images, likewise."""
+        """Standard deviation of each channel, float32 `(channels,)`; see `mean`."""
         return self._moments[1].astype("float32")
 
     def preprocessing(self) -> keras.layers.Layer:
-        """The layer that makes of pixels what networks like: mean 0, deviation 1.
+        """Makes a layer that normalizes pixels to mean 0 and standard deviation 1.
 
-        It belongs into the network, right after the input, so that the network takes
-        pixels wherever it goes.
+        Put the layer into the network, right after the input. Then the network takes
+        pixels, also in an exported file.
 
         Returns:
-            A new `keras.layers.Normalization`, called "preprocessing"; its numbers
-            are constants, not weights. A channel without any deviation becomes 0.
+            A new `keras.layers.Normalization` with the name "preprocessing". Its mean
+            and variance are constants, not weights. A channel without any deviation
+            becomes 0.
         """
         mean, std = self._moments
-        # In half precision 130.7 would be 131.
+        # float32, because half precision would round a mean of 130.7 to 131.
         return keras.layers.Normalization(
             mean=mean.tolist(),
             variance=(np.where(std > 0, std, 1.0) ** 2).tolist(),
@@ -131,12 +133,12 @@ class ImageData:
     def train(
         self, batch_size: int = 128, *, seed: int = 0, first_epoch: int = 0
     ) -> Batches:
-        """Training batches: shuffled, and augmented as the set says.
+        """Makes training batches, shuffled and augmented as the data set says.
 
         Args:
             batch_size: Samples in a batch.
             seed: Integer seed of order and augmentation.
-            first_epoch: Number of the epoch that comes first.
+            first_epoch: Number of the first epoch.
 
         Returns:
             Batches for `fit`.
@@ -155,7 +157,7 @@ class ImageData:
         )
 
     def test(self, batch_size: int = 500) -> Batches:
-        """Test batches, in order.
+        """Makes test batches, in order.
 
         Args:
             batch_size: Samples in a batch.

@@ -1,4 +1,4 @@
-"""What a model wants as its inputs: pixels, or numbers around 0."""
+"""The scale of a model's inputs: pixels, or normalized numbers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from awn_keras.graph import graph_nodes
 
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
-#: Operations by which a model may scale its inputs without such a layer.
+#: Operations that a model may use to scale its inputs, instead of such a layer.
 _ARITHMETIC = {"Add", "Divide", "Multiply", "Subtract", "TrueDivide"}
 
 
 def scales_inputs(model: keras.Model) -> bool:
-    """Says whether a model scales its inputs itself, before any weights act.
+    """Checks whether a model scales its inputs itself.
 
     Args:
         model: A functional model.
 
     Returns:
-        Whether a `Rescaling`, `Normalization`, `BatchNormalization` or arithmetic is
-        between the inputs and the first layer with a kernel.
+        Whether there is a `Rescaling`, `Normalization`, `BatchNormalization` or
+        arithmetic between the inputs and the first layer with weights.
     """
     reached = {id(x) for x in model.inputs}
     scaling = (*_SCALING, keras.layers.BatchNormalization)
@@ -38,14 +38,15 @@ def scales_inputs(model: keras.Model) -> bool:
 
 
 def random_inputs(model: keras.Model, count: int) -> list[np.ndarray]:
-    """Draws inputs that are standard normal where the first kernels read them.
+    """Draws inputs that are standard normal at the first kernels of a model.
 
     Args:
         model: A functional model.
         count: Number of samples.
 
     Returns:
-        For each of its inputs an array `(count, ...)`, float64, always the same ones.
+        For each input of the model an array `(count, ...)`, float64. Every call returns
+        the same numbers.
     """
     rng = np.random.default_rng(0)
     return [
@@ -54,7 +55,7 @@ def random_inputs(model: keras.Model, count: int) -> list[np.ndarray]:
 
 
 def _before(model: keras.Model, tensor: Any, values: np.ndarray) -> np.ndarray:
-    """What becomes `values` once the scaling layers have seen it."""
+    """Inputs that the scaling layers turn into `values`."""
     layers = []
     for node in graph_nodes(model):
         if node.input_tensors[0] is tensor and isinstance(node.operation, _SCALING):

@@ -1,4 +1,4 @@
-"""Which photos a folder has, and to which classes and parts they belong."""
+"""The photos of a folder, with their classes and parts (train, test)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from awn_keras.errors import ArgumentError
 from awn_keras.photos import SUFFIXES
 
-#: Names of folders of the two parts, in lower case; the first that is there counts.
+#: Names of the folders of the two parts, in lower case. The first existing one counts.
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")
-#: What systems leave in folders; besides everything whose name begins with a dot.
+#: Files of operating systems. Names that begin with a dot are ignored, too.
 _JUNK = ("thumbs.db", "desktop.ini", "__macosx")
-#: Lines about files that were left out; the rest is counted.
+#: Largest number of lines about left-out files. Further files are only counted.
 _MOST_LINES = 10
 
 
@@ -29,10 +29,10 @@ class Photo:
 
     Args:
         path: The file.
-        name: Where it is below the folder of classes, as in "cat/winter/1.jpg".
-        label: Number of its class.
-        size: Bytes of the file.
-        time: When it was changed, in nanoseconds.
+        name: Path below the folder of classes, such as "cat/winter/1.jpg".
+        label: Number of the class.
+        size: Size of the file in bytes.
+        time: Time of the last change, in nanoseconds.
     """
 
     path: Path
@@ -44,13 +44,13 @@ class Photo:
 
 @dataclass
 class Listing:
-    """What a folder has.
+    """The photos of a folder.
 
     Args:
         class_names: The classes, in the order of the labels.
         train: Photos to train on.
         test: Photos to test on.
-        notes: Lines on what was left out, and why.
+        notes: Lines about left-out files and folders, with the reason.
     """
 
     class_names: tuple[str, ...]
@@ -65,46 +65,46 @@ def list_photos(
     """Finds the photos of each class, and divides them into two parts.
 
     Args:
-        root: Folder of a folder for each class, or of `train` and `test` (or
-            `validation`, or `val`), which have these.
-        held_out: Part of each class to test on, where the folder does not say; 1 for
+        root: Folder with a folder for each class, or with `train` and `test` (or
+            `validation`, or `val`), which contain these.
+        held_out: Share of each class to test on, if the folder has no test part; 1 for
             all.
-        seed: Chooses that part.
-        class_names: The classes; folders belong to them by name. `None` for those
-            that have photos, sorted by name.
+        seed: Seed for the choice of test photos.
+        class_names: The classes, which are the names of folders. `None` takes the
+            folders with photos, sorted by name.
 
     Returns:
-        What was found.
+        The listing.
 
     Raises:
-        OSError: If there is no such folder, or it cannot be read.
-        ValueError: If it has no photos in folders of at least two classes, or others
-            than `class_names`.
+        OSError: If the folder does not exist or cannot be read.
+        ValueError: If the folder has fewer than two classes with photos, or classes
+            that are not in `class_names`.
     """
     check_folder(root)
     parts = _parts(root)
     notes: list[str] = []
     if parts is None:
-        found = {"": _classes_in(root, notes)}
+        by_part = {"": _classes_in(root, notes)}
     else:
         train, test, others = parts
-        found = {part.name: _classes_in(part, notes) for part in (train, test)}
+        by_part = {part.name: _classes_in(part, notes) for part in (train, test)}
         notes += [
-            f"{path.name} is left out, beside {train.name} and {test.name}."
+            f"{path.name} is left out, because only {train.name} and {test.name} count."
             for path in others
         ]
-    first, *rest = found.values()
+    first, *rest = by_part.values()
     names = _class_names(root, first, notes, class_names)
     labels = {name: label for label, name in enumerate(names)}
-    for part, classes in zip(list(found)[1:], rest, strict=True):
-        _check_known(classes, labels, root / part, next(iter(found)))
+    for part, classes in zip(list(by_part)[1:], rest, strict=True):
+        _check_known(classes, labels, root / part, next(iter(by_part)))
     listing = Listing(names, notes=notes)
     if rest:
         listing.train = _photos(first, labels)
         listing.test = _photos(rest[0], labels)
         tested = {photo.label for photo in listing.test}
         notes += [
-            f"No photo of '{name}' is in {list(found)[1]}."
+            f"No photo of '{name}' is in {list(by_part)[1]}."
             for name, label in labels.items()
             if label not in tested
         ]
@@ -114,17 +114,17 @@ def list_photos(
 
 
 def photos_below(root: Path) -> list[Path]:
-    """Lists all photos in and below a folder, in the order of their names.
+    """Lists all photos in and below a folder, sorted by name.
 
     Args:
         root: The folder.
 
     Returns:
-        Their paths.
+        Paths of the photos.
 
     Raises:
-        OSError: See `list_photos`.
-        ValueError: If there is none.
+        OSError: If the folder does not exist or cannot be read.
+        ValueError: If there is no photo.
     """
     check_folder(root)
     paths, others = _walk(root)
@@ -134,14 +134,14 @@ def photos_below(root: Path) -> list[Path]:
 
 
 def fingerprint(parts: Iterable[Sequence[Photo]], *, times: bool = False) -> str:
-    """Tells sets of photos apart by names and sizes of files.
+    """Hash of sets of photos, from the names and sizes of the files.
 
     Args:
         parts: Lists of photos.
-        times: Whether files that were only written again count as others.
+        times: Whether the time of the last change counts, too.
 
     Returns:
-        Hexadecimal digits. The order inside a list does not matter.
+        Hexadecimal digits. The order of photos inside a list does not matter.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -153,34 +153,34 @@ def fingerprint(parts: Iterable[Sequence[Photo]], *, times: bool = False) -> str
 
 
 def at_most(lines: Sequence[str], what: str) -> list[str]:
-    """The first ten lines, and how many more there are.
+    """Returns the first ten lines, and a line with the number of further lines.
 
     Args:
         lines: The lines.
-        what: What they are about, as in "photos left out".
+        what: Subject of the lines, such as "photos left out".
 
     Returns:
-        Eleven lines at most.
+        At most eleven lines.
     """
     more = len(lines) - _MOST_LINES
     return [*lines[:_MOST_LINES], *([f"And {more} more {what}."] if more > 0 else [])]
 
 
 def check_folder(root: Path) -> None:
-    """Checks that a folder of photos is there.
+    """Checks that a folder of photos exists.
 
     Args:
         root: The folder.
 
     Raises:
-        OSError: If it is not, or is a file.
+        OSError: If the folder does not exist, or is a file.
     """
     if root.is_dir():
         return
     if root.exists():
         raise NotADirectoryError(
-            f"{root} is a file: a folder is needed, which has a folder of photos for "
-            "each class."
+            f"{root} must be a folder that has a folder of photos for each class, but "
+            "it is a file."
         )
     raise FileNotFoundError(f"There is no folder {root}.")
 
@@ -198,7 +198,7 @@ def _folders_in(root: Path) -> list[Path]:
 
 
 def _walk(root: Path) -> tuple[list[Path], list[Path]]:
-    """Photos, by their names' endings, and other files, in and below a folder."""
+    """Photos (by the endings of names) and other files, in and below a folder."""
     photos: list[Path] = []
     others: list[Path] = []
     seen = set()
@@ -222,21 +222,21 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _parts(root: Path) -> tuple[Path, Path, list[Path]] | None:
-    """The folders of training and test photos, and those beside them."""
+    """The folders of training and test photos, and other folders beside them."""
     folders = _folders_in(root)
     by_name = {path.name.lower(): path for path in folders}
     train = next((by_name[name] for name in _TRAIN if name in by_name), None)
     test = next((by_name[name] for name in _TEST if name in by_name), None)
     if train is None or test is None:
         return None
-    # Trains are a class, too: then its photos are not in folders of classes.
+    # "train" may also be a class (of trains). Then it has no folders of classes.
     if not any(_walk(folder)[0] for folder in _folders_in(train)):
         return None
     return train, test, [path for path in folders if path not in (train, test)]
 
 
 def _classes_in(root: Path, notes: list[str]) -> dict[str, tuple[Path, list[Path]]]:
-    """For each class its folder, and what photos are in it or below."""
+    """For each class its folder, and the photos in and below the folder."""
     classes: dict[str, tuple[Path, list[Path]]] = {}
     others: list[Path] = []
     for folder in _folders_in(root):
@@ -244,7 +244,7 @@ def _classes_in(root: Path, notes: list[str]) -> dict[str, tuple[Path, list[Path
         others += rest
         name = unicodedata.normalize("NFC", folder.name)
         if not photos:
-            notes.append(f"{folder} has no photos: it is no class.")
+            notes.append(f"{folder} has no photos, so it is no class.")
             continue
         _check_new(name, folder, classes)
         classes[name] = folder, photos
@@ -257,11 +257,13 @@ def _classes_in(root: Path, notes: list[str]) -> dict[str, tuple[Path, list[Path
         raise ArgumentError(_no_classes(root, photos, others))
     if photos:
         notes.append(
-            f"{_count(photos, 'photo')} beside the folders of classes in {root} left "
-            f"out: {photos[0].name}{', ...' * (len(photos) > 1)}"
+            f"{_count(photos, 'photo')} in {root} left out, outside of the folders of "
+            f"classes: {photos[0].name}{', ...' * (len(photos) > 1)}"
         )
     if others:
-        notes.append(f"Not photos by their names, and left out: {_endings(others)}.")
+        notes.append(
+            f"Left out, because the names are not those of photos: {_endings(others)}."
+        )
     return classes
 
 
@@ -270,8 +272,8 @@ def _check_new(name: str, folder: Path, classes: dict[str, tuple[Path, list]]) -
         if name.casefold() == other.casefold():
             raise ArgumentError(
                 f"{classes[other][0]} and {folder} differ only in upper and lower "
-                "case, or in how an accent is written: put them together, or rename "
-                "one."
+                "case, or in the encoding of an accent. Merge the two folders, or "
+                "rename one."
             )
 
 
@@ -288,7 +290,7 @@ def _endings(paths: Sequence[Path]) -> str:
 def _none_in(root: Path, others: Sequence[Path]) -> str:
     instead = f" It has {_endings(others)}." if others else ""
     return (
-        f"{root} has no photos, neither in it nor below: files ending in "
+        f"{root} has no photos, also not in folders below. Photos are files ending in "
         f"{', '.join(sorted(SUFFIXES))}.{instead}"
     )
 
@@ -297,8 +299,8 @@ def _no_classes(root: Path, photos: Sequence[Path], others: Sequence[Path]) -> s
     if not photos:
         return _none_in(root, others)
     return (
-        f"{root} has photos, but no folders of classes: put those of each class into "
-        f"a folder of its own, as in {root / 'cat' / photos[0].name}"
+        f"{root} has photos, but no folders of classes. Put the photos of each class "
+        f"into a separate folder, as in {root / 'cat' / photos[0].name}"
     )
 
 
@@ -317,11 +319,13 @@ def _class_names(
     if len(classes) == 1:
         ((name, (folder, _)),) = classes.items()
         below = [path.name for path in _folders_in(folder)]
-        hint = f" Are {', '.join(below[:3])} the classes? Give {folder}." * bool(below)
+        hint = f" If {', '.join(below[:3])} are the classes, give {folder}." * bool(
+            below
+        )
         empty = "".join(f" {note}" for note in notes if note.endswith("is no class."))
         raise ArgumentError(
-            f"{root} has photos of one class only, '{name}'; at least two are needed."
-            f"{hint}{empty}"
+            f"{root} must have photos of at least two classes, but it has only "
+            f"'{name}'.{hint}{empty}"
         )
     return tuple(sorted(classes))
 
@@ -335,8 +339,8 @@ def _check_known(
     if unknown:
         shown = ", ".join(f"'{name}'" for name in unknown[:5])
         raise ArgumentError(
-            f"{where} has classes that {elsewhere} does not know: {shown}"
-            f"{', ...' * (len(unknown) > 5)}. It knows {names}"
+            f"{where} must have only classes of {elsewhere}: {names}. Received: "
+            f"{shown}{', ...' * (len(unknown) > 5)}"
         )
 
 
@@ -350,7 +354,7 @@ def _photos(
             try:
                 status = path.stat()
                 size, time = status.st_size, status.st_mtime_ns
-            except OSError:  # a link to nowhere: found out where it is read
+            except OSError:  # a broken link; reading the photo reports it
                 size = time = 0
             photos.append(Photo(path, f"{name}/{below}", labels[name], size, time))
     return photos
@@ -360,19 +364,20 @@ def _photos(
 
 
 def held_out_names(names: Sequence[str], part: float, seed: int) -> set[str]:
-    """Chooses which photos of a class are held out.
+    """Chooses the photos of a class that are held out for the test.
 
-    Each name has a number of its own, and the smallest ones are held out: another
-    photo in the class makes at most one change its side.
+    Each name has a hash, and the photos with the smallest hashes are held out. So if a
+    photo is added to the class, at most one other photo changes its part.
 
     Args:
-        names: Names of the class's photos.
-        part: Part to hold out, in (0, 1].
-        seed: Chooses.
+        names: Names of the photos of the class.
+        part: Share to hold out, in (0, 1].
+        seed: Seed of the hashes.
 
     Returns:
-        As many as `part` says, rounded; of two or more at least one, and not all,
-        unless `part` is 1.
+        Names of the held-out photos; their number is rounded. If `part` is below 1 and
+        the class has two photos or more, at least one photo is held out and at least
+        one is not.
     """
     count = math.floor(part * len(names) + 0.5)
     if part < 1:
@@ -391,9 +396,11 @@ def _divide(listing: Listing, photos: list[Photo], part: float, seed: int) -> No
         listing.test += [photo for photo in own if photo.name in chosen]
         if own and not chosen:
             listing.notes.append(
-                f"'{name}' has one photo only: it is trained on, and not tested."
+                f"'{name}' has only one photo, which is used for training, not for the "
+                "test."
             )
     if not listing.test:
         raise ArgumentError(
-            "No class has a second photo that could be held out to test on."
+            "At least one class must have two photos, so that one can be held out for "
+            "the test."
         )

@@ -1,4 +1,4 @@
-"""Data sets by name: scikit-learn's digits, and the paper's through TFDS."""
+"""Data sets by name: scikit-learn's digits, and those of the paper through TFDS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from awn_keras.data.images import ImageData
 from awn_keras.errors import ArgumentError, AwnError
 from awn_keras.extras import check_installed
 
-#: The data sets of the paper and the embedded one, with the shape of their images.
+#: Data sets, with the shape of their images.
 DATASETS = {
     "digits": (8, 8, 1),
     "mnist": (28, 28, 1),
@@ -21,12 +21,12 @@ DATASETS = {
 }
 
 
-#: Those whose training images the paper flips, and shifts by up to 4 pixels.
+#: Data sets whose training images the paper flips, and shifts by up to 4 pixels.
 _AUGMENTED = ("cifar10", "cifar100")
 
 
 class DatasetUnavailableError(AwnError, RuntimeError):
-    """A data set is not on this machine and could not be fetched."""
+    """A data set is not on this machine, or cannot be read or downloaded."""
 
 
 def load_data(
@@ -34,26 +34,28 @@ def load_data(
 ) -> ImageData:
     """Loads a data set.
 
-    `digits` (1,437 training and 360 test images) comes with scikit-learn; the others
-    are read through `tensorflow_datasets`.
+    `digits` is part of scikit-learn (1,437 training images, 360 test images). The other
+    data sets are read through `tensorflow_datasets` (TFDS).
 
     Args:
         name: `"digits"`, `"mnist"`, `"fashion_mnist"`, `"cifar10"` or `"cifar100"`.
-        data_dir: Folder of the prepared TFDS data sets. `None` for TFDS's default,
-            the environment variable `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-        download: Whether TFDS may fetch and prepare a set that is missing.
+        data_dir: Folder of the prepared TFDS data sets. `None` takes TFDS's default:
+            the environment variable `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+        download: Whether TFDS may download and prepare a missing data set.
 
     Returns:
         The data.
 
     Raises:
+        ImportError: If scikit-learn, or `tensorflow_datasets`, is not installed.
         ValueError: If there is no data set of this name.
-        DatasetUnavailableError: If it is not on this machine, or damaged; the message
-            says what to do.
+        DatasetUnavailableError: If the data set is not on this machine, or is damaged.
+            The message names the way out.
     """
     if name not in DATASETS and Path(name).is_dir():
         raise ArgumentError(
-            f"'{name}' is a folder: give it with `--data` (in Python `load_folder`)."
+            f"`name` must be a known data set: '{name}' is a folder. For a folder of "
+            "photos, use `--data` (in Python `load_folder`)."
         )
     if name not in DATASETS:
         raise ArgumentError(
@@ -86,7 +88,7 @@ def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageD
     directory = None if data_dir is None else str(Path(data_dir).expanduser())
     try:
         builder = tfds.builder(name, data_dir=directory)
-    except Exception as error:  # whatever its readers of damaged files raise
+    except Exception as error:  # TFDS may raise anything for a damaged data set
         raise _damaged(name, directory or "TFDS's folder", error) from error
     if not builder.is_prepared():
         if not download:
@@ -94,7 +96,7 @@ def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageD
         try:
             builder.download_and_prepare()
         except (OSError, tfds.download.DownloadError) as error:
-            # OSError covers what `requests` raises without internet access.
+            # `requests` raises an OSError without internet access.
             raise DatasetUnavailableError(
                 f"{_how_to_get(name, builder.data_path)} Download failed: {error}"
             ) from error
@@ -115,16 +117,16 @@ def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageD
 
 def _damaged(name: str, path: Any, error: Exception) -> DatasetUnavailableError:
     return DatasetUnavailableError(
-        f"Data set '{name}' cannot be read from {path}. Prepare it again, or name "
-        "another folder of prepared TFDS data sets with `--data-dir` or TFDS_DATA_DIR. "
-        f"TFDS says: {error}"
+        f"Data set '{name}' cannot be read from {path}. Prepare the data set again, or "
+        "name another folder of prepared TFDS data sets with `--data-dir` or "
+        f"TFDS_DATA_DIR. TFDS says: {error}"
     )
 
 
 def _how_to_get(name: str, path: Any) -> str:
     return (
         f"Data set '{name}' is not prepared at {path}. With internet access, allow the "
-        "download (`--download`, or `load_data(..., download=True)`); "
-        "without, copy a folder of prepared TFDS data sets here and name it with "
-        "`--data-dir` or TFDS_DATA_DIR."
+        "download (`--download`, or `load_data(..., download=True)`). Without internet "
+        "access, copy a folder of prepared TFDS data sets to this machine, and name "
+        "the folder with `--data-dir` or TFDS_DATA_DIR."
     )

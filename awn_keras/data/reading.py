@@ -1,4 +1,4 @@
-"""Photos of many files as one array of pixels: read on access, or kept."""
+"""Many photos as one array of pixels, read on access or stored."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from awn_keras.files import read_json, write_whole
 from awn_keras.photos import PhotoError, read_photo
 from awn_keras.schemas import fields, number, text, values
 
-#: Photos that are read at a time where all are read.
+#: Number of photos that are read at a time.
 _AT_ONCE = 64
-#: How far reading got, on disk: rows that are there, and what is wrong with some.
+#: Progress of reading, on disk: number of rows, and faults by row.
 _PROGRESS = fields({"rows": number(0, whole=True), "faults": values(text())})
-#: Seconds after which a bar tells how far it is.
+#: Seconds after which a bar is shown.
 _PATIENCE = 5.0
 
 Shape = tuple[int, int, int]
@@ -34,19 +34,19 @@ Shape = tuple[int, int, int]
 class Photos:
     """Photos as an array of pixels `(n, rows, cols, channels)`, uint8.
 
-    Whole arrays are taken of it as of any array, by an index, a slice, an array of
-    indices or of booleans. Unless `pixels` are given, files are read when they are
-    taken, by several threads, and forgotten again.
+    You may index the first axis with an integer, a slice, or an array of integers or
+    booleans. Unless `pixels` are given, each access reads the files again, with several
+    threads.
 
     Args:
         paths: The files.
         shape: `(rows, cols, channels)`.
-        pixels: What has been read already: an array, or one on disk.
-        rows: Rows of `pixels` that the files have. `None` for all.
+        pixels: Pixels that were read before: an array, in memory or on disk.
+        rows: Row of `pixels` for each file. `None` takes the order of the files.
 
     Attributes:
         paths: The files.
-        dtype: That of pixels, uint8.
+        dtype: Dtype of pixels, uint8.
     """
 
     dtype = np.dtype("uint8")
@@ -77,28 +77,29 @@ class Photos:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """Takes photos.
+        """Returns the pixels of some photos.
 
         Args:
-            index: As of an array's first axis.
+            index: Index for the first axis of an array.
 
         Returns:
-            uint8 array; of one photo `(rows, cols, channels)`.
+            uint8 array `(n, rows, cols, channels)`; for an integer index `(rows, cols,
+            channels)`.
 
         Raises:
-            PhotoError: If a file cannot be read; the message names it.
+            PhotoError: If a file cannot be read. The message names the file.
         """
         chosen = np.arange(len(self))[index]
         if self._pixels is not None:
             return np.asarray(self._pixels[self._rows[chosen]])
         if np.ndim(chosen) == 0:
             return _read_or_say(self.paths[chosen], self._shape)
-        found = np.empty((len(chosen), *self._shape), self.dtype)
+        photos = np.empty((len(chosen), *self._shape), self.dtype)
         paths = [self.paths[i] for i in chosen]
         read = functools.partial(_read_or_say, shape=self._shape)
         for row, pixels in enumerate(_pool(os.getpid()).map(read, paths)):
-            found[row] = pixels
-        return found
+            photos[row] = pixels
+        return photos
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or self.dtype, copy=False)
@@ -106,7 +107,7 @@ class Photos:
 
 @functools.lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:
-    """The threads of a process; a fork has none of its parent's."""
+    """The thread pool of a process. A forked process needs its own pool."""
     return ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)), "photos")
 
 
@@ -115,8 +116,8 @@ def _read_or_say(path: Path, shape: Shape) -> np.ndarray:
         return read_photo(path, shape)
     except (PhotoError, OSError) as error:
         raise PhotoError(
-            f"{str(error).rstrip('.')}. Remove the file, and start again; with a cache "
-            "(`cache`) all photos are read, and such files left out, at the beginning."
+            f"{str(error).rstrip('.')}. Remove the file and start again. With `cache`, "
+            "all photos are read at the beginning, and such files are left out."
         ) from error
 
 
@@ -128,7 +129,7 @@ class Bar:
 
     Args:
         total: Number of photos.
-        what: What is done, as in "Reading photos".
+        what: Title of the bar, such as "Reading photos".
     """
 
     def __init__(self, total: int, what: str) -> None:
@@ -139,7 +140,7 @@ class Bar:
         self._bar: Any = None
 
     def step(self, count: int = 1) -> None:
-        """Counts photos that are done."""
+        """Counts finished photos."""
         self._done += count
         if self._bar is None:
             if time.monotonic() - self._start < _PATIENCE:
@@ -150,16 +151,16 @@ class Bar:
 
 
 def check_headers(paths: Sequence[Path], bar: Bar) -> dict[int, str]:
-    """Looks whether files begin as photos do.
+    """Checks that files begin like photos.
 
     Args:
         paths: The files.
-        bar: Told of each.
+        bar: Bar that counts the files.
 
     Returns:
-        By index what is wrong with those that do not.
+        A dict from the index of each wrong file to its fault.
     """
-    return _each(paths, _header_fault, lambda index, found: found, bar)
+    return _each(paths, _header_fault, lambda index, fault: fault, bar)
 
 
 def read_into(
@@ -170,11 +171,11 @@ def read_into(
     Args:
         pixels: Array `(n, rows, cols, channels)`.
         paths: The files.
-        bar: Told of each.
+        bar: Bar that counts the files.
         first: Row of the first file.
 
     Returns:
-        By row what is wrong with those that cannot be read.
+        A dict from the row of each unreadable file to its fault.
     """
     shape = pixels.shape[1:]
 
@@ -184,10 +185,10 @@ def read_into(
         except (PhotoError, OSError) as error:
             return _line(path, error)
 
-    def keep(index: int, found: np.ndarray | str) -> str:
-        if isinstance(found, str):
-            return found
-        pixels[first + index] = found
+    def keep(index: int, photo_or_fault: np.ndarray | str) -> str:
+        if isinstance(photo_or_fault, str):
+            return photo_or_fault
+        pixels[first + index] = photo_or_fault
         return ""
 
     faults = _each(paths, read, keep, bar)
@@ -196,9 +197,9 @@ def read_into(
 
 def _line(path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
-        return f"{path} may not be read."
+        return f"{path} cannot be read: permission denied."
     if isinstance(error, FileNotFoundError):
-        return f"{path} is a link to nowhere."
+        return f"{path} is a link to a file that does not exist."
     return " ".join(str(error).split())
 
 
@@ -209,7 +210,7 @@ def _header_fault(path: Path) -> str:
     try:
         with path.open("rb") as file, Image.open(file):
             return ""
-    except Exception:  # noqa: BLE001 -- `read_photo` has the words for it
+    except Exception:  # noqa: BLE001 -- `read_photo` makes the message
         pass
     try:
         read_photo(path, (1, 1, 3))
@@ -224,14 +225,14 @@ def _each(
     keep: Callable[[int, Any], str],
     bar: Bar,
 ) -> dict[int, str]:
-    """Works on files by threads, and keeps what comes, in order."""
+    """Runs `work` on each file in threads, and `keep` on each result, in order."""
     faults = {}
     pool = _pool(os.getpid())
-    # Some at a time, so that few wait in memory.
+    # In groups, so that few results wait in memory.
     for start in range(0, len(paths), _AT_ONCE):
-        found = pool.map(work, paths[start : start + _AT_ONCE])
-        for index, one in enumerate(found, start):
-            fault = keep(index, one)
+        results = pool.map(work, paths[start : start + _AT_ONCE])
+        for index, result in enumerate(results, start):
+            fault = keep(index, result)
             if fault:
                 faults[index] = fault
             bar.step()
@@ -244,20 +245,20 @@ def _each(
 def kept_on_disk(
     paths: Sequence[Path], shape: Shape, folder: Path, key: str, bar: Bar
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Reads photos into a file, or finds them there.
+    """Reads photos into a file of pixels, or opens the file of an earlier call.
 
-    Where reading was ended, by a kill for instance, it goes on.
+    If an earlier call was interrupted, reading continues where it stopped.
 
     Args:
         paths: The files.
         shape: `(rows, cols, channels)`.
-        folder: Where to keep pixels; made if missing.
-        key: Tells these files, at this shape, from any others.
-        bar: Told of each that is read.
+        folder: Folder for the file of pixels; created if missing.
+        key: Name that is unique for these files at this shape.
+        bar: Bar that counts the files.
 
     Returns:
-        Pixels `(n, rows, cols, channels)` that stay on disk, and by row what is wrong
-        with files that cannot be read.
+        Pixels `(n, rows, cols, channels)`, mapped from disk, and a dict from the row of
+        each unreadable file to its fault.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -269,10 +270,10 @@ def kept_on_disk(
     done, whole = folder / f"{key}.json", folder / f"{key}.pixels"
     if not (done.exists() and whole.exists()):
         partial, progress = folder / f"{key}.partial", folder / f"{key}.progress"
-        found = _fill(paths, full, partial, progress, bar)
-        if partial.exists():  # or another process was faster, with the same pixels
+        new_faults = _fill(paths, full, partial, progress, bar)
+        if partial.exists():  # otherwise another process has finished the same work
             partial.replace(whole)
-        write_whole(done, json.dumps(found) + "\n")
+        write_whole(done, json.dumps(new_faults) + "\n")
         progress.unlink(missing_ok=True)
     faults = read_json(done, values(text()))
     pixels = np.memmap(whole, "uint8", "r", shape=full)
@@ -286,7 +287,7 @@ def _fill(
     progress: Path,
     bar: Bar,
 ) -> dict[str, str]:
-    """Reads photos into a file, and says in another one how many it has."""
+    """Reads photos into a file, and stores the progress in another file."""
     state: dict[str, Any] = {"rows": 0, "faults": {}}
     fits = partial.exists() and partial.stat().st_size == math.prod(full)
     if fits and progress.exists():
@@ -296,7 +297,7 @@ def _fill(
     step = max(_AT_ONCE, len(paths) // 50)
     for first in range(state["rows"], len(paths), step):
         faults = read_into(pixels, paths[first : first + step], bar, first)
-        # Pixels first: what is said to be there is there.
+        # Write pixels before the progress, which must never count missing rows.
         pixels.flush()
         state["faults"] |= {str(row): fault for row, fault in faults.items()}
         state["rows"] = min(first + step, len(paths))

@@ -1,4 +1,4 @@
-"""Some samples of whatever people keep their inputs in."""
+"""Samples for a model from arrays, data sets, generators or folders of photos."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from awn_keras.data.listing import photos_below
 from awn_keras.errors import ArgumentError
 from awn_keras.photos import PhotoError, read_photo
 
-#: Samples that are taken of what may have many more.
+#: Largest number of samples that are taken of a data set, a generator or a folder.
 MOST = 300
 
 
 def collect_samples(samples: Any, model: keras.Model, argument: str) -> list[Any]:
-    """Makes arrays of samples for a model's inputs.
+    """Collects arrays of samples for a model's inputs.
 
     Args:
-        samples: Arrays `(n, ...)` as for `model.predict`, of which all are taken. Or
-            300 at most of: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
-            generator or another iterable, each of batches or single samples, with or
-            without labels; or the path of a folder of photos, which get the size of
-            the model's input.
+        samples: Arrays `(n, ...)` as for `model.predict`, which are used whole. Or a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator or another
+            iterable of batches or single samples, with or without labels, or the path
+            of a folder of photos, of which at most 300 samples are used. Photos are
+            scaled to the size of the model's input.
         model: The model.
-        argument: What to call them in an error.
+        argument: Name of the argument for errors.
 
     Returns:
-        For each input an array, as flat as `model.inputs`; not checked against these.
+        A flat list with an array for each input. The arrays are not checked against the
+        inputs.
 
     Raises:
-        ValueError: If there is none, or the model's inputs are no photos.
-        OSError: If there is no such folder, or it cannot be read.
+        ValueError: If there is no sample, or if `samples` is a folder and the model's
+            inputs are not photos.
+        OSError: If the folder does not exist or cannot be read.
     """
     if isinstance(samples, str | Path):
         return [_photos(Path(samples), model, argument)]
@@ -50,8 +52,8 @@ def collect_samples(samples: Any, model: keras.Model, argument: str) -> list[Any
             break
     if not taken:
         raise ArgumentError(
-            f"`{argument}` must have at least one sample. Received: nothing, of a "
-            f"{type(samples).__name__}. A generator can be used up once only."
+            f"`{argument}` must have at least one sample. A generator can be used only "
+            f"once. Received: no sample from a {type(samples).__name__}"
         )
     try:
         return [np.concatenate(arrays)[:MOST] for arrays in zip(*taken, strict=True)]
@@ -67,15 +69,15 @@ def fitting_arrays(
     """Checks that samples fit a model's inputs.
 
     Args:
-        arrays: What `collect_samples` gives.
+        arrays: Arrays from `collect_samples`.
         model: The model.
-        argument: What to call them in an error.
+        argument: Name of the argument for errors.
 
     Returns:
         For each input an array of its dtype, in the model's order.
 
     Raises:
-        ValueError: If they do not fit, or there is none.
+        ValueError: If the samples do not fit, or if there is no sample.
     """
     shapes = [np.shape(x) for x in arrays]
     fit = len(arrays) == len(model.inputs) and all(
@@ -84,7 +86,7 @@ def fitting_arrays(
     )
     if not fit or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
         raise ArgumentError(
-            f"`{argument}` must be at least one sample for inputs of shape "
+            f"`{argument}` must have at least one sample for inputs of shape "
             f"{[tuple(x.shape) for x in model.inputs]}. Received: arrays of shape "
             f"{shapes}"
         )
@@ -98,10 +100,10 @@ def fitting_arrays(
 
 
 def _is_iterated(samples: Any, model: keras.Model) -> bool:
-    """Whether it is something that gives samples, rather than arrays of them."""
+    """Whether `samples` must be iterated, and is not arrays of samples."""
     if isinstance(samples, keras.utils.PyDataset):
         return True
-    if isinstance(samples, list):  # for several inputs it is one array each
+    if isinstance(samples, list):  # for several inputs, a list of arrays
         return len(model.inputs) == 1 and len(samples) > 1
     if isinstance(samples, Mapping | tuple) or hasattr(samples, "__array__"):
         return False
@@ -135,17 +137,17 @@ def _photos(folder: Path, model: keras.Model, argument: str) -> np.ndarray:
     shape = shapes[0]
     if len(shapes) > 1 or len(shape) != 3 or None in shape or shape[2] not in (1, 3):
         raise ArgumentError(
-            f"`{argument}` can be a folder of photos for models of one input, a grey "
-            f"or RGB image of one size. Received: inputs of shape {shapes}"
+            f"`{argument}` can be a folder of photos only for a model with one input, "
+            f"a grey or RGB image of a fixed size. Received: inputs of shape {shapes}"
         )
     paths = photos_below(folder.expanduser())
     chosen = np.linspace(0, len(paths) - 1, min(MOST, len(paths))).round().astype(int)
-    found, faults = [], []
+    photos, faults = [], []
     for index in chosen:
         try:
-            found.append(read_photo(paths[index], shape))
+            photos.append(read_photo(paths[index], shape))
         except (PhotoError, OSError) as error:
             faults.append(str(error))
-    if not found:
+    if not photos:
         raise ArgumentError(f"{folder} has no photo that can be read: {faults[0]}")
-    return np.stack(found)
+    return np.stack(photos)

@@ -116,7 +116,7 @@ def test_a_broken_archive_is_one_line_too(bad_files, capsys, tmp_path):
     [
         (np.full((4, 6, 6, 2), "a"), r"real numbers\. Received: dtype <U1"),
         (np.zeros((4, 6, 6, 2), complex), r"real numbers\. Received: dtype complex128"),
-        (np.zeros((4, 6)), "`--representative` must be at least one sample"),
+        (np.zeros((4, 6)), "`--representative` must have at least one sample"),
     ],
 )
 def test_a_file_that_is_no_representative_set(

@@ -67,7 +67,7 @@ def test_other_photos_belong_to_classes_by_name(place, tmp_path, capsys):
     photos(tmp_path / "new", cow=2)
     code, _, (line,) = lines_of(capsys, evaluate)
     assert code == 2
-    assert "has classes that the model does not know: 'cow'. It knows 'bird'" in line
+    assert "must have only classes of the model: 'bird'" in line
 
 
 def test_without_data_json_classes_are_in_the_order_of_their_names(
@@ -105,10 +105,13 @@ def test_files_are_compared_and_measured_on_photos(place, capsys):
     [
         (
             "train --dataset {place}/photos",
-            "is a folder: give it with `--data`",
+            "is a folder. For a folder of photos, use `--data`",
         ),
         ("train --data {place}/none", "There is no folder"),
-        ("train --data {place}/run/a.tflite", "is a file: a folder is needed"),
+        (
+            "train --data {place}/run/a.tflite",
+            "must be a folder that has a folder of photos",
+        ),
         ("train --data {place}/photos --held-out 0", "`--held-out` must be above 0"),
         ("train --data {place}/photos --shift 99", "`--shift` must be at least 0"),
         ("train --dataset digits --size 8", "`--size` is for a folder of photos"),

@@ -78,7 +78,7 @@ def test_test_comes_before_validation(tmp_path):
         photos(tmp_path / part, cat=1, dog=1)
     listing = list_photos(tmp_path, 0.5, 0)
     assert {one.path.parent.parent.name for one in listing.test} == {"test"}
-    assert listing.notes == ["val is left out, beside train and test."]
+    assert listing.notes == ["val is left out, because only train and test count."]
 
 
 def test_trains_are_a_class_too(tmp_path):
@@ -135,7 +135,7 @@ def test_classes_may_be_given(tmp_path):
     listing = list_photos(root, 1, 0, ["dog", "cat", "bird"])
     assert not listing.train
     assert sorted(one.label for one in listing.test) == [1, 1, 2, 2]
-    match = r"has classes that the model does not know: 'bird'. It knows 'cat', 'dog'"
+    match = r"must have only classes of the model: 'cat', 'dog'. Received: 'bird'"
     with pytest.raises(ValueError, match=match):
         list_photos(root, 1, 0, ["cat", "dog"])
     # One class alone can be tested, too.
@@ -150,7 +150,9 @@ def test_photos_below_are_all_of_them(tmp_path):
     names = [path.name for path in photos_below(tmp_path)]
     assert sorted(names) == ["0.png", "1.png", "z.jpg"]
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match="none has no photos, neither in it nor below"):
+    with pytest.raises(
+        ValueError, match="none has no photos, also not in folders below"
+    ):
         photos_below(tmp_path / "none")
 
 

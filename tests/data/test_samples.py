@@ -94,5 +94,7 @@ def test_a_folder_of_photos_is_read_at_the_size_of_the_input(tmp_path):
         collect_samples(tmp_path / "bad", model, "samples")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         collect_samples("nowhere", model, "samples")
-    with pytest.raises(ValueError, match="`samples` can be a folder of photos for"):
+    with pytest.raises(
+        ValueError, match="`samples` can be a folder of photos only for"
+    ):
         collect_samples(tmp_path / "photos", small_conv(), "samples")
