@@ -1,15 +1,14 @@
 """Widths, active channels and grades: the arithmetic of any-width networks.
 
-A *width* is a number in (0, 1]. At width `w` a layer with `C` channels uses its
-first `active_channels(C, w)` ones. The *grade* of a channel is the smallest width
-at which it is active, so that everything else follows from one comparison: the
-channel is active at `w` if and only if `grade <= w`.
+A *width* is a number in (0, 1]. At width `w` a layer with `C` channels uses its first
+`active_channels(C, w)` channels. The *grade* of a channel is the smallest width at
+which the channel is active. So a channel is active at `w` if and only if `grade <= w`.
 
-Grades are float64. Each is one correctly rounded quotient of two integers, and
-different quotients of integers below 2**26 round to different numbers: comparing
-grades with each other is exact, and `1 / 3` typed by a user meets the grade 1/3.
+Grades are float64. Each grade is one correctly rounded quotient of two integers.
+Different quotients of integers below 2**26 round to different numbers, so comparisons
+of grades are exact, and `1 / 3` typed by a user equals the grade 1/3.
 
-A graph may make a channel appear later than its layer alone would: see `reach`.
+In a graph, a channel may appear later than in its layer alone: see `reach`.
 
 This module needs NumPy only.
 """
@@ -27,12 +26,12 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 
-#: At which widths blocks of channels appear; see `channel_grades`.
+#: Rules for the widths at which blocks of channels appear; see `channel_grades`.
 STAIRCASES = ("nested", "paper")
-#: In a nested staircase a layer has so many blocks, if it has as many channels.
+#: Smallest number of blocks of a layer in a nested staircase, if it has the channels.
 LEAST_BLOCKS = 4
 
-#: The regular expression of what `width_label` writes.
+#: Regular expression for the labels of `width_label`.
 LABEL = r"\d{3}(?:_\d{1,6})?"
 
 
@@ -54,14 +53,14 @@ def check_width(width: float, min_width: float = 0.0, name: str = "width") -> fl
     Args:
         width: The width to check.
         min_width: The smallest width allowed, if above 0.
-        name: What to call the argument in the message.
+        name: Name of the argument for the message.
 
     Returns:
         The width, a Python float.
 
     Raises:
         TypeError: If `width` is not a number.
-        ValueError: If it is outside (0, 1], or below `min_width`.
+        ValueError: If `width` is outside (0, 1], or below `min_width`.
     """
     if isinstance(width, bool) or not isinstance(
         width, int | float | np.integer | np.floating
@@ -73,8 +72,8 @@ def check_width(width: float, min_width: float = 0.0, name: str = "width") -> fl
     value = float(width)
     if not 0 < value <= 1:
         raise ArgumentError(
-            f"`{name}` must be in (0, 1], as in 0.5 for half of each layer's channels "
-            f"and 1 for all of them. Received: {name}={width}"
+            f"`{name}` must be in (0, 1]: 0.5 is half of each layer's channels, 1 is "
+            f"all channels. Received: {name}={width}"
         )
     if value < min_width:
         raise ArgumentError(
@@ -93,14 +92,14 @@ def check_widths(
     Args:
         widths: The widths, in any order.
         min_width: The smallest width allowed, if above 0.
-        name: What to call the argument in the message.
+        name: Name of the argument for the message.
 
     Returns:
-        The widths in the order given.
+        The widths in the given order.
 
     Raises:
         TypeError: If `widths` is not a sequence of numbers.
-        ValueError: If one is outside (0, 1], or below `min_width`.
+        ValueError: If a width is outside (0, 1], or below `min_width`.
     """
     if isinstance(widths, str) or not isinstance(widths, Iterable):
         raise ArgumentTypeError(
@@ -140,7 +139,7 @@ def label_width(label: str) -> float | None:
 
 
 def find_width(width: float, among: Iterable[float]) -> float | None:
-    """Finds the width that has the same label: a label rounds to a millionth of a %.
+    """Finds the width with the same label. A label has a precision of 1e-6 percent.
 
     Args:
         width: A width, exact or read from a label.
@@ -181,14 +180,17 @@ def split_name_at_width(name: str) -> tuple[str, float] | None:
 
 
 def block_size(channels: int, divisor: int = 1) -> int:
-    """Channels of a layer that come and go together, in a nested staircase.
+    """Computes the block size of a layer in a nested staircase.
+
+    Channels of a block come and go together.
 
     Args:
         channels: Number of channels, at least 1.
-        divisor: The largest size.
+        divisor: Largest block size, at least 1.
 
     Returns:
-        `divisor`, halved (and rounded up) until the layer has four blocks.
+        `divisor`, halved (and rounded up) until the layer has at least four blocks, or
+        until 1.
 
     Raises:
         ValueError: If an argument is below 1.
@@ -214,34 +216,36 @@ def channel_grades(
 ) -> np.ndarray:
     """Computes the grade of each channel of a layer, in closed form.
 
-    At width `w` a layer of `n` blocks has `floor(w * n + 1/2)` of them, at least one.
-    In the paper's staircase this holds at every width. A layer that has fewer channels
-    than the one below it never reads the last of those, which come after its own.
+    At width `w` a layer of `n` blocks has `floor(w * n + 1/2)` active blocks, at least
+    one. In the paper's staircase this holds at every width. If a layer has fewer
+    channels than the layer below it, then it never reads the last channels below, which
+    appear after its own last channel.
 
-    In a nested staircase this holds at `s + 1` evenly spaced widths from `min_width` to
-    1, at which blocks appear, but that the last block waits for width 1. `s` is the
-    largest of 3, 6, 12, 24, ... for which each step has a block of its own (or 3). So
-    layers of different size change at the same widths wherever they can. A coarser
-    grade lets a channel read more of the layer below, too.
+    In a nested staircase, blocks appear only at `s + 1` evenly spaced widths from
+    `min_width` to 1, and the formula holds at these widths, except that the last block
+    appears at width 1. `s` is the largest of 3, 6, 12, 24, ... with which a block
+    appears at each step, or 3. So layers of different size change at the same widths as
+    far as possible. Coarser grades also let a channel read more of the layer below.
 
     Args:
         channels: Number of channels, at least 1.
-        divisor: Channels come and go in blocks of this size (the last block may be
-            smaller). 8 suits most hardware. In a nested staircase a layer of few
+        divisor: Size of the blocks in which channels come and go; the last block may be
+            smaller. 8 suits most hardware. In a nested staircase, a layer with few
             channels has smaller blocks; see `block_size`.
-        min_width: Channels active at this width are always on and get grade 0.
-        widths_grid: The only widths that are told apart, ascending, the last one 1.
-            Grades are rounded up to the grid: a channel appears at the first grid
-            width at which it is active. `None` for every width.
+        min_width: Channels that are active at this width are always active, and get
+            grade 0.
+        widths_grid: The only widths of the model, ascending, the last one 1. Grades are
+            rounded up to the grid: a channel appears at the first grid width at which
+            it is active. `None` allows every width.
         staircase: `"nested"`, or `"paper"`.
-        always_on: Channels active at this width are always on, too, though the layer
-            changes at the same widths as others.
+        always_on: Channels that are active at this width are always active, too, but
+            the layer still changes at the same widths as other layers.
 
     Returns:
-        float64 array `(channels,)`, ascending, in [0, 1]; the first is 0.
+        float64 array `(channels,)`, ascending, in [0, 1]. The first grade is 0.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Examples:
         >>> channel_grades(6, min_width=0.25)
@@ -258,9 +262,9 @@ def channel_grades(
             raise ArgumentError(f"`{name}` must be in [0, 1]. Received: {name}={share}")
     nested = staircase == "nested"
     size = block_size(channels, divisor) if nested else divisor
-    # Channel s belongs to block b = s // size + 1 and appears once
-    # floor(w * channels / size + 1/2) >= b. All channels are there at width 1,
-    # also those of a last block that is less than half full.
+    # Channel s belongs to block b = s // size + 1, and appears when floor(w * channels
+    # / size + 1/2) >= b. `minimum` makes all channels active at width 1, also those of
+    # a last block that is less than half full.
     blocks = np.arange(channels) // size + 1
     grades = np.minimum((2 * blocks - 1) * size / (2 * channels), 1.0)
     if nested:
@@ -300,9 +304,10 @@ def active_channels(
     min_width: float = 0.25,
     staircase: str = "nested",
 ) -> int:
-    """Number of channels that a layer by itself uses at a width.
+    """Computes the number of active channels of a single layer at a width.
 
-    In a model a layer may have fewer, where all layers that read it have fewer steps.
+    In a model the layer may have fewer active channels, if all layers that read it
+    change at fewer widths.
 
     Args:
         channels: Number of channels at full width, at least 1.
@@ -315,7 +320,7 @@ def active_channels(
         The number of active channels, from 1 to `channels`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Examples:
         >>> [active_channels(64, width, divisor=8) for width in (0.25, 0.5, 1.0)]
@@ -330,16 +335,16 @@ def active_channels(
 
 
 def check_staircase(staircase: Any) -> str:
-    """Returns `staircase` if there is such a rule.
+    """Checks the name of a staircase.
 
     Args:
-        staircase: What the user gave.
+        staircase: The user's argument.
 
     Returns:
-        The same.
+        The argument.
 
     Raises:
-        ValueError: If it is none of `STAIRCASES`.
+        ValueError: If it is not in `STAIRCASES`.
     """
     if staircase not in STAIRCASES:
         raise ArgumentError(
@@ -367,8 +372,8 @@ def check_widths_grid(
     grid = check_widths(widths_grid, name=name)
     if not grid or grid[-1] != 1.0 or any(np.diff(grid) <= 0):
         raise ArgumentError(
-            f"`{name}` must ascend and end at 1.0, the whole network. Received: "
-            f"{name}={list(grid)}"
+            f"`{name}` must ascend and end at 1.0, which is the whole network. "
+            f"Received: {name}={list(grid)}"
         )
     return grid
 
@@ -388,16 +393,16 @@ def check_positive(value: int, name: str) -> None:
 
 @dataclass(frozen=True)
 class Networks:
-    """The different networks that a model holds, numbered by *levels*.
+    """The different networks of a model, numbered by *levels*.
 
-    Level 0 is the narrowest network. Each threshold that a width reaches makes some
-    channel appear, and leads to the next level.
+    Level 0 is the narrowest network. At each threshold further channels appear, and the
+    next level begins.
 
     Args:
         min_width: The smallest width.
-        thresholds: float64 array `(levels - 1,)`: grades above `min_width`, each once,
-            ascending.
-        widths_grid: The only widths that are told apart, or `None`.
+        thresholds: float64 array `(levels - 1,)`: the different grades above
+            `min_width`, ascending.
+        widths_grid: The only widths of the model, or `None`.
         staircase: One of `STAIRCASES`.
     """
 
@@ -417,8 +422,8 @@ class Networks:
         """Finds the networks of a model.
 
         Args:
-            grades: Grades of the channels of each tensor; infinite for those on which
-                no output depends.
+            grades: Grades of the channels of each tensor; infinite for channels on
+                which no output depends.
             min_width: See the class.
             widths_grid: See the class.
             staircase: See the class.
@@ -431,13 +436,13 @@ class Networks:
         return cls(min_width, every[later], widths_grid, staircase)
 
     def level_of(self, width: float | np.ndarray) -> np.ndarray:
-        """Finds the networks that run at some widths.
+        """Returns the levels of the networks that run at some widths.
 
         Args:
-            width: A width, or an array of them.
+            width: A width, or an array of widths.
 
         Returns:
-            int32 level of each, of the shape of `width`.
+            int32 levels, of the shape of `width`.
         """
         levels = np.searchsorted(self.thresholds, width, side="right")
         return levels.astype("int32")

@@ -390,7 +390,7 @@ def test_a_decoders_features_come_and_go_by_channels():
     ("layer", "match"),
     [
         (L.Softmax((1, 3)), r"sum over the channels.*Received: axis=\(1, 3\)"),
-        (L.Softmax(0), "`axis` must not be the batch's"),
+        (L.Softmax(0), "`axis` must not be the batch axis"),
         (L.UnitNormalization(), "normalizes over the channels.*leave out the last"),
         (L.GroupNormalization(4), "groups=-1.*Received: groups=4 for 8 channels"),
         (L.Reshape((6, 6, 8, 1)), "would make one channel of all"),
@@ -413,7 +413,7 @@ def test_what_is_not_exact_is_refused(layer, match):
 def test_no_layer_of_the_tail_mixes_samples(layer):
     inputs = keras.Input((4,))
     x = layer(L.Dense(3)(L.Dense(8)(inputs)))
-    with pytest.raises(ConversionError, match="`axis` must not be the batch's"):
+    with pytest.raises(ConversionError, match="`axis` must not be the batch axis"):
         to_any_width(keras.Model(inputs, x))
 
 

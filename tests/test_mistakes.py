@@ -325,9 +325,9 @@ def test_wrong_labels_are_found_at_their_output():
     [
         (
             50,
-            r"`widths?` must be in \(0, 1\], as in 0\.5 for half.*Received: width.*50",
+            r"`widths?` must be in \(0, 1\]: 0\.5 is half.*Received: width.*50",
         ),
-        (0, r"`widths?` must be in \(0, 1\], as in 0\.5 for half.*Received: width.*0"),
+        (0, r"`widths?` must be in \(0, 1\]: 0\.5 is half.*Received: width.*0"),
         (
             0.1,
             r"`widths?` must be at least the model's min_width=0\.25.*Use a width in "

@@ -100,10 +100,10 @@ def test_stock_layers_on_the_input_may_mix_channels(layer):
     [
         (L.MultiHeadAttention(1, 2), "use TriMultiHeadAttention, or give it an"),
         (L.GroupQueryAttention(2, 2, 2), "use TriGroupQueryAttention, or give"),
-        (L.RNN(L.LSTMCell(3)), "its state mixes all channels.*no Tri layer is built"),
+        (L.RNN(L.LSTMCell(3)), "its state mixes all channels.*there is no Tri layer"),
         (
             L.ConvLSTM1D(3, 1),
-            "no Tri layer is built.*GRU, LSTM and SimpleRNN can stand",
+            "there is no Tri layer.*use GRU, LSTM or SimpleRNN",
         ),
         (L.Bidirectional(L.RNN(L.GRUCell(3))), "Bidirectional of one of them"),
         (
@@ -268,7 +268,7 @@ MIXES = "mixes the samples of a batch"
     [
         (lambda x: keras.ops.mean(x, axis=(0,), keepdims=True), MIXES),
         (lambda x: keras.ops.max(x, axis=-3, keepdims=True), MIXES),
-        (lambda x: L.Concatenate(axis=0)([x, x]), "`axis` must not be the batch's"),
+        (lambda x: L.Concatenate(axis=0)([x, x]), "`axis` must not be the batch axis"),
         (lambda x: keras.ops.softmax(x, axis=0), MIXES),
         (L.LSTM(2, stateful=True), "`stateful` must be False"),
         (L.Dense(3, activation=L.BatchNormalization()), "cannot stand after a readout"),

@@ -1,10 +1,11 @@
-"""What each layer class does to width: one place for each class.
+"""Width rules: what each layer class does to channels that come and go.
 
-A layer class is known by its `WidthRule` alone, which one of the files here registers:
-`mixing`, `einsum`, `recurrent`, `attention`, `single`, `normalization`, `merging`,
-`shapes`, `wrapping`, `operations`, `moving`, `refused`. A layer of a user's own that
-acts on each entry has the rule that `entries` reads in its code. `sequences` says how
-classes without a rule are counted. All else in the package asks the rule.
+Each layer class has one `WidthRule`. One of these files registers it: `mixing`,
+`einsum`, `recurrent`, `attention`, `single`, `normalization`, `merging`, `shapes`,
+`wrapping`, `operations`, `moving`, `refused`. For a user's layer that acts on each
+entry, `entries` derives the rule from the code of the layer. `sequences` counts the
+MACs of classes without a rule. The rest of the package knows layer classes only through
+their rules.
 """
 
 from awn_keras.rules import (  # each registers its rules

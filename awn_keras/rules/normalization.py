@@ -77,7 +77,7 @@ def _check_positions(call: LayerCall, mixes: str) -> None:
             f"shape {call.input_shapes[0]}"
         )
     if 0 in numbers:
-        raise call.error(f"`axis` must not be the batch's. Received: axis={axes}")
+        raise call.error(f"`axis` must not be the batch axis. Received: axis={axes}")
 
 
 def _check_unit_normalization(call: LayerCall) -> None:

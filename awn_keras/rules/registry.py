@@ -1,4 +1,4 @@
-"""One `WidthRule` for each layer class: all that the package knows of the class."""
+"""The registry of width rules: a `WidthRule` describes a layer class."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from awn_keras.rules.kinds import Axes, CallSize, Channels, Flow, Kind, Labelled
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of a layer in the graph, as a rule sees it.
+    """One call of a layer in the graph, the argument of a rule's functions.
 
     Args:
         node: The Keras node.
-        kinds: Kinds of the input tensors; in a rule they are Fixed and Labelled.
+        kinds: Kinds of the input tensors. Rules get Fixed and Labelled tensors.
         channels: All labels of the graph.
-        last: Whether an output of the model is reached from here without another
-            layer that mixes channels.
-        converting: Whether the model is to be converted to an any-width one.
-        as_tri: Whether to take a plain layer for a Tri layer, since it is to become
-            one.
+        last: Whether a path from here to an output of the model has no further layer
+            that mixes channels.
+        converting: Whether the model is being converted to an any-width model.
+        as_tri: Whether to treat a plain layer as the Tri layer that it will become.
     """
 
     node: Any
@@ -40,7 +39,7 @@ class LayerCall:
     as_tri: bool = False
 
     def new_channels(self, count: int) -> Labelled:
-        """The kind of a tensor whose `count` channels this layer makes."""
+        """The kind of a tensor with `count` new channels, which this layer makes."""
         return Labelled(self.channels.of(self.layer, count))
 
     @property
@@ -60,11 +59,11 @@ class LayerCall:
 
     @property
     def constants(self) -> dict[str, Any]:
-        """Arguments of the call that are no tensors of the graph, by name."""
+        """Arguments of the call that are not tensors of the graph, by name."""
         return named_constants(self.node)
 
     def flow(self, inputs: tuple[Kind, ...], output: Kind) -> Flow:
-        """What comes in and goes out, of these kinds."""
+        """Makes the `Flow` of this call with the given kinds."""
         return Flow(
             inputs,
             output,
@@ -78,31 +77,33 @@ class LayerCall:
         """Labels of the only input's channels, int `(channels,)`.
 
         Raises:
-            ValueError: If it is Fixed, or there are several.
+            ValueError: If the input is Fixed, or if there are several inputs.
         """
         if len(self.kinds) != 1 or not isinstance(self.kinds[0], Labelled):
-            raise self.error("must have one input, of graded channels.")
+            raise self.error(
+                "must have one input, whose channels come and go with the width."
+            )
         return self.kinds[0].labels
 
     def error(self, reason: str) -> ArgumentError:
-        """An error that names this layer."""
+        """Makes an error that names this layer."""
         return ArgumentError(
             f"Layer '{self.layer.name}' ({type(self.layer).__name__}): {reason}"
         )
 
 
 def per_channel(call: LayerCall) -> Kind:
-    """Rule of a layer that treats each channel by itself: the kind stays.
+    """Rule of a layer that treats each channel separately.
 
     Args:
-        call: A call with one input tensor, or with several of equal kind.
+        call: A call with one input tensor, or with several tensors of equal kind.
 
     Returns:
-        The input's kind.
+        The kind of the input.
 
     Raises:
-        ValueError: If channels are not last, their number changes, or the layer's
-            activation mixes them.
+        ValueError: If channels are not the last axis, if their number changes, or if
+            the layer's activation mixes channels.
     """
     check_channels_last(call)
     check_activation(call)
@@ -111,38 +112,39 @@ def per_channel(call: LayerCall) -> Kind:
     if call.output_shape[-1] != call.input_shapes[0][-1]:
         raise call.error(
             "a per-channel layer must keep the number of channels. Received: "
-            f"{call.input_shapes[0][-1]} channels, gives {call.output_shape[-1]}"
+            f"{call.input_shapes[0][-1]} input channels and {call.output_shape[-1]} "
+            "output channels"
         )
     return call.kinds[0]
 
 
 def per_sample(call: LayerCall) -> Kind:
-    """Rule of a layer that mixes channels, but no samples: only after the readout.
+    """Rule of a layer that mixes channels but no samples, for use after the readout.
 
     Args:
         call: A call before the readout.
 
     Raises:
-        ValueError: Always; below the readout no rule is asked.
+        ValueError: Always. (After the readout, `kind` is not called.)
     """
     raise call.error(
-        "mixes channels, and these come and go with the width. Put it after the "
+        "mixes channels, which come and go with the width. Put the layer after the "
         "readout."
     )
 
 
 def merge(call: LayerCall) -> Kind:
-    """Rule of a layer that joins tensors of the same channels, such as Add.
+    """Rule of a layer that combines tensors channel by channel, such as Add.
 
     Args:
-        call: A call with inputs of equal rank. Those of fewer channels than others are
-            broadcast.
+        call: A call with inputs of equal rank. Inputs with fewer channels than others
+            are broadcast.
 
     Returns:
-        The kind of the inputs of most channels.
+        The kind of the inputs with the most channels.
 
     Raises:
-        ValueError: If channels that come and go are joined with others that do not.
+        ValueError: If channels that come and go are combined with channels that do not.
     """
     if len({len(shape) for shape in call.input_shapes}) != 1:
         raise call.error("inputs must have the same number of axes.")
@@ -158,30 +160,31 @@ def merge(call: LayerCall) -> Kind:
             call.channels.join(first.labels, kind.labels)
         elif kind != first:
             raise call.error(
-                "joins channels that come and go with the width with a tensor of "
-                f"{channels} channels that is the same at every width. Put a Tri layer "
-                "or a stem (Conv, Dense) on the latter, or use Concatenate."
+                "combines channels that come and go with the width with a tensor of "
+                f"{channels} channels that is the same at every width. Put a stem "
+                "(Conv, Dense) or a Tri layer on the tensor that is the same at every "
+                "width, or use Concatenate."
             )
     return first
 
 
 def accepts_all(call: LayerCall) -> None:
-    """The check of a rule that has nothing to check."""
+    """The default check of a rule, which accepts every call."""
 
 
 @dataclass(frozen=True)
 class Inner:
-    """Channels inside of a layer, neither its inputs nor its outputs: heads, say.
+    """Inner channels of a layer, which are neither inputs nor outputs, such as heads.
 
-    Those that are there at a width are the first ones.
+    The active inner channels at a width are the first ones.
 
     Args:
-        axes: For each weight that follows them, its name and the axis; as `in_axes` of
-            a `WidthRule`.
-        count: `count(layer, out)` gives how many of them are there while the output
-            channels `out`, an int array of their places, are.
-        sized: `sized(layer, count)` gives the constructor's arguments of a layer that
-            has so many of them.
+        axes: Names and axes of the weights that follow the inner channels, as `in_axes`
+            of a `WidthRule`.
+        count: Function `count(layer, out)` that returns the number of inner channels
+            that are active with the output channels `out`, an int array of indices.
+        sized: Function `sized(layer, count)` that returns the constructor's arguments
+            of a layer with `count` inner channels.
     """
 
     axes: Mapping[str, Axes]
@@ -191,67 +194,69 @@ class Inner:
 
 @dataclass(frozen=True)
 class WidthRule:
-    """All that awn_keras knows of a layer class.
+    """Describes what a layer class does to channels that come and go with the width.
 
-    After the readout any rule only says that the layer computes each sample of a
-    batch by itself.
+    After the readout, a rule only states that the layer computes each sample of a batch
+    separately.
 
     Args:
-        kind: `kind(call)` takes a `LayerCall` and returns the kind of the output, or
-            a list of kinds for several outputs that differ: `per_channel`,
-            `per_sample`, or a function of your own that raises `call.error(reason)` for
-            what it cannot do.
-        in_axes: For each weight that follows the *input* channels, its name and the
-            axis, as in `{"scale": -1}`. Names are those of the variables
-            (`layer.weights[i].name`), `variable` for those without, and
-            `query/kernel` for that of a layer `query` inside of it. The axis may hold
-            `k` entries for each channel, one after the other. A `ChannelAxis` in the
-            place of the axis says more, and a tuple names several axes. Of an operation
-            of `keras.ops` they are arguments that are arrays, and the axis is negative.
-        out_axes: Likewise for weights that follow the *output* channels.
-        inner: Channels inside of the layer that come and go, too; `None` if there are
-            none.
-        channels: Name of the constructor argument that holds the number of output
-            channels while these come and go, or `None`. Or `channels(layer, count)`,
-            which gives the constructor's arguments, as `get_config` does, of a layer
-            of `count` output channels.
-        stem: Whether the layer starts the trunk when its input is Fixed. Other
-            layers on Fixed inputs give Fixed outputs.
-        check: `check(call)` raises `call.error(reason)` for what the layer cannot do
-            before the readout, whatever the kind.
-        triangular: The Tri layer that a conversion puts in the layer's place, and that
+        kind: Function `kind(call)` that takes a `LayerCall` and returns the kind of the
+            output, or a list of kinds for several different outputs. Use `per_channel`,
+            `per_sample`, or your own function, which raises `call.error(reason)` for a
+            call that the layer cannot do.
+        in_axes: A dict from the name of each weight that follows the *input* channels
+            to the axis of the channels, such as `{"scale": -1}`. Names are those of the
+            variables (`layer.weights[i].name`), `variable` for unnamed variables, and
+            `query/kernel` for the kernel of an inner layer `query`. The axis may have
+            `k` neighbouring entries for each channel. Instead of an axis you may give a
+            `ChannelAxis`, or a tuple for several axes. For an operation of `keras.ops`,
+            the names are those of array arguments, and the axis is negative.
+        out_axes: A dict like `in_axes`, for weights that follow the *output* channels.
+        inner: Inner channels of the layer that come and go, too, or `None`.
+        channels: Name of the constructor argument with the number of output channels,
+            if these come and go, or `None`. Or a function `channels(layer, count)` that
+            returns the constructor's arguments, as in `get_config`, of a layer with
+            `count` output channels.
+        stem: Whether the layer starts the trunk if its input is Fixed. Other layers
+            with Fixed inputs have Fixed outputs.
+        check: Function `check(call)` that raises `call.error(reason)` for calls that
+            the layer cannot do before the readout.
+        triangular: The Tri layer that replaces the layer in a conversion. The Tri layer
             gets this rule, too. `None` if there is none.
-        makes: The `kind` of the Tri layer. `None` if it just makes channels of its own.
-        recurs: Whether output channels read each other, step by step: then a conversion
-            puts the Tri layer also where the input is whole at every width.
-        macs: `macs(layer, size)` gives the multiply-accumulates of one call for one
-            sample; `size` is a `CallSize`, whose channels may be arrays. `None` for a
-            layer without kernels.
-        resize: `resize(layer, flow, ends)` gives the arguments that change when the
-            layer has another number of input channels (`channels` apart): of its
-            constructor, of an operation of `keras.ops` also of its call; or a function
-            that takes the operation's place. `ends` is an array `(channels + 1,)`: how
-            many there are before each place of the old ones; the last is their number.
-            Each call of such a layer is copied by itself. `None` if there are none.
-        apart: Whether each output channel is computed from one input channel. `None`
-            for what `kind` says: true of `per_channel`.
-        cuts: Whether an exported file may hold the layer's kernel in blocks of
-            channels. The layer needs `use_bias` and `activation` then.
-        reads_prefix: Whether an output channel depends on all input channels whose
-            grade is at most its own, though each of them is a channel of its own.
-        flattens: Whether it gives all channels of the first position first, then those
-            of the next.
-        inert: Whether it only acts in training.
-        alike: Whether outside training it does the same to all channels, and is
-            linear: of sums of channels it gives the sums of what it gives of each.
+        makes: The `kind` of the Tri layer. `None` if the Tri layer makes new channels.
+        recurs: Whether output channels read each other, step by step. Then a conversion
+            uses the Tri layer even if the input is whole at every width.
+        macs: Function `macs(layer, size)` that returns the MACs of one call for one
+            sample. `size` is a `CallSize`, whose numbers of channels may be arrays.
+            `None` for a layer without kernels.
+        resize: Function `resize(layer, flow, ends)` that returns the arguments that
+            change with the number of input channels (other than `channels`): arguments
+            of the constructor, or, for an operation of `keras.ops`, also of the call.
+            It may return a function that replaces the operation. `ends` is an array
+            `(channels + 1,)`: entry i is the number of new channels before the old
+            channel i, and the last entry is the new number of channels. Each call of
+            such a layer gets a separate copy. `None` if no argument changes.
+        apart: Whether each output channel is computed from a single input channel.
+            `None` means: if `kind` is `per_channel`.
+        cuts: Whether an exported file may store the layer's kernel in blocks of
+            channels. The layer then needs the attributes `use_bias` and `activation`.
+        reads_prefix: Whether an output channel depends on all input channels of at most
+            its own grade, although the layer keeps the channels.
+        flattens: Whether the layer outputs all channels of the first position, then
+            those of the next position, and so on.
+        inert: Whether the layer only acts in training.
+        alike: Whether, outside training, the layer is linear and treats all channels
+            equally. Then the output for a sum of channels is the sum of their outputs.
         shifts: Names of weights that add a constant. If they are 0, the layer is linear
-            outside training. A sum may then go through it term by term, and only the
-            first term keeps these weights. Empty if the layer is not of this kind.
-        importance: Name of a weight whose size tells how important each of its input
-            channels is, or `None`.
-        tail: Why it cannot stand after a readout, or `None` if it can.
-        no_operator: `no_operator(layer)` says what of the layer TFLite has no builtin
-            operator for, and what to use in its place, or `None` if it has.
+            outside training. Then the terms of a sum may go through the layer
+            separately, and only the first term keeps these weights. Empty for other
+            layers.
+        importance: Name of a weight whose absolute value is the importance of each
+            input channel, or `None`.
+        tail: Reason why the layer cannot be after a readout, or `None` if it can.
+        no_operator: Function `no_operator(layer)` that returns the part of the layer
+            for which TFLite has no builtin operator, and what to use instead; or `None`
+            if TFLite has all operators.
     """
 
     kind: Callable[[LayerCall], Kind | list[Kind]] = per_channel
@@ -287,14 +292,14 @@ class WidthRule:
         return [name for name in self.in_axes if name in self.out_axes]
 
     def sized(self, layer: Any, channels: int) -> dict[str, Any]:
-        """The constructor's arguments of a layer of another number of channels.
+        """Returns the constructor's arguments for another number of channels.
 
         Args:
             layer: The layer.
-            channels: The number of output channels.
+            channels: The new number of output channels.
 
         Returns:
-            The arguments that change, as `get_config` gives them.
+            The arguments that change, as in `get_config`.
         """
         if self.channels is None:
             return {}
@@ -308,44 +313,44 @@ class WidthRule:
         return replace(self, kind=kind, triangular=None, tail=_NO_GRADES)
 
     def output(self, call: LayerCall) -> Kind | list[Kind]:
-        """Checks a call before the readout and gives the kind of its outputs.
+        """Checks a call before the readout, and returns the kind of its outputs.
 
         Raises:
-            ValueError: If the layer cannot do that.
+            ValueError: If the layer cannot do the call.
         """
         self.check(call)
         return self.kind(call)
 
 
 _NO_RULE = WidthRule(per_sample)
-_NO_GRADES = "no channels come and go there"  # why a Tri layer is no tail
+_NO_GRADES = "no channels come and go there"  # why a Tri layer cannot be in the tail
 _RULES: dict[type, WidthRule] = {}
-#: For classes whose rule depends on the layer's arguments, or on one inside of it.
+#: For classes whose rule depends on a layer's arguments, or on its inner layer.
 _DERIVED: dict[type, Callable[[Any], WidthRule | None]] = {}
 _OPERATIONS: dict[str, WidthRule] = {}
 _Macs = Callable[[Any, CallSize], Any]
-#: How the MACs of a class are counted that has no rule.
+#: Functions that count the MACs of classes without a rule.
 _MACS: dict[type, _Macs] = {}
 _OPERATION_MACS: dict[str, _Macs | None] = {}
-#: Why a layer class cannot stand before the readout, and what to do.
+#: Reasons why a layer class cannot be before the readout, with the way out.
 _REFUSALS: dict[type, str] = {}
 
 
 def register_width_rule(
     layer_class: type[keras.layers.Layer], rule: WidthRule | None = None
 ) -> None:
-    """Teaches awn_keras a layer class of your own.
+    """Registers a rule for your own layer class.
 
-    A rule holds for exactly this class, not for its subclasses: these may do
-    something else.
+    The rule is used for this class only, not for its subclasses, which may act
+    differently. To check a rule, use `awn_keras.testing.check_width_rule`.
 
     Args:
         layer_class: The class.
-        rule: Its rule. `None` for a layer that treats each channel by itself and has
-            no weights.
+        rule: Rule of the class. `None` is the rule for a layer that treats each channel
+            separately and has no weights.
 
     Raises:
-        TypeError: If `layer_class` is not a Keras layer class, or `rule` not a
+        TypeError: If `layer_class` is not a Keras layer class, or if `rule` is not a
             `WidthRule`.
 
     Examples:
@@ -374,10 +379,10 @@ def register_width_rule(
 
 
 def register_operations(names: str, rule: WidthRule) -> None:
-    """Gives operations of `keras.ops` a rule.
+    """Registers a rule for operations of `keras.ops`.
 
     Args:
-        names: Names of their classes, separated by spaces.
+        names: Class names of the operations, separated by spaces.
         rule: The rule.
     """
     _OPERATIONS.update(dict.fromkeys(names.split(), rule))
@@ -387,18 +392,18 @@ def register_derived_rule(
     layer_class: type[keras.layers.Layer],
     rule_for: Callable[[Any], WidthRule | None],
 ) -> None:
-    """Gives layers of a class a rule of their own.
+    """Registers a function that chooses the rule of each layer of a class.
 
     Args:
         layer_class: The class.
-        rule_for: Takes a layer of the class and gives its rule, or `None` if it has
-            that of its class.
+        rule_for: Function from a layer of the class to its rule, or to `None` if the
+            layer has the rule of its class.
     """
     _DERIVED[layer_class] = rule_for
 
 
 def refuse(layer_class: type[keras.layers.Layer], reason: str) -> None:
-    """Says why a layer class cannot stand before the readout.
+    """Registers the reason why a layer class cannot be before the readout.
 
     Args:
         layer_class: The class.
@@ -408,27 +413,28 @@ def refuse(layer_class: type[keras.layers.Layer], reason: str) -> None:
 
 
 def count_by(macs: _Macs, *layer_classes: type[keras.layers.Layer]) -> None:
-    """Says how the MACs of layer classes are counted that have no `WidthRule`.
+    """Registers a count of MACs for layer classes without a `WidthRule`.
 
     Args:
         macs: See `WidthRule`.
-        *layer_classes: The classes. It holds for their subclasses, too.
+        *layer_classes: The classes. Their subclasses are counted in the same way.
     """
     _MACS.update(dict.fromkeys(layer_classes, macs))
 
 
 def count_operations_by(macs: _Macs | None, names: str) -> None:
-    """Says how the MACs of operations of `keras.ops` are counted.
+    """Registers a count of MACs for operations of `keras.ops`.
 
     Args:
-        macs: See `WidthRule`. `None` if they have MACs that are not counted.
-        names: Names of their classes, separated by spaces.
+        macs: See `WidthRule`. `None` if the operations have MACs that cannot be
+            counted.
+        names: Class names of the operations, separated by spaces.
     """
     _OPERATION_MACS.update(dict.fromkeys(names.split(), macs))
 
 
 def has_unknown_macs(operation: Any) -> bool:
-    """Whether an operation of `keras.ops` has MACs that are not counted."""
+    """Whether an operation of `keras.ops` has MACs that cannot be counted."""
     name = type(operation).__name__
     return is_stock_operation(operation) and (
         name in _OPERATION_MACS and _OPERATION_MACS[name] is None
@@ -436,22 +442,22 @@ def has_unknown_macs(operation: Any) -> bool:
 
 
 def refusal_of(operation: Any) -> str | None:
-    """Why a layer cannot stand before the readout, if that is known of its class."""
+    """The reason why a layer cannot be before the readout, or `None`."""
     return _REFUSALS.get(type(operation))
 
 
 def is_opaque(operation: Any) -> bool:
-    """Whether a layer runs a function or a layer of the user's own inside."""
+    """Whether a layer runs a user's function or wraps another layer."""
     return isinstance(operation, keras.layers.Lambda | keras.layers.Wrapper)
 
 
 def rule_of_class(layer_class: type[keras.layers.Layer]) -> WidthRule:
-    """The rule that layers of a class have unless they have one of their own."""
+    """The rule of a class, without rules that depend on a layer's arguments."""
     return _RULES[layer_class]
 
 
 def rule_of(operation: Any) -> WidthRule | None:
-    """The rule of a layer or of an operation of `keras.ops`, if there is one."""
+    """The rule of a layer or of an operation of `keras.ops`, or `None`."""
     derived = _DERIVED.get(type(operation))
     rule = None if derived is None else derived(operation)
     if rule is None:
@@ -462,7 +468,7 @@ def rule_of(operation: Any) -> WidthRule | None:
 
 
 def _rule_of_code(operation: Any) -> WidthRule | None:
-    """The rule of a layer of a user's own whose code shows it."""
+    """The rule of a user's layer, if its code shows that it acts on each entry."""
     read = weights_on_channels(operation)
     if read is None:
         return None
@@ -470,17 +476,17 @@ def _rule_of_code(operation: Any) -> WidthRule | None:
 
 
 def traits_of(operation: Any) -> WidthRule:
-    """What is known of a layer, its base classes' rules included.
+    """Returns what is known of a layer, from its rule and those of its base classes.
 
-    A subclass of a stock layer has no rule of its own, as it may do something else to
-    its channels; it has its base's kernels all the same.
+    A subclass of a stock layer has no rule, because it may treat channels differently.
+    But it still has the kernels of its base class.
 
     Args:
         operation: A layer, or an operation of `keras.ops`.
 
     Returns:
-        Its rule, else that of the first base class that has one, else an empty one.
-        `macs` and `tail`, where the rule does not say them, are those of base classes.
+        The rule of the layer, or that of the first base class with a rule, or an empty
+        rule. If `macs` or `tail` are not set, they come from base classes.
     """
     own = rule_of(operation)
     bases = [_RULES[base] for base in type(operation).__mro__ if base in _RULES]
@@ -493,7 +499,7 @@ def traits_of(operation: Any) -> WidthRule:
 
 
 def _macs_of(operation: Any) -> _Macs | None:
-    """How the MACs of an operation are counted that has no rule."""
+    """The function that counts the MACs of an operation without a rule, or `None`."""
     if is_stock_operation(operation):
         return _OPERATION_MACS.get(type(operation).__name__)
     bases = type(operation).__mro__
@@ -510,23 +516,23 @@ def layers_with_a_tri_layer() -> list[str]:
 
 
 def mixes_channels(operation: Any) -> bool:
-    """Whether an operation can be a stem, a Tri layer or a readout."""
+    """Whether an operation can be a stem, a readout, or become a Tri layer."""
     rule = rule_of(operation)
     return rule is not None and rule.stem
 
 
 def keeps_channels_apart(operation: Any) -> bool:
-    """Whether a layer computes each output channel from one input channel.
+    """Whether a layer computes each output channel from a single input channel.
 
     Args:
-        operation: A layer on one tensor. Operations of `keras.ops` count as not.
+        operation: A layer with one input. For operations of `keras.ops`, False.
     """
     rule = rule_of(operation)
     return isinstance(operation, keras.Layer) and rule is not None and bool(rule.apart)
 
 
 def merges_channels(operation: Any) -> bool:
-    """Whether a layer joins tensors of equal channels, such as `Add`."""
+    """Whether a layer combines tensors channel by channel, such as `Add`."""
     rule = rule_of(operation)
     return isinstance(operation, keras.Layer) and (
         rule is not None and rule.kind is merge
@@ -551,19 +557,19 @@ _CHANNELWISE_ACTIVATIONS = {
 
 
 def accept_activation(function: Callable[..., Any]) -> None:
-    """Says that a function acts on each entry of a tensor by itself."""
+    """Registers a function that acts on each entry of a tensor separately."""
     _CHANNELWISE_ACTIVATIONS.add(function)
 
 
 def check_activation(call: LayerCall, layer: Any = None) -> None:
-    """Checks that a layer's activations act on each channel by themselves.
+    """Checks that a layer's activations act on each channel separately.
 
     Args:
         call: The call.
-        layer: The layer that has them. `None` for the one that is called.
+        layer: The layer with the activations. `None` takes the called layer.
 
     Raises:
-        ValueError: If it is not known to.
+        ValueError: If an activation is not known to act so.
     """
     for name in ("activation", "recurrent_activation"):
         _check_function(call, getattr(layer or call.layer, name, None))
@@ -572,7 +578,7 @@ def check_activation(call: LayerCall, layer: Any = None) -> None:
 def _check_function(call: LayerCall, activation: Any) -> None:
     if activation is None or activation in _CHANNELWISE_ACTIVATIONS:
         return
-    # A layer that treats each channel by itself, and has no weights.
+    # A layer that treats each channel separately, and has no weights.
     rule = rule_of(activation)
     if rule is not None and replace(rule, inert=False, alike=False) == WidthRule():
         return
@@ -582,14 +588,15 @@ def _check_function(call: LayerCall, activation: Any) -> None:
     if call.last and isinstance(call.layer, TriangularKernel):
         stock = type(call.layer).stock_class.__name__
         raise call.error(
-            f"the activation `{name}` needs all channels, and those of a Tri layer "
-            "come and go with the width. As the last layer of the network use a plain "
-            f"`keras.layers.{stock}`, the readout, in its place."
+            f"the activation `{name}` needs all channels, but the channels of a Tri "
+            "layer come and go with the width. For the last layer of the network, the "
+            f"readout, use a plain `keras.layers.{stock}`."
         )
     raise call.error(
-        f"the activation `{name}` is not known to act on each channel by itself, and "
-        "channels come and go with the width. Use a stock element-wise activation, a "
-        "layer of your own with `register_width_rule`, or move it below the readout."
+        f"the activation `{name}` must act on each channel alone, because channels "
+        "come and go with the width, but it is not known to do so. Use a stock "
+        "element-wise activation or your own layer with `register_width_rule`, or move "
+        "the activation after the readout."
     )
 
 
@@ -597,13 +604,13 @@ def check_channels_last(call: LayerCall) -> None:
     """Checks that channels are the last axis.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If `data_format` is `"channels_first"`.
     """
     if getattr(call.layer, "data_format", None) == "channels_first":
         raise call.error("`data_format` must be 'channels_last'.")
 
 
-#: Layers that may mix along any axis, the batch's too.
+#: Layers that can mix along any axis, also along the batch axis.
 _ALONG_AN_AXIS = (
     keras.layers.Concatenate,
     keras.layers.Softmax,
@@ -612,7 +619,7 @@ _ALONG_AN_AXIS = (
 
 
 def check_mixes_no_samples(call: LayerCall) -> None:
-    """Checks a call below the readout: there a batch holds several widths.
+    """Checks a call after the readout, where a batch holds several widths.
 
     Raises:
         ValueError: If the layer mixes the samples of a batch.
@@ -624,13 +631,16 @@ def check_mixes_no_samples(call: LayerCall) -> None:
             f"readout, because {traits_of(layer.activation).tail}."
         )
     if getattr(layer, "stateful", False):
-        raise call.error("`stateful` must be False: a batch holds several widths.")
+        raise call.error(
+            "`stateful` must be False after a readout, because a batch holds several "
+            "widths there."
+        )
     axes, rank = getattr(layer, "axis", -1), len(call.input_shapes[0])
     if isinstance(layer, _ALONG_AN_AXIS) and 0 in np.ravel(axes) % rank:
-        raise call.error(f"`axis` must not be the batch's. Received: axis={axes}")
+        raise call.error(f"`axis` must not be the batch axis. Received: axis={axes}")
 
 
 def makes_channels(call: LayerCall) -> Kind:
-    """Rule of a layer whose output channels are new ones, such as a Tri layer."""
+    """Rule of a layer that makes new output channels, such as a Tri layer."""
     check_activation(call)
     return call.new_channels(call.output_shape[-1])

@@ -362,7 +362,7 @@ def test_a_loop_over_steps_is_refused_in_int8_before_conversion(tmp_path):
         (lambda x: L.LSTM(8, recurrent_activation="softmax")(x), "`softmax`"),
         (lambda x: L.Bidirectional(L.GRU(8, "softmax"))(x), "`softmax`"),
         (lambda x: L.Bidirectional(L.GRU(8), merge_mode=None)(x)[0], "no Tri layer"),
-        (lambda x: L.RNN(L.LSTMCell(8))(x), "no Tri layer is built for it"),
+        (lambda x: L.RNN(L.LSTMCell(8))(x), "there is no Tri layer for it"),
         (
             lambda x: L.TimeDistributed(L.GRU(8))(x[:, :, None]),
             "its inner layer has no width rule",

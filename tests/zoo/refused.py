@@ -5,8 +5,8 @@ REFUSED = {
     "ConvNeXtV2": "'mean.*acts on the channels of an input",
     "MLP-Mixer": r"\(Permute\): must keep the channels last",
     "CBAM": "'mean.*acts on the channels .*For a gate take Conv2D",
-    "DLRM": "joins channels that come and go with the width with a tensor",
-    "N-BEATS": "joins channels that come and go with the width with a tensor",
+    "DLRM": "combines channels that come and go with the width with a tensor",
+    "N-BEATS": "combines channels that come and go with the width with a tensor",
     # Their normalization and attention are code of their own, their tokens weights.
     "keras_hub.MobileNetV5 with RMS": r"No width rule for layer .*\(RmsNorm2d\)",
     "keras_hub.ViT": "weights of its own besides: .*class_token",
