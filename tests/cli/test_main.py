@@ -136,7 +136,7 @@ def test_a_mistake_is_one_line_of_the_program():
         ("demo --output {bad}/foreign", "no recipe.json that.*Name another"),
         ("export {bad}/damaged.keras", "is not a saved Keras model"),
         ("export {bad}/any.keras --dataset digits", "must have images of shape"),
-        ("evaluate {bad}/three.keras --dataset digits", "of 10 classes"),
+        ("evaluate {bad}/three.keras --dataset digits", "with 10 classes"),
         ("train --dataset mnist --data-dir {bad} --output {bad}/o", "not prepared at"),
         ("demo --output {bad}/file", "`--output` must be a folder, not a file"),
         ("evaluate {bad}/none.keras --dataset digits", "There is no file"),
@@ -161,7 +161,7 @@ def test_a_mistake_is_one_line_of_the_program():
         ),
         (
             "export {bad}/any.keras --output {bad}/o",
-            "`--output` must end in '.tflite'; with `--separate`",
+            "`--output` must end in '.tflite'. .With `--separate`",
         ),
         ("export {bad}/any.keras --separate --output {bad}/o.tflite", "a directory"),
         ("export {bad}/any.keras --separate --single-file", "not allowed with"),

@@ -1,4 +1,4 @@
-"""How long each width takes, here and on a phone, and which one to pick."""
+"""Benchmarks of each width, here and on devices, and the choice of a width."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # As in `awn_keras.deploy`: `picker` is for machines without Matplotlib, too.
+    # Lazy, because `picker` must also work on a machine without Matplotlib.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

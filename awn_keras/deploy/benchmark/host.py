@@ -83,9 +83,9 @@ class Subject:
             missing = [w for w in checked if find_width(w, by_width.values()) is None]
             if missing:
                 raise ArgumentError(
-                    f"`widths` must be widths of '{path}', {sorted(by_width.values())}."
-                    " Name some of these, or export the file with the others, too. "
-                    f"Received: {sorted(missing)}"
+                    f"`widths` must be widths of '{path}': "
+                    f"{sorted(by_width.values())}. Choose from these, or export the "
+                    f"file again with further widths. Received: {sorted(missing)}"
                 )
             chosen = {
                 name: width
@@ -136,35 +136,37 @@ def benchmark_tflite(
     on_progress: Callable[[Report], None] | None = None,
     verbose: int | str = "auto",
 ) -> Report:
-    """Measures each width of a TFLite file on this machine.
+    """Measures the latency of each width of a TFLite file on this machine.
 
-    Each measurement has a process of its own. Widths come in random order, and again in
-    another one for each repetition, so that a machine that slows down favours none.
+    Each measurement runs in a separate process. Each repetition measures the widths in
+    another random order, so that a slow-down of the machine favours no width.
 
     Args:
         path: The file.
-        targets: `"cpu"` (XNNPACK), `"gpu"` (LiteRT's engine, in float32).
+        targets: `"cpu"` (XNNPACK) and `"gpu"` (LiteRT's engine, in float32), or one of
+            them.
         threads: Numbers of threads of the CPU's engine, each at least 1.
-        widths: Those of the file's widths to measure. `None` for all.
-        runs: Timed runs in each repetition, at least 1. A run copies an input in, runs,
-            and copies the results out.
-        warm_up: Runs before them.
-        min_seconds: More runs are timed, until a repetition has taken so long: some
-            hundred short ones say little about a machine.
-        repeats: Repetitions, at least 1.
-        accuracy: Accuracy by signature, to be reported beside; see `accuracies`.
-        timeout: Seconds that a measurement may take.
-        on_progress: Called with the report after each row and each failure, to save it.
+        widths: Widths of the file to measure. `None` measures all.
+        runs: Number of timed runs in each repetition, at least 1. A run copies the
+            inputs, invokes the signature, and copies the outputs.
+        warm_up: Number of untimed runs before them, at least 0.
+        min_seconds: Shortest duration of a repetition, in seconds. If `runs` take less
+            time, further runs are timed.
+        repeats: Number of repetitions, at least 1.
+        accuracy: Accuracies by signature, to include in the report; see `accuracies`.
+        timeout: Longest duration of a measurement, in seconds.
+        on_progress: Function that is called with the report after each row and each
+            failure, for example to save it.
         verbose: Whether to print a line for each repetition; see `export_tflite`.
 
     Returns:
-        The report: a row for each width, target and number of threads that could be
-        measured, and what failed.
+        The report: a row for each measured width, target and number of threads, and the
+        failures.
 
     Raises:
-        TypeError: If a number is not one.
-        ValueError: If it is not a TFLite file, or an argument is out of range.
-        OSError: If it cannot be read.
+        TypeError: If a number has the wrong type.
+        ValueError: If `path` is not a TFLite file, or if an argument is out of range.
+        OSError: If the file cannot be read.
     """
     check_counts(runs, warm_up, repeats, threads)
     unknown = sorted(set(targets) - set(HOST_TARGETS))
@@ -198,7 +200,12 @@ def benchmark_tflite(
 
 
 def check_counts(runs: int, warm_up: int, repeats: int, threads: Sequence[int]) -> None:
-    """Raises a TypeError or a ValueError if one is no integer, or too small."""
+    """Checks counts.
+
+    Raises:
+        TypeError: If a count is not an integer.
+        ValueError: If a count is too small.
+    """
     for name, value, least in (
         ("runs", runs, 1),
         ("warm_up", warm_up, 0),
@@ -209,7 +216,11 @@ def check_counts(runs: int, warm_up: int, repeats: int, threads: Sequence[int]) 
 
 
 def check_seconds(value: float, name: str) -> None:
-    """Raises a ValueError if it is negative, or no number."""
+    """Checks a duration.
+
+    Raises:
+        ValueError: If it is negative or NaN.
+    """
     if not value >= 0:
         raise ArgumentError(f"`{name}` must not be negative. Received: {name}={value}")
 
@@ -220,22 +231,22 @@ def accuracies(
     labels: np.ndarray,
     widths: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Accuracy of each width of a file, by running it.
+    """Measures the accuracy of each width of a file by running it.
 
     Args:
-        path: The file, or where it is; its output is scores, `(1, classes)`. Or the
-            folder of files for a width each.
-        images: Inputs `(n, ...)`, as the file takes them.
+        path: A file with an output of scores, `(1, classes)`: open, or its path. Or a
+            folder with a file for each width.
+        images: Inputs of the file, `(n, ...)`.
         labels: Integer classes, `(n,)`.
-        widths: Those of the file's widths to run. `None` for all.
+        widths: Widths of the file to run. `None` runs all.
 
     Returns:
-        Accuracy in [0, 1] by signature.
+        A dict from signatures to accuracies in [0, 1].
 
     Raises:
         ValueError: If the file, the inputs or the labels do not fit; see
             `AnyWidthInterpreter`.
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     file = open_tflite(path) if isinstance(path, str | Path) else path
     labels = np.asarray(labels)

@@ -1,4 +1,4 @@
-"""Which width to run: the widest that keeps to a budget, by what was measured."""
+"""Choice of a width within a budget, from measurements."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from awn_keras.deploy.benchmark.report import Report, Row
 from awn_keras.environment import this_machine
 from awn_keras.errors import ArgumentError
 
-#: Latencies that a budget may be for.
+#: Quantiles of the latency that a budget may limit.
 QUANTILES = ("median", "p90", "p95")
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A width, and why.
+    """A chosen width, and the measurements behind the choice.
 
     Args:
         width: The width of the file to run.
-        row: What was measured at it.
-        ms: Its latency in ms, made monotone over widths.
-        quantile: What latency that is: the quantile asked for, or if that is not known
-            the next larger one that is, up to `"max"`.
-        uncertainty_ms: By how much that may be off: the spread of repetitions, or the
-            step that made latencies monotone, whichever is larger.
-        fits: Whether it keeps to the budget. If not, none does; it is the narrowest.
-        interpolated_width: The widest width up to the next one measured that would keep
-            to the budget in ms if it were in a file, by a straight line; `None` if none
-            would, or there is a budget in kB.
-        dominated: Widths that another one beats in both latency and accuracy.
+        row: Measurements at this width.
+        ms: Latency in ms, after latencies were made monotone over widths.
+        quantile: Quantile of `ms`: the requested quantile, or, if it is not known, the
+            next larger known one, up to `"max"`.
+        uncertainty_ms: Uncertainty of `ms`: the spread of repetitions, or the change
+            that made latencies monotone, whichever is larger.
+        fits: Whether the width is within the budget. If False, no width is, and `width`
+            is the narrowest.
+        interpolated_width: By linear interpolation, the widest width below the next
+            measured width that would be within the budget in ms. `None` if there is
+            none, or with a budget in kB.
+        dominated: Widths that another width beats in latency and accuracy.
     """
 
     width: float
@@ -47,15 +48,15 @@ class Pick:
 
 
 def pareto_front(rows: Sequence[Row], quantile: str = "p90") -> list[Row]:
-    """Rows that no other one beats in latency and in accuracy.
+    """Returns the rows that no other row beats in latency and accuracy.
 
     Args:
-        rows: Rows of one target. Those without accuracy count as the more accurate the
-            wider they are.
+        rows: Rows of one target. If accuracies are missing, wider rows count as more
+            accurate.
         quantile: One of `QUANTILES`.
 
     Returns:
-        Rows by latency, ascending.
+        Rows sorted by latency, ascending.
     """
     known = [row for row in rows if latency(row, quantile) is not None]
     accurate = all(row.accuracy is not None for row in known)
@@ -76,7 +77,7 @@ def _worth(row: Row, accurate: bool) -> float:
 
 
 def latency(row: Row, quantile: str) -> float | None:
-    """A row's latency in ms; the next larger one known if a program tells less."""
+    """Latency of a row in ms; if the quantile is missing, the next larger known one."""
     return _latencies(row, quantile).get(_known(row, quantile))
 
 
@@ -101,30 +102,33 @@ def pick_width(
     file: str | None = None,
     quantile: str = "p90",
 ) -> Pick:
-    """Picks the widest width that keeps to a budget.
+    """Chooses the best width within a budget.
 
-    Of widths that keep to it the most accurate is taken, where accuracy is known: a
-    wide one that is slower and no better than a narrower one is passed over.
+    Of the widths within the budget, the most accurate is chosen, or the widest if
+    accuracies are not known.
 
     Args:
-        report: What was measured, or the path of its JSON.
-        budget_ms: Longest latency, in ms.
-        budget_kb: Longest file, in kB of 1000 bytes: for reports of one file for each
-            width.
-        target: Which target's rows to look at, such as `"android-gpu"`. May be `None`
-            if there is one only; so with the next three.
-        device: Which device's.
-        threads: For how many threads.
-        file: Which file's; not for a budget in kB.
-        quantile: Which latency must keep to the budget: `"median"`, `"p90"` or `"p95"`.
+        report: A report, or the path of its JSON file.
+        budget_ms: Longest allowed latency, in ms.
+        budget_kb: Largest allowed file, in kB of 1000 bytes, for reports with a
+            separate file for each width.
+        target: Target of the rows, such as `"android-gpu"`. `None` if the report has
+            only one target.
+        device: Device of the rows. `None` if the report has only one device.
+        threads: Number of threads of the rows. `None` if the report has only one
+            number.
+        file: File of the rows. `None` if the report has only one file, or with a budget
+            in kB.
+        quantile: Quantile of the latency that must be within the budget: `"median"`,
+            `"p90"` or `"p95"`.
 
     Returns:
-        The width, and what is known about it.
+        The width, and its measurements.
 
     Raises:
-        ValueError: If there is no budget, it is not positive, the quantile is none of
-            these, or the rows are of several targets, devices, files or numbers of
-            threads, or none.
+        ValueError: If there is no budget, if it is not positive, if `quantile` is not
+            one of these, if no row matches, or if rows of several targets, devices,
+            files or numbers of threads match.
         OSError: If the report cannot be read.
 
     Examples:
@@ -141,7 +145,9 @@ def pick_width(
     measured = [latency(row, quantile) for row in rows]
     timed = all(ms is not None for ms in measured)
     if budget_ms is not None and not timed:
-        raise ArgumentError("Rows have no latency. Measure anew: `awn benchmark`.")
+        raise ArgumentError(
+            "The report has rows without latency. Measure again with `awn benchmark`."
+        )
     smooth = monotone(widths, np.array(measured, float)) if timed else None
     fits = np.ones(len(rows), bool)
     if budget_ms is not None and smooth is not None:
@@ -154,7 +160,7 @@ def pick_width(
     candidates = [i for i in range(len(rows)) if fits[i]]
     if candidates:
         accurate = all(rows[i].accuracy is not None for i in candidates)
-        # The narrowest of those that are equally good.
+        # Of equally good widths, take the narrowest.
         index = max(candidates, key=lambda i: (_worth(rows[i], accurate), -widths[i]))
     else:
         index = 0
@@ -247,41 +253,42 @@ def _choose(
         asked = {name: value for name, value in wanted.items() if value is not None}
         kinds = sorted({f"{row.target}, {row.threads} threads" for row in rows})
         raise ArgumentError(
-            f"The report has no row of a width with {asked}. It has {kinds or 'none'}."
+            f"The report has no row with {asked}. Its rows have: {kinds or 'none'}."
         )
     known = [(row.file, row.width, *row.key[:2], row.threads) for row in chosen]
     if len(set(known)) < len(known):
         raise ArgumentError(
-            f"The report has rows of several files called '{chosen[0].file}'. Measure "
-            "the one that counts into a new report: `awn benchmark --output`."
+            f"The report has rows of several different files named '{chosen[0].file}'. "
+            "Measure the wanted file again, with a new report: `awn benchmark "
+            "--output`."
         )
     for name in wanted:
         values = sorted({str(getattr(row, name)) for row in chosen})
         if len(values) > 1 and not (name == "file" and several_files):
             raise ArgumentError(
-                f"The report has rows of several values of `{name}`: "
-                f"{', '.join(values)}. Say which one."
+                f"The report has rows with several values of `{name}`: "
+                f"{', '.join(values)}. Give `{name}`."
             )
     return chosen
 
 
 def monotone(widths: np.ndarray, ms: np.ndarray) -> np.ndarray:
-    """Latencies that do not fall as widths rise, nearest to those measured.
+    """Makes latencies monotone over widths (isotonic regression).
 
-    Isotonic regression: those that are out of order get their mean. (A board that runs
-    a file has no scikit-learn.)
+    Latencies in the wrong order are replaced by their mean. (scikit-learn has this
+    algorithm, but a board that runs files need not have scikit-learn.)
 
     Args:
-        widths: Widths, ascending; one may be there more than once.
-        ms: What was measured at each.
+        widths: Widths, ascending; a width may occur several times.
+        ms: Measured latency of each width.
 
     Returns:
-        A latency for each, with the least sum of squared differences.
+        The non-decreasing latencies with the smallest sum of squared differences.
     """
     distinct, index = np.unique(widths, return_inverse=True)
     totals: list[float] = []
-    counts: list[int] = []  # of latencies that a mean is of
-    sizes: list[int] = []  # of widths that have it
+    counts: list[int] = []  # number of latencies in each mean
+    sizes: list[int] = []  # number of widths with this mean
     for i in range(len(distinct)):
         of_width = ms[index == i]
         total, count, size = float(of_width.sum()), len(of_width), 1
@@ -298,11 +305,11 @@ def monotone(widths: np.ndarray, ms: np.ndarray) -> np.ndarray:
 def _widest(
     widths: np.ndarray, smooth: np.ndarray | None, index: int, budget_ms: float | None
 ) -> float | None:
-    """Where the line from the pick to the next width crosses the budget."""
+    """The width at which a line from the pick to the next width meets the budget."""
     if smooth is None or budget_ms is None or smooth[index] > budget_ms:
         return None
     after = smooth[index + 1 :]
-    if not len(after) or after[0] <= budget_ms:  # passed over, for its accuracy
+    if not len(after) or after[0] <= budget_ms:  # the next width is less accurate
         return float(widths[index])
     rise = (budget_ms - smooth[index]) / (after[0] - smooth[index])
     return float(widths[index] + rise * (widths[index + 1] - widths[index]))

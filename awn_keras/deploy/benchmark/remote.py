@@ -1,4 +1,4 @@
-"""Benchmarks of a TFLite file on a phone or a board, by LiteRT's benchmark_model."""
+"""Benchmarks of a TFLite file on a phone or board, with LiteRT's benchmark_model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from awn_keras.deploy.benchmark.report import Failure, Report, Row
 from awn_keras.deploy.progress import Progress
 from awn_keras.errors import ArgumentError
 
-#: What a device can run a file on.
+#: Processors of a device.
 UNITS = ("cpu", "gpu")
 
 
@@ -50,37 +50,40 @@ def benchmark_device(
     on_progress: Callable[[Report], None] | None = None,
     verbose: int | str = "auto",
 ) -> Report:
-    """Measures each width of a TFLite file on a device.
+    """Measures the latency of each width of a TFLite file on a device.
 
-    The file and the program are put into a folder there, which is removed at the end.
-    Nothing else is changed. Widths come in random order, and again in another one for
-    each repetition. If the device is lost, what was measured until then is kept.
+    The file and the program are copied to a new folder on the device, which is removed
+    at the end. Nothing else on the device changes. Each repetition measures the widths
+    in another random order. If the connection to the device breaks, the report keeps
+    the measurements so far.
 
     Args:
-        path: The file, here.
-        device: The device, as `adb_devices` gives it, or an `SshDevice`.
-        program: LiteRT's `benchmark_model` for that device, here. `None` for that which
-            litert-cli has fetched; see `find_program`.
-        units: What is to run it: `"cpu"` (XNNPACK), `"gpu"` (the GPU delegate). They
-            are reported as targets such as `"android-gpu"`.
-        threads: Numbers of threads of the CPU's engine.
-        widths: Those of the file's widths to measure. `None` for all.
-        runs: Timed runs in each repetition.
-        warm_up: Runs before them; at least one is made.
-        min_seconds: More runs are timed, until a repetition has taken so long.
-        repeats: Repetitions.
-        cooldown: Seconds to wait before each, so that the device gets no hotter.
-        accuracy: Accuracy by signature, to be reported beside.
-        timeout: Seconds that one repetition may take.
-        on_progress: Called with the report after each row and each failure, to save it.
+        path: The file, on this machine.
+        device: A device from `adb_devices`, or an `SshDevice`.
+        program: LiteRT's `benchmark_model` for the device, on this machine. `None`
+            takes the program that litert-cli has downloaded; see `find_program`.
+        units: `"cpu"` (XNNPACK) and `"gpu"` (the GPU delegate), or one of them. The
+            report has targets such as `"android-gpu"`.
+        threads: Numbers of threads of the CPU's engine, each at least 1.
+        widths: Widths of the file to measure. `None` measures all.
+        runs: Number of timed runs in each repetition, at least 1.
+        warm_up: Number of untimed runs before them. At least one is made.
+        min_seconds: Shortest duration of a repetition, in seconds. If `runs` take less
+            time, further runs are timed.
+        repeats: Number of repetitions, at least 1.
+        cooldown: Pause in seconds before each repetition, which keeps the device cool.
+        accuracy: Accuracies by signature, to include in the report.
+        timeout: Longest duration of a repetition, in seconds.
+        on_progress: Function that is called with the report after each row and each
+            failure, for example to save it.
         verbose: Whether to print a line for each repetition; see `export_tflite`.
 
     Returns:
         The report.
 
     Raises:
-        TypeError: If a number is not one.
-        ValueError: If it is not a TFLite file, or an argument is out of range.
+        TypeError: If a number has the wrong type.
+        ValueError: If `path` is not a TFLite file, or if an argument is out of range.
         OSError: If the file or the program cannot be read.
     """
     check_counts(runs, warm_up, repeats, threads)

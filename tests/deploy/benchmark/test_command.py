@@ -204,7 +204,7 @@ def test_pick_says_where_the_median_would_decide_otherwise(tmp_path, capsys):
         ("pick {tmp}/none.json --budget-ms 1", "No such file"),
         ("pick {tmp}/text.tflite --budget-ms 1", "is not a report of"),
         ("pick {net} --budget-ms 1", "is not a report of .*FILE.benchmark.json"),
-        ("pick {tmp}/empty.json --budget-ms 1", "no row of a width"),
+        ("pick {tmp}/empty.json --budget-ms 1", "no row with"),
         ("pick {tmp}/empty.json", "One of `--budget-ms` and `--budget-kb`"),
     ],
 )
