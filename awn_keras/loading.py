@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+import re
 import threading
 import warnings
 import zipfile
@@ -98,6 +100,7 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
         with zipfile.ZipFile(path) as archive:
             size = check_archive(archive, path.stat().st_size, str(path), _ABOUT)
             config_json = archive.read("config.json")
+            saved_by = _keras_version(archive)
     except ArgumentError:
         raise
     except (KeyError, *FAULTS) as error:
@@ -113,7 +116,20 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
     except UnsupportedError:  # The file is whole, and not for this backend.
         raise
     except Exception as error:  # what a damaged file leads Keras to may be any
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, saved_by) from error
+
+
+def _keras_version(archive: zipfile.ZipFile) -> str:
+    """The version of Keras that saved a model; "0" if the file does not say."""
+    try:
+        version = json.loads(archive.read("metadata.json"))["keras_version"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return "0"
+    return version if re.fullmatch(r"\d+(\.\w+)*", str(version)) else "0"
+
+
+def _as_numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def _check_format(path: Path) -> None:
@@ -136,7 +152,7 @@ def _check_format(path: Path) -> None:
         raise ArgumentError(f"{path} is not {_ABOUT}.")
 
 
-def _unreadable(path: Path, error: Exception) -> AwnError:
+def _unreadable(path: Path, error: Exception, saved_by: str) -> AwnError:
     """What a user is told of an error while Keras reads a whole archive."""
     if isinstance(error, NewerError):
         return NewerError(str(path), error.schema, error.newest)
@@ -152,6 +168,12 @@ def _unreadable(path: Path, error: Exception) -> AwnError:
         )
     if not isinstance(error, AwnError):
         said = f"{type(error).__name__}: {said[:500]}"
+    if _as_numbers(saved_by) > _as_numbers(keras.__version__):
+        return ArgumentError(
+            f"{path} was saved by Keras {saved_by}, and cannot be read by Keras "
+            f"{keras.__version__}, which is installed. Update: `pip install --upgrade "
+            f"keras`. {said}"
+        )
     return ArgumentError(f"{path} is not {_ABOUT}, or is damaged: {said}")
 
 

@@ -1,4 +1,6 @@
+import json
 import threading
+import zipfile
 
 import keras
 import pytest
@@ -76,3 +78,35 @@ def test_threads_that_load_at_the_same_time_leave_keras_as_it_was(
     may_end.set()
     second.join()
     assert keras.layers.Layer.add_weight is add_weight
+
+
+# ------------------------------------------------------------------ versions of Keras
+
+
+@pytest.mark.parametrize(
+    ("version", "match"),
+    [
+        ("99.1.0", r"was saved by Keras 99\.1\.0, and cannot be read by Keras \d"),
+        (keras.__version__, "is not a saved Keras model .*, or is damaged: TypeError"),
+        ("3.0.0", "or is damaged: TypeError"),
+        (None, "or is damaged: TypeError"),
+        (["99"], "or is damaged: TypeError"),
+    ],
+    ids=str,
+)
+def test_a_model_of_a_later_keras_is_told_apart(tmp_path, version, match):
+    """As Keras 3.15 writes arguments of initializers that Keras 3.13 does not know."""
+    inputs = keras.Input((4,))
+    saved, later = tmp_path / "saved.keras", tmp_path / "later.keras"
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(saved)
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(later, "w") as changed:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "config.json":
+                assert b'"units"' in content
+                content = content.replace(b'"units"', b'"unknown": 1, "units"')
+            if name == "metadata.json":
+                content = json.dumps({"keras_version": version}).encode()
+            changed.writestr(name, content)
+    with pytest.raises(ValueError, match=match):
+        load_keras_model(later)

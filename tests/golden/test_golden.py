@@ -25,6 +25,10 @@ from tests.golden.write import EVERYWHERE, EXPORTS, ROOT, WIDTHS, batch_for, lab
 #: A folder for each version.
 FOLDERS = sorted(path.parent for path in ROOT.glob("*/run"))
 NEWEST = FOLDERS[-1]
+pytestmark = pytest.mark.skipif(
+    keras.__version__.startswith(("3.13.", "3.14.")),
+    reason="Keras 3.15 wrote the files, and earlier versions read no initializer of it",
+)
 each_version = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 MODELS = [path for folder in FOLDERS for path in sorted(folder.glob("*.keras"))]
 
