@@ -1,4 +1,4 @@
-"""Reading a saved model of several widths, or saying why that cannot be."""
+"""Loading of saved models, with clear errors for files that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from awn_keras.model import AnyWidthModel
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.schemas import NewerError, anything, fields, or_null, text, values
 
-#: Held while `Layer.add_weight` of Keras is another: see `_weights_in`.
+#: Held while `_weights_in` replaces Keras' `Layer.add_weight`.
 _one_at_a_time = threading.RLock()
-#: Imported here, so that Keras knows what a file may name.
+#: Importing these classes registers them with Keras.
 _CLASSES = (AnyWidthModel, SharedBN, SNet, USNet)
 _ABOUT = "a saved Keras model (a .keras file of `model.save`)"
-#: What `config.json` must have, before Keras reads the rest.
+#: Required entries of `config.json`, checked before Keras reads the file.
 _CONFIG = fields(
     {
         "class_name": text(),
@@ -46,31 +46,32 @@ _CONFIG = fields(
 
 
 def load_model(path: str | Path) -> MultiWidthModel:
-    """Loads an `AnyWidthModel`, or one of `awn_keras.baselines`.
+    """Loads an `AnyWidthModel`, or a model of `awn_keras.baselines`.
 
-    `keras.saving.load_model` does the same with Keras' own errors, which for a file
-    that is not a model come from the depths of its reader.
+    `keras.saving.load_model` loads the same files, but its errors for wrong files are
+    hard to understand.
 
     Args:
         path: A `.keras` file.
 
     Returns:
-        The model, compiled if it was.
+        The model, compiled if the saved model was compiled.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a saved Keras model, or a damaged one, has layers of
-            classes that are not imported, names a class that it is not, or has weights
-            that the file cannot hold; or if a later version of awn_keras wrote it.
-        TypeError: If it holds another kind of model.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a saved Keras model or is damaged, if it has
+            layers of classes that are not imported, if names of classes and modules do
+            not match, if its weights would be larger than the file, or if a later
+            version of awn_keras wrote it.
+        TypeError: If the file holds a model with one width only.
         NotImplementedError: If the model does not run on this backend.
     """
     path = Path(path)
     model = load_keras_model(path)
     if not isinstance(model, _CLASSES):
         raise ArgumentTypeError(
-            f"{path} holds a {type(model).__name__}, which has one width only; an "
-            "AnyWidthModel is needed. `awn convert` makes one of it."
+            f"{path} must hold an AnyWidthModel. Convert the model with `awn convert` "
+            f"first. Received: a {type(model).__name__}, which has one width only"
         )
     return model
 
@@ -78,11 +79,12 @@ def load_model(path: str | Path) -> MultiWidthModel:
 def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
     """Loads any model that `model.save` wrote.
 
-    No code in the file is run: Keras' safe mode refuses it, unless it was turned off.
+    Code in the file is not run: Keras' safe mode refuses it, unless you turned the safe
+    mode off.
 
     Args:
         path: A `.keras` file.
-        compiled: Whether to compile the model if it was.
+        compiled: Whether to compile the model, if the saved model was compiled.
 
     Returns:
         The model.
@@ -113,9 +115,9 @@ def load_keras_model(path: str | Path, *, compiled: bool = True) -> keras.Model:
     try:
         with _weights_in(size), _warnings_if_whole():
             return keras.saving.load_model(path, compile=compiled)
-    except UnsupportedError:  # The file is whole, and not for this backend.
+    except UnsupportedError:  # the file is fine, but the model needs another backend
         raise
-    except Exception as error:  # what a damaged file leads Keras to may be any
+    except Exception as error:  # Keras may raise anything for a damaged file
         raise _unreadable(path, error, saved_by) from error
 
 
@@ -133,20 +135,21 @@ def _as_numbers(version: str) -> list[int]:
 
 
 def _check_format(path: Path) -> None:
-    """Says what to do with formats of which Keras makes `.keras` files."""
+    """Refuses other formats, with the way to convert them to `.keras` files."""
     if path.suffix in (".h5", ".hdf5"):
         raise ArgumentError(
-            f"{path} is not {_ABOUT}, but of the older format HDF5. Write it anew: "
-            f"`keras.saving.load_model('{path.name}').save('{path.stem}.keras')`."
+            f"{path} is not {_ABOUT}, but a file of the older format HDF5. Convert the "
+            f"file: `keras.saving.load_model('{path.name}').save('{path.stem}.keras')`."
         )
     if path.is_dir() and (path / "saved_model.pb").exists():
         raise ArgumentError(
             f"{path} is not {_ABOUT}, but a SavedModel, which holds a graph instead of "
-            "layers. Save the model anew from where its layers are: in TensorFlow up "
-            "to 2.15, or with tf_keras, `tf_keras.models.load_model('"
-            f"{path.name}').save('{path.name}.h5')` if they are those of Keras, and "
-            f"here `keras.saving.load_model('{path.name}.h5').save('{path.name}.keras')"
-            "`."
+            "layers. Save the model again, from the program that has its layers. If "
+            "all layers are those of Keras, run, with TensorFlow up to 2.15 or with "
+            "tf_keras, "
+            f"`tf_keras.models.load_model('{path.name}').save('{path.name}.h5')`, and "
+            "then here "
+            f"`keras.saving.load_model('{path.name}.h5').save('{path.name}.keras')`."
         )
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise ArgumentError(f"{path} is not {_ABOUT}.")
@@ -162,9 +165,9 @@ def _unreadable(path: Path, error: Exception, saved_by: str) -> AwnError:
         return _foreign(path, what.strip())
     if "lambda" in said.lower() and "unsafe" in said.lower():
         return ArgumentError(
-            f"{path} has Python code in it, of a Lambda layer, which would be run. If "
-            "you trust who wrote it, load it in Python: `keras.saving.load_model(path, "
-            "safe_mode=False)`."
+            f"{path} contains Python code of a Lambda layer, which loading would run. "
+            "If you trust the author of the file, load it in Python: "
+            "`keras.saving.load_model(path, safe_mode=False)`."
         )
     if not isinstance(error, AwnError):
         said = f"{type(error).__name__}: {said[:500]}"
@@ -179,8 +182,8 @@ def _unreadable(path: Path, error: Exception, saved_by: str) -> AwnError:
 
 def _foreign(path: Path, what: str) -> ArgumentError:
     return ArgumentError(
-        f"{path} has layers or functions of its own: load it in Python, where their "
-        f"classes are imported. {what}"
+        f"{path} has custom layers or functions. Load the file in Python, after "
+        f"importing their classes. {what}"
     )
 
 

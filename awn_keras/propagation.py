@@ -434,13 +434,13 @@ def _no_rule(call: LayerCall) -> UnsupportedError:
     if not isinstance(call.layer, keras.Layer):
         return UnsupportedError(
             f"No width rule for operation '{call.layer.name}' ({name}) before the "
-            "readout. Use a layer in its place: a stock one, or one of your own with "
+            "readout. Use a layer in its place: a stock layer, or your own layer with "
             "`register_width_rule`."
         )
     return UnsupportedError(
-        f"No width rule for layer '{call.layer.name}' ({name}). If it treats each "
-        f"channel by itself, say so with `register_width_rule({name})`; otherwise it "
-        "can only stand after the readout."
+        f"No width rule for layer '{call.layer.name}' ({name}). If the layer treats "
+        f"each channel separately, call `register_width_rule({name})`. Otherwise the "
+        "layer can only stand after the readout."
     )
 
 
@@ -449,7 +449,7 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
     rule = rule_of(call.layer)
     if isinstance(flow.output, Graded):
         raise call.error(
-            "its width rule must return `Labelled(labels)`, of labels that it got from "
+            "its width rule must return `Labelled(labels)`, with labels from "
             "`call.labels()`. Received: Graded"
         )
     if rule is None or not isinstance(flow.output, Labelled):
@@ -509,44 +509,47 @@ def _check_names_weights(
     if following:
         raise call.error(
             f"its width rule names no weights, but {sorted(following)} have as many "
-            "entries as there are channels. Name them in `in_axes` or `out_axes`; a "
-            "layer made of layers needs no rule, as conversion opens it."
+            "entries as there are channels. Name these weights in `in_axes` or "
+            "`out_axes`. (A layer that consists of layers needs no rule, because the "
+            "conversion opens it.)"
         )
 
 
 def _nested(call: LayerCall) -> UnsupportedError:
     return UnsupportedError(
-        f"Nested model '{call.layer.name}' ({type(call.layer).__name__}): only models "
-        "without trainable weights that preprocess the inputs can be nested. Call its "
-        "layers on the outer tensors instead, so that they are part of one graph."
+        f"Nested model '{call.layer.name}' ({type(call.layer).__name__}): a nested "
+        "model must have no trainable weights, and must only preprocess the inputs. "
+        "Call its layers on the outer tensors instead, so that all layers are in one "
+        "graph."
     )
 
 
 def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
-    """Below a readout all channels are there, but their values depend on the width."""
+    """The kind after a readout: all channels exist, but values depend on the width."""
     readout = next(k.readout for k in call.kinds if isinstance(k, PerWidth))
     if any(isinstance(kind, Labelled) for kind in call.kinds):
         raise call.error(
-            f"joins graded channels with what the readout '{readout}' gave. Put a "
-            "readout (Dense, Conv) on the graded channels first."
+            "joins channels that come and go with the width with outputs of the "
+            f"readout '{readout}'. Put a readout (Dense, Conv) on the channels that "
+            "come and go first."
         )
     hint = (
-        f"'{readout}' is a plain layer on graded channels, which makes it a readout: "
-        "its outputs depend on the width. If it belongs to the trunk, use a Tri layer "
-        "(TriConv2D, TriDense) in its place"
+        f"'{readout}' is a plain layer on channels that come and go with the width, so "
+        f"it is a readout: its outputs depend on the width. If '{readout}' belongs "
+        "before the readout, use its Tri layer (TriConv2D, TriDense)"
     )
     if call.converting:
         hint = (
-            f"'{readout}' is the last layer to mix channels before an output of the "
-            "model, which makes it the readout: its outputs depend on the width. A "
-            "model that ends in features (`include_top=False`) needs a readout of its "
-            "own first, such as a Dense after pooling"
+            f"'{readout}' is the last layer that mixes channels before an output of "
+            "the model, so it is the readout: its outputs depend on the width. If the "
+            "model ends in features (`include_top=False`), add a readout first, such "
+            "as a Dense layer after pooling"
         )
     reason = traits_of(call.layer).tail
     if reason is not None:
         raise call.error(
-            f"cannot stand after a readout, because {reason}. {hint}; else leave the "
-            "layer out."
+            f"cannot stand after a readout, because {reason}. {hint}. Otherwise leave "
+            "the layer out."
         )
     if not isinstance(call.layer, keras.Layer):
         check_each_sample_alone(call)
@@ -557,22 +560,22 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
     if rule is None and (hides or not is_stock(call.layer)):
         raise UnsupportedError(
             f"No width rule for layer '{call.layer.name}' ({name}) after the readout "
-            f"'{readout}'. If it computes each sample of a batch by itself, say so "
-            f"with `register_width_rule({name}, WidthRule(per_sample))`."
+            f"'{readout}'. If the layer computes each sample of a batch separately, "
+            f"call `register_width_rule({name}, WidthRule(per_sample))`."
         )
     return PerWidth(readout)
 
 
 def check_outputs(model: keras.Model, propagation: Propagation) -> None:
-    """Checks that a model's outputs are there at every width, and some depend on it.
+    """Checks that all outputs exist at every width, and that some depend on the width.
 
     Args:
         model: A functional model.
-        propagation: Its kinds.
+        propagation: Kinds of the model's tensors.
 
     Raises:
-        ValueError: If an output has channels that come and go, or none depends on the
-            width.
+        ValueError: If an output has channels that come and go, or if no output depends
+            on the width.
     """
     kinds = propagation.kinds
     graded = [
@@ -583,12 +586,12 @@ def check_outputs(model: keras.Model, propagation: Propagation) -> None:
     if graded:
         raise ArgumentError(
             f"The model has no readout before its output '{graded[0]}', whose channels "
-            "come and go with the width. End with a plain layer, such as "
-            "`keras.layers.Dense(classes)`: its outputs are there at every width."
+            "come and go with the width. End the model with a plain layer, such as "
+            "`keras.layers.Dense(classes)`, whose outputs exist at every width."
         )
     if not any(isinstance(kinds[id(output)], PerWidth) for output in model.outputs):
         raise ArgumentError(
             "No output of the model depends on the width. An any-width network has a "
-            "stem (a plain Conv2D or Dense on the input), Tri layers, and a readout: "
-            "end with another plain layer, such as `keras.layers.Dense(classes)`."
+            "stem (a plain Conv2D or Dense on the input), Tri layers, and a readout. "
+            "End the model with a plain layer, such as `keras.layers.Dense(classes)`."
         )

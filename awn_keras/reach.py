@@ -1,9 +1,9 @@
-"""At which width each channel of a graph reaches an output.
+"""The width from which on each channel of a graph reaches an output.
 
-An output channel of a Tri layer reads the input channels whose grades are at most its
-own. So a channel reaches an output at a width only along a chain of readers with
-ascending grades, all of which are there. Before the first such width the channel is
-computed for nothing; if there is no such width, always.
+An output channel of a Tri layer reads the input channels of at most its own grade. So
+at a width, a channel reaches an output only through a chain of active readers with
+ascending grades. Below the first width with such a chain, the channel is computed in
+vain. If there is no such width, the channel is always computed in vain.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _NO_RULE = WidthRule(per_sample)
 
 @dataclass(frozen=True)
 class Readings:
-    """Which channels of a graph read which.
+    """The readers of the channels of a graph.
 
     Args:
-        pairs: Labels that are read, and those that read them, from the last layer to
-            the first.
+        pairs: Pairs of labels that are read and labels that read them, from the last
+            layer to the first.
         by_outputs: bool array `(labels,)`: whether an output reads the channel at every
-            width at which it is there.
+            width at which the channel is active.
     """
 
     pairs: list[tuple[np.ndarray, np.ndarray]]
@@ -37,12 +37,11 @@ class Readings:
     def of(
         cls, nodes: Sequence[Any], flows: Mapping[int, Flow], channels: Channels
     ) -> Readings:
-        """Lists who reads whom.
+        """Collects the readers of all channels.
 
         Args:
-            nodes: The graph's calls in order.
-            flows: What comes in and goes out at each call, by `id` of the node;
-                labels are resolved.
+            nodes: Calls of the graph, in order.
+            flows: Flow of each call, by `id` of the node, with resolved labels.
             channels: All labels.
 
         Returns:
@@ -59,10 +58,10 @@ class Readings:
                 continue
             rule = rule_of(node.operation) or _NO_RULE
             if len(flow.inputs) == 1 and rule.apart:
-                continue  # channels move: none reads another
+                continue  # channels only move; no channel reads another
             readers = np.unique(flow.output.labels)
             if id(node.operation) not in channels.made and not rule.reads_prefix:
-                # Channels go through; what does not, such as a gate, acts on the rest.
+                # Channels pass through. Other inputs, such as a gate, act on them.
                 read = np.setdiff1d(read, readers)
             if len(read):
                 pairs.append((read, readers))
@@ -72,19 +71,19 @@ class Readings:
         """Finds the widths from which on channels reach an output.
 
         Args:
-            grades: float64 array `(labels,)`: the grade of each.
+            grades: float64 array `(labels,)`: the grade of each channel.
 
         Returns:
-            float64 array `(labels,)`: the smallest such width of each, at least its
-            grade; infinite for a channel that never does.
+            float64 array `(labels,)`: the smallest width at which each channel reaches
+            an output, at least its grade; infinite if it never does.
         """
         return self._spread(grades, later=False)
 
     def raised(self, grades: np.ndarray) -> np.ndarray:
-        """Lets channels appear when something reads them, and not before.
+        """Raises grades, so that a channel appears when a reader needs it.
 
-        A channel that appears later may read more. A channel that would come after all
-        its readers comes with the last of them.
+        A channel that appears later may read more. A channel that would appear after
+        all its readers appears with the last of them.
 
         Args:
             grades: See `reached`.
@@ -94,7 +93,7 @@ class Readings:
             as soon as it appears.
         """
         result = self._spread(grades, later=True)
-        result[grades == 0] = 0.0  # always there, or no layer would have any
+        result[grades == 0] = 0.0  # each layer needs channels that are always active
         while np.isinf(result).any():
             lost = np.isinf(result)
             last = np.full(len(grades), -1.0)
@@ -108,12 +107,12 @@ class Readings:
         return result
 
     def _spread(self, grades: np.ndarray, *, later: bool) -> np.ndarray:
-        """Goes from the outputs to what they depend on, width by width.
+        """Goes from the outputs back to the channels that they read, width by width.
 
         Args:
             grades: The grade of each channel.
-            later: Whether grades are to be raised to what is returned, so that a
-                channel reads what it may read then.
+            later: Whether grades will be raised to the result, so that a channel may
+                read what its raised grade allows.
 
         Returns:
             See `reached`.

@@ -1,7 +1,7 @@
-"""Where a model parts into trunk and tail.
+"""Splits a model into trunk and tail.
 
-The *tail* begins with the readouts; all before is the *trunk*, whose activations at
-full width contain those of every width.
+The *tail* begins with the readouts. All layers before them are the *trunk*. Activations
+of the trunk at full width contain those of every width.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Split:
     """A model cut at its readouts.
 
     Args:
-        trunk: From the model's inputs to the tensors that the tail reads.
-        tail: From those tensors to the model's outputs.
-        grades: For each tensor between them the grades of its channels, or `None` if
-            it is the same at every width.
+        trunk: Model from the inputs to the tensors that the tail reads.
+        tail: Model from these tensors to the outputs.
+        grades: For each tensor between trunk and tail, the grades of its channels, or
+            `None` if the tensor is the same at every width.
     """
 
     trunk: keras.Model
@@ -33,14 +33,14 @@ class Split:
 
 
 def split(model: keras.Model, propagation: Propagation) -> Split:
-    """Cuts a model into trunk and tail, which share its layers.
+    """Splits a model into trunk and tail, which share the model's layers.
 
     Args:
         model: A functional model.
-        propagation: Its kinds.
+        propagation: Kinds of the model's tensors.
 
     Returns:
-        The two parts; running one after the other is running the model.
+        Trunk and tail. The tail on the outputs of the trunk computes the model.
     """
     kinds = propagation.kinds
     tail_nodes = [

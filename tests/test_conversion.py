@@ -1100,7 +1100,8 @@ def test_one_reason_at_tensors_of_many_sizes_is_one_finding():
             keras.applications.MobileNetV2(
                 (32, 32, 3), include_top=False, weights=None
             ),
-            "'Conv_1_bn'.*'Conv_1' is the last layer to mix.*a Dense after pooling",
+            "'Conv_1_bn'.*'Conv_1' is the last layer that mix.*a Dense layer after "
+            "pooling",
         ),
     ],
 )

@@ -102,8 +102,8 @@ def saved(tmp_path_factory):
         ),
         (
             (),
-            r"No output .* depends on the width.*end with another plain layer, such as "
-            r"`keras\.layers\.Dense\(classes\)`",
+            r"No output .* depends on the width.*End the model with a plain layer, "
+            r"such as `keras\.layers\.Dense\(classes\)`",
         ),
     ],
 )
@@ -123,7 +123,7 @@ def test_plain_conv_inside_of_the_trunk(after):
     outputs = L.Dense(3)(L.GlobalAveragePooling2D()(x))
     match = (
         rf"'{after.name}'.*cannot stand after a readout.*'plain' is a plain layer on "
-        "graded channels.*use a Tri layer"
+        "channels that come and go.*use its Tri layer"
     )
     with pytest.raises(ValueError, match=match):
         AnyWidthModel(inputs, outputs)
@@ -133,7 +133,7 @@ def test_no_tri_layer_at_all():
     inputs = keras.Input((6, 6, 2))
     x = stem(inputs, L.ReLU(), L.Conv2D(8, 3, name="second"), L.Flatten())
     outputs = L.Dense(3, name="last")(x)
-    match = "layer 'second' is its readout, and 'last'.*use a Tri layer"
+    match = "layer 'second' is its readout, so 'last'.*by its Tri layer"
     with warns(match):
         AnyWidthModel(inputs, outputs)
 

@@ -110,7 +110,7 @@ def test_stock_layers_on_the_input_may_mix_channels(layer):
             L.Bidirectional(L.GRU(3), backward_layer=L.GRU(2, go_backwards=True)),
             "as many units in both directions",
         ),
-        (L.Lambda(lambda x: x), "cannot be seen"),
+        (L.Lambda(lambda x: x), "cannot see what its function"),
         (L.TimeDistributed(L.LayerNormalization()), "it treats each step alone"),
         (L.TimeDistributed(L.Masking()), "inner layer has no width rule"),
     ],

@@ -177,7 +177,8 @@ def conv_after_batch_norm(x):
         ),
         (
             lambda x: L.Add(name="add")([x, L.Conv2D(6, 1, name="plain")(x)]),
-            "'add'.*joins graded channels with what the readout 'plain' gave",
+            "'add'.*joins channels that come and go .* with outputs of the readout "
+            "'plain'",
         ),
         (L.BatchNormalization(axis=1), "`axis` must be the last"),
         (L.Permute((3, 1, 2)), "must keep the channels last"),
@@ -221,7 +222,10 @@ class Unknown(L.Layer):
     ("build", "match"),
     [
         (Unknown(name="u"), r"No width rule for layer 'u' \(Unknown\).*register_width"),
-        (L.Lambda(lambda x: x, name="f"), r"'f' \(Lambda\).*cannot be seen"),
+        (
+            L.Lambda(lambda x: x, name="f"),
+            r"'f' \(Lambda\).*cannot see what its function",
+        ),
         (L.GroupNormalization(2), "normalizes over the channels"),
         (
             lambda x: Unknown(name="u")(L.Dense(3, name="plain")(x)),

@@ -1,6 +1,6 @@
-"""The systems that the paper compares with: ordinary convolutions, sliced to a width.
+"""The models that the paper compares with: ordinary convolutions, sliced to a width.
 
-They have `AnyWidthModel`'s interface and are built of stock layers:
+These models have the interface of `AnyWidthModel`, and consist of stock layers:
 
     plain = keras.Model(inputs, outputs)
     model = USNet(plain.input, plain.output, min_width=0.25)

@@ -23,23 +23,24 @@ _NUMBERS = ("gamma", "beta", "moving_mean", "moving_variance")
 class SNet(SlicedModel):
     """A slimmable network: switchable BatchNormalization at a few listed widths.
 
-    Convolutions are ordinary ones, sliced to the width. Each listed width has factors
-    and moving statistics of its own in every BatchNormalization; the layer's own are
-    those of width 1. The model runs at any width down to the smallest listed one; an
-    unlisted width uses the BatchNormalization of the next larger listed one. (One so
-    near above a listed width that the same channels are active is the same network.)
+    Ordinary convolutions are sliced to the width. Each listed width has its own factors
+    and moving statistics in every BatchNormalization; those stored in the layer belong
+    to width 1. The model runs at any width from the smallest listed width on. An
+    unlisted width uses the BatchNormalization of the next larger listed width. (If an
+    unlisted width has the active channels of the listed width just below, it runs the
+    network of this listed width.)
 
     Args:
         inputs: `keras.Input`, or a structure of them.
         outputs: Tensors computed from `inputs` by stock layers.
         name: Name of the model.
         widths: The listed widths in (0, 1], ascending, the last one 1.
-        divisor: Channels come and go in blocks of this size.
+        divisor: Size of the blocks in which channels come and go.
         **kwargs: `trainable`.
 
     Raises:
-        ValueError: If an argument is out of range, or the model's graph does not fit.
-        NotImplementedError: If a layer cannot be sliced, or Keras does not run on
+        ValueError: If an argument is out of range, or if the graph cannot be sliced.
+        NotImplementedError: If a layer cannot be sliced, or if Keras does not run on
             TensorFlow.
 
     Examples:

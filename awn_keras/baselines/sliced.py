@@ -1,9 +1,9 @@
-"""Running a plain functional model with its weights sliced to a width.
+"""Runs a plain functional model with its weights sliced to a width.
 
-The level (the number of the network, from the narrowest upwards) is a tensor, so that
-one traced graph runs every width; the slices, and so the work, really become smaller.
-This needs shapes that are known at run time only, which TensorFlow has: on other
-backends the package can be imported, and its models refuse to be made.
+The level (the number of the network, from the narrowest on) is a tensor, so one traced
+graph runs every width. The slices really get smaller at narrow widths, and so does the
+work. This needs shapes that are known only at run time, which only TensorFlow supports.
+On other backends the package can be imported, but its models raise an error.
 """
 
 from __future__ import annotations

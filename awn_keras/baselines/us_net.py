@@ -20,31 +20,31 @@ _STATISTICS = ("moving_mean", "moving_variance")
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class USNet(SlicedModel):
-    """A universally slimmable network: any width, calibrated at some of them.
+    """A universally slimmable network: runs at any width, calibrated at some widths.
 
-    Convolutions are ordinary ones, sliced to the width; BatchNormalization has one
-    set of factors for all widths and trains with the statistics of the batch. After
-    training `calibrate` measures its statistics at some widths; a width that was not
-    calibrated uses those of the next larger one that was. Before, it runs with the
-    moving statistics that all widths shared, as `SharedBN` does. Training on forgets
-    the calibration, which no longer fits.
+    Ordinary convolutions are sliced to the width. BatchNormalization has one set of
+    factors for all widths, and trains with the statistics of the batch. After training,
+    `calibrate` measures statistics at some widths. A width without calibration uses the
+    statistics of the next larger calibrated width. Before a calibration, the model uses
+    moving statistics that all widths share, like `SharedBN`. Further training drops the
+    calibration, which no longer fits.
 
-    Training follows the sandwich rule; `compile(distillation=1.0)` adds in-place
+    Training follows the sandwich rule. `compile(distillation=1.0)` adds in-place
     distillation.
 
     Args:
         inputs: `keras.Input`, or a structure of them.
         outputs: Tensors computed from `inputs` by stock layers.
         name: Name of the model.
-        min_width: Smallest width in (0, 1]. `None` for 0.25.
-        divisor: Channels come and go in blocks of this size.
-        calibrated_widths: Widths to hold statistics for, the largest 1; `calibrate`
-            fills them.
+        min_width: Smallest width in (0, 1]. `None` takes 0.25.
+        divisor: Size of the blocks in which channels come and go.
+        calibrated_widths: Widths for which the model holds statistics, the largest 1.
+            `calibrate` sets the statistics.
         **kwargs: `trainable`.
 
     Raises:
-        ValueError: If an argument is out of range, or the model's graph does not fit.
-        NotImplementedError: If a layer cannot be sliced, or Keras does not run on
+        ValueError: If an argument is out of range, or if the graph cannot be sliced.
+        NotImplementedError: If a layer cannot be sliced, or if Keras does not run on
             TensorFlow.
 
     Examples:

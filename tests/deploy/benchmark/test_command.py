@@ -177,7 +177,10 @@ def test_pick_says_where_the_median_would_decide_otherwise(tmp_path, capsys):
     ("command", "match"),
     [
         ("benchmark", "required: files"),
-        ("benchmark a.tflite --budget-ms 5", "`--budget-ms` must be above 0, and is"),
+        (
+            "benchmark a.tflite --budget-ms 5",
+            "`--budget-ms` must be above 0, and needs",
+        ),
         ("benchmark a.tflite --budget-ms 0 --html x", "`--budget-ms` must be above 0"),
         ("benchmark {tmp}/none.tflite", "No such file"),
         ("benchmark {tmp}/text.tflite", "is not a TFLite file"),
@@ -188,7 +191,7 @@ def test_pick_says_where_the_median_would_decide_otherwise(tmp_path, capsys):
         ("benchmark {net} --threads 1,x", "integers, separated by commas"),
         ("benchmark {net} {tmp}/none.tflite", "No such file"),
         ("benchmark {net} --output {net}", "is not a report of"),
-        ("benchmark {net} --gpu", "are for a device.*--targets cpu,gpu"),
+        ("benchmark {net} --gpu", "need a device.*--targets cpu,gpu"),
         ("benchmark {net} --timeout -1", "`--timeout` must not be negative"),
         ("benchmark {net} --threads 0", "`--threads` must be at least 1"),
         ("benchmark {net} --widths 0.3", "`--widths` must be widths of"),
