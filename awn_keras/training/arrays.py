@@ -90,7 +90,8 @@ def samples_not_finite(array: Any) -> np.ndarray:
     Returns:
         Indices of the samples, ascending, `(m,)`.
     """
-    if not _is_numbers(array) or not array.ndim:
+    # Integers, such as pixels, are always finite: the largest arrays are not scanned.
+    if not _is_numbers(array) or array.dtype.kind != "f" or not array.ndim:
         return np.zeros(0, int)
     # `min` and `max` return NaN if there is one, and need no array of the same size.
     if np.isfinite([array.min(), array.max()]).all():
