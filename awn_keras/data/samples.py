@@ -86,9 +86,9 @@ def fitting_arrays(
     )
     if not fit or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
         raise ArgumentError(
-            f"`{argument}` must have at least one sample for inputs of shape "
-            f"{[tuple(x.shape) for x in model.inputs]}. Received: arrays of shape "
-            f"{shapes}"
+            f"`{argument}` must have at least one sample, and the shapes of the "
+            f"model's inputs: {[tuple(x.shape) for x in model.inputs]}. Received: "
+            f"arrays of shape {shapes}"
         )
     return [
         np.asarray(

@@ -198,8 +198,8 @@ def check_samples(
         if len(wrong):
             raise ArgumentError(
                 f"`{argument}` must have no NaN and no infinite numbers. Remove the "
-                f"samples that have them. Received: {len(wrong):,} such samples of "
-                f"{len(array):,}, first sample {wrong[0]}"
+                f"samples that have them. Received: NaN or infinite numbers in "
+                f"{len(wrong):,} of {len(array):,} samples, first in sample {wrong[0]}"
             )
     return arrays
 

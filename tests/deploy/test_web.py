@@ -119,7 +119,7 @@ def test_titles_are_text(folder, tmp_path):
         ("table.tflite", r"must take one image.*\(1, 6, 6, 2\)"),
         ("rich.tflite", "must take one image.*'image'.*'vector'"),
         ("mute.tflite", "does not say how pixels become its input 'photo', float32"),
-        (".", "is a folder. The page needs one file.*`--separate`"),
+        (".", "is a folder. The page needs a single file.*`--separate`"),
         ("text.tflite", "is not a TFLite file"),
         ("cut.tflite", "is not a TFLite file, or not a whole one"),
         ("scores.tflite", r"must give one output of scores.*\(1, 5, 4, 4\)"),
