@@ -377,8 +377,9 @@ def assert_one_line(capsys, match):
 def test_width_not_in_the_file(saved):
     runner = AnyWidthInterpreter(saved / "model.tflite")
     match = (
-        r"`width` must be one of the file's widths, \[0\.25, 1\.0\].*Run one of these, "
-        r"or export .*`export_tflite\(model, path, widths=\[\.\.\., 0\.5\]\)`.*=0\.5"
+        r"`width` must be one of the file's widths, \[0\.25, 1\.0\].*Run one of these "
+        r"widths, or export .*`export_tflite\(model, path, widths=\[\.\.\., 0\.5\]\)`"
+        r".*=0\.5"
     )
     with pytest.raises(ValueError, match=match):
         runner.run(np.zeros((1, 6, 6, 2)), width=0.5)
@@ -453,7 +454,8 @@ UNBUILT = keras.Sequential([L.Dense(8), L.Dense(8), L.Dense(3)], name="unbuilt")
     [
         (
             UNBUILT,
-            r"Sequential one that is built.*Begin it with `keras\.Input\(shape\)`.*"
+            r"Sequential one that is built.*Begin the model with "
+            r"`keras\.Input\(shape\)`.*"
             "Received: 'unbuilt'",
         ),
         (

@@ -1,4 +1,4 @@
-"""Scores of classes to probabilities and names."""
+"""Turns scores of classes into probabilities and names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Rounded to 8 bits, probabilities of many classes do not add up to 1 exactly.
+# Probabilities that are rounded to 8 bits do not add up to exactly 1.
 _ABOUT_ONE = 0.05
 
 
@@ -23,15 +23,15 @@ def ranked(
     """Names the most likely classes.
 
     Args:
-        scores: What a network gives for one sample, `(classes,)`.
-        labels: Names of the classes. Where there are others than classes, as none,
-            classes are called by their numbers.
-        k: How many to name, at most.
-        kind: `"probabilities"` or `"logits"`. `None` if that is not known: what is
-            not negative and adds up to 1 is taken for probabilities.
+        scores: Outputs of a network for one sample, `(classes,)`.
+        labels: Names of the classes. If the number of names is not the number of
+            classes, the names are the numbers of the classes.
+        k: Largest number of classes to return.
+        kind: `"probabilities"` or `"logits"`. `None` if not known: then scores that are
+            not negative and add up to 1 count as probabilities.
 
     Returns:
-        `(label, probability)`, the most likely first.
+        A list of `(label, probability)`, the most likely class first.
     """
     scores = np.asarray(scores, "float32")
     if kind is None:
@@ -40,6 +40,6 @@ def ranked(
     if kind == "logits":
         scores = softmax(scores)
     names = labels if len(labels) == len(scores) else list(map(str, range(len(scores))))
-    # Of equal ones the first class comes first.
+    # A stable sort keeps the order of classes with equal scores.
     order = np.argsort(-scores, kind="stable")[:k]
     return [(names[index], float(scores[index])) for index in order]

@@ -1,4 +1,4 @@
-"""An earlier export to which widths are added, and cuts that share its constants."""
+"""Adds widths to an earlier export, with cuts that share its constants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from awn_keras.layouts import Cut, candidates
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.schemas import NewerError
 
-#: What the manifests of both exports must say alike.
+#: Fields that must be equal in the manifests of the earlier and the new export.
 _ALIKE = (
     *("model", "weights_sha256", "min_width", "layout", "precision"),
     *("inputs", "outputs", "changed"),
@@ -31,8 +31,8 @@ class Earlier:
     Args:
         content: The file's content.
         widths: Its widths, by signature.
-        executed_macs: What it computes at each width; see `ExportedWidth`.
-        refinement: The widths of its signatures that refine, likewise.
+        executed_macs: MACs that the file computes, by width; see `ExportedWidth`.
+        refinement: Widths of the signatures that refine outputs, by signature.
     """
 
     content: bytes
@@ -45,16 +45,15 @@ class Earlier:
         """Reads an earlier export of the same model.
 
         Args:
-            path: The file; its manifest lies beside it.
-            described: What the new export's manifest says of the model and of how it
-                is exported.
+            path: The file. Its manifest must lie beside it.
+            described: Manifest of the new export.
 
         Returns:
-            The export.
+            The earlier export.
 
         Raises:
-            ValueError: If there is no manifest of this very file, or it is of another
-                model, layout or precision.
+            ValueError: If no manifest of this very file lies beside the file, or if the
+                file has another model, layout or precision than the new export.
             OSError: If the file cannot be read.
         """
         received = f"Received: append_to={str(path)!r}"
@@ -77,19 +76,19 @@ class Earlier:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArgumentError(
                 "`append_to` must be a file of `export_tflite`, with its manifest "
-                f"beside it, which cannot be read: {error}. {received}"
+                f"beside it. The manifest cannot be read: {error}. {received}"
             ) from error
         if digests != {digest}:
             raise ArgumentError(
-                "`append_to` must be the file of which the manifest beside it tells, "
-                f"and that is another one. {received}"
+                "`append_to` must be the file that the manifest beside it describes, "
+                f"but the manifest has another SHA-256. {received}"
             )
         for key in _ALIKE:
             wanted = json.loads(json.dumps(described[key]))
             if said[key] != wanted and key == "weights_sha256":
                 raise ArgumentError(
-                    "`append_to` must be an export of the model with the weights that "
-                    f"it has now; export all widths anew. {received}"
+                    "`append_to` must be an export of the model with its present "
+                    f"weights. Export all widths anew. {received}"
                 )
             if said[key] != wanted:
                 raise ArgumentError(
@@ -106,7 +105,7 @@ class Earlier:
         described: Mapping[str, Any],
         widths: Sequence[float],
     ) -> Earlier | None:
-        """Reads what `append_to` names, if it does, and checks that widths are new."""
+        """Reads the file `append_to`, if any, and checks that the widths are new."""
         if append_to is None:
             return None
         earlier = cls.read(Path(append_to), described)
@@ -115,11 +114,11 @@ class Earlier:
 
     @classmethod
     def metadata_of(cls, append_to: str | Path | None) -> dict[str, Any]:
-        """What an earlier export was told as `metadata`; empty if there is none.
+        """The `metadata` of an earlier export; empty if there is no such export.
 
         Args:
-            append_to: The file; its manifest lies beside it. `read` says what is wrong
-                with these.
+            append_to: The file, with its manifest beside it. A manifest that cannot be
+                read gives no error here; `read` raises it.
         """
         if append_to is None:
             return {}
@@ -129,15 +128,19 @@ class Earlier:
             metadata, inside = manifest["metadata"], manifest["changed"]["inputs"]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
-        # It is computed in the file, for which the manifest does not say it.
+        # The file itself normalizes pixels, so `metadata` in the manifest has no
+        # normalization. The model still needs it.
         return {**metadata, "normalization": inside} if inside else dict(metadata)
 
     def joined_with(self, content: bytes, widths: Sequence[float]) -> bytes:
-        """Joins the file and one of more widths, so that the widest comes first.
+        """Joins the earlier file and a file with more widths.
+
+        The file with the widest network comes first, because a runtime that knows no
+        signatures runs the first signature.
 
         Args:
-            content: The other file.
-            widths: Its widths.
+            content: Content of the other file.
+            widths: Widths of the other file.
         """
         files = [self.content, content]
         if max(widths) > max(self.widths.values()):
@@ -149,15 +152,15 @@ class Earlier:
         there = [width for width in widths if width_signature(width) in self.widths]
         if there:
             raise ArgumentError(
-                "`widths` must be new ones, which the file to append to does not have: "
-                f"it has {sorted(self.widths.values())}. Received: {there}"
+                "`widths` must be widths that the file `append_to` does not have. The "
+                f"file has {sorted(self.widths.values())}. Received: {there}"
             )
 
 
 def extended(
     cuts: Mapping[str, Cut], model: MultiWidthModel, widths: Sequence[float]
 ) -> dict[str, Cut]:
-    """Lets blocks end at more widths.
+    """Adds ends of blocks for more widths.
 
     Args:
         cuts: Cuts of layers of the model, by name.
@@ -165,8 +168,9 @@ def extended(
         widths: All widths at which a block must end.
 
     Returns:
-        Cuts of the same layers, with a block's end wherever one was, so that networks
-        share as many blocks as can be with those cut before.
+        Cuts of the same layers, with all earlier ends and the new ends. Because the
+        earlier ends stay, new networks share as many blocks as possible with earlier
+        networks.
     """
     layers = candidates(model)
     return {

@@ -1,7 +1,8 @@
-"""Small files at the end of a TFLite file, in a ZIP that every unzipper opens.
+"""Attaches small files to a TFLite file, as a ZIP at its end.
 
-A `.tflite` is a flatbuffer, whose readers do not look at what follows it, and a ZIP is
-read from its end. So one file is both. TFLite Metadata keeps labels there.
+Readers of a flatbuffer ignore bytes after it, and readers of a ZIP begin at its end. So
+one file can be a valid TFLite file and a valid ZIP. TFLite Metadata keeps labels this
+way.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import BinaryIO
 from awn_keras.archives import FAULTS, check_archive
 from awn_keras.errors import ArgumentError
 
-#: The names of the classes, one a line: what MediaPipe and Android's libraries read.
+#: The names of the classes, one per line. MediaPipe and Android's libraries read them.
 LABELS = "labels.txt"
-#: What awn_keras says of the file: its manifest.
+#: The manifest of the export.
 MANIFEST = "awn.json"
 _ABOUT = "a TFLite file with a ZIP of small files at its end"
-# ZIP knows no time before; the same files must give the same bytes at any time.
+# The earliest time that ZIP can store. A fixed time makes equal exports equal byte for
+# byte.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -28,11 +30,11 @@ def attach(content: bytes, files: Mapping[str, bytes]) -> bytes:
     """Appends files to a TFLite file, uncompressed.
 
     Args:
-        content: The TFLite file; it has nothing attached yet.
-        files: Contents by name.
+        content: Content of the TFLite file, without attached files.
+        files: Contents of the files by name.
 
     Returns:
-        The content of a file that is both.
+        The content of a file that is a TFLite file and a ZIP.
     """
     whole = io.BytesIO()
     whole.write(content)
@@ -43,17 +45,18 @@ def attach(content: bytes, files: Mapping[str, bytes]) -> bytes:
 
 
 def attached(source: bytes | str | Path) -> dict[str, bytes]:
-    """Reads what is attached to a TFLite file.
+    """Reads the files that are attached to a TFLite file.
 
     Args:
-        source: The file's path, of which only the end is read, or its content.
+        source: Path or content of the TFLite file. Of a path only the end of the file
+            is read.
 
     Returns:
-        Contents by name; nothing if nothing is attached.
+        Contents of the attached files by name; empty if there are none.
 
     Raises:
-        OSError: If the file cannot be read.
-        ValueError: If what is attached is damaged, or encrypted.
+        OSError: If the TFLite file cannot be read.
+        ValueError: If an attached file is damaged or encrypted.
     """
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), "content")
@@ -78,7 +81,7 @@ def _read(file: BinaryIO, name: str) -> dict[str, bytes]:
 
 
 def flatbuffer_of(content: bytes) -> bytes:
-    """The part of a TFLite file before what is attached to it."""
+    """The content of a TFLite file without attached files."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             starts = [entry.header_offset for entry in archive.infolist()]

@@ -11,13 +11,13 @@ def check_integer(value: int, name: str, least: int) -> None:
     """Checks an argument that must be an integer.
 
     Args:
-        value: What was given.
-        name: What to call the argument in the message.
-        least: The smallest value allowed.
+        value: Value of the argument.
+        name: Name of the argument, for the message.
+        least: The smallest allowed value.
 
     Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is too small.
+        TypeError: If `value` is not an integer.
+        ValueError: If `value` is below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ArgumentTypeError(

@@ -1,12 +1,14 @@
 """Conversion in a child process in which Keras runs on TensorFlow: the parent's side.
 
-TFLite's converter is TensorFlow's, and a process has one Keras backend. So on JAX and
-PyTorch plain models are saved, and the program `child_program` loads and converts them.
-Nothing else of an export needs TensorFlow. On TensorFlow, too, that is done with models
-on which the converter is known to crash: not the user's session ends then.
+TFLite's converter is part of TensorFlow, and a process has one Keras backend. So on JAX
+and PyTorch the parent saves the plain models, and the program `child_program` loads and
+converts them. No other part of an export needs TensorFlow. On TensorFlow, models on
+which the converter may crash are converted in a child, too, so that a crash does not
+end the user's session.
 
-The folder holds `job.json`, a `.keras` file for each signature, and
-`representative.npz`; the child adds `result.tflite`, or `failure.txt`.
+Parent and child share a temporary folder. The parent writes `job.json`, a `.keras` file
+for each signature and, for int8, `representative.npz`. The child adds `result.tflite`
+or `failure.txt`.
 """
 
 from __future__ import annotations
@@ -35,16 +37,16 @@ PROGRAM = "awn_keras.deploy.child_program"
 
 
 def _way_out() -> str:
-    """What to do about a class that the child cannot import."""
+    """The way out for a class that the child cannot import."""
     if keras.backend.backend() == "tensorflow":
         return (
-            "Put it at the top level of a module of its own: a loop, on which the "
-            "converter may crash, is converted by another process."
+            "Put it at the top level of a module: the model has a loop, on which "
+            "the converter may crash, so another process converts the model."
         )
     return (
-        "Put it at the top level of a module of its own, or export in a process with "
-        "the environment variable KERAS_BACKEND=tensorflow: every backend can load the "
-        "model."
+        "Put it at the top level of a module. Or save the model, and export it in a "
+        "process with the environment variable KERAS_BACKEND=tensorflow: every backend "
+        "can load the model."
     )
 
 
@@ -53,14 +55,15 @@ def convert_in_child(
     precision: str,
     representative: Sequence[np.ndarray] | None,
 ) -> bytes:
-    """Converts in a child process; see `convert`, whose arguments these are.
+    """Converts in a child process, with arguments of `convert`.
 
-    The child uses no GPU, of which this process may hold all memory. Lines that it
-    prints are shown here, on stderr. It ends when this call does.
+    The child uses no GPU, because this process may hold all memory of the GPU. Lines
+    that the child prints appear on stderr of this process. The child ends when this
+    call ends.
 
     Args:
-        models: See `convert`. Classes and functions of the user's own must be at the
-            top level of modules, which the child imports.
+        models: See `convert`. The user's own classes and functions must be at the top
+            level of modules that the child can import.
         precision: See `convert`.
         representative: See `convert`.
 
@@ -68,8 +71,8 @@ def convert_in_child(
         The file's content.
 
     Raises:
-        ExportError: See `convert`; also if a class cannot be imported, or the child
-            ends early.
+        ExportError: See `convert`. Also if a class cannot be imported, if temporary
+            files cannot be written, or if the child ends early.
     """
     with _temporary_folder() as folder:
         try:
@@ -100,8 +103,8 @@ def _temporary_folder() -> Iterator[Path]:
 def _no_space(error: OSError) -> ExportError:
     return ExportError(
         "The models to convert cannot be written to temporary files. Set the "
-        "environment variable TMPDIR to a folder that has space and can be written "
-        f"to. Received: {error}"
+        "environment variable TMPDIR to a writable folder with enough space. "
+        f"Received: {error}"
     )
 
 
@@ -111,7 +114,7 @@ def _save(
     precision: str,
     representative: Sequence[np.ndarray] | None,
 ) -> set[OwnObject]:
-    """Writes what the child reads; returns what it must import."""
+    """Writes the files for the child. Returns the objects that it must import."""
     own: set[OwnObject] = set()
     for index, model in enumerate(models.values()):
         path = folder / f"{index}.keras"
@@ -130,15 +133,17 @@ def _run(folder: Path) -> int:
         **os.environ,
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "",
-        # What can be imported here can be there; an empty entry is this folder.
+        # The child can import all that this process can import. An empty entry of
+        # `sys.path` stands for the current folder.
         "PYTHONPATH": os.pathsep.join(str(path or Path.cwd()) for path in sys.path),
         "PYTHONIOENCODING": "utf-8",
         "PYTHONUNBUFFERED": "1",
     }
-    # With -P the current folder does not come before these.
+    # With -P the current folder does not come before the folders of PYTHONPATH.
     command = [sys.executable, "-P", "-m", PROGRAM, str(folder)]
     with (
-        # TensorFlow writes dozens of lines there: they are told if it crashes.
+        # TensorFlow writes dozens of lines to stderr. Only the error of a crash shows
+        # them.
         (folder / "stderr.txt").open("wb") as stderr,
         subprocess.Popen(
             command,
@@ -154,7 +159,7 @@ def _run(folder: Path) -> int:
             for line in process.stdout or ():
                 sys.stderr.write(line)
             return process.wait()
-        except BaseException:  # Ctrl-C, above all, which need not reach the child
+        except BaseException:  # mainly Ctrl-C, which need not reach the child
             process.kill()
             raise
 
@@ -162,27 +167,27 @@ def _run(folder: Path) -> int:
 def _crash(code: int, stderr: Path) -> str:
     lines = stderr.read_text(encoding="utf-8", errors="replace").splitlines()
     ended = f"exit code {code}" if code >= 0 else f"signal {-code}"
-    tail = "\n".join(lines[-20:]) or "It said nothing."
+    tail = "\n".join(lines[-20:]) or "(nothing)"
     way_out = ""
     if code == -signal.SIGSEGV:
         way_out = (
-            " TFLite's converter crashes so on some loops over steps when it makes "
-            "integers of them: write them without `keras.ops.map` and the like, or use "
+            " TFLite's converter crashes this way when it quantizes some loops over "
+            "steps. Write the model without `keras.ops.map` and similar loops, or use "
             "`precision='dynamic_range'`."
         )
     return (
-        f"The process that converts on TensorFlow ended with {ended}.{way_out} It said:"
-        f"\n{tail}"
+        f"The process that converts on TensorFlow ended with {ended}.{way_out} Its "
+        f"last lines:\n{tail}"
     )
 
 
 class OwnObject(NamedTuple):
-    """A class or function that is not Keras' own.
+    """A class or function that is not part of Keras.
 
     Args:
-        module: The module that it can be imported from.
-        name: Its name there.
-        saved_as: What a saved model calls it.
+        module: The module that has the class or function.
+        name: Name in the module.
+        saved_as: Name in a saved model.
     """
 
     module: str
@@ -190,7 +195,7 @@ class OwnObject(NamedTuple):
     saved_as: str
 
     def check_can_be_imported(self) -> None:
-        """Raises an ExportError if no other process can import it."""
+        """Raises an ExportError if another process cannot import the object."""
         module = sys.modules.get(self.module)
         reason = ""
         if self.module == "__main__":
@@ -199,8 +204,8 @@ class OwnObject(NamedTuple):
             reason = f"is not at the top level of module '{self.module}'"
         if reason:
             raise ExportError(
-                f"'{self.name}' {reason}, from which the process that converts on "
-                f"TensorFlow cannot import it. {_way_out()}"
+                f"'{self.name}' {reason}, so the process that converts on TensorFlow "
+                f"cannot import it. {_way_out()}"
             )
 
     def imported(self) -> Any:
@@ -219,7 +224,7 @@ class OwnObject(NamedTuple):
 
 
 def _own_objects(path: Path, model: keras.Model) -> set[OwnObject]:
-    """What a saved model names that Keras and awn_keras do not bring along."""
+    """The objects in a saved model that are not part of Keras or awn_keras."""
     with zipfile.ZipFile(path) as file:
         config = json.loads(file.read("config.json"))
     functions = functions_of(model)
@@ -227,7 +232,8 @@ def _own_objects(path: Path, model: keras.Model) -> set[OwnObject]:
     for part in _dicts(config):
         name = part["class_name"]
         if name == "function":
-            # Keras says what it is called, perhaps as registered, but not where it is.
+            # Keras saves the name of a function, or the name under which it was
+            # registered, but not its module.
             called = str(part["config"])
             function = keras.saving.get_registered_object(called)
             function = function or functions.get(called)
@@ -235,14 +241,14 @@ def _own_objects(path: Path, model: keras.Model) -> set[OwnObject]:
                 where = function.__module__, function.__name__
                 named.add(OwnObject(*where, saved_as=called))
         elif part.get("module") or part.get("registered_name"):
-            # Keras names no module for what is defined in `__main__`.
+            # Keras saves no module for a class that is defined in `__main__`.
             named.add(OwnObject(part["module"] or "__main__", name, saved_as=name))
     known = ("builtins", "keras", "awn_keras")
     return {part for part in named if part.module.partition(".")[0] not in known}
 
 
 def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
-    """All dicts with a class name in a config, at any depth."""
+    """All dicts in a config that have a class name, at any depth."""
     if isinstance(value, Mapping):
         if "class_name" in value:
             yield value

@@ -1,4 +1,4 @@
-"""The program that converts in a child process; `child` says why, and starts it."""
+"""The program that converts in a child process. `child` starts it, and says why."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from awn_keras.errors import ExportError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Does in the child what `convert_in_child` asks for.
+    """Does the job that `convert_in_child` has written to a folder.
 
     Args:
-        argv: The folder.
+        argv: The folder, as the only entry.
 
     Returns:
         The exit code.
@@ -48,17 +48,17 @@ def main(argv: Sequence[str]) -> int:
 
 def _load(path: Path, own: Mapping[str, Any]) -> keras.Model:
     try:
-        # Not compiled: another backend's optimizer is of no use here. `safe_mode` is
-        # against files of strangers, and these come from the parent.
+        # A conversion needs no optimizer. `safe_mode` protects from files of unknown
+        # origin, and these files come from the parent.
         return keras.saving.load_model(
             path, custom_objects=own, compile=False, safe_mode=False
         )
-    except Exception as error:  # whatever layers of the user's own raise
+    except Exception as error:  # the user's own layers may raise any error
         raise ExportError(
             "The process that converts on TensorFlow cannot load the model: "
-            f"{type(error).__name__}: {error}\nTFLite's converter is TensorFlow's, so "
-            "that all layers must run there: write them with `keras.ops`, or give "
-            "them what TensorFlow needs."
+            f"{type(error).__name__}: {error}\nTFLite's converter is part of "
+            "TensorFlow, so all layers must run on TensorFlow. Write them with "
+            "`keras.ops`, or let them support TensorFlow."
         ) from error
 
 

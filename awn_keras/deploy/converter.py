@@ -1,4 +1,4 @@
-"""Plain Keras models to one TFLite file of stock operators."""
+"""Conversion of plain Keras models to one TFLite file of stock operators."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ from awn_keras.errors import ArgumentError, AwnError, ExportError
 from awn_keras.extras import check_installed
 from awn_keras.graph import operation_of
 
-#: `"float32"`; `"float16"` constants; `"dynamic_range"`: int8 constants, activations
-#: quantized as they come; `"int8"`: all in int8, on ranges seen in samples.
-
 
 def convert(
     models: Mapping[str, keras.Model],
@@ -40,29 +37,31 @@ def convert(
 
     Args:
         models: Models of stock layers, by the name of the signature that each becomes.
-            A signature's inputs and outputs have the names and dtypes of its model's,
-            at any precision. Constants that are equal byte for byte are stored
-            once.
+            At any precision, inputs and outputs of a signature have the names and
+            dtypes of the inputs and outputs of its model. Constants that are equal byte
+            for byte are stored once.
         precision: One of `PRECISIONS`.
-        representative: For each input an array `(n, ...)` of samples that training
-            data look like; for `"int8"`, which needs it.
-        on_converted: Called with a signature's name when it is converted; of those
-            that another process converts, when all are.
-        may_crash: Whether a crash of the converter may end this process, as one that
-            is there for nothing else.
+        representative: One array `(n, ...)` of samples for each input. The samples must
+            look like training data. `"int8"` needs them; the other precisions ignore
+            them.
+        on_converted: Called with the name of each signature when the signature is
+            converted. If another process converts, all calls come at the end.
+        may_crash: Whether a crash of the converter may end this process. `True` suits a
+            process that does nothing but convert.
 
     Returns:
-        The file's content. What runs it and knows no signatures gets the first of
+        The file's content. A runtime that knows no signatures runs the first of
         `models`.
 
     Raises:
-        ValueError: If `precision` is none of these, or `"int8"` has no samples.
-        ImportError: If TensorFlow, or LiteRT, is not installed.
-        ExportError: If it needs operators that are not builtin, or have no int8
-            version, or is beyond the converter (see `check_convertible`); if another
-            process converts (as Keras does not run on TensorFlow, or the converter is
-            known to crash on such models), also if that crashes, or cannot (see
-            `convert_in_child`).
+        ValueError: If `precision` is not one of `PRECISIONS`, or `"int8"` has no
+            samples.
+        ImportError: If TensorFlow or LiteRT is not installed.
+        ExportError: If a model needs operators that are not builtin or have no int8
+            version, or if the converter cannot take a model (see `check_convertible`).
+            Another process converts if Keras does not run on TensorFlow, or if the
+            converter may crash on a model. Then also if that process crashes, or if it
+            cannot convert (see `convert_in_child`).
     """
     check_can_convert("TFLite's converter")
     check_precision(precision, representative)
@@ -80,11 +79,12 @@ def convert(
 
 
 class _LoopError(AwnError):
-    """A model runs a loop, on which the converter may end the process.
+    """A model runs a loop, and the converter may crash on the loop.
 
-    Making integers of loops over steps ends in a segmentation fault (`keras.ops.map`,
-    rolled recurrent layers; not so a plain `fori_loop`). All else is converted in this
-    process: another one takes seconds to start, and cannot import from notebooks.
+    The int8 conversion of loops over steps ends in a segmentation fault
+    (`keras.ops.map`, rolled recurrent layers; not a plain `fori_loop`). Models without
+    loops are converted in this process: a new process takes seconds to start, and
+    cannot import classes that are defined in a notebook.
     """
 
 
@@ -95,7 +95,11 @@ def _convert_here(
     on_converted: Callable[[str], None] | None,
     may_crash: bool,
 ) -> bytes:
-    """Converts in this process, unless that may crash and must not."""
+    """Converts in this process.
+
+    Raises:
+        _LoopError: If the conversion may crash, and `may_crash` is `False`.
+    """
 
     def converted() -> Iterator[Converted]:
         for signature, model in models.items():
@@ -116,7 +120,7 @@ def _convert_here(
 
 
 def check_can_convert(who: str) -> None:
-    """Raises an ImportError, which names `who`, if the converter is not installed."""
+    """Raises an ImportError that names `who` if the converter is not installed."""
     why = "whose converter works on every backend of Keras"
     check_installed(who, "tensorflow", why=why)
     check_installed(who, "ai_edge_litert")
@@ -133,7 +137,7 @@ def _has_loop(function: Any) -> bool:
 def check_precision(
     precision: str, representative: Sequence[np.ndarray] | None
 ) -> None:
-    """Raises a ValueError if there is no such precision, or its samples are missing."""
+    """Raises a ValueError if `precision` is unknown, or its samples are missing."""
     if precision not in PRECISIONS:
         raise ArgumentError(
             f"`precision` must be one of {PRECISIONS}. Received: {precision!r}"
@@ -141,8 +145,8 @@ def check_precision(
     if precision == "int8" and representative is None:
         raise ArgumentError(
             "`precision='int8'` needs `representative`: some hundred training inputs, "
-            "from which the ranges of all activations are found. "
-            "`precision='dynamic_range'` needs none."
+            "from which the converter takes the ranges of all activations. "
+            "`precision='dynamic_range'` needs no samples."
         )
 
 
@@ -152,12 +156,15 @@ def _convert(
     precision: str,
     representative: Sequence[np.ndarray] | None,
 ) -> bytes:
-    """Converts one of the models, traced, to a file that has no signature yet."""
+    """Converts a traced model to a file that has no signature yet.
+
+    `models` are all models of the file, for messages.
+    """
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
 
     converter = _converter(function)
-    # It would be written in a second pass over the file.
+    # The converter would write its metadata in a second, slow pass over the file.
     converter.exclude_conversion_metadata = True
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if precision != "float32":
@@ -169,7 +176,8 @@ def _convert(
         converter.representative_dataset = functools.partial(_feed, representative)
     try:
         with warnings.catch_warnings():
-            # The converter's own use of it, to find int8 ranges.
+            # The warning concerns the converter's own use of the interpreter, with
+            # which it measures int8 ranges.
             warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
             return converter.convert()
     except (ConverterError, RuntimeError) as error:
@@ -180,17 +188,18 @@ def _convert(
 
 
 def _foreign_operators(message: str) -> list[str]:
-    """Operators that are not builtin, of which the converter complains."""
+    """The operators in an error of the converter that are not builtin."""
     listed = re.findall(r"^(?:Custom|Flex) ops: (.*)$", message, re.MULTILINE)
     inline = re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex", message)
     return listed or sorted(set(inline))
 
 
 def _frozen(model: keras.Model) -> Any:
-    """A model as a TensorFlow function whose weights are constants of its graph.
+    """A TensorFlow function that computes a model, with weights as constants.
 
-    The converter folds BatchNormalization into kernels only if it sees the weights.
-    To trace variables and replace them afterwards would take longer than all the rest.
+    The converter folds BatchNormalization into kernels only if the weights are
+    constants. It would take longer than all the rest to trace variables and to replace
+    them afterwards.
     """
     import tensorflow as tf
 
@@ -207,10 +216,10 @@ def _frozen(model: keras.Model) -> Any:
 
 
 def _converter(function: Any) -> Any:
-    """The converter for a function; a faster one if all is in its graph."""
+    """The converter for a function: the fast one, if all values are in the graph."""
     import tensorflow as tf
 
-    # Tensors that layers keep besides their weights, as `Normalization` does.
+    # Some layers, such as `Normalization`, hold tensors that are not weights.
     kept = {
         inner.op.name: outer
         for outer, inner in function.graph.captures
@@ -231,13 +240,17 @@ def _converter(function: Any) -> Any:
 
 
 def _feed(representative: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """The same samples for each signature, so that shared activations share ranges."""
+    """Yields the samples, one at a time.
+
+    All signatures get equal samples, so activations that widths share have equal
+    ranges.
+    """
     for row in range(len(representative[0])):
         yield [array[row : row + 1] for array in representative]
 
 
 def input_name(x: keras.KerasTensor) -> str:
-    """Name of an input: that of the layer it comes from."""
+    """The name of an input, which is the name of its input layer."""
     return operation_of(x).name
 
 
@@ -256,7 +269,8 @@ def custom_operators(content: bytes) -> list[str]:
         content: The file's content.
 
     Returns:
-        Names of custom operators; Flex ones (TensorFlow's own) begin with `Flex`.
+        Names of custom operators. Names of Flex operators, which run TensorFlow's own
+        kernels, begin with `Flex`.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -274,10 +288,11 @@ class Constants:
     """The constants of a TFLite file.
 
     Args:
-        stored: Bytes that they take in the file.
-        used: Bytes that its signatures use, each counted by itself. The more this
-            exceeds `stored`, the more they share.
-        repeated: Bytes stored more than once.
+        stored: Bytes that constants take in the file.
+        used: Sum of the bytes that each signature uses. The more `used` exceeds
+            `stored`, the more constants the signatures share.
+        repeated: Bytes of copies: each constant that is stored several times counts
+            once less than it is stored.
     """
 
     stored: int
@@ -292,7 +307,7 @@ def constants(content: bytes) -> Constants:
         content: The file's content.
 
     Returns:
-        Their bytes; TFLite Metadata is no constant.
+        The bytes of the constants. TFLite Metadata does not count as a constant.
     """
     from ai_edge_litert import schema_py_generated as schema
 

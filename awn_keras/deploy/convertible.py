@@ -1,4 +1,4 @@
-"""What TFLite's converter cannot take, found before it is asked."""
+"""Finds layers that TFLite's converter cannot convert, before the conversion."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _LOOKUPS = (
 
 
 def check_convertible(models: Iterable[keras.Model], precision: str) -> None:
-    """Checks that nothing in some models is beyond TFLite's converter.
+    """Checks that TFLite's converter can convert all layers of some models.
 
     Args:
         models: The models.
         precision: One of `PRECISIONS`.
 
     Raises:
-        ExportError: If there is a lookup table, an input of text, or a layer that no
-            builtin operator computes; with `"int8"`, if there is a recurrent layer that
-            is rolled, on which the converter crashes.
+        ExportError: If a model has a lookup table, an input of text, or a layer that no
+            builtin operator computes. With `"int8"` also if a model has a recurrent
+            layer that is not unrolled, on which the converter crashes.
     """
     for model in models:
         for x in model.inputs:
             if keras.backend.standardize_dtype(x.dtype) == "string":
                 raise ExportError(
-                    f"Model '{model.name}' takes text in its input '{x.name}', and "
+                    f"Model '{model.name}' takes text in its input '{x.name}', but "
                     "builtin operators of TFLite compute with numbers only. Turn text "
                     "into numbers before the model, in the app and in training."
                 )
@@ -56,8 +56,8 @@ def _check_layer(layer: Any, precision: str) -> None:
     if isinstance(layer, _LOOKUPS):
         raise ExportError(
             f"{named} needs a table or a hash that builtin operators of TFLite do not "
-            "have. Leave it out of the model, and give the model the integers that it "
-            "computes."
+            "have. Leave the layer out of the model, and give the model the integers "
+            "that the layer computes."
         )
     rolled = isinstance(layer, _L.RNN) and not getattr(layer, "unroll", False)
     if precision != "int8" or not rolled:
@@ -70,5 +70,5 @@ def _check_layer(layer: Any, precision: str) -> None:
 
 
 def _leaves(model: keras.Model) -> Iterator[Any]:
-    """The layers of a model, and those within them."""
+    """The layers of a model, and the layers inside them."""
     return (layer for layer in model._flatten_layers() if layer is not model)

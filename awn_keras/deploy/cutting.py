@@ -1,14 +1,16 @@
-"""Cuts the kernels of a network into blocks, where widths end.
+"""Cuts the kernels of a network into blocks that end where widths end.
 
-A triangular kernel that is cut into *row blocks* stores and computes no zeros: block j
-holds the outputs between two ends, and reads only the inputs that the last of them may
-read. If every exported width ends at the end of a block, a narrower network consists
-of the first blocks of a wider one, byte for byte. A *readout* reads all active
-channels, and is cut on its input side: its output is the sum over blocks of channels.
+A triangular kernel has many zeros. Cut into *row blocks*, a kernel stores and computes
+few of these zeros: each row block holds the output channels between two ends, and reads
+only the input channels that its last output may read. If each exported width ends where
+a block ends, a narrow network consists of the first blocks of a wide network, byte for
+byte. A *readout* reads all active channels, so it is cut on its input side: its output
+is the sum over blocks of input channels.
 
-Between two layers that are cut, channels stay in blocks. A row block that reads several
-of them joins them first, or has a kernel for each and adds the results: an expansion,
-its depthwise convolution and the projection after it then copy nothing.
+Between two cut layers, channels stay in blocks. A row block that reads several blocks
+of channels either joins the blocks first, or has a kernel for each block and adds the
+results. Adding lets an expansion, its depthwise convolution and the projection after
+them run without any copy of channels.
 """
 
 from __future__ import annotations
@@ -42,22 +44,22 @@ def cut(
     """Cuts kernels of a slim model into blocks, each a layer of its own.
 
     Args:
-        model: A plain functional model, as `slim` returns it. It is left as it is;
-            layers that are not cut are shared with it.
-        cuts: Cuts of some of its layers, by name; for wider networks' too, as long as
-            a block ends where the model's layer does.
+        model: A plain functional model, as `slim` returns it. `model` does not change.
+            The result shares the layers that are not cut.
+        cuts: Cuts of some layers, by layer name. Cuts made for a wider network are
+            accepted if one of the blocks ends where the model's layer ends.
         adds: Whether a row block may have a kernel for each block of its inputs, where
-            adding is faster than joining. Use `False` for int8, as integers are rounded
-            before they are added. Use `False` for a file with a `continuation`, too:
-            it joins blocks.
+            adding is faster than joining. Use `False` for int8, because integers are
+            rounded before they are added. Use `False` also for a file with a
+            `continuation`, which joins blocks.
 
     Returns:
-        A functional model that computes the same. Layers that treat each channel by
-        itself follow the blocks, so that a converter can still fold them into the
-        convolution before them.
+        A functional model that computes the same outputs. Layers that treat each
+        channel separately are applied to each block, so that a converter can still fold
+        such a layer into the convolution before it.
 
     Raises:
-        ValueError: If a layer does not end where one of its blocks does.
+        ValueError: If a layer does not end where one of its blocks ends.
     """
     return _Cutter(cuts, model, adds=adds).apply()
 
@@ -69,11 +71,11 @@ def cut_networks(
     *,
     adds: bool = True,
 ) -> dict[str, keras.Model]:
-    """Makes the networks of a file: each width's, in float32, its kernels cut.
+    """Makes the float32 network of each width in a file, with its kernels cut.
 
     Args:
         model: The model.
-        widths: Widths that the file is to hold.
+        widths: Widths of the file.
         cuts: See `cut`.
         adds: See `cut`.
 
@@ -90,27 +92,28 @@ def cut_networks(
 def continuation(
     narrow: keras.Model, wide: keras.Model, cuts: Mapping[str, Cut]
 ) -> tuple[keras.Model, keras.Model]:
-    """Splits a wide network into a narrow one and what is to be computed after it.
+    """Splits a wide network into a narrow network and the rest of the computation.
 
-    What a layer that is cut gives at the narrow width is part of what it gives at the
-    wide one, so it need not be computed again. Layers that are not cut are, and so are
-    readouts, whose channels are few.
+    The outputs of a cut layer at the narrow width are the first of its outputs at the
+    wide width, so the rest does not compute them again. It does compute again the
+    layers that are not cut, and the readouts, whose channels are few.
 
     Args:
-        narrow: A plain functional model, as `slim` returns it. It is left as it is.
-        wide: The same model's network at a larger width.
-        cuts: Cuts of its layers, by name, with a block that ends where the narrow
-            network does.
+        narrow: A plain functional model, as `slim` returns it. `narrow` does not
+            change.
+        wide: The network of the same any-width model at a larger width.
+        cuts: Cuts of the layers, by layer name. In each cut layer a block must end
+            where the narrow network's layer ends.
 
     Returns:
-        `(first, rest)`. `first` computes what `narrow` does, and after that, each
-        under the name of a layer of its own, activations that `rest` needs. `rest`
-        takes the inputs of `wide` and, under the same names, these activations; it
-        computes what `wide` does.
+        `(first, rest)`. `first` has the outputs of `narrow`, then the activations that
+        `rest` needs; each activation is the output of a layer of its own, whose name it
+        has. `rest` takes the inputs of `wide` and inputs with the names of these
+        activations. `rest` has the outputs of `wide`.
 
     Raises:
-        ValueError: If no layer is cut, a layer does not end where one of its blocks
-            does, or the networks are not those of one model.
+        ValueError: If no layer is cut, if a layer does not end where one of its blocks
+            ends, or if `narrow` and `wide` are not networks of one model.
     """
     cutter = _Cutter(cuts, wide, narrow, adds=False)
     rest = cutter.apply()
@@ -124,7 +127,8 @@ def continuation(
     both = keras.Model(narrow.input, [*outputs, *tensors], name=wide.name)
     first = cut(both, cuts, adds=False)
     named = [
-        # Under its own name: a tensor that is joined from blocks has another one.
+        # The Identity gives the tensor its name back. A tensor that is joined from
+        # blocks has the name of the Concatenate layer.
         keras.layers.Identity(name=kept.name, dtype=tensor.dtype)(tensor)
         for kept, tensor in zip(cutter.kept, first.outputs[len(outputs) :], strict=True)
     ]
@@ -133,12 +137,15 @@ def continuation(
 
 
 class _Kept:
-    """Channels that a narrower network has computed; an input, if anything reads them.
+    """Channels that the narrow network has computed.
+
+    They become an input of the rest when a layer first reads them.
 
     Args:
-        narrow: The narrower network's tensor.
-        name: What the input is to be called.
-        kept: Those that are read; it adds itself.
+        narrow: The tensor of the narrow network.
+        name: Name of the input.
+        kept: List of the kept channels that are read. A `_Kept` adds itself to the list
+            when it becomes an input.
     """
 
     def __init__(self, narrow: Any, name: str, kept: list[_Kept]) -> None:
@@ -157,7 +164,7 @@ class _Sum:
 
     Args:
         terms: Tensors of one shape.
-        name: What the sum is to be called.
+        name: Name of the layer that adds the terms.
     """
 
     def __init__(self, terms: Sequence[Any], name: str) -> None:
@@ -174,7 +181,10 @@ def _tensor(part: Any) -> Any:
 
 
 class _Blocks:
-    """A tensor in pieces along its channels: tensors, sums; the first may be kept."""
+    """A tensor in pieces along its channels.
+
+    Each piece is a tensor or a `_Sum`. The first piece may be a `_Kept`.
+    """
 
     def __init__(self, parts: Sequence[Any], name: Callable[[str], str]) -> None:
         self.parts = list(parts)
@@ -207,7 +217,7 @@ def _channels(x: Any) -> int:
 
 @keras.saving.register_keras_serializable(package="awn_keras")
 class _Channels(keras.Layer):
-    """Takes some of the channels. A layer, so that it can be given a name."""
+    """Takes some of the channels. It is a layer so that it gets a chosen name."""
 
     def __init__(self, start: int, end: int, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -218,7 +228,7 @@ class _Channels(keras.Layer):
         return {**config, "start": self.start, "end": self.end}
 
     def compute_output_spec(self, x: Any) -> Any:
-        # Keras takes what some of its operations give for sparse.
+        # By itself, Keras would take the output for sparse after some operations.
         return keras.KerasTensor((*x.shape[:-1], self.end - self.start), x.dtype)
 
     def call(self, x: Any) -> Any:
@@ -230,12 +240,13 @@ def _whole(x: Any) -> Any:
 
 
 class _Cutter:
-    """One walk over a model's graph.
+    """Rebuilds the graph of a model with its layers cut.
 
     Args:
-        cuts: Cuts of layers, by name.
+        cuts: Cuts of layers, by layer name.
         model: The model.
-        narrow: The network at a smaller width, whose activations are to be kept.
+        narrow: The network at a smaller width, whose activations are not computed
+            again. `None` if there is no such network.
         adds: See `cut`.
     """
 
@@ -249,26 +260,28 @@ class _Cutter:
     ) -> None:
         self._cuts, self._model, self._adds = cuts, model, adds
         nodes = graph_nodes(model)
-        # A loaded model has names that Keras would give again.
+        # Keras counts names per process, so it may give a new layer a name that a
+        # loaded model already has.
         self._names = {node.operation.name for node in nodes}
         self._names.update(operation_of(x).name for x in model.inputs)
         self._blocks: dict[tuple[int, ...], keras.Layer] = {}
         self._sums: dict[int, keras.Layer] = {}
-        # Flatten layers and what they were given, by `id` of what they gave.
+        # Flatten layers and their inputs, by `id` of their outputs.
         self._flattened: dict[int, tuple[keras.Layer, Any]] = {}
-        # What the narrower network gives for each node, by `id`.
+        # The output of each node in the narrow network, by `id` of the node.
         self._narrow: dict[int, Any] = {}
         self.kept: list[_Kept] = []
         if narrow is not None:
             others = graph_nodes(narrow)
-            # Not by names: copies of a shared layer have other ones in each network.
+            # Names cannot pair the nodes: copies of a shared layer have other names
+            # in each network.
             kinds, other_kinds = (
                 [type(node.operation) for node in graph] for graph in (nodes, others)
             )
             if kinds != other_kinds:
                 raise ArgumentError(
                     f"'{narrow.name}' and '{model.name}' must be networks of one "
-                    "model. They have other layers."
+                    "model. Their layers differ."
                 )
             self._narrow = {
                 id(node): other.outputs[0]
@@ -284,13 +297,13 @@ class _Cutter:
 
     def _call(self, node: Any, *args: Any, **kwargs: Any) -> Any:
         layer = node.operation
-        found_cut = self._cuts.get(layer.name)
+        layer_cut = self._cuts.get(layer.name)
         if len(args) == 1 and not any(x is not None for x in kwargs.values()):
             (x,) = args
-            if found_cut is not None and found_cut.readout:
-                return self._readout(layer, x, found_cut)
-            if found_cut is not None:
-                return self._rows(node, x, found_cut, self._kept_of(node))
+            if layer_cut is not None and layer_cut.readout:
+                return self._readout(layer, x, layer_cut)
+            if layer_cut is not None:
+                return self._rows(node, x, layer_cut, self._kept_of(node))
             if isinstance(x, _Blocks) and keeps_channels_apart(layer):
                 return self._apart(node, x, self._kept_of(node))
             if isinstance(x, list) and merges_channels(layer) and _in_blocks(x):
@@ -307,7 +320,7 @@ class _Cutter:
         return outputs
 
     def _kept_of(self, node: Any) -> _Kept | None:
-        """The part of a node's output that the narrower network computes."""
+        """The part of a node's output that the narrow network computes."""
         narrow = self._narrow.get(id(node))
         if narrow is None:
             return None
@@ -331,9 +344,10 @@ class _Cutter:
         return _Channels(start, end, name=self._name("channels"), dtype=x.dtype)(x)
 
     def _merged(self, layer: Any, values: list[_Blocks], kept: _Kept | None) -> _Blocks:
-        """A layer such as Add, for each block between ends that all inputs have.
+        """Applies a layer such as Add to each block.
 
-        The ends below a width are then the same in every network that has them.
+        A block ends where a block of every input ends. So the ends below a width are
+        equal in all networks that have this width.
         """
         ends = set.intersection(*(set(x.ends) for x in values))
         parts: list[Any] = []
@@ -347,7 +361,7 @@ class _Cutter:
         return _Blocks(parts, self._name)
 
     def _rows(self, node: Any, x: Any, row_cut: Cut, kept: _Kept | None) -> _Blocks:
-        """One layer for each block of outputs that are not kept."""
+        """Makes a layer for each block of outputs that are not kept."""
         layer = node.operation
         size = (_channels(x), _outputs(layer))
         parts: list[Any] = []
@@ -377,7 +391,7 @@ class _Cutter:
         return _Blocks(parts, self._name)
 
     def _sum(self, layer: Any, index: int, terms: list[Any]) -> Any:
-        """A block of a layer: the sum of terms, or the only one."""
+        """A block of a layer's outputs: the sum of several terms, or the only term."""
         if len(terms) == 1:
             return terms[0]
         return _Sum(terms, self._name(f"{layer.name}_sum{index}"))
@@ -385,10 +399,10 @@ class _Cutter:
     def _pieces(
         self, node: Any, x: Any, inputs: int, outputs: int
     ) -> list[tuple[Any, np.ndarray]]:
-        """What a row block reads: tensors, each with the numbers of its channels.
+        """The tensors that a row block reads, each with the indices of its channels.
 
-        The choice depends on the cuts only, not on the network's width, so that all
-        widths have the same kernels.
+        The choice between adding and joining depends only on the cuts, not on the width
+        of the network, so all widths have the same kernels.
         """
         linear = node.operation.activation is keras.activations.linear
         if self._adds and linear and isinstance(x, _Blocks) and inputs in x.ends:
@@ -405,11 +419,12 @@ class _Cutter:
         return [(self._between(x, 0, inputs), np.arange(inputs))]
 
     def _readout(self, layer: Any, x: Any, input_cut: Cut) -> Any:
-        """The sum of a layer for each block of inputs; the first one has the bias."""
+        """Sums a layer over blocks of its inputs. The first block has the bias."""
         flatten, x = self._flattened.get(id(x), (None, x))
         channels, outputs = _channels(x), _outputs(layer)
         features = channels if flatten is None else flatten(_whole(x)).shape[-1]
-        # A flattened tensor has all channels of its first position first.
+        # A flattened tensor lists all channels of the first position, then all channels
+        # of the second position, and so on.
         positions = np.arange(0, features, channels)[:, None]
         terms: list[Any] = []
         start = 0
@@ -432,7 +447,8 @@ class _Cutter:
         if len(terms) > 1:
             name = self._name(f"{layer.name}_sum")
             total = keras.layers.Add(name=name, dtype=total.dtype)(terms)
-        # Under the layer's own name, which may be that of an output.
+        # The sum gets the name of the layer, because an output of the model may have
+        # the name.
         last = self._sums.setdefault(
             id(layer),
             keras.layers.Activation(
@@ -442,12 +458,12 @@ class _Cutter:
         return last(total)
 
     def _apart(self, node: Any, x: _Blocks, kept: _Kept | None) -> _Blocks:
-        """A layer that treats each channel by itself, on each block."""
+        """Applies a layer that treats each channel separately to each block."""
         layer = node.operation
         has_weights = bool(weights_of(layer))
         shifts = (rule_of(layer) or WidthRule()).shifts
         size = (_channels(x), node.outputs[0].shape[-1])
-        each = size[1] // size[0]  # a depthwise convolution may make several
+        each = size[1] // size[0]  # outputs per channel (`depth_multiplier`)
         parts: list[Any] = []
         start = 0
         for part, end in zip(x.parts, x.ends, strict=True):
@@ -457,7 +473,8 @@ class _Cutter:
             if isinstance(part, _Kept):
                 parts.append(kept)
             elif isinstance(part, _Sum) and shifts:
-                # Folded into the convolution before it, each term by itself.
+                # The converter can fold the layer only into a single convolution, so
+                # each term gets a copy of the layer. Only the first copy shifts.
                 first, *others = part.terms
                 terms = [
                     block(label, first),
@@ -481,16 +498,16 @@ class _Cutter:
         zeros: Collection[str] = (),
         **changes: Any,
     ) -> Any:
-        """Calls a layer of the same class that holds a part of the channels.
+        """Makes a layer of the same class with a part of the channels, and calls it.
 
         Args:
             layer: The layer.
-            label: Which of its blocks; for its name.
-            x: What to call it on.
-            size: How many input and output channels the layer has.
-            indices: Those that the block has.
+            label: Suffix of the block's name.
+            x: Input of the block.
+            size: Numbers of input and output channels of the layer.
+            indices: Indices of the input and output channels of the block.
             zeros: Names of weights that are 0 in the block.
-            **changes: Changes of its configuration.
+            **changes: Values of the configuration that differ from the layer's.
         """
         ends = (int(side[end]) for side in indices for end in (0, -1))
         key = (id(layer), *ends, bool(zeros))
@@ -503,7 +520,7 @@ class _Cutter:
         block = self._blocks[key] = copy_layer(layer, name=name, **changes)
         outputs = block(x)
         slices = chosen_slices(layer, size, *(side.tolist() for side in indices))
-        # A readout's block has no bias, but for the first one's.
+        # Only the first block of a readout, or of a sum, has a bias.
         names = {weight.name for weight in block.weights}
         values = []
         for weight, value, chosen in zip(

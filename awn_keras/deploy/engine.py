@@ -1,8 +1,9 @@
-"""One signature of a TFLite file, run by LiteRT in a process of its own.
+"""Runs a signature of a TFLite file with LiteRT in a separate process.
 
-So a crash, or memory that runs out, costs one measurement and not the program; memory
-is that of this file alone; and what LiteRT and drivers write to stderr can be read. The
-process runs `engine_program.py`.
+A separate process has three advantages. A crash, or a lack of memory, ends one
+measurement and not the program. The process' memory is the memory of this file alone.
+And the lines that LiteRT and drivers write to stderr can be read. The process runs
+`engine_program.py`.
 """
 
 from __future__ import annotations
@@ -32,21 +33,20 @@ class EngineTimeoutError(EngineError):
 
 @dataclass(frozen=True)
 class EngineResult:
-    """What the process left.
+    """The results of the process.
 
     Args:
-        status: Its exit status: 0 if it ended well, negative for a signal.
-        log: What it wrote to stderr.
-        outputs: For each output an array `(n, ...)`, in the order of names. Empty, with
-            the rest, if the process failed or left nothing.
-        fully_accelerated: Whether the engine asked for runs all operators, of all the
-            signatures of the file.
-        init_ms: Milliseconds to load the file and prepare it, to the end of a first
-            run.
-        ms: Milliseconds of each timed run: an input copied in, one run, the results
-            copied out.
-        memory_mb: By how much the process grew at its largest, in MB, since before the
-            file was loaded; `None` where the system does not tell.
+        status: Exit status: 0 if the process ended well, negative for a signal.
+        log: The lines that the process wrote to stderr.
+        outputs: For each output an array `(n, ...)`, in the order of names. If the
+            process failed, this field and all later fields are empty.
+        fully_accelerated: Whether the chosen engine runs all operators of all
+            signatures in the file.
+        init_ms: Time to load and prepare the file, to the end of the first run, in ms.
+        ms: Time of each timed run, in ms: an input is copied in, the signature runs,
+            and the results are copied out.
+        memory_mb: Largest growth of the process' memory since the file began to load,
+            in MB. `None` where the system does not report memory.
     """
 
     status: int
@@ -74,23 +74,23 @@ def run_apart(
     """Runs a signature on each sample, and times it on the first one.
 
     Args:
-        content: The file's content; its batch size is 1.
-        inputs: For each of its inputs an array `(n, ...)` of its dtype, in the order of
-            names.
+        content: The file's content. Its batch size is 1.
+        inputs: For each input an array `(n, ...)` in the dtype of the input, in the
+            order of names.
         signature: Name of the signature.
-        gpu: Whether to run on the GPU what it can run, instead of the CPU.
-        enforce_float32: For the GPU: whether it may not compute in float16.
-        num_threads: Threads of the CPU's engine.
-        warm_up: Runs before those that are timed, after one for each sample.
-        runs: Runs that are timed.
-        min_seconds: More are, until they have taken so long.
-        timeout: Seconds that it may take.
+        gpu: Whether to use the GPU engine. The CPU runs what the GPU cannot.
+        enforce_float32: `False` lets the GPU compute in float16.
+        num_threads: Threads of the CPU engine.
+        warm_up: Number of untimed runs, after a run for each sample.
+        runs: Least number of timed runs; 0 for no timing.
+        min_seconds: Least time of all timed runs, in seconds.
+        timeout: Time limit of the process, in seconds.
 
     Returns:
-        What it left; no outputs if it failed.
+        The results; without outputs if the process failed.
 
     Raises:
-        EngineTimeoutError: If it takes longer.
+        EngineTimeoutError: If the process exceeds the time limit.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -107,7 +107,8 @@ def run_apart(
         }
         try:
             done = subprocess.run(
-                # -P: what lies beside the program cannot be imported by its name.
+                # With -P the program does not import modules from its own folder,
+                # whose names may be names of other packages.
                 [sys.executable, "-P", _PROGRAM, name, json.dumps(options)],
                 capture_output=True,
                 text=True,
@@ -117,7 +118,7 @@ def run_apart(
             )
         except subprocess.TimeoutExpired as error:
             raise EngineTimeoutError(
-                f"LiteRT was not done with signature '{signature}' within {timeout} s."
+                f"LiteRT did not finish signature '{signature}' within {timeout} s."
             ) from error
         if done.returncode or not (folder / "result.json").exists():
             return EngineResult(done.returncode, done.stderr)

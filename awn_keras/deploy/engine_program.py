@@ -1,7 +1,7 @@
-"""The program that `engine.py` starts: one signature of a TFLite file, run by LiteRT.
+"""The program that `engine.py` starts. It runs a signature of a file with LiteRT.
 
-It is run by its path and imports nothing of the package, whose Keras and TensorFlow
-would count as memory of the file.
+The program is started by its path and imports nothing of the package, because the
+memory of Keras and TensorFlow would count as memory of the file.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 
 def _compile(folder: Path, options: dict[str, Any], clock: _Clock) -> tuple[Any, bool]:
-    """LiteRT's model, and whether the engine asked for runs all of it."""
-    # Before the clock starts: what is to be measured is the file.
+    """LiteRT's model, and whether the chosen engine runs all operators."""
+    # The import comes before the clock starts, because only the file is measured.
     from ai_edge_litert.compiled_model import (
         CompiledModel,
         CpuOptions,
@@ -38,8 +38,8 @@ def _compile(folder: Path, options: dict[str, Any], clock: _Clock) -> tuple[Any,
     if not options["gpu"]:
         model = compiled(HardwareAccelerator.CPU)
         return model, model.is_fully_accelerated()
-    # `is_fully_accelerated` counts what the CPU's engine runs as accelerated, too:
-    # whether the GPU runs all shows only when there is no CPU to help.
+    # `is_fully_accelerated` also counts operators that the CPU engine runs. So the
+    # GPU first has to run the file without the CPU.
     try:
         return compiled(HardwareAccelerator.GPU), True
     except RuntimeError:
@@ -47,7 +47,7 @@ def _compile(folder: Path, options: dict[str, Any], clock: _Clock) -> tuple[Any,
 
 
 class _Clock:
-    """Time and memory since the file began to be loaded."""
+    """Time and memory since the file began to load."""
 
     def start(self) -> None:
         self._memory, self._start = _memory_now(), time.perf_counter()
@@ -56,12 +56,12 @@ class _Clock:
         return time.perf_counter() - self._start
 
     def memory(self) -> float | None:
-        """By how much memory grew at most, in MB."""
+        """Largest growth of memory, in MB."""
         return None if self._memory is None else _largest_memory() - self._memory
 
 
 def _run_signature(folder: Path, options: dict[str, Any]) -> None:
-    """What the process does: runs model.tflite on inputs.npz."""
+    """Runs model.tflite on inputs.npz; writes outputs.npz and result.json."""
     with np.load(folder / "inputs.npz") as arrays:
         inputs = list(arrays.values())
     signature = options["signature"]
@@ -83,7 +83,7 @@ def _run_signature(folder: Path, options: dict[str, Any]) -> None:
         for buffer, x in zip(given.values(), inputs, strict=True):
             buffer.write(x[row : row + 1])
         model.run_by_name(signature, given, gives)
-        # Reading waits for a GPU to be done.
+        # `read` waits until a GPU has finished.
         return [
             gives[name].read(int(np.prod(shape)), dtype)
             for name, (shape, dtype) in kinds.items()
@@ -115,7 +115,7 @@ def _run_signature(folder: Path, options: dict[str, Any]) -> None:
 
 
 def _memory_now() -> float | None:
-    """Memory of this process, in MB; `None` where the system does not tell."""
+    """Memory of this process, in MB; `None` where the system does not report it."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -124,7 +124,7 @@ def _memory_now() -> float | None:
 
 
 def _largest_memory() -> float:
-    """What it was at most, in MB."""
+    """Largest memory of this process so far, in MB."""
     return _megabytes(Path("/proc/self/status").read_text(), "VmHWM")
 
 

@@ -1,8 +1,8 @@
-"""Runs TFLite files on LiteRT's GPU engine, on a real GPU or a software one.
+"""Runs TFLite files on LiteRT's GPU engine, on a real GPU or a software GPU.
 
-The engine lives in a process of its own (`engine.py`). A driver may crash or hang, and
-where the GPU refuses a shader it raises no error: the outputs are wrong, and only a
-line on stderr tells.
+The engine runs in a separate process (`engine.py`), because a driver may crash or hang.
+If the GPU refuses a shader, the engine raises no error: the outputs are wrong, and only
+a line on stderr shows it.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from awn_keras.deploy.engine import (
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.errors import ArgumentError
 
-#: Seconds that the engine may take: to find a GPU, and to run a file.
+#: Seconds that the engine may take to find a GPU, and to run a file.
 PROBE_TIMEOUT, RUN_TIMEOUT = 60, 900
 
 _NO_GPU = (
-    "LiteRT's GPU engine found no GPU with a Vulkan driver ({reason}). One in software "
-    "does: on Debian `apt-get install --no-install-recommends libvulkan1 "
+    "LiteRT's GPU engine found no GPU with a Vulkan driver ({reason}). A software GPU "
+    "works, too: on Debian `apt-get install --no-install-recommends libvulkan1 "
     "chromium-common`, then set "
     "VK_ICD_FILENAMES=/usr/lib/chromium/vk_swiftshader_icd.json"
 )
 
 
 class GPUError(EngineError):
-    """There is no GPU, or LiteRT's engine for it fails on a file."""
+    """There is no GPU, or LiteRT's GPU engine fails on a file."""
 
 
 @dataclass(frozen=True)
 class GPURun:
-    """What a file computes on the GPU.
+    """The outputs of a file on the GPU.
 
     Args:
         outputs: For each output an array `(n, ...)`, in the order of names.
-        fully_accelerated: Whether the GPU runs all operators, of all the signatures
-            of the file. If not, the CPU ran the rest.
-        device: What the driver calls the GPU.
+        fully_accelerated: Whether the GPU runs all operators of all signatures in the
+            file. If not, the CPU ran the rest.
+        device: The driver's name of the GPU.
     """
 
     outputs: list[np.ndarray]
@@ -55,11 +55,11 @@ class GPURun:
 
 
 def gpu_is_available() -> bool:
-    """Whether LiteRT's GPU engine works here, on a real GPU or a software one.
+    """Whether LiteRT's GPU engine works here, on a real GPU or a software GPU.
 
-    It runs a file of one operator, which takes about half a second; the answer holds
-    for the process. `VK_ICD_FILENAMES` names the Vulkan drivers to try, if not those
-    that the system knows.
+    The first call runs a file with one operator, which takes about half a second. Later
+    calls in this process return the same answer. The environment variable
+    `VK_ICD_FILENAMES` names Vulkan drivers to try instead of the system's drivers.
 
     Returns:
         `True` if the engine computes the right values.
@@ -87,24 +87,25 @@ def run_on_gpu(
     *,
     enforce_float32: bool = True,
 ) -> GPURun:
-    """Runs a TFLite file with LiteRT on the GPU, sample by sample.
+    """Runs a TFLite file with LiteRT on the GPU, one sample at a time.
 
     Args:
-        source: The file, open, or its content; its batch size is 1.
-        inputs: For each of its inputs an array `(n, ...)` of its dtype, in the order
-            of names.
-        signature: Name of the signature. `None` for the only one.
-        enforce_float32: `False` to leave the precision to LiteRT, which may compute in
+        source: The open file, or its content. Its batch size is 1.
+        inputs: For each input an array `(n, ...)` in the dtype of the input, in the
+            order of names.
+        signature: Name of the signature. `None` for the only signature.
+        enforce_float32: `False` leaves the precision to LiteRT, which may compute in
             float16 where the GPU can.
 
     Returns:
-        The outputs, as `run_tflite` returns them, and whether all ran on the GPU.
+        The outputs, in the dtypes of the file, and whether all operators ran on the
+        GPU.
 
     Raises:
-        ValueError: If it is not a TFLite file, has no such signature, or the inputs
-            are not those of the signature.
-        GPUError: If there is no GPU, or the engine fails or takes more than 15
-            minutes.
+        ValueError: If `source` is not a TFLite file, if the file has no such signature,
+            or if the arrays do not fit the inputs.
+        GPUError: If there is no GPU, if the engine fails, or if the engine takes more
+            than 15 minutes.
     """
     file = TFLiteFile.of(source)
     known = file.signatures
@@ -149,14 +150,14 @@ def _run(
 
 
 def check_gpu_run(run: EngineResult, signature: str) -> str:
-    """Reads from a run whether the GPU's engine failed, which it need not say.
+    """Checks a run for failures of the GPU engine, which may fail without an error.
 
     Args:
-        run: What ran on the GPU.
-        signature: What it was to run.
+        run: The run on the GPU.
+        signature: Name of the signature that was run.
 
     Returns:
-        What the driver calls the GPU.
+        The driver's name of the GPU.
 
     Raises:
         GPUError: If there is no GPU, or the engine failed.

@@ -1,4 +1,4 @@
-"""How a file takes inputs and gives outputs, where that is not as its model does."""
+"""Inputs and outputs of a file, where they differ from those of the model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from awn_keras.graph import (
     replay,
 )
 
-#: What `export_tflite` takes for `inputs` (besides `None`) and `outputs`.
+#: Values of the arguments `inputs` (besides `None`) and `outputs` of `export_tflite`.
 INPUTS = ("float32", "uint8")
 OUTPUTS = ("model", "probabilities", "logits")
 
-# A network of pixels divides by some hundred, one of numbers in [0, 1] does not. The
-# std of such numbers is 1/2 at most.
+# A network whose inputs are pixels 0..255 divides by some hundred. A network whose
+# inputs are in [0, 1] does not, and the std of such inputs is 1/2 at most.
 _LARGEST_SCALE = 0.1
 _LARGEST_STD_OF_ONE = 0.5
-#: Layers after which pixels are still pixels.
+#: Layers whose outputs are pixels if their inputs are pixels.
 _KEEP_PIXELS = (
     keras.layers.CenterCrop,
     keras.layers.Identity,
@@ -49,17 +49,18 @@ def image_inputs(model: keras.Model) -> list[Any]:
 
 
 def takes_pixels(model: keras.Model) -> bool:
-    """Whether a model normalizes by itself, and so takes pixels 0..255.
+    """Whether a model takes pixels 0..255 and normalizes the pixels itself.
 
-    It does if its images are integers, or if all that reads them are `Rescaling` and
-    `Normalization` layers whose numbers are for pixels, and not for images that were
-    scaled to 0..1 before. Layers that move pixels may come first.
+    A model takes pixels if its images are integers. It also takes pixels if only
+    `Rescaling` and `Normalization` layers read its images, and the numbers of these
+    layers suit pixels, not images that were scaled to 0..1 before. Layers that move
+    pixels may come first.
 
     Args:
         model: A functional model.
 
     Returns:
-        Whether it does; `False` if no input is an image.
+        `True` if the model takes pixels; `False` if no input is an image.
     """
     images = image_inputs(model)
     pixels = {id(x) for x in images}
@@ -93,7 +94,7 @@ def _normalizes_pixels(layer: Any) -> bool:
 
 
 def activation_of(operation: Any) -> str | None:
-    """Softmax or sigmoid, if that is the last thing that an operation does."""
+    """`"softmax"` or `"sigmoid"` if an operation ends with it, otherwise `None`."""
     activation = getattr(operation, "activation", None)
     own = type(operation) if activation is None else activation
     if isinstance(own, keras.Layer):  # as in `Dense(3, activation=Softmax())`
@@ -103,7 +104,7 @@ def activation_of(operation: Any) -> str | None:
 
 
 def gives_logits(model: keras.Model) -> bool:
-    """Whether a model was compiled to give logits of classes, and does."""
+    """Whether a model gives logits: its loss expects logits, and it ends linearly."""
     loss = getattr(model, "loss", None)
     if len(model.outputs) != 1 or not getattr(loss, "from_logits", False):
         return False
@@ -113,16 +114,19 @@ def gives_logits(model: keras.Model) -> bool:
 
 @dataclass(frozen=True)
 class Interface:
-    """How a file takes inputs and gives outputs.
+    """Inputs and outputs of a file.
 
     Args:
         dtypes: Dtype of each input of the file, by name.
-        images: Names of those that are images.
+        images: Names of the inputs that are images.
         pixels: How pixels become the file's images; `None` if that is not known.
-        inside: What the file computes first, of uint8 pixels; `None` for nothing.
-        softmax: `"added"` to what the model gives, `"left out"` of it, or `None`.
-        output: The name of the output whose softmax that is.
-        scores: What that output is: `"probabilities"`, `"logits"`, or not known.
+        inside: The normalization of uint8 pixels that the file itself computes; `None`
+            if the file computes none.
+        softmax: `"added"` if the file has a softmax that the model lacks, `"left out"`
+            if the file lacks the model's softmax, otherwise `None`.
+        output: Name of the output that `softmax` and `scores` concern.
+        scores: Kind of the output: `"probabilities"`, `"logits"`, or `None` if not
+            known.
     """
 
     dtypes: Mapping[str, str]
@@ -141,17 +145,18 @@ class Interface:
         outputs: str,
         metadata: Mapping[str, Any],
     ) -> Interface:
-        """What `export_tflite` is asked for.
+        """Makes the interface that the arguments of `export_tflite` ask for.
 
         Args:
             model: The model.
             inputs: One of `INPUTS`, or `None` for the model's own dtypes.
             outputs: One of `OUTPUTS`.
-            metadata: Says how pixels are normalized for the model, if it does not do
-                that by itself.
+            metadata: Metadata of the file. Its `normalization` says how pixels are
+                normalized for a model that does not normalize them itself.
 
         Raises:
-            ValueError: If one is none of these, or not possible for the model.
+            ValueError: If an argument has no such value, or if the model does not allow
+                the value.
         """
         _check_one_of("inputs", inputs, (None, *INPUTS))
         _check_one_of("outputs", outputs, OUTPUTS)
@@ -168,13 +173,13 @@ class Interface:
         if inputs is not None and not images:
             raise ArgumentError(
                 "`inputs` is about images, of shape (rows, cols, 1 or 3). Received: "
-                f"inputs={inputs!r} for a model of inputs of shape "
+                f"inputs={inputs!r} for a model with inputs of shape "
                 f"{[tuple(x.shape) for x in model.inputs]}"
             )
         if inputs == "uint8" and pixels is None:
             raise ArgumentError(
-                "`inputs='uint8'` needs to know how pixels become what the model takes."
-                " Let it begin with a `Rescaling` or `Normalization` layer, or say it: "
+                "`inputs='uint8'` needs to know how pixels become the model's inputs. "
+                "Begin the model with a `Rescaling` or `Normalization` layer, or pass "
                 "`metadata={'normalization': {'mean': ..., 'std': ...}}`, in the unit "
                 "of pixels."
             )
@@ -186,11 +191,11 @@ class Interface:
 
     @classmethod
     def parse(cls, described: Mapping[str, Any], model: keras.Model) -> Interface:
-        """What a file says of itself.
+        """Reads the interface from the manifest of a file.
 
         Args:
-            described: Its manifest, or nothing.
-            model: The model that it was made from.
+            described: The manifest; empty if the file has none.
+            model: The model that the file was made from.
         """
         changed = described.get("changed") or {}
         inputs = described.get("inputs", ())
@@ -207,14 +212,14 @@ class Interface:
 
     @property
     def changed(self) -> dict[str, Any]:
-        """What the file does otherwise than the model, as a manifest has it."""
+        """The manifest's entry on how the file differs from the model."""
         return {
             "inputs": None if self.inside is None else self.inside.described(),
             "softmax": self.softmax,
         }
 
     def described(self, name: str) -> dict[str, Any]:
-        """What a manifest says of an input besides name and shape."""
+        """The manifest's entry on an input, without name and shape."""
         said: dict[str, Any] = {"dtype": self.dtypes[name]}
         if name in self.images and self.pixels is not None:
             said["pixels"] = self.pixels.described()
@@ -223,10 +228,11 @@ class Interface:
     # ------------------------------------------------------------------ networks
 
     def applied(self, network: keras.Model) -> keras.Model:
-        """Lets a plain network take and give what the file does.
+        """Gives a plain network the inputs and outputs of the file.
 
         Args:
-            network: A network of the model; its layers are its own, and may be changed.
+            network: A network of the model. It shares no layer with the model, because
+                this method may change its layers.
 
         Returns:
             A functional model with the same names of inputs and outputs.
@@ -254,7 +260,8 @@ class Interface:
             )
             return network
         if self.softmax == "added":
-            # The output keeps its name, which is that of the operation it comes from.
+            # An output has the name of its operation. The new Softmax takes the name,
+            # so that the output keeps it.
             operation.name = f"{self.output}_logits"
             outputs[index] = keras.layers.Softmax(name=self.output, dtype="float32")(x)
         else:
@@ -280,9 +287,10 @@ class Interface:
         return _model(network, inputs, outputs)
 
     def _as_model(self, x: Any, dtype: str) -> Any:
-        """Turns an input of the file into the model's."""
+        """Turns an input of the file into the input of the model."""
         if self.inside is None:
-            # Of a model of integers: rescaling casts them anyway.
+            # The file takes floats, and the model integers. The layers that rescale
+            # pixels cast them anyway.
             return x if self.pixels is not None else keras.ops.cast(x, dtype)
         if self.inside == Pixels():
             return keras.ops.cast(x, dtype)
@@ -297,7 +305,7 @@ class Interface:
     # ------------------------------------------------------------------ arrays
 
     def to_file(self, name: str, x: np.ndarray) -> np.ndarray:
-        """Turns samples that the model takes into the file's."""
+        """Turns samples for the model into samples for the file."""
         if name not in self.images:
             return x
         if self.inside is not None:
@@ -305,31 +313,31 @@ class Interface:
         return x.astype(self.dtypes.get(name, x.dtype))
 
     def to_model(self, name: str, x: np.ndarray) -> np.ndarray:
-        """Turns samples into what the model gets when the file gets `to_file` of them.
+        """Rounds samples for the model as `to_file` rounds them for the file.
 
-        They are what they were, but for pixels, which are rounded.
+        Only images of a file that takes uint8 pixels change.
         """
         if name not in self.images or self.inside is None:
             return x
         return self.inside.to_inputs(self.inside.to_pixels(x)).astype(x.dtype)
 
     def expected(self, name: str, outputs: np.ndarray) -> np.ndarray:
-        """Turns what the model gives into what is to be compared with `comparable`."""
+        """Turns outputs of the model into numbers to compare with `comparable`."""
         added = name == self.output and self.softmax == "added"
         return softmax(outputs) if added else outputs
 
     def comparable(self, name: str, outputs: np.ndarray) -> np.ndarray:
-        """Turns what the file gives into what `expected` makes of the model's.
+        """Turns outputs of the file into numbers to compare with `expected`.
 
-        Logits are known up to a number that is added to all of them, so that of a
-        softmax that was left out probabilities are compared.
+        The model's softmax determines logits only up to a constant that is added to
+        all. So if the file leaves out the softmax, probabilities are compared.
         """
         left_out = name == self.output and self.softmax == "left out"
         return softmax(outputs) if left_out else outputs
 
 
 def _model(like: keras.Model, inputs: list[Any], outputs: list[Any]) -> keras.Model:
-    """A model of other tensors, in the same structure."""
+    """A model with other tensors in the structure of `like`."""
     structures = (
         keras.tree.pack_sequence_as(structure, tensors)
         for structure, tensors in ((like.input, inputs), (like.output, outputs))
@@ -352,20 +360,20 @@ def is_linear(operation: Any) -> bool:
 
 
 def _answers(model: keras.Model, outputs: str) -> tuple[str | None, str, str | None]:
-    """`(softmax, output, scores)` of an `Interface`."""
+    """The fields `(softmax, output, scores)` of an `Interface`."""
     name, x = model.output_names[0], model.outputs[0]
     activation = activation_of(operation_of(x))
     is_scores = len(model.outputs) == 1 and len(x.shape) == 2 and x.shape[1] > 1
     if outputs != "model" and not is_scores:
         raise ArgumentError(
-            f"`outputs={outputs!r}` is about one output of scores, (batch, classes). "
-            f"Received: a model with outputs of shape "
+            f"`outputs={outputs!r}` needs a model with one output of scores, "
+            f"(batch, classes). Received: a model with outputs of shape "
             f"{[tuple(y.shape) for y in model.outputs]}"
         )
     if outputs == "logits" and activation == "sigmoid":
         raise ArgumentError(
-            "`outputs='logits'` leaves out a softmax, and the model ends in a sigmoid. "
-            "Export it with `outputs='model'`."
+            "`outputs='logits'` leaves out a softmax, but the model ends in a sigmoid. "
+            "Export the model with `outputs='model'`."
         )
     if outputs == "model":
         if not is_scores:

@@ -1,4 +1,4 @@
-"""TFLite files into one: their signatures side by side, equal constants once."""
+"""Joins TFLite files to one file that stores equal constants once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ METADATA = b"TFLITE_METADATA"
 
 @dataclass(frozen=True)
 class Converted:
-    """What a converter wrote for one function, and the signature that it is to have.
+    """A converted function, and the signature that it gets.
 
     Args:
-        content: The file's content; its first subgraph is the function's, and it needs
-            no signature.
-        signature: The signature's name.
-        inputs: Names of its inputs, in the order of the subgraph's.
-        outputs: Names of its outputs, likewise.
+        content: Content of the TFLite file. Its first subgraph computes the function.
+            The file needs no signature.
+        signature: Name of the new signature.
+        inputs: Names of the inputs, in the order of the subgraph's inputs.
+        outputs: Names of the outputs, in the order of the subgraph's outputs.
     """
 
     content: bytes
@@ -33,25 +33,25 @@ class Converted:
 
 
 def join(files: Iterable[bytes | Converted]) -> bytes:
-    """Joins TFLite files to one that has the signatures of all.
+    """Joins TFLite files to one file that has the signatures of all.
 
-    Constants that are equal byte for byte are stored once. What nothing that runs a
-    file needs is left out: names of inner tensors, and quantization that says nothing,
-    half of what a file of many widths has besides its constants.
+    Constants that are equal byte for byte are stored once. Names of inner tensors and
+    empty quantization entries are left out, because no runtime needs them. In a file of
+    many widths they take half of the bytes that are not constants.
 
     Args:
-        files: Contents of files that have signatures, and converted functions, one at
-            least.
+        files: Contents of TFLite files with signatures, or converted functions; at
+            least one.
 
     Returns:
-        The content of a file in which each signature computes what it did before. It
-        depends on nothing but `files` and their order: what runs it and knows no
-        signatures gets the first one's of the first file. What is attached to `files`,
-        and TFLite Metadata, which speaks of one of them, is left out.
+        The content of the joined file, in which each signature computes what it did
+        before. The content depends only on `files` and their order. A runtime that
+        knows no signatures runs the first signature of the first file. Attached files
+        are left out, and so is TFLite Metadata, which describes only one of `files`.
 
     Raises:
-        ValueError: If there is no file, one has no signature, or two have one of the
-            same name.
+        ValueError: If `files` is empty, if a file has no signature, or if two
+            signatures have the same name.
     """
     joined = _Joined()
     for file in files:
@@ -62,7 +62,7 @@ def join(files: Iterable[bytes | Converted]) -> bytes:
 
 
 def pack(model: Any) -> bytes:
-    """Writes the object tree of a TFLite file, LiteRT's `ModelT`, to its content."""
+    """Returns the content of a TFLite file from its object tree, LiteRT's `ModelT`."""
     import flatbuffers
 
     size = 0
@@ -75,7 +75,7 @@ def pack(model: Any) -> bytes:
 
 
 class _Joined:
-    """The object tree of the file that others are added to."""
+    """The object tree of the joined file, to which files are added."""
 
     def __init__(self) -> None:
         from ai_edge_litert import schema_py_generated as schema
@@ -88,7 +88,8 @@ class _Joined:
             metadata=[],
             signatureDefs=[],
         )
-        # Where a constant is; the first buffer is empty, for all that is computed.
+        # The index of each constant's buffer. Buffer 0 is empty: tensors that are
+        # computed refer to it.
         self.buffers: dict[bytes, int] = {}
         self._buffer(b"")
         self._codes: dict[tuple[Any, ...], int] = {}
@@ -126,7 +127,9 @@ class _Joined:
 
     def _sign(self, definitions: Sequence[Any], first: int) -> None:
         if not definitions:
-            raise ArgumentError("`files` must have signatures. Received: one with none")
+            raise ArgumentError(
+                "`files` must have signatures. Received: a file without signatures"
+            )
         for definition in definitions:
             name = definition.signatureKey.decode()
             if name in self._keys:
@@ -158,7 +161,10 @@ class _Joined:
         return self.buffers[data]
 
     def _note(self, name: bytes, data: bytes) -> None:
-        """Keeps what the first file says, and the newest runtime that one needs."""
+        """Keeps an entry of the first file that has it.
+
+        Of `min_runtime_version` it keeps the newest version.
+        """
         from ai_edge_litert import schema_py_generated as schema
 
         for entry in self.model.metadata:
@@ -194,12 +200,12 @@ def _leave_out(graph: Any) -> None:
 
 
 def _shift_subgraphs(options: Any, first: int) -> None:
-    """Control flow names the subgraphs that it runs by their index."""
+    """Adds `first` to indices of subgraphs in the options of control flow."""
     for field, value in vars(options).items() if options is not None else ():
         if field == "branchSubgraphIndices":
             setattr(options, field, [index + first for index in value])
         elif field == "subgraph" or field.endswith("SubgraphIndex"):
-            # An index of -1 says that there is none.
+            # An index of -1 stands for no subgraph.
             setattr(options, field, value + first if value >= 0 else value)
 
 
@@ -213,9 +219,9 @@ def _version(data: bytes) -> tuple[int, ...]:
 
 
 def _pack_aligned(buffer: Any, builder: Any) -> int:
-    """Packs a constant at a multiple of 16 bytes, as the schema asks and TFLite does.
+    """Packs a constant at a multiple of 16 bytes, as the schema demands.
 
-    The generated code for Python does not.
+    The generated Python code of the schema does not align constants.
     """
     from ai_edge_litert import schema_py_generated as schema
 

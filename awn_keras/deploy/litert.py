@@ -1,4 +1,4 @@
-"""TFLite files in LiteRT: what a file holds, and running it sample by sample."""
+"""Opens TFLite files with LiteRT, lists their signatures, and runs single samples."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class Tensor:
     """An input or output of a signature.
 
     Args:
-        name: Its name in the signature.
-        shape: Its shape with the batch axis; a size that is not fixed counts as 1.
-        declared_shape: Its shape as the file declares it: -1 for what is not fixed.
-        dtype: Its dtype.
-        scale: What a step of quantized integers is worth; 0 if it is not quantized.
-        zero_point: The quantized integer that means 0.
+        name: Name in the signature.
+        shape: Shape with the batch axis. A size that is not fixed counts as 1.
+        declared_shape: Shape in the file, where -1 stands for a size that is not fixed.
+        dtype: Dtype.
+        scale: Value of one step of the quantized integers; 0 if the tensor is not
+            quantized.
+        zero_point: The quantized integer that stands for 0.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Tensor:
 
     @classmethod
     def of(cls, name: str, details: Mapping[str, Any]) -> Tensor:
-        """From what LiteRT tells of it."""
+        """Makes a tensor from LiteRT's details."""
         scale, zero_point = details["quantization"]
         return cls(
             name,
@@ -67,7 +68,8 @@ class Tensor:
         """Checks that samples can be run one by one.
 
         Raises:
-            ValueError: If the batch size is not 1, or the rest of the shape not fixed.
+            ValueError: If the batch size is not 1, or the rest of the shape is not
+                fixed.
         """
         batch, rest = self.declared_shape[:1], self.declared_shape[1:]
         if batch not in ((1,), (-1,)) or -1 in rest:
@@ -80,8 +82,9 @@ class Tensor:
         """Checks samples `(n, ...)`, and casts or quantizes them.
 
         Raises:
-            TypeError: If their dtype does not fit.
-            ValueError: If their shape does not fit, or there is NaN to quantize.
+            TypeError: If the dtype of `x` does not fit.
+            ValueError: If the shape of `x` does not fit, or if `x` has NaN and the
+                input is quantized.
         """
         x = np.asarray(x)
         if x.ndim == 0 or x.shape[1:] != self.sample_shape:
@@ -110,7 +113,7 @@ class Tensor:
         return x.astype(self.dtype)
 
     def decode(self, y: np.ndarray) -> np.ndarray:
-        """Turns quantized integers `(n, ...)` into float32, and keeps the rest."""
+        """Turns quantized integers `(n, ...)` into float32; keeps other values."""
         if not self.scale:
             return y
         return (y.astype("float32") - self.zero_point) * np.float32(self.scale)
@@ -125,14 +128,14 @@ def _can_cast(x: np.ndarray, dtype: np.dtype) -> bool:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature of an open file: what it takes and gives, and what runs it.
+    """A signature of an open file, with its inputs, its outputs and its runner.
 
     Args:
-        name: Its name.
-        inputs: Its inputs, in the order of names.
-        outputs: Its outputs, likewise.
-        runner: LiteRT's runner. It is for one thread at a time, with those of all
-            signatures of the file.
+        name: Name of the signature.
+        inputs: Inputs, in the order of names.
+        outputs: Outputs, in the order of names.
+        runner: LiteRT's runner. Only one thread at a time may use the runners of a
+            file.
     """
 
     name: str
@@ -142,7 +145,7 @@ class Signature:
 
     @classmethod
     def of(cls, name: str, runner: Any) -> Signature:
-        """From LiteRT's runner."""
+        """Makes a signature from LiteRT's runner."""
         inputs, outputs = (
             tuple(Tensor.of(*item) for item in sorted(details.items()))
             for details in (runner.get_input_details(), runner.get_output_details())
@@ -151,7 +154,7 @@ class Signature:
 
     @property
     def width(self) -> float | None:
-        """The width that its name tells, or `None`."""
+        """The width in the signature's name; `None` if the name has no width."""
         return signature_width(self.name)
 
     def check_takes_samples(self) -> None:
@@ -166,11 +169,12 @@ class Signature:
             x: See `run`.
 
         Returns:
-            An array `(n, ...)` for each input, of its dtype.
+            An array `(n, ...)` for each input, in the dtype of the input.
 
         Raises:
             TypeError: If a dtype does not fit.
-            ValueError: If names or shapes do not fit, or there is NaN to quantize.
+            ValueError: If names or shapes do not fit, or if an array has NaN and the
+                input is quantized.
         """
         names = [tensor.name for tensor in self.inputs]
         if not isinstance(x, Mapping) and len(names) == 1:
@@ -191,7 +195,7 @@ class Signature:
         return arrays
 
     def invoke(self, sample: Sample) -> Sample:
-        """Computes the outputs of one sample, all in the dtypes of the file.
+        """Computes the outputs of one sample. Arrays have the dtypes of the file.
 
         Raises:
             RuntimeError: If LiteRT fails.
@@ -207,14 +211,16 @@ class Signature:
     def run(
         self, x: Any, invoke: Callable[[Sample], Sample] | None = None
     ) -> dict[str, np.ndarray]:
-        """Computes the outputs of samples, one by one.
+        """Computes the outputs of samples, one sample at a time.
 
         Args:
-            x: Samples `(n, ...)`; if there are several inputs, a dict of such arrays.
-            invoke: What computes one sample. `None` for the signature's own.
+            x: Samples `(n, ...)`; for several inputs, a dict with such an array for
+                each.
+            invoke: Function that computes one sample. `None` for the signature's own
+                `invoke`.
 
         Returns:
-            An array `(n, ...)` for each output, float32 in place of quantized integers.
+            An array `(n, ...)` for each output. Quantized integers become float32.
 
         Raises:
             TypeError: See `encode`.
@@ -242,19 +248,20 @@ class TFLiteFile:
     """A TFLite file, opened and read once.
 
     Args:
-        source: The file's path, or its content. A file is mapped into memory: it must
-            not be written into while it is in use; replacing it is safe.
-        name: What to call it in an error. `None` for its path.
+        source: The file's path or content. The file is mapped into memory, so do not
+            write into the file while it is open. Replacing the file is safe.
+        name: Name of the file in errors. `None` for the path.
         num_threads: Threads that LiteRT's CPU kernels use, at least 1.
 
     Attributes:
-        name: See above.
-        signatures: Its signatures by name, at least one.
+        name: Name of the file in errors.
+        signatures: The signatures by name, at least one.
 
     Raises:
-        TypeError: If `source` is no path or bytes, or `num_threads` not an integer.
-        ValueError: If it is not a whole TFLite file, has no signature, or `num_threads`
-            is below 1.
+        TypeError: If `source` is neither a path nor bytes, or `num_threads` is not an
+            integer.
+        ValueError: If `source` is not a whole TFLite file, if the file has no
+            signature, or if `num_threads` is below 1.
         OSError: If the file cannot be read.
     """
 
@@ -274,7 +281,7 @@ class TFLiteFile:
     def of(
         cls, source: str | Path | bytes | TFLiteFile, name: str | None = None
     ) -> TFLiteFile:
-        """Opens a file, unless it is open."""
+        """Opens a file. Returns `source` if it is an open file."""
         return source if isinstance(source, TFLiteFile) else cls(source, name)
 
     @functools.cached_property
@@ -295,26 +302,26 @@ class TFLiteFile:
 
     @functools.cached_property
     def described(self) -> dict[str, Any]:
-        """What awn_keras wrote into the file, its manifest; empty if nothing.
+        """The manifest that awn_keras wrote into the file; empty if there is none.
 
         Raises:
-            ValueError: If it is damaged; see `read_manifest`.
+            ValueError: If the manifest is damaged; see `read_manifest`.
         """
         return parse_manifest(self._attached.get(MANIFEST, b"{}"), self.name)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes, as the file has them; empty if it has none."""
+        """The names of the classes in the file; empty if the file has no names."""
         text = self._attached.get(LABELS, b"").decode(errors="replace")
         return tuple(text.splitlines())
 
     @property
     def input_names(self) -> list[str]:
-        """Names of the inputs in the order of the model's; empty if not known."""
+        """Names of the inputs in the order of the model; empty if not known."""
         return _input_names(self.described)
 
     def pixels_of(self, name: str) -> Pixels | None:
-        """How pixels become an input, as the file says; `None` if it does not.
+        """How pixels become an input; `None` if the file does not say so.
 
         Args:
             name: The input's name.
@@ -325,7 +332,7 @@ class TFLiteFile:
         return None
 
     def scores_of(self, name: str) -> str | None:
-        """What the file says of an output: `"probabilities"`, `"logits"` or nothing.
+        """The kind of an output: `"probabilities"`, `"logits"`, or `None` if not known.
 
         Args:
             name: The output's name.
@@ -337,15 +344,16 @@ class TFLiteFile:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """`sha256` alone, as a `TFLiteFolder` has those of its files."""
+        """A tuple of `sha256` alone. A `TFLiteFolder` has a hash for each file."""
         return (self.sha256,)
 
     @functools.cached_property
     def by_width(self) -> dict[float, Signature]:
-        """The signatures that are called after widths, ascending.
+        """The signatures whose names have a width, by ascending width.
 
         Raises:
-            ValueError: If there is none, or one of them cannot be run sample by sample.
+            ValueError: If no name has a width, or if one of the signatures cannot run
+                single samples.
         """
         widths = {
             signature.width: signature
@@ -363,13 +371,13 @@ class TFLiteFile:
         return dict(sorted(widths.items()))
 
     def find_width(self, width: float) -> float:
-        """Finds one of the file's widths, up to the rounding in its name.
+        """Finds a width of the file. The widths in names of signatures are rounded.
 
         Args:
-            width: A width.
+            width: The width.
 
         Returns:
-            The key of it in `by_width`.
+            The width as it is a key of `by_width`.
 
         Raises:
             TypeError: If `width` is not a number.
@@ -378,7 +386,7 @@ class TFLiteFile:
         return _find_width(width, self.by_width)
 
     def subgraph_of(self, signature: str) -> int:
-        """Index of the subgraph that a signature runs.
+        """The index of the subgraph that a signature runs.
 
         Raises:
             KeyError: If there is no such signature.
@@ -395,26 +403,26 @@ class TFLiteFile:
 
 
 def _input_names(described: Mapping[str, Any]) -> list[str]:
-    """Names of the inputs in the order of the model's, as a file says."""
+    """Names of the inputs in the order of the model, from a manifest."""
     return [entry["name"] for entry in described.get("inputs", ())]
 
 
 def in_order(x: Any, signature: Signature, names: Sequence[str]) -> Any:
-    """Gives the arrays of several inputs, in order, their names.
+    """Makes a dict by name of a list of arrays for several inputs.
 
     Args:
-        x: What a user gives for a signature's inputs.
+        x: The user's samples for the inputs of a signature.
         signature: The signature.
-        names: Names of its inputs in the order of the model's; empty if the file does
-            not say it.
+        names: Names of the inputs in the order of the model; empty if the file does not
+            have the order.
 
     Returns:
-        A dict of arrays, if `x` is a list or tuple and there are several inputs. Else
-        `x`.
+        A dict of arrays, if `x` is a list or tuple and the signature has several
+        inputs. Otherwise `x`.
 
     Raises:
-        ValueError: If the order is not known, there is not an array for each input, or
-            the arrays have the shapes of others.
+        ValueError: If the order is not known, if the number of arrays is not the number
+            of inputs, or if the shape of an array does not fit its input.
     """
     several = len(signature.inputs) > 1 and isinstance(x, list | tuple)
     if not several:
@@ -443,28 +451,29 @@ def _find_width(width: float, by_width: Mapping[float, Signature]) -> float:
     if known is None:
         raise ArgumentError(
             f"`width` must be one of the file's widths, {list(by_width)}. Run one of "
-            "these, or export the file with this one, too: `export_tflite(model, path, "
-            f"widths=[..., {width}])`. Received: width={width}"
+            "these widths, or export the file with the new width, too: "
+            f"`export_tflite(model, path, widths=[..., {width}])`. Received: "
+            f"width={width}"
         )
     return known
 
 
 class TFLiteFolder:
-    """The files that `export_tflite(..., single_file=False)` wrote, as if one.
+    """The files that `export_tflite(..., single_file=False)` wrote, used like one file.
 
     Args:
-        folder: The folder. Its `manifest.json` says which files belong together;
-            without one, all of its `.tflite` files do.
+        folder: The folder. Its `manifest.json` says which files belong together.
+            Without a `manifest.json`, all `.tflite` files in the folder do.
         num_threads: See `TFLiteFile`.
 
     Attributes:
         name: The folder's path.
-        files: The files, open, narrowest first.
+        files: The open files, narrowest first.
         by_width: A signature for each width, ascending.
 
     Raises:
-        ValueError: If there is no such file, or two have the same width; see
-            `TFLiteFile`.
+        ValueError: If there is no `.tflite` file, or if two files have the same width;
+            see `TFLiteFile`.
         OSError: If a file cannot be read.
     """
 
@@ -485,7 +494,7 @@ class TFLiteFolder:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What the widest file says; see `TFLiteFile`."""
+        """The manifest of the widest file; see `TFLiteFile`."""
         return self.files[-1].described
 
     @property
@@ -524,8 +533,8 @@ def _files(folder: Path) -> list[Path]:
         names = {record.get("file") for record in records}
         if None in names or not names:
             raise ArgumentError(
-                f"'{manifest}' does not say which files belong together: export anew, "
-                "or remove it."
+                f"'{manifest}' does not say which files belong together. Export anew, "
+                "or remove the manifest."
             )
         return [folder / str(name) for name in sorted(names)]
     there = sorted(folder.glob("*.tflite"))
@@ -537,14 +546,15 @@ def _files(folder: Path) -> list[Path]:
 def open_tflite(
     path: str | Path | bytes, num_threads: int = 1
 ) -> TFLiteFile | TFLiteFolder:
-    """Opens a file, or a folder of files for a width each.
+    """Opens a file, or a folder with a file for each width.
 
     Args:
-        path: The file, its content, or the folder.
+        path: Path or content of the file, or path of the folder.
         num_threads: See `TFLiteFile`.
 
     Returns:
-        It; a folder has the same attributes but for those of one file.
+        The file or folder. A folder has the attributes of a file, except those that
+        concern a single file.
 
     Raises:
         TypeError: See `TFLiteFile`.
@@ -558,17 +568,18 @@ def open_tflite(
 
 
 def precision_of(path: Path) -> str | None:
-    """The precision of a file, as it says, or the manifest beside it.
+    """The precision of a file, from the manifest in the file or beside the file.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Returns:
-        One of `PRECISIONS`; `None` if there is no manifest of this very file.
+        One of `PRECISIONS`; `None` if no manifest has the file's hash.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If a manifest of this very file is damaged.
+        ValueError: If the manifest in the file, or a manifest beside the file that has
+            the file's hash, is damaged.
     """
     content = path.read_bytes()
     said = parse_manifest(attached(content).get(MANIFEST, b"{}"), str(path))
@@ -578,7 +589,7 @@ def precision_of(path: Path) -> str | None:
     digest = _digest(content)
     for beside in (path.with_suffix(".json"), path.with_name("manifest.json")):
         with contextlib.suppress(OSError):
-            # Another file of this name says nothing of this one.
+            # The manifest may belong to an earlier file of this name.
             if digest.encode() in beside.read_bytes():
                 return str(read_manifest(beside, ["precision"])["precision"])
     return None
@@ -597,7 +608,8 @@ def _open(
     if isinstance(source, bytes):
         where: dict[str, Any] = {"model_content": source}
     elif isinstance(source, str | Path):
-        # LiteRT reports what cannot be read as if it were another kind of file.
+        # For a file that cannot be read, LiteRT reports a wrong file type. `open`
+        # raises a clear OSError.
         Path(source).open("rb").close()
         where = {"model_path": str(source)}
     else:
@@ -622,20 +634,21 @@ def run_tflite(
     inputs: Sequence[np.ndarray],
     signature: str | None = None,
 ) -> list[np.ndarray]:
-    """Runs a TFLite file with LiteRT on the CPU, sample by sample.
+    """Runs a TFLite file with LiteRT on the CPU, one sample at a time.
 
     Args:
-        source: The file, open, or its content; its batch size is 1.
-        inputs: For each of its inputs an array `(n, ...)`, in the order of names.
-        signature: Name of the signature. `None` for the only one.
+        source: The open file, or its content. Its batch size is 1.
+        inputs: For each input an array `(n, ...)`, in the order of names.
+        signature: Name of the signature. `None` for the only signature.
 
     Returns:
-        For each output an array `(n, ...)`, in the order of names; float32 in place of
-        quantized integers.
+        For each output an array `(n, ...)`, in the order of names. Quantized integers
+        become float32.
 
     Raises:
-        ValueError: If it is no TFLite file, has no such signature, or the inputs are
-            not those of the signature.
+        TypeError: If the dtype of an array does not fit.
+        ValueError: If `source` is not a TFLite file, if the file has no such signature,
+            or if the arrays do not fit the inputs.
     """
     known = TFLiteFile.of(source).signatures
     if signature is None:

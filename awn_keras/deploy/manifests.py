@@ -1,4 +1,4 @@
-"""What the manifest of an export must hold, in the file itself and beside it."""
+"""Reads and checks the manifest of an export, in the file itself or beside it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from awn_keras.schemas import (
     values,
 )
 
-#: In what a file may compute.
+#: Precisions of a file: `"float32"`; `"float16"`, with float16 constants;
+#: `"dynamic_range"`, with int8 constants, where activations are quantized at run time;
+#: `"int8"`, where all is int8, with ranges that are measured on samples.
 PRECISIONS = ("float32", "float16", "dynamic_range", "int8")
 _ABOUT = "the manifest of an export: export anew"
 
 
 def _numbers(value: Any, where: str) -> None:
-    """Takes a number, or a list of them."""
+    """Checks that a value is a number or a list of numbers."""
     try:
         number()(value, where)
     except MisfitError:
@@ -82,29 +84,29 @@ _FIELDS: dict[str, Check] = {
 
 
 def read_manifest(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
-    """Reads a manifest that lies beside a file, or among files.
+    """Reads a manifest that lies beside a file, or in a folder of files.
 
     Args:
-        path: The manifest.
-        needed: Which of its fields must be there.
+        path: Path of the manifest.
+        needed: Names of the fields that must be there.
 
     Returns:
-        What it says.
+        The fields of the manifest.
 
     Raises:
-        ValueError: If it is damaged, a field has what it cannot have, or its schema is
-            a later one.
-        OSError: If it cannot be read.
+        ValueError: If the manifest is damaged, if a field has a value that it cannot
+            have, or if a later awn_keras wrote the manifest.
+        OSError: If the manifest cannot be read.
     """
     return read_json(path, of_kind("manifest", fields(_FIELDS, needed)), _ABOUT)
 
 
 def parse_manifest(content: bytes, name: str) -> dict[str, Any]:
-    """Reads a manifest that is in a file; see `read_manifest`.
+    """Reads a manifest that is attached to a TFLite file; see `read_manifest`.
 
     Args:
-        content: The manifest.
-        name: The file's name.
+        content: The manifest's content.
+        name: Name of the TFLite file, for messages.
     """
     check = of_kind("manifest", fields(_FIELDS, ()))
     return parse_json(content, f"awn.json in {name}", check, _ABOUT)

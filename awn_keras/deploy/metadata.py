@@ -1,7 +1,8 @@
-"""TFLite Metadata: what MediaPipe, Android's libraries and awn_keras read in a file.
+"""Writes TFLite Metadata, which MediaPipe, Android's libraries and awn_keras read.
 
-The schema is `metadata_schema.fbs` of MediaPipe; slots of its tables are numbered here
-as they stand there. Only what a classifier of images needs is written.
+The schema is `metadata_schema.fbs` of MediaPipe. Numbers of slots below follow the
+order of the fields in the schema. Only the fields that an image classifier needs are
+written.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from awn_keras.deploy.joining import METADATA, pack
 from awn_keras.deploy.pixels import Pixels, is_image_shape
 from awn_keras.errors import ArgumentError, ArgumentTypeError
 
-# Of the schema: file identifier, members of unions and enumerations, and the first
-# version of it that has all of them.
+# Values of the schema: the file identifier, members of unions and enumerations, and the
+# first version of the schema that has all of them.
 _IDENTIFIER = b"M001"
 _FEATURE, _IMAGE = 1, 2
 _NORMALIZATION = 1
@@ -27,18 +28,20 @@ _PARSER_VERSION = "1.0.0"
 
 
 def with_metadata(content: bytes, manifest: Mapping[str, Any]) -> bytes:
-    """Lets a file say what it takes and gives.
+    """Adds a description of its inputs and outputs to a TFLite file.
 
     Args:
-        content: A TFLite file with signatures, nothing attached.
-        manifest: What it is, for JSON: `model`, `inputs` and `outputs` (each with
-            `name` and `shape`, an input that is an image perhaps with `pixels`) and
-            `metadata`, perhaps with `class_names`.
+        content: A TFLite file with signatures and without attached files.
+        manifest: The description, of values that JSON can hold. `model` is the model's
+            name. `inputs` and `outputs` are lists of dicts with `name` and `shape`; an
+            image input also has `dtype`, and may have `pixels`. `metadata` may have
+            `class_names`.
 
     Returns:
-        The content of the same file with TFLite Metadata for each of its subgraphs,
-        and attached `labels.txt`, if names of classes are known, and `awn.json`: the
-        manifest, and size and SHA-256 of the flatbuffer, all before what is attached.
+        The content of the file with TFLite Metadata for each subgraph and with attached
+        files: `labels.txt`, if names of classes are known, and `awn.json`. `awn.json`
+        holds the manifest, and the size and the SHA-256 of the flatbuffer, which is the
+        file without attached files.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -66,18 +69,19 @@ def with_metadata(content: bytes, manifest: Mapping[str, Any]) -> bytes:
 def check_metadata(
     metadata: Any, outputs: Sequence[tuple[int | None, ...]]
 ) -> dict[str, Any]:
-    """Checks what a user lets a file say.
+    """Checks the argument `metadata` of an export.
 
     Args:
-        metadata: What the user gave.
+        metadata: The value that the user gave.
         outputs: Shapes of the model's outputs without the batch.
 
     Returns:
-        It, as a dict.
+        `metadata` as a dict.
 
     Raises:
-        TypeError: If it is no mapping, or holds what JSON does not.
-        ValueError: If `class_names` are not as many as the classes of the only output.
+        TypeError: If `metadata` is not a mapping, or has a value that JSON cannot hold.
+        ValueError: If the model has one output of class scores, and the number of
+            `class_names` is not the number of classes.
     """
     if not isinstance(metadata, Mapping):
         raise ArgumentTypeError(
@@ -101,7 +105,7 @@ def check_metadata(
 
 
 def labels_of(metadata: Mapping[str, Any]) -> list[str]:
-    """The names of classes, each of one line; none if they are not known."""
+    """The names of classes, without line breaks; an empty list if not known."""
     names = metadata.get("class_names")
     if not isinstance(names, Sequence) or isinstance(names, str):
         return []
@@ -163,9 +167,10 @@ def _input(writer: _Writer, name: str, entry: Any) -> int:
         image = writer.table(1, {}, {0: _COLOR_SPACES[shape[-1]]})
         slots[3] = writer.table(2, {1: image}, {0: _IMAGE})
         pixels = Pixels.parse(entry.get("pixels"))
-        # Pixels themselves need none, and MediaPipe wants none for uint8.
+        # An input of uint8 pixels needs no normalization, and MediaPipe expects none.
         if pixels is not None and entry["dtype"] == "float32":
-            # MediaPipe takes one number for all channels only.
+            # MediaPipe reads only files with one mean and std for all channels, so
+            # equal numbers are written once.
             mean, std = (
                 writer.floats(values if len(set(values)) > 1 else values[:1])
                 for values in (pixels.mean, pixels.std)
@@ -189,7 +194,7 @@ def _output(writer: _Writer, name: str, entry: Any, labels: list[str]) -> int:
 
 
 class _Writer:
-    """Tables of a flatbuffer; what a table points at is written before it."""
+    """Writes tables of a flatbuffer. Parts of a table must be written before it."""
 
     def __init__(self) -> None:
         import flatbuffers
@@ -214,7 +219,16 @@ class _Writer:
     def table(
         self, size: int, pointers: Mapping[int, int], codes: Mapping[int, int] = {}
     ) -> int:
-        """A table of so many slots: some point at what is written, some hold a byte."""
+        """Writes a table.
+
+        Args:
+            size: Number of slots.
+            pointers: Slots that point at a part, with the part's place.
+            codes: Slots that hold a byte, with the byte.
+
+        Returns:
+            The place of the table.
+        """
         self._builder.StartObject(size)
         for slot, place in pointers.items():
             self._builder.PrependUOffsetTRelativeSlot(slot, place, 0)

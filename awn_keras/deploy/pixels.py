@@ -1,4 +1,4 @@
-"""From pixels to the numbers that a file takes, and back."""
+"""Conversion of pixels to the numbers that a file takes, and back."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class Pixels:
     """How pixels 0..255 become inputs: `(pixels - mean) / std`.
 
     Args:
-        mean: One number for all channels, or one for each.
-        std: Likewise, above 0.
+        mean: One number for all channels, or a number for each channel, in the unit of
+            pixels.
+        std: As `mean`; numbers above 0.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -26,17 +27,17 @@ class Pixels:
 
     @classmethod
     def parse(cls, said: Any) -> Pixels | None:
-        """Reads what a manifest, or `metadata`, says of normalization.
+        """Reads the normalization from a manifest or from `metadata`.
 
         Args:
-            said: A mapping with `mean` and `std`, numbers or lists of them, in the
-                unit of pixels. Anything else says nothing that can be computed with.
+            said: A mapping with `mean` and `std`, which are numbers or lists of
+                numbers, in the unit of pixels. Any other value is ignored.
 
         Returns:
-            It; `None` if it says nothing.
+            The normalization; `None` if `said` is not such a mapping.
 
         Raises:
-            ValueError: If there are a `mean` and a `std` that cannot be used.
+            ValueError: If `mean` or `std` has values that cannot be used.
         """
         if not isinstance(said, Mapping) or not {"mean", "std"} <= set(said):
             return None
@@ -53,13 +54,13 @@ class Pixels:
         """Mean and std of each channel, float32.
 
         Raises:
-            ValueError: If there are others than for these channels.
+            ValueError: If the number of means or stds is neither 1 nor `channels`.
         """
         if not {len(self.mean), len(self.std)} <= {1, channels}:
             raise ArgumentError(
-                "`metadata['normalization']` must have one mean and std, or one for "
-                f"each of the input's {channels} channels. Received: mean={self.mean}, "
-                f"std={self.std}"
+                "`metadata['normalization']` must have one mean and std, or a mean "
+                f"and std for each of the input's {channels} channels. Received: "
+                f"mean={self.mean}, std={self.std}"
             )
         mean, std = (
             np.broadcast_to(np.asarray(values, "float32"), channels)
@@ -68,7 +69,7 @@ class Pixels:
         return mean, std
 
     def to_inputs(self, pixels: np.ndarray) -> np.ndarray:
-        """Normalizes pixels `(..., channels)`, to float32."""
+        """Normalizes pixels `(..., channels)` to float32."""
         mean, std = self.of_channels(pixels.shape[-1])
         return (np.asarray(pixels, "float32") - mean) / std
 
@@ -79,33 +80,33 @@ class Pixels:
         return np.clip(pixels, 0, 255).astype("uint8")
 
     def limits(self) -> tuple[float, float]:
-        """The smallest and the largest input that pixels 0..255 give."""
+        """The smallest and the largest input that pixels 0..255 can become."""
         ends = self.to_inputs(np.repeat([[0.0], [255.0]], max(len(self.mean), 3), 1))
         return float(ends.min()), float(ends.max())
 
     def described(self) -> dict[str, list[float]]:
-        """As a manifest has it."""
+        """The manifest's entry."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
 
 def _unusable(said: Mapping[str, Any]) -> ArgumentError:
     return ArgumentError(
-        "`metadata['normalization']` must have numbers as `mean` and `std`, one or "
-        "three of each, in the unit of pixels, std above 0. Received: "
+        "`metadata['normalization']` must have `mean` and `std`, each a number or "
+        "three numbers in the unit of pixels, std above 0. Received: "
         f"mean={said['mean']!r}, std={said['std']!r}"
     )
 
 
 def is_image_shape(shape: Any) -> bool:
-    """Whether a shape is that of an image, `(batch, rows, cols, 1 or 3)`."""
+    """Whether a shape is the shape of images, `(batch, rows, cols, 1 or 3)`."""
     return len(shape) == 4 and shape[-1] in (1, 3)
 
 
 def are_photos(x: Any) -> bool:
-    """Whether it is a `PIL.Image.Image`, or a list or tuple of these."""
+    """Whether `x` is a `PIL.Image.Image`, or a list or tuple of such images."""
     try:
         from PIL import Image
-    except ImportError:  # Without Pillow there are none.
+    except ImportError:  # Without Pillow, nobody can have made such an image.
         return False
     if isinstance(x, list | tuple) and x:
         return all(isinstance(photo, Image.Image) for photo in x)
@@ -113,21 +114,21 @@ def are_photos(x: Any) -> bool:
 
 
 def photos_to_inputs(photos: Any, tensor: Any, pixels: Pixels | None) -> np.ndarray:
-    """Reads photos as an input of a file takes them.
+    """Reads photos for an input of a file.
 
     Args:
-        photos: Photos as `read_photo` reads them, in a list.
+        photos: A list of photos that `read_photo` can read.
         tensor: The input, a `litert.Tensor`.
-        pixels: How pixels become inputs, as far as the file says.
+        pixels: How pixels become inputs; `None` if the file does not say so.
 
     Returns:
-        Array `(n, rows, cols, channels)`: pixels if these are what it takes, else
-        float32.
+        Array `(n, rows, cols, channels)`: uint8 pixels if the input takes pixels,
+        otherwise float32.
 
     Raises:
-        ValueError: If the input is no image, or takes floats of which the file does
-            not say how pixels become these, or a photo cannot be read.
-        OSError: If one cannot be read.
+        ValueError: If the input is not an image, if the input takes floats and `pixels`
+            is `None`, or if a file is not a photo.
+        OSError: If a file cannot be read.
     """
     if not is_image_shape(tensor.shape):
         raise ArgumentError(
@@ -141,7 +142,7 @@ def photos_to_inputs(photos: Any, tensor: Any, pixels: Pixels | None) -> np.ndar
     if pixels is None:
         raise ArgumentError(
             f"The file does not say how pixels become input '{tensor.name}', "
-            f"{tensor.dtype}. Give an array, as the model takes it; or export the file "
+            f"{tensor.dtype}. Give an array, as the model takes it. Or export the file "
             "with `metadata={'normalization': {'mean': ..., 'std': ...}}`, or from a "
             "model that begins with a `Rescaling` or `Normalization` layer."
         )

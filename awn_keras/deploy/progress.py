@@ -1,4 +1,4 @@
-"""How far a long piece of work is, a line for each step."""
+"""Shows the progress of long work, with a line for each step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 from awn_keras.errors import ArgumentError
 
-#: With `"auto"`, seconds after which lines are shown wherever they go.
+#: With `"auto"`, seconds after which lines are shown even without a terminal.
 _LONG = 10.0
 
 
@@ -15,12 +15,13 @@ class Progress:
     """Shows a line for each step on stdout, as Keras shows its bars.
 
     Args:
-        verbose: `0` shows nothing, `1` or `2` each line. `"auto"` shows them on a
-            terminal and in a notebook; elsewhere it keeps them until the work has taken
-            ten seconds. Where Keras' interactive logging is off, it shows nothing.
+        verbose: `0` shows nothing; `1` or `2` shows each line. `"auto"` shows each line
+            on a terminal and in a notebook. Elsewhere, `"auto"` shows lines only once
+            the work has taken ten seconds. If Keras' interactive logging is off,
+            `"auto"` shows nothing.
 
     Raises:
-        ValueError: If `verbose` is none of these.
+        ValueError: If `verbose` is not 0, 1, 2 or `"auto"`.
     """
 
     def __init__(self, verbose: int | str) -> None:
@@ -35,12 +36,12 @@ class Progress:
         self._start = self._last = time.monotonic()
 
     def begin(self, total: int) -> None:
-        """Starts the clock, for so many steps."""
+        """Starts the clock for `total` steps."""
         self._total, self._count = total, 0
         self._start = self._last = time.monotonic()
 
     def done(self, step: str) -> None:
-        """Says that a step is done, and how long it took."""
+        """Reports that a step is done, and how long it took."""
         now = time.monotonic()
         self._count += 1
         self._kept.append(
@@ -54,13 +55,13 @@ class Progress:
 
 
 def _keras_logs() -> bool:
-    """Whether Keras' interactive logging is on, as it is until someone turns it off."""
-    # Files are measured where there is no Keras, too.
+    """Whether Keras' interactive logging is on, which is the default."""
+    # Measurements of files do not import Keras, so that it may be missing here.
     keras = sys.modules.get("keras")
     return keras is None or keras.config.is_interactive_logging_enabled()
 
 
 def _is_watched() -> bool:
-    """Whether stdout is a terminal, or that of a notebook."""
-    # A notebook's stream is no terminal, and has a class of its own.
+    """Whether stdout is a terminal or the output of a notebook."""
+    # A notebook's stream is no terminal, but has its own class.
     return sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel")

@@ -1,4 +1,4 @@
-"""Sums in a batch of one sample, which Keras on TensorFlow takes for a bias."""
+"""Sums that Keras on TensorFlow mistakes for a bias in a batch of one sample."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Shape = tuple[int | None, ...]
 
 
 def with_plain_sums(model: keras.Model) -> keras.Model:
-    """Writes the sums of a model so that one sample is added as a batch is.
+    """Replaces sums that Keras would compute wrongly in a batch of one sample.
 
     `keras.ops.add(x, y)` calls `tf.nn.bias_add` if only one axis of `y` is longer than
-    1. A TFLite file has a batch of one sample: there a tensor `y` of shape
-    `(1, steps, 1)` is taken for a bias of the last axis, which gives wrong numbers, or
-    for a bias of axis 1, on which TFLite's converter fails.
+    1. A TFLite file has a batch of one sample. There, Keras mistakes a tensor `y` of
+    shape `(1, steps, 1)` for a bias. A bias of the last axis gives wrong numbers; on a
+    bias of axis 1 TFLite's converter fails.
 
     Args:
-        model: A functional or Sequential model; it is left as it is.
+        model: A functional or Sequential model. It does not change.
 
     Returns:
-        `model` itself if it has no such sum. Else a functional model of the same
-        layers, with another layer in place of each such sum. This model runs on
+        `model` itself if it has no such sum. Otherwise a functional model of the same
+        layers, with a new layer in place of each such sum. The new model runs only on
         TensorFlow.
     """
     if not _is_misread(model):
@@ -56,10 +56,10 @@ def _call(node: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class _Sum(keras.layers.Layer):
-    """Adds by TensorFlow's own operator, which takes no tensor for a bias.
+    """Adds with TensorFlow's own operator, which treats no summand as a bias.
 
-    Differences, `x - (0 - y)`, would need no layer. But if reshapes come before them,
-    TensorFlow's optimizer of graphs makes `x - y` of them.
+    Differences, `x - (0 - y)`, would need no layer. But after reshapes, TensorFlow's
+    graph optimizer turns such a difference into the wrong `x - y`.
     """
 
     def call(self, summands: list[Any]) -> Any:
@@ -67,18 +67,18 @@ class _Sum(keras.layers.Layer):
 
 
 def _adds_as_bias(operation: Any, summands: list[Any]) -> bool:
-    """Whether an operation adds, and Keras would misread one of the summands."""
+    """Whether an operation is a sum of which Keras would take a summand for a bias."""
     if type(operation).__name__ not in ("Add", "Average") or not is_stock(operation):
         return False
-    # A summand of a known batch, as a constant, is misread in the model, too. Its file
-    # must compute what the model does.
+    # Keras mistakes a summand with a known batch size, such as a constant, in the model
+    # as well. The file must compute what the model computes.
     shapes = [getattr(x, "shape", ()) for x in summands]
     if any(not shape or shape[0] is not None for shape in shapes):
         return False
     total: Shape = (1, *shapes[0][1:])
     for shape in shapes[1:]:
         summand = (1, *shape[1:])
-        if len(summand) != len(total):  # Keras reshapes such summands first
+        if len(summand) != len(total):  # Keras reshapes summands of unequal rank first
             return False
         if _is_misread_bias(total, summand):
             return True
@@ -88,11 +88,11 @@ def _adds_as_bias(operation: Any, summands: list[Any]) -> bool:
 
 
 def _is_misread_bias(total: Shape, summand: Shape) -> bool:
-    """Whether `keras.ops.add` of such shapes adds a bias to another axis, or axis 1."""
+    """Whether `keras.ops.add` adds to the wrong axis, or adds a bias of axis 1."""
     longer = [axis for axis, size in enumerate(summand) if size != 1]
     if len(longer) != 1 or summand[longer[0]] is None:
         return False
     size, last = summand[longer[0]], len(total) - 1
     if longer[0] == last and total[last] == size:
-        return False  # a bias of the last axis is just this sum
+        return False  # here the bias of the last axis is the correct sum
     return size in (total[1], total[last])

@@ -1,4 +1,4 @@
-"""Measures layers with LiteRT on this machine, whole and cut."""
+"""Measures the latency of layers with LiteRT on this machine, whole and cut."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from awn_keras.multi_width import MultiWidthModel
 from awn_keras.rules import rule_of
 from awn_keras.schemas import number, values
 
-#: Layers in one file; a larger one is converted no faster.
+#: Layers per converted file. Larger files do not save time.
 _AT_ONCE = 40
-#: Cuts of a layer that are measured, the most promising first.
+#: Cuts per layer that are measured, starting with the most promising cut.
 _OPTIONS = 2
 
 
@@ -35,18 +35,19 @@ def measured(
 ) -> Milliseconds:
     """Measures the layers of a model that can be cut, each whole and cut.
 
-    A layer runs by itself with LiteRT, one thread, its parts joined again. What was
-    measured once is kept for later, by processor and version of LiteRT.
+    Each layer runs alone with LiteRT on one thread, and the parts of a cut layer are
+    joined again. Measurements are cached for each processor and version of LiteRT.
 
     Args:
         model: The model.
-        widths: Widths that a file is to hold.
-        cache: A JSON file to keep measurements in. `None` for
+        widths: Widths of the file.
+        cache: JSON file for measurements. `None` for
             `awn_keras/layers.json` in the user's cache folder (`XDG_CACHE_HOME`).
 
     Returns:
-        A function for `choose_cuts`: milliseconds of a layer at a width. Cuts that
-        the cost model finds least promising were not measured and take forever.
+        A function for `choose_cuts`, which gives the milliseconds of a layer at a
+        width. Cuts that the cost model rates low are not measured; the function gives
+        infinity for them.
     """
     path = _default_cache() if cache is None else Path(cache)
     known = _read(path)
@@ -71,7 +72,7 @@ def measured(
 
 
 def _read(path: Path) -> dict[str, float]:
-    """What was measured before; what cannot be read is measured anew."""
+    """Earlier measurements; empty if the file cannot be read."""
     try:
         return read_json(path, values(number(0)))
     except (FileNotFoundError, ValueError):
@@ -86,11 +87,11 @@ def _promising(candidate: Candidate, widths: Sequence[float]) -> Iterable[Cut | 
 
 
 def _key(candidate: Candidate, width: float, option: Cut | None) -> str:
-    """Names a measurement by all that decides it."""
+    """A key that depends on all that influences a measurement."""
     inputs, outputs = candidate.channels(width)
     ends = None if option is None else option.until(inputs, outputs).ends
     if ends is not None and len(ends) == 1:
-        ends = None  # whole
+        ends = None  # a single block is the whole layer
     layer = (
         _stock_config(candidate.layer),
         candidate.in_shape,
@@ -108,7 +109,7 @@ def _machine() -> tuple[str, str]:
 
 
 def _stock_config(layer: Any) -> dict[str, Any]:
-    """What of a layer's configuration decides its speed."""
+    """The part of a layer's configuration that decides its speed."""
     names = ("kernel_size", "strides", "padding", "dilation_rate", "use_bias")
     return {
         "class": getattr(layer, "stock_class", type(layer)).__name__,
@@ -117,7 +118,7 @@ def _stock_config(layer: Any) -> dict[str, Any]:
 
 
 def _network(candidate: Candidate, width: float, option: Cut | None) -> keras.Model:
-    """The layer alone, with a bias as BatchNormalization leaves it, and ReLU."""
+    """A network of the layer and ReLU. A folded BatchNormalization leaves a bias."""
     inputs, outputs = candidate.channels(width)
     layer_class = getattr(candidate.layer, "stock_class", type(candidate.layer))
     config = _stock_config(candidate.layer)

@@ -53,7 +53,7 @@ def test_export_appends_widths_to_a_file(trained, tmp_path, capsys):
     before = path.read_bytes()
     for arguments, match in (
         (append, "`--widths` must name the new widths with `--append-to`"),
-        (f"{append} --widths 0.5", "must be new ones"),
+        (f"{append} --widths 0.5", "must be widths that the file"),
         (f"{export} --widths 1 --append-to {tmp_path}/no.tflite", "No such file"),
     ):
         assert main(arguments.split()) == 2

@@ -132,7 +132,9 @@ def test_temporary_files_that_cannot_be_written(monkeypatch, tmp_path):
 
 def test_a_crash_tells_what_was_said_last(monkeypatch):
     monkeypatch.setattr(child, "PROGRAM", "no_such_module")
-    with pytest.raises(ExportError, match=r"exit code 1\. It said:\n.*No module named"):
+    with pytest.raises(
+        ExportError, match=r"exit code 1\. Its last lines:\n.*No module named"
+    ):
         convert_in_child({"one": plain(Doubled())}, "float32", None)
 
 

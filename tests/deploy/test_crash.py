@@ -25,7 +25,7 @@ def around(layer):
 
 def test_a_crash_costs_an_error():
     # Without another process this ends the tests by a segmentation fault.
-    match = r"ended with signal 11\. TFLite's converter crashes so on some loops.*`prec"
+    match = r"ended with signal 11\. TFLite's converter crashes this way when it.*`prec"
     with pytest.raises(ExportError, match=match):
         convert({"a": around(Each())}, "int8", [SAMPLES])
 

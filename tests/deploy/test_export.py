@@ -399,7 +399,7 @@ def test_a_path_that_cannot_be_written_is_refused_at_once(
     file = tmp_path / "file"
     file.touch()
     path = file / "a.tflite" if single_file else file
-    with pytest.raises(NotADirectoryError, match=r"must lie in a folder, and '.*file"):
+    with pytest.raises(NotADirectoryError, match=r"must lie in a folder, but '.*file"):
         export_tflite(small_dense(), path, single_file=single_file)
 
 
@@ -554,7 +554,7 @@ def test_a_file_of_other_weights_is_refused(tmp_path):
     export_tflite(model, path, widths=[0.5])
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     model.layers[-1].bias.assign([1.0, 0.0, 0.0])
-    with pytest.raises(ValueError, match="with the weights that it has now"):
+    with pytest.raises(ValueError, match="with its present weights"):
         export_tflite(model, path, widths=[1.0], append_to=path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -588,7 +588,7 @@ def test_a_file_of_another_model_or_without_its_manifest_is_refused(tmp_path):
     described = json.loads(manifest.read_text())
     described["widths"][0]["sha256"] = "0"
     manifest.write_text(json.dumps(described))
-    with pytest.raises(ValueError, match="of which the manifest beside it tells"):
+    with pytest.raises(ValueError, match="that the manifest beside it describes"):
         export_tflite(small_dense(name="one"), path, **options)
     manifest.unlink()
     with pytest.raises(ValueError, match="with its manifest beside it, which cannot"):

@@ -158,9 +158,9 @@ def test_a_network_that_is_asked_for_nothing_is_left():
     [
         (classifier, "int8", "model", {}, r"`inputs` must be one of \(None, 'float32'"),
         (classifier, None, "softmax", {}, "`outputs` must be one of"),
-        (classifier, "uint8", "model", {}, "needs to know how pixels become what"),
+        (classifier, "uint8", "model", {}, "needs to know how pixels become the"),
         (small_dense, "uint8", "model", {}, r"is about images.*\(None, 4\)"),
-        (rich, None, "logits", {}, "is about one output of scores"),
+        (rich, None, "logits", {}, "needs a model with one output of scores"),
         (classifier, None, "model", {"normalization": {"mean": 0, "std": 0}}, "above"),
         (
             lambda: classifier(shape=(12, 16, 1)),

@@ -54,7 +54,7 @@ def test_what_cannot_be_computed_with_says_nothing(said):
     [(0, 0), (0, -1), ("a", 1), ([1, 2], 1), (0, [1, 2, 3, 4]), (np.nan, 1)],
 )
 def test_what_cannot_be_right_is_refused(mean, std):
-    with pytest.raises(ValueError, match=r"must have numbers as `mean` and `std`"):
+    with pytest.raises(ValueError, match=r"must have `mean` and `std`, each a number"):
         Pixels.parse({"mean": mean, "std": std})
 
 

@@ -1,7 +1,7 @@
-"""LiteRT's program `benchmark_model`: how to call it, and how to read what it prints.
+"""Calls LiteRT's program `benchmark_model`, and reads its output.
 
-Google publishes it for Android and Linux. Read are TensorFlow Lite's since 1.12, and
-LiteRT's of CompiledModel.
+Google publishes the program for Android and Linux. This module reads the output of
+TensorFlow Lite's program since version 1.12, and of LiteRT's program for CompiledModel.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from awn_keras.errors import AwnError
 
 
 class BenchmarkModelError(AwnError, RuntimeError):
-    """The program failed, or did not do what it was asked for."""
+    """The program failed, or did something other than asked."""
 
 
 @dataclass(frozen=True)
 class Printed:
-    """What one run of the program tells; `None` for what it does not.
+    """The output of one run of the program. A value that is not printed is `None`.
 
     Args:
         runs: Number of timed runs.
-        warm_up: Number of runs before them.
-        mean_ms: Mean of the timed runs, in ms; so with the others.
-        min_ms: Minimum.
-        max_ms: Maximum.
-        std_ms: Standard deviation.
-        median_ms: Median (since 2024).
-        p95_ms: 95th percentile (since 2024).
-        init_ms: Time to load and prepare the file.
-        memory_mb: By how much its memory grew at most, in MB.
-        nodes_delegated: How many operators of the signature a delegate runs.
-        fully_accelerated: Whether it runs all of them.
+        warm_up: Number of runs before the timed runs.
+        mean_ms: Mean of the timed runs, in ms.
+        min_ms: Minimum of the timed runs, in ms.
+        max_ms: Maximum of the timed runs, in ms.
+        std_ms: Standard deviation of the timed runs, in ms.
+        median_ms: Median of the timed runs, in ms (printed since 2024).
+        p95_ms: 95th percentile of the timed runs, in ms (printed since 2024).
+        init_ms: Time to load and prepare the file, in ms.
+        memory_mb: Largest growth of the program's memory, in MB.
+        nodes_delegated: Number of operators of the signature that a delegate runs.
+        fully_accelerated: Whether the delegate runs all operators of the signature.
     """
 
     runs: int
@@ -68,13 +68,13 @@ def command(
 
     Args:
         program: Path of the program on the device.
-        model: Path of the TFLite file there.
-        signature: The signature to run. `None` if the file has one only.
-        gpu: Whether the GPU delegate is to run it.
-        threads: Threads of the CPU's engine.
-        runs: Timed runs.
-        warm_up: Runs before them.
-        min_seconds: More runs are timed, until they have taken so long.
+        model: Path of the TFLite file on the device.
+        signature: Name of the signature to run. `None` if the file has only one.
+        gpu: Whether to use the GPU delegate.
+        threads: Threads of the CPU engine.
+        runs: Least number of timed runs.
+        warm_up: Number of runs before the timed runs.
+        min_seconds: Least time of all timed runs, in seconds.
     """
     words = [
         program,
@@ -82,7 +82,7 @@ def command(
         f"--num_threads={threads}",
         f"--num_runs={runs}",
         f"--warmup_runs={max(1, warm_up)}",
-        # Else it goes on until half a second is over.
+        # By default the program warms up for at least half a second.
         "--warmup_min_secs=0",
         f"--min_secs={min_seconds:g}",
         f"--use_gpu={'true' if gpu else 'false'}",
@@ -92,14 +92,14 @@ def command(
     return words
 
 
-# What Android's log, and versions since 2022, write before a line; LiteRT's also tells
-# the line of its source.
+# The prefix that Android's log, and program versions since 2022, write before a line.
+# LiteRT's prefix also has the source file and line.
 _PREFIX = re.compile(
     r"^(?:\d\d-\d\d [\d:.]+ +(?:\d+ +\d+ +)?)?"
     r"(?:[VDIWEF](?:/| )\S+ *(?:\( *\d+\))?: ?|(?:INFO|VERBOSE|WARN|WARNING|ERROR): )?"
     r"(?:\[[^\]]*:\d+\] ?)?"
 )
-# Ends of the timed runs, of TensorFlow Lite's program and of LiteRT's.
+# The line after the timed runs, in TensorFlow Lite's program and in LiteRT's.
 _END = re.compile(
     r"(?:Average i|I)nference timings in us: |=+ BENCHMARK RESULTS =+|"
     r"Model initialization: "
@@ -108,20 +108,23 @@ _GPU_DELEGATE = r"TfLiteGpuDelegate\w*|LITERT_CL|\w*WebGpu\w*|\w*MlDrift\w*"
 
 
 def parse(text: str, *, gpu: bool, signature: str | None, subgraph: int = 0) -> Printed:
-    """Reads what the program printed.
+    """Reads the output of the program.
+
+    The program silently falls back to the CPU, or to another signature, if it cannot do
+    what it was asked for. So this function checks both.
 
     Args:
-        text: What it wrote to stdout and stderr.
+        text: Output on stdout and stderr.
         gpu: Whether the GPU delegate was asked for.
-        signature: The signature that was asked for.
+        signature: Name of the signature that was asked for.
         subgraph: Index of the subgraph that the signature runs.
 
     Returns:
-        What it tells.
+        The values in the output.
 
     Raises:
-        BenchmarkModelError: If there are no timings, or it ran on something else than
-            the GPU, or another signature: it goes on without what it cannot do.
+        BenchmarkModelError: If the output has no timings, if the GPU was asked for and
+            did not run, or if another signature ran.
     """
     lines = [_PREFIX.sub("", line).strip() for line in text.splitlines()]
     whole = "\n".join(lines)
@@ -136,7 +139,7 @@ def parse(text: str, *, gpu: bool, signature: str | None, subgraph: int = 0) -> 
     delegated, fully = _delegated(whole, gpu, subgraph)
     if gpu and delegated == 0:
         raise BenchmarkModelError(
-            f"it does not tell that anything ran on the GPU: {reason(text)}"
+            f"its output does not show that the GPU ran any operator: {reason(text)}"
         )
     init = re.search(r"\bInit: ([\d.e+]+)", lines[ends[0]])
     mean = timed.get("avg", timed.get("curr", 0.0))
@@ -157,13 +160,13 @@ def parse(text: str, *, gpu: bool, signature: str | None, subgraph: int = 0) -> 
 
 
 def _check_signature(text: str, signature: str | None) -> None:
-    """It ran the signature that was asked for, as far as it tells."""
+    """Raises an error if the output shows that another signature ran."""
     unknown = re.search(r"^Unconsumed cmdline flags: (.*)$", text, re.MULTILINE)
     if signature and unknown and "signature_to_run_for" in unknown[1]:
         raise BenchmarkModelError(
             "this benchmark_model is too old to run a signature: it ignored "
-            "--signature_to_run_for. Take a newer one, or files of one width each "
-            "(`awn export --separate`)."
+            "--signature_to_run_for. Use a newer benchmark_model, or a file for each "
+            "width (`awn export --separate`)."
         )
     told = re.findall(
         r"^(?:Signature name: +|Using signature: |Signature to run: \[)([^\]\n]+)",
@@ -176,9 +179,9 @@ def _check_signature(text: str, signature: str | None) -> None:
 
 
 def _delegated(text: str, gpu: bool, subgraph: int) -> tuple[int | None, bool | None]:
-    """How many operators of a subgraph a delegate runs, and whether it runs all.
+    """The number of a subgraph's operators that a delegate runs, and whether all.
 
-    For the GPU the first one is 0 if nothing tells that it runs any.
+    For the GPU the number is 0 if the output does not show that the GPU runs any.
     """
     kind = _GPU_DELEGATE if gpu else "TfLiteXNNPackDelegate"
     replaced = re.findall(
@@ -209,7 +212,7 @@ def _delegated(text: str, gpu: bool, subgraph: int) -> tuple[int | None, bool | 
 
 
 def _results(text: str) -> dict[str, float]:
-    """LiteRT's block of results, in microseconds; it has two decimals of a ms only."""
+    """LiteRT's block of results, in microseconds. It prints ms with two decimals."""
     results = {}
     for label, name in (
         ("Model initialization", "init"),
@@ -228,7 +231,7 @@ def _results(text: str) -> dict[str, float]:
 
 
 def _memory(text: str) -> float | None:
-    """By how much it grew at most, in MB."""
+    """Largest growth of the program's memory, in MB."""
     for pattern in (
         r"(?:Peak memory footprint|Memory footprint delta from the start of the tool) "
         r"\(MB\): .*overall=([\d.e+]+)",
@@ -241,7 +244,7 @@ def _memory(text: str) -> float | None:
 
 
 def reason(text: str) -> str:
-    """The lines of the program's output that tell best why there are no timings."""
+    """The lines of the output that best explain why there are no timings."""
     lines = [_PREFIX.sub("", line).strip() for line in text.splitlines()]
     telling = re.compile(
         r"\b(?:fail|error|unsupported|not executable|cannot|can't|not found|no such|"
@@ -257,7 +260,7 @@ def reason(text: str) -> str:
 
 
 def fields_of(printed: Sequence[Printed]) -> dict[str, Any]:
-    """Fields of a `Row` from what repetitions printed."""
+    """Fields of a `Row`, computed from the outputs of repetitions."""
 
     def each(name: str) -> list[Any]:
         values = [getattr(repetition, name) for repetition in printed]
@@ -284,7 +287,7 @@ def fields_of(printed: Sequence[Printed]) -> dict[str, Any]:
 
 
 def _numbers(line: str) -> dict[str, float]:
-    """`count=50 first=1.2e+06 ...` as a dict; empty for other lines."""
+    """A dict of a line `count=50 first=1.2e+06 ...`; empty for other lines."""
     if not line.startswith("count="):
         return {}
     pairs = re.findall(r"(\w+)=([\d.]+(?:e[+-]?\d+)?)", line)

@@ -1,4 +1,4 @@
-"""What a signature of a TFLite file costs, read from the file: no device is needed."""
+"""Counts the costs of a TFLite file's signatures from the file, without a device."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from awn_keras.deploy.litert import TFLiteFile
 
 @dataclass(frozen=True)
 class Costs:
-    """What one run of a signature takes, on one sample.
+    """The costs of one run of a signature on one sample.
 
     Args:
-        macs: Multiply-accumulates of its convolutions and dense layers, as they lie in
-            the file, and of products of activations: zeros of a kernel that is cut are
-            not computed. `None` if there are operators that cannot be counted, such as
-            loops.
-        parameters: Elements of the constants that it reads.
-        constant_bytes: Bytes of these constants. Signatures share constants, so their
-            sum is more than the file has.
-        activation_bytes: Bytes of the activations that must be in memory at the same
-            time, at most, if operators run in the order of the file and none works in
-            place. An interpreter may need more.
+        macs: Multiply-accumulates (MACs) of convolutions, dense layers and products of
+            activations, counted on the operators in the file. Zeros that the cut of a
+            kernel leaves out do not count. `None` if the signature has operators that
+            cannot be counted, such as loops.
+        parameters: Elements of the constants that the signature reads.
+        constant_bytes: Bytes of the constants that the signature reads. Signatures
+            share constants, so the sum over signatures exceeds the bytes in the file.
+        activation_bytes: Largest number of bytes of activations that must be in memory
+            at the same time, if operators run in the order of the file and no operator
+            works in place. An interpreter may need more.
         operators: Number of operators.
     """
 
@@ -38,17 +38,17 @@ class Costs:
 
 
 def costs_of(content: bytes | TFLiteFile, file: str = "content") -> dict[str, Costs]:
-    """Counts what each signature of a TFLite file costs.
+    """Counts the costs of each signature in a TFLite file.
 
     Args:
-        content: The file's content; its shapes are fixed. Or the file, open.
-        file: What to call it in an error.
+        content: The file's content, or the open file. All shapes must be fixed.
+        file: Name of the file in errors.
 
     Returns:
         Costs by name of the signature.
 
     Raises:
-        ValueError: If it is not a TFLite file, or has no signatures.
+        ValueError: If `content` is not a TFLite file, or has no signatures.
     """
     opened = TFLiteFile.of(content, file)
     from ai_edge_litert import schema_py_generated as schema
@@ -81,7 +81,7 @@ class _Graph:
             for index, tensor in enumerate(graph.tensors)
             if self._data(tensor) is not None
         }
-        # Constants that are equal, such as biases of zeros, are stored once.
+        # Equal constants, such as biases of zeros, share a buffer and count once.
         stored = {graph.tensors[index].buffer: index for index in constants}.values()
         return Costs(
             macs=self._all_macs(),
@@ -92,7 +92,7 @@ class _Graph:
         )
 
     def _data(self, tensor: Any) -> Any:
-        """What a constant holds; `None` for what is computed."""
+        """The data of a constant; `None` for a tensor that is computed."""
         data = self._model.buffers[tensor.buffer].data
         return data if data is not None and len(data) else None
 
@@ -127,7 +127,7 @@ class _Graph:
 
     def _macs(self, operator: Any) -> int | None:
         code = self._model.operatorCodes[operator.opcodeIndex]
-        # Old writers fill only the field of one byte.
+        # Old converters fill only the one-byte field `deprecatedBuiltinCode`.
         builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
         name = self._names.get(builtin, "")
         if name in _UNCOUNTED:
@@ -143,22 +143,24 @@ class _Graph:
 
 Shapes = list[tuple[int, ...]]
 
-#: MACs from the shapes of inputs and outputs. Kernels are (out, rows, cols, in),
-#: those of depthwise convolutions (1, rows, cols, out).
+#: Functions that compute the MACs from the shapes of inputs and outputs. A kernel is
+#: (out, rows, cols, in); the kernel of a depthwise convolution is (1, rows, cols, out).
 _MACS: dict[str, Callable[[Shapes, Shapes], int]] = {
     "CONV_2D": lambda x, y: math.prod(y[0]) * math.prod(x[1][1:]),
     "DEPTHWISE_CONV_2D": lambda x, y: math.prod(y[0]) * math.prod(x[1][1:3]),
-    # (output shape, kernel, input, bias): each input goes to rows x cols x out.
+    # Inputs are (output shape, kernel, input, bias). Each input element adds to
+    # rows x cols x out outputs.
     "TRANSPOSE_CONV": lambda x, y: math.prod(x[2][:-1]) * math.prod(x[1]),
     "FULLY_CONNECTED": lambda x, y: math.prod(x[0]) * x[1][0],
-    # The result is (..., rows, cols); the flags of the operator say which axes of the
-    # factors these are, and all else of the first factor is summed over.
+    # The result is (..., rows, cols). Which axis of the first factor gives the rows
+    # depends on a flag of the operator; the other axis is summed over.
     "BATCH_MATMUL": lambda x, y: math.prod(y[0]) * math.prod(x[0][-2:]) // y[0][-2],
     "CONV_3D": lambda x, y: math.prod(y[0]) * math.prod(x[1][:4]),
 }
 
 
-#: Loops, whose number of turns is not in the file, and what is left of old converters.
+#: Loops, because the file does not have the number of iterations, and operators of old
+#: converters.
 _UNCOUNTED = {
     *("WHILE", "IF", "CALL", "CUSTOM", "RNN", "LSTM", "SVDF", "CONV_3D_TRANSPOSE"),
     *("UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"),
@@ -167,7 +169,7 @@ _UNCOUNTED = {
 
 
 def _item_size(kind: int) -> int:
-    """Bytes of an element of a type of tensors."""
+    """Bytes of an element of a tensor of type `kind`."""
     from ai_edge_litert import schema_py_generated as schema
 
     sizes = {

@@ -1,7 +1,7 @@
-"""Phones over adb and boards over ssh: run a command there, put a file there.
+"""Runs commands on phones over adb and on boards over ssh, and copies files there.
 
-What a device is told goes through a shell, so that every word is quoted. What is put
-there lies in a folder of its own, which is removed at the end.
+A device's shell reads each command, so every word is quoted. Files are copied to a new
+folder on the device, which is removed at the end.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from awn_keras.errors import ArgumentError, AwnError
 
 
 class DeviceError(AwnError, RuntimeError):
-    """A device cannot be reached, or does not do what it should."""
+    """A device cannot be reached, or a command on it fails."""
 
 
 class DeviceTimeoutError(DeviceError):
-    """A command took longer than it may."""
+    """A command exceeds its time limit."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command gave.
+    """The result of a command.
 
     Args:
-        status: Its exit status.
-        text: What it wrote to stdout and stderr.
+        status: Exit status.
+        text: Output on stdout and stderr.
     """
 
     status: int
@@ -41,34 +41,34 @@ class Answer:
 
 
 class Device:
-    """What runs commands elsewhere.
+    """A device that runs commands.
 
     Args:
-        name: What to call it in messages.
-        home: A folder there in which programs may be run.
+        name: Name of the device in messages.
+        home: A folder on the device in which programs can run.
     """
 
-    #: Begins the names of its targets.
+    #: First part of the names of targets on such devices.
     kind = ""
 
     def __init__(self, name: str, home: str) -> None:
         self.name, self._home = name, home
 
     def _call(self, line: str, timeout: float) -> tuple[int, str, str]:
-        """Has the device's shell run a line: status of the tool, stdout, stderr."""
+        """Runs a line in the device's shell: status of the tool, stdout, stderr."""
         raise NotImplementedError
 
     def _copy(self, local: str, remote: str, timeout: float) -> tuple[int, str, str]:
-        """Puts a file there: status of the tool, stdout, stderr."""
+        """Copies a file to the device: status of the tool, stdout, stderr."""
         raise NotImplementedError
 
     def push(self, local: Path, remote: str, timeout: float = 300) -> None:
-        """Puts a file there.
+        """Copies a file to the device.
 
         Raises:
-            DeviceError: If it cannot be.
+            DeviceError: If the file cannot be copied.
         """
-        # Absolute, so that no name can be an option of the tool.
+        # An absolute path never looks like an option of the tool.
         status, out, err = self._copy(str(local.absolute()), remote, timeout)
         if status:
             said = " ".join((err or out).split())
@@ -78,17 +78,18 @@ class Device:
         """Runs a command.
 
         Args:
-            words: The program and its arguments; none of them is read by a shell.
-            timeout: Seconds that it may take.
+            words: The program and its arguments. The shell expands none of them.
+            timeout: Time limit in seconds.
 
         Returns:
-            Its status and output.
+            Status and output of the command.
 
         Raises:
-            DeviceError: If the device cannot be reached, or it takes longer.
+            DeviceError: If the device cannot be reached, or if the command exceeds the
+                time limit.
         """
-        # Old phones do not hand on a command's status, and a connection that breaks
-        # must not look like a command that wrote nothing.
+        # The last line of the output has the status: adb of old phones does not return
+        # it, and without the line a broken connection would look like no output.
         line = f"{shlex.join(words)} 2>&1; s=$?; echo; echo awn-status:$s"
         status, out, err = self._call(line, timeout)
         match = re.search(r"\n?awn-status:(\d+)\s*$", out)
@@ -98,32 +99,35 @@ class Device:
         return Answer(int(match[1]), out[: match.start()].rstrip("\n"))
 
     def machine(self) -> str:
-        """What `uname -m` says, such as `aarch64`."""
+        """The output of `uname -m`, such as `aarch64`."""
         return self.run(["uname", "-m"]).text.strip()
 
     def describe(self) -> dict[str, str | None]:
-        """Fields of a `Row` that tell of the device: device, soc, build, governor."""
+        """Fields of a `Row` on the device: device, soc, build, governor."""
         raise NotImplementedError
 
     def state(self) -> str | None:
-        """Temperature, battery, screen, as far as they can be read."""
+        """Temperature, battery and screen; `None` if none of them can be read."""
         return None
 
     def stop(self, program: str) -> None:
-        """Ends a program there that was started by its path.
+        """Ends a program on the device that was started by its path.
 
         Raises:
             DeviceError: If the device cannot be reached.
         """
-        # As a pattern that does not find the shell that is told it.
+        # The brackets keep the pattern from matching the shell that runs `pkill`,
+        # whose command line has the pattern.
         answer = self.run(["pkill", "-9", "-f", f"[{program[0]}]{program[1:]}"])
-        if answer.status > 1:  # 1: there was none any more
+        if answer.status > 1:  # 1: the program has ended already
             said = " ".join(answer.text.split())
-            raise DeviceError(f"{self.name}: cannot stop what hangs: {said}")
+            raise DeviceError(
+                f"{self.name}: cannot stop the program that hangs: {said}"
+            )
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[str]:
-        """A new folder there, which is removed at the end."""
+        """A new folder on the device, which is removed at the end."""
         path = f"{self._home}/awn-{uuid.uuid4().hex[:12]}"
         made = self.run(["mkdir", "-p", path])
         if made.status:
@@ -131,12 +135,13 @@ class Device:
         try:
             yield path
         finally:
-            # If the device is gone, so that it cannot be: what went wrong comes first.
+            # If the connection is lost, the folder cannot be removed. This error must
+            # not replace the first error.
             with contextlib.suppress(DeviceError):
                 self.run(["rm", "-rf", path])
 
     def _first(self, *commands: Sequence[str]) -> str | None:
-        """What the first of some commands that says anything says."""
+        """First line of the output of the first command that has any output."""
         for words in commands:
             answer = self.run(words)
             if answer.status == 0 and answer.text.strip():
@@ -148,7 +153,7 @@ _GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 
 def _tool(words: Sequence[str], timeout: float, name: str) -> tuple[int, str, str]:
-    """Runs a program here."""
+    """Runs a program on this machine: status, stdout, stderr."""
     try:
         done = subprocess.run(
             words,
@@ -176,8 +181,8 @@ class AdbDevice(Device):
     """An Android device.
 
     Args:
-        serial: Its serial number, as `adb devices` lists it.
-        adb: The program.
+        serial: Serial number, as `adb devices` lists it.
+        adb: Path or name of the program adb.
     """
 
     kind = "android"
@@ -194,14 +199,14 @@ class AdbDevice(Device):
         return _tool(words, timeout, self.name)
 
     def machine(self) -> str:
-        """The ABI that it prefers, such as `arm64-v8a`."""
+        """The ABI that the device prefers, such as `arm64-v8a`."""
         return self._property("ro.product.cpu.abi") or super().machine()
 
     def _property(self, *names: str) -> str | None:
         return self._first(*(["getprop", name] for name in names))
 
     def describe(self) -> dict[str, str | None]:
-        """Maker, model, chip and build by `getprop`; the clock governor."""
+        """Maker, model, chip and build from `getprop`, and the clock governor."""
         maker = self._property("ro.product.manufacturer")
         model = self._property("ro.product.model")
         release = self._property("ro.build.version.release")
@@ -218,7 +223,7 @@ class AdbDevice(Device):
         }
 
     def state(self) -> str | None:
-        """Thermal status (0 is cool), battery and screen, by `dumpsys`."""
+        """Thermal status (0 is cool), battery and screen from `dumpsys`."""
         parts = []
         for label, service, pattern in (
             ("thermal status", "thermalservice", r"Thermal Status: (\d+)"),
@@ -236,9 +241,9 @@ class SshDevice(Device):
     """A Linux board, such as a Raspberry Pi.
 
     Args:
-        host: `user@board`, as for ssh, which must not have to ask for a password.
-        ssh: The program.
-        scp: The program.
+        host: `user@board`, as for ssh. ssh must connect without asking for a password.
+        ssh: Path or name of the program ssh.
+        scp: Path or name of the program scp.
 
     Raises:
         ValueError: If the host's name could be an option of ssh.
@@ -282,15 +287,15 @@ def adb_devices(adb: str = "adb", serials: Sequence[str] = ()) -> list[AdbDevice
     """Finds the Android devices that are ready.
 
     Args:
-        adb: The program.
-        serials: Those wanted. If there are none, the only one.
+        adb: Path or name of the program adb.
+        serials: Serial numbers of the devices to use. Empty for the only device.
 
     Returns:
         The devices.
 
     Raises:
-        DeviceError: If one is missing, is not authorized or offline, or there are
-            several and none is named.
+        DeviceError: If a device is missing, not authorized or offline, or if several
+            devices are connected and `serials` is empty.
     """
     status, out, err = _tool([adb, "devices"], 60, "adb")
     if status:
@@ -312,14 +317,16 @@ def adb_devices(adb: str = "adb", serials: Sequence[str] = ()) -> list[AdbDevice
         )
     if len(wanted) > 1 and not serials:
         raise DeviceError(
-            f"Several Android devices are connected: {', '.join(wanted)}. Name those "
-            "to measure: `--serial`."
+            f"Several Android devices are connected: {', '.join(wanted)}. Name the "
+            "devices to measure with `--serial`."
         )
     for serial in wanted:
         state = states.get(serial)
         if state is None:
             known = ", ".join(states) or "none"
-            raise DeviceError(f"Android device {serial} is not connected; {known} is.")
+            raise DeviceError(
+                f"Android device {serial} is not connected. Connected: {known}"
+            )
         if state != "device":
             hint = advice.get(state, "`adb devices` must call it 'device'.")
             raise DeviceError(f"Android device {serial} is {state}. {hint}")
@@ -327,10 +334,11 @@ def adb_devices(adb: str = "adb", serials: Sequence[str] = ()) -> list[AdbDevice
 
 
 _ARM_64 = ("arm64-v8a", "aarch64", "arm64")
-#: Machines of ELF files, and what devices of that kind call themselves.
+#: Machine numbers of ELF files, with the names that such devices give themselves.
 _MACHINES = {
     183: _ARM_64,
-    # Most 64-bit machines run these, too; if not, they say so themselves.
+    # Most 64-bit machines run 32-bit programs, too. A machine that does not reports an
+    # error of its own.
     40: (*("armeabi-v7a", "armeabi", "armv7l", "armv6l", "armv8l"), *_ARM_64),
     62: ("x86_64", "amd64"),
     3: ("x86", "i386", "i686", "x86_64"),
@@ -353,34 +361,38 @@ def check_program(path: Path, machine: str) -> None:
         head = file.read(20)
     if head[:4] != b"\x7fELF" or len(head) < 20:
         raise DeviceError(
-            f"'{path}' is no program for Android or Linux (ELF). tflite/README.md says "
-            "where Google publishes benchmark_model."
+            f"'{path}' is not a program for Android or Linux (ELF). tflite/README.md "
+            "says where Google publishes benchmark_model."
         )
     order = "<" if head[5] == 1 else ">"
     (kind,) = struct.unpack(f"{order}H", head[18:20])
     known = _MACHINES.get(kind, (f"ELF machine {kind}",))
     if machine not in known:
         raise DeviceError(
-            f"'{path}' is a program for {known[0]}, and the device is {machine}. Take "
-            "that of its kind."
+            f"'{path}' is a program for {known[0]}, but the device is {machine}. Use "
+            "the benchmark_model for this machine."
         )
 
 
 def find_program(device: Device) -> Path:
-    """Finds `benchmark_model` for a device where litert-cli keeps what it fetched.
+    """Finds `benchmark_model` for a device in the cache of litert-cli.
 
     Args:
         device: The device.
 
+    Returns:
+        Path of the program on this machine.
+
     Raises:
-        DeviceError: If it is not there, or the device cannot be reached.
+        DeviceError: If the program is not in the cache, or if the device cannot be
+            reached.
     """
     machine = device.machine()
     path = Path.home() / ".cache" / "litert-cli" / "binaries" / machine
     path /= "benchmark_model"
     if not path.is_file():
         raise DeviceError(
-            f"{device.name} needs benchmark_model for {machine}: name it with "
-            "`--benchmark-model`. tflite/README.md says where Google publishes it."
+            f"{device.name} needs benchmark_model for {machine}. Name the program "
+            "with `--benchmark-model`. tflite/README.md says where Google publishes it."
         )
     return path

@@ -1,4 +1,4 @@
-"""A report as a picture, and as one HTML file that needs nothing else."""
+"""Writes a report as a picture, and as one HTML file without other files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def plot_report(
     """Draws accuracy over median latency, a curve for each target.
 
     Args:
-        report: The report. Points are marked with their widths. Where accuracy is not
-            known for all, width takes its place.
-        ax: Matplotlib axes to draw on. `None` for new ones.
-        budget_ms: Longest latency wanted, in ms, for a line. `None` for none.
+        report: The report. Each point is labelled with its width. If accuracy is not
+            known for all rows, the vertical axis is the width.
+        ax: Matplotlib axes to draw on. `None` for new axes.
+        budget_ms: Latency limit in ms, drawn as a line. `None` for no line.
 
     Returns:
         The axes; `.figure.savefig(path)` writes a picture.
@@ -60,7 +60,7 @@ def plot_report(
             marker=MARKERS[i % len(MARKERS)],
             markersize=4,
             color=COLORS[i % len(COLORS)],
-            label=name.replace("$", r"\$"),  # no formula
+            label=name.replace("$", r"\$"),  # Matplotlib reads $...$ as a formula
         )
     medians = all(row.median_ms is not None for row in rows)
     ax.set(
@@ -80,16 +80,16 @@ def plot_report(
 def write_html(
     report: Report, path: str | Path, *, budget_ms: float | None = None
 ) -> None:
-    """Writes a report as one HTML file: picture, table, what failed.
+    """Writes a report as one HTML file with picture, table, warnings and failures.
 
     Args:
         report: The report.
         path: The file.
-        budget_ms: Longest latency wanted, in ms, for a line in the picture and a mark
-            in the table. `None` for none.
+        budget_ms: Latency limit in ms. The picture shows it as a line, and the table
+            marks slower rows. `None` for no limit.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     rows = report.sorted()
     title = html.escape(_title(rows))
@@ -120,7 +120,7 @@ _STYLE = (
 
 
 def _latency(row: Row) -> float | None:
-    """Old versions of benchmark_model tell no median."""
+    """The median latency, or the mean: old benchmark_model prints no median."""
     return row.mean_ms if row.median_ms is None else row.median_ms
 
 
@@ -139,12 +139,12 @@ def _picture(report: Report, budget_ms: float | None) -> str:
         return ""
     text = io.StringIO()
     figure.savefig(text, format="svg")
-    # Without the XML declaration, which has no place inside HTML.
+    # An XML declaration is not allowed inside HTML.
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def _title(rows: Sequence[Row]) -> str:
-    """Which file, on what, when."""
+    """The title: files, devices and days of the rows."""
     files, devices = (_different(rows, name) for name in ("file", "device"))
     days = sorted({row.time[:10] for row in rows})
     parts = [
@@ -161,7 +161,7 @@ def _different(rows: Sequence[Row], name: str) -> list[str]:
 
 
 def _about(rows: Sequence[Row]) -> str:
-    """What else is the same for all rows."""
+    """A paragraph with the values of fields that are not in the table."""
     parts = []
     for title, name in (
         ("precision", "precision"),
@@ -176,8 +176,7 @@ def _about(rows: Sequence[Row]) -> str:
     return f"<p>{html.escape('; '.join(parts))}.</p>" if parts else ""
 
 
-#: Columns of the table that people look at: a title with the unit, the field, and what
-#: a value is divided by.
+#: Columns of the main table: title with unit, field, and divisor of the values.
 _COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("width", "width", 1),
     ("accuracy (%)", "accuracy", 1e-2),
@@ -190,14 +189,14 @@ _COLUMNS: tuple[tuple[str, str, float], ...] = (
 
 
 def _short_table(rows: Sequence[Row], budget_ms: float | None) -> str:
-    """Eight columns, with units."""
+    """The main table, with units."""
     if not rows:
         return ""
     caption = ""
     if budget_ms is not None:
         caption = (
-            f"<caption>Red: slower than {budget_ms:g} ms, by the 90th percentile where "
-            "that is known.</caption>"
+            f"<caption>Red: slower than {budget_ms:g} ms (90th percentile, or else "
+            "median or mean).</caption>"
         )
     heads = ["target", *(title for title, _, _ in _COLUMNS)]
     lines = [f"<table>{caption}", _line("th", heads)]
@@ -211,7 +210,7 @@ def _short_table(rows: Sequence[Row], budget_ms: float | None) -> str:
 
 
 def _details(rows: Sequence[Row]) -> str:
-    """All that was measured, for those who open it."""
+    """A table with all fields, which the reader can unfold."""
     if not rows:
         return ""
     table = _table(rows)

@@ -1,4 +1,4 @@
-"""What benchmarks measure: one schema for every target, merged, printed, written."""
+"""Reports of benchmarks: one schema for all targets, with merging and writing."""
 
 from __future__ import annotations
 
@@ -34,48 +34,48 @@ def _now() -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """Measurements of one width, on one target. What is not known is `None`.
+    """Measurements of one width on one target. A value that is not known is `None`.
 
     Args:
-        target: `"cpu"`, `"gpu"` of this machine; `"android-cpu"`, `"android-gpu"`;
-            `"ssh-cpu"`, `"ssh-gpu"`.
+        target: `"cpu"` or `"gpu"` of this machine, `"android-cpu"`, `"android-gpu"`,
+            `"ssh-cpu"` or `"ssh-gpu"`.
         width: The width, in (0, 1].
-        signature: The signature that was run.
+        signature: Name of the signature that was run.
         file: Name of the file.
-        sha256: Its hash, hexadecimal.
-        threads: Threads of the CPU's engine.
-        median_ms: Median of the timed runs, in ms; so with the others.
-        mean_ms: Mean.
-        min_ms: Minimum.
-        max_ms: Maximum.
-        std_ms: Standard deviation.
-        p90_ms: 90th percentile.
-        p95_ms: 95th percentile.
+        sha256: SHA-256 of the file, hexadecimal.
+        threads: Threads of the CPU engine.
+        median_ms: Median of the timed runs, in ms.
+        mean_ms: Mean of the timed runs, in ms.
+        min_ms: Minimum of the timed runs, in ms.
+        max_ms: Maximum of the timed runs, in ms.
+        std_ms: Standard deviation of the timed runs, in ms.
+        p90_ms: 90th percentile of the timed runs, in ms.
+        p95_ms: 95th percentile of the timed runs, in ms.
         runs: Number of timed runs.
-        warm_up: Number of runs before them.
-        spread: How far medians of separate repetitions lie apart: the range of the
-            middle half of them, relative to their median. `None` if there was one.
-        init_ms: Time to load and prepare the file.
-        memory_mb: By how much the process grew at most, in MB.
+        warm_up: Number of runs before the timed runs.
+        spread: Interquartile range of the medians of separate repetitions, divided by
+            the median of these medians. `None` for a single repetition.
+        init_ms: Time to load and prepare the file, in ms.
+        memory_mb: Largest growth of the process' memory, in MB.
         nodes: Number of operators.
-        nodes_delegated: How many of them a delegate runs.
-        fully_accelerated: Whether the target runs all of them.
-        largest_error: Largest difference from what this machine's CPU computes on the
+        nodes_delegated: Number of operators that a delegate runs.
+        fully_accelerated: Whether the target runs all operators.
+        largest_error: Largest difference from the outputs of this machine's CPU on the
             same input.
         accuracy: Accuracy at this width, in [0, 1].
-        precision: As the file was exported: `"float32"`, `"int8"` ...
-        file_bytes: Length of the file.
-        macs: See `Costs`; so with the next two. Kernels that are cut need fewer than
-            the slim network, of which `ExportedWidth` tells.
-        parameters: Elements of constants.
-        activation_bytes: Bytes of activations at the same time.
-        device: What was measured on: processor or phone.
+        precision: Precision of the file: `"float32"`, `"int8"` ...
+        file_bytes: Size of the file, in bytes.
+        macs: MACs that the file computes; see `Costs`. A file with cut kernels computes
+            fewer MACs than the slim network, whose MACs `ExportedWidth` has.
+        parameters: Elements of constants; see `Costs`.
+        activation_bytes: Bytes of activations at the same time; see `Costs`.
+        device: The processor or phone that was measured.
         soc: The phone's chip.
         build: The phone's build.
         litert: Version of LiteRT, or of the program that measured.
         governor: The clock governor.
         thermal: State of temperature, battery and screen.
-        time: When, UTC, ISO 8601.
+        time: Time of the measurement, UTC, ISO 8601.
     """
 
     target: str
@@ -118,22 +118,22 @@ class Row:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What rows must differ in to be kept side by side."""
+        """The key of a row. A report keeps one row for each key."""
         return (self.target, self.device, self.sha256, self.signature, self.threads)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What could not be measured.
+    """A measurement that failed. For fields without explanation see `Row`.
 
     Args:
-        target: See `Row`; so with the others.
-        signature: The signature; `None` if the whole target failed.
-        threads: Threads; `None` likewise.
-        message: Why, in one line.
+        target: See `Row`.
+        signature: Name of the signature. `None` if the whole target failed.
+        threads: Threads of the CPU engine. `None` if the whole target failed.
+        message: The reason, in one line.
         file: Name of the file.
-        device: The device, as far as it is known.
-        time: When.
+        device: The device; `None` if not known.
+        time: Time of the failure, UTC, ISO 8601.
     """
 
     target: str
@@ -145,7 +145,7 @@ class Failure:
     time: str = field(default_factory=_now)
 
     def is_mended_by(self, row: Row) -> bool:
-        """Whether a row measures what failed before."""
+        """Whether a row is a later, successful measurement of what failed."""
         return (
             row.time >= self.time
             and row.target.startswith(self.target)
@@ -162,7 +162,7 @@ class Failure:
 
 
 def statistics_of(ms: Sequence[float]) -> dict[str, Any]:
-    """Fields of a `Row` from the milliseconds of its runs."""
+    """Fields of a `Row`, computed from the milliseconds of its runs."""
     values = np.asarray(ms, float)
     return {
         "median_ms": float(np.median(values)),
@@ -177,7 +177,7 @@ def statistics_of(ms: Sequence[float]) -> dict[str, Any]:
 
 
 def spread_of(medians: Sequence[float]) -> float | None:
-    """`spread` of a `Row` from the medians of repetitions."""
+    """`spread` of a `Row`, computed from the medians of repetitions."""
     if len(medians) < 2:
         return None
     low, middle, high = np.percentile(medians, [25, 50, 75])
@@ -186,11 +186,11 @@ def spread_of(medians: Sequence[float]) -> float | None:
 
 @dataclass
 class Report:
-    """Rows, and what failed.
+    """Measurements, and measurements that failed.
 
     Args:
-        rows: The rows.
-        failures: What could not be measured.
+        rows: The measurements.
+        failures: The measurements that failed.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -198,7 +198,7 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Reads what `save` wrote.
+        """Reads a report that `save` wrote.
 
         Args:
             path: A JSON file.
@@ -207,8 +207,8 @@ class Report:
             The report. Fields that this version does not know are left out.
 
         Raises:
-            ValueError: If it is no report, or of a later schema.
-            OSError: If it cannot be read.
+            ValueError: If the file is not a report, or has a later schema.
+            OSError: If the file cannot be read.
         """
         content = read_json(Path(path), of_kind("report", _CONTENT), _ABOUT)
         rows = [_known(Row, values) for values in content["rows"]]
@@ -216,13 +216,13 @@ class Report:
         return cls(rows, failures)
 
     def save(self, path: str | Path) -> None:
-        """Writes a JSON file, whole or not at all.
+        """Writes the report to a JSON file, whole or not at all.
 
         Args:
             path: The file.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the file cannot be written.
         """
         content = {
             "schema": SCHEMAS["report"],
@@ -232,11 +232,11 @@ class Report:
         write_whole(Path(path), json.dumps(content, indent=1) + "\n")
 
     def without_older(self, file: str, sha256: str) -> Report:
-        """The report without rows of other files of this name: of earlier exports.
+        """The report without rows of earlier exports to a file of this name.
 
         Args:
             file: Name of the file.
-            sha256: Hash of the file that counts.
+            sha256: SHA-256 of the present file.
         """
         return Report(
             [row for row in self.rows if row.file != file or row.sha256 == sha256],
@@ -244,17 +244,17 @@ class Report:
         )
 
     def put(self, row: Row) -> None:
-        """Adds a row, in place of one that measured the same."""
+        """Adds a row. It replaces an earlier row with an equal key."""
         self.rows = [old for old in self.rows if old.key != row.key] + [row]
 
     def to_csv(self, path: str | Path) -> None:
-        """Writes the rows with a column for each field.
+        """Writes the rows to a CSV file, with a column for each field.
 
         Args:
             path: The file.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the file cannot be written.
         """
         text = io.StringIO()
         writer = csv.DictWriter(text, [column.name for column in fields(Row)])
@@ -263,14 +263,15 @@ class Report:
         write_whole(Path(path), text.getvalue())
 
     def merged(self, others: Iterable[Report]) -> Report:
-        """Rows of several runs and devices together.
+        """Merges reports of several runs and devices.
 
         Args:
             others: Other reports.
 
         Returns:
-            All rows; of those that measure the same (target, device, file, signature
-            and threads), the latest. What failed, if no row has it since.
+            All rows. Of rows that have equal target, device, file, signature and
+            threads, only the latest is kept. Failures are kept unless a later row
+            measures what failed.
         """
         latest: dict[tuple[Any, ...], Row] = {}
         failures: list[Failure] = []
@@ -301,7 +302,7 @@ class Report:
         )
 
     def warnings(self) -> list[str]:
-        """Where noise is too large to tell which of two widths is faster."""
+        """Warnings for pairs of widths whose difference is smaller than the noise."""
         warnings = []
         for row, following in zip(self.sorted(), self.sorted()[1:], strict=False):
             same = (*row.key[:3], row.threads) == (
@@ -316,9 +317,9 @@ class Report:
             if gap < noise:
                 warnings.append(
                     f"{row.target}, {row.threads} threads: {row.signature} and "
-                    f"{following.signature} differ by {gap:.0%}, repetitions of one by "
-                    f"{noise:.0%}. Measure more (`--runs`, `--repeats`), on a quiet "
-                    "machine."
+                    f"{following.signature} differ by {gap:.0%}, but repetitions of "
+                    f"one signature differ by {noise:.0%}. Measure more runs "
+                    "(`--runs`, `--repeats`), on a quiet machine."
                 )
         return warnings
 
@@ -352,7 +353,7 @@ _ABOUT = (
     "a report of `awn benchmark`, which is JSON, as in FILE.benchmark.json (its CSV, "
     "its HTML or an export's manifest cannot be read)"
 )
-#: What a field must have, by its annotation.
+#: The check of a field's value, by the field's annotation.
 _KINDS: dict[str, Check] = {
     "str": text(),
     "int": number(0, whole=True),
@@ -362,7 +363,7 @@ _KINDS: dict[str, Check] = {
 
 
 def _fields_of(kind: Any) -> Check:
-    """What a row, or a failure, must have: the fields of its class."""
+    """A check that an object has the fields of `Row` or `Failure`."""
     known, needed = {}, []
     for column in fields(kind):
         name, _, null = str(column.type).partition(" | ")

@@ -200,7 +200,10 @@ def test_pick_says_where_the_median_would_decide_otherwise(tmp_path, capsys):
         ("benchmark {net} --output {tmp}/text.tflite/r.json", "must lie in a folder"),
         ("benchmark {net} --android --adb {tmp}/none", "'.*/none' was not found"),
         ("benchmark {net} --android --adb {adb}", "No Android device is connected"),
-        ("benchmark {net} --serial A --adb {adb}", "A is not connected; none is"),
+        (
+            "benchmark {net} --serial A --adb {adb}",
+            "A is not connected. Connected: none",
+        ),
         ("benchmark {net} --ssh -oProxyCommand=x", "expected one argument"),
         ("benchmark {net} --ssh a;b", "`--ssh` must be a host"),
         ("benchmark {net} --dataset imagenet", "must be one of .*'fashion_mnist'"),

@@ -117,7 +117,8 @@ def test_a_warning_where_noise_hides_the_order():
     assert clear.warnings() == []
     noisy = Report([row(0.5, 2.0, spread=0.2), row(0.6, 2.2), row(1.0, 5.0)])
     (warning,) = noisy.warnings()
-    assert "width_050 and width_060 differ by 10%, repetitions of one by 20%" in warning
+    assert "width_050 and width_060 differ by 10%, but repetitions" in warning
+    assert "of one signature differ by 20%" in warning
 
 
 def test_the_table_has_a_line_for_each_row():

@@ -161,7 +161,7 @@ def test_a_board_that_lets_nobody_in_ends_in_one_line(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--serial R5CT1", "Android device R5CT1 is not connected; none is."),
+        ("--serial R5CT1", "Android device R5CT1 is not connected. Connected: none"),
         ("--android", "No Android device is connected."),
     ],
 )
