@@ -1,4 +1,4 @@
-"""ZIP files from elsewhere: what is in them is checked before it is used."""
+"""Checks ZIP files of unknown origin before their content is used."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import zlib
 
 from awn_keras.errors import ArgumentError
 
-#: What Python's readers raise for damaged archives.
+#: Errors that Python raises for damaged archives.
 FAULTS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
-    # An unknown way to compress; a password is missing; names that are not text.
+    # For an unknown compression, a missing password, and names that are not text.
     *(NotImplementedError, RuntimeError, ValueError),
 )
-#: By how much DEFLATE can make anything smaller, at most.
+#: Largest compression ratio of DEFLATE.
 _MOST = 1032
 
 
@@ -22,17 +22,17 @@ def check_archive(archive: zipfile.ZipFile, length: int, name: str, about: str) 
     """Checks that all of an archive can be read: sizes, passwords, checksums.
 
     Args:
-        archive: The archive, open.
-        length: How many bytes its file has.
-        name: The file's name.
-        about: What it must be, for the message.
+        archive: The open archive.
+        length: Size of the archive's file, in bytes.
+        name: Name of the file.
+        about: Kind of the file, for the message.
 
     Returns:
-        How many bytes its entries have, unpacked.
+        Size of all unpacked entries, in bytes.
 
     Raises:
-        ValueError: If an entry is encrypted, damaged, larger than the file, or larger
-            than what is stored of it can become.
+        ValueError: If an entry is encrypted or damaged, if its stored bytes exceed the
+            file, or if its unpacked size exceeds the largest compression ratio.
     """
     wrong = f"'{name}' is not {about}, or is damaged"
     for entry in archive.infolist():
@@ -40,13 +40,13 @@ def check_archive(archive: zipfile.ZipFile, length: int, name: str, about: str) 
             raise ArgumentError(f"{wrong}: its entry '{entry.filename}' is encrypted.")
         if entry.compress_size > length:
             raise ArgumentError(
-                f"{wrong}: its entry '{entry.filename}' cannot take "
-                f"{entry.compress_size:,} bytes of {length:,}."
+                f"{wrong}: its entry '{entry.filename}' cannot have "
+                f"{entry.compress_size:,} stored bytes in a file of {length:,} bytes."
             )
         if entry.file_size > _MOST * entry.compress_size:
             raise ArgumentError(
-                f"{wrong}: its entry '{entry.filename}' cannot have {entry.file_size:,}"
-                f" bytes, of which {entry.compress_size:,} are stored."
+                f"{wrong}: its entry '{entry.filename}' cannot unpack from "
+                f"{entry.compress_size:,} to {entry.file_size:,} bytes."
             )
     try:
         damaged = archive.testzip()

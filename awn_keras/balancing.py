@@ -1,9 +1,9 @@
-"""Widening the layers for which it pays: as much work and as many weights as before.
+"""Widens the layers whose zeros a file does not compute, at equal total cost.
 
-A triangle forbids about half of a kernel, and wider layers make up for it. An exported
-file stores and computes no zeros where it cuts a kernel, so that a wider layer costs
-what the plain one did. Where cutting does not pay (few channels, many pixels) all
-zeros are computed, and a wider layer costs more for nothing.
+A triangle forbids about half of a kernel, and a wider layer compensates for it. Where
+an exported file cuts a kernel, the file stores and computes few zeros, so a wider layer
+costs about as much as the plain layer. Where cutting does not pay (few channels, many
+pixels), the file computes all zeros, and a wider layer would cost more without gain.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from awn_keras.model import AnyWidthModel
 from awn_keras.propagation import Trace
 from awn_keras.widening import Multiplier
 
-#: The paper's, with which a triangle has as many weights as the plain kernel.
+#: The paper's multiplier, with which a triangle has as many weights as a plain kernel.
 _PAPERS = 2**0.5
-#: Within so much of the balance no other multiplier is tried.
+#: The search stops if the logarithm of the cost ratio is below this.
 _CLOSE = 0.02
 _TRIALS = 6
 
@@ -30,20 +30,20 @@ _TRIALS = 6
 def balanced(
     plain: keras.Model, traced: Trace, build: Callable[[Multiplier], AnyWidthModel]
 ) -> Multiplier:
-    """Finds by how much to widen the layers of a model.
+    """Finds the width multiplier of each layer.
 
-    Layers that an exported file cuts get one number, with those whose channels are
-    added to theirs; all others keep their size. At full width the file's
-    multiply-accumulates and weights then differ from the plain network's by factors
-    whose product is 1.
+    All layers that an exported file cuts get one multiplier. Layers whose channels are
+    added to those of a cut layer get it, too. Other layers keep their size. At full
+    width, the file's MACs and weights then differ from the plain network's by two
+    factors whose product is about 1.
 
     Args:
         plain: The plain model.
-        traced: Its channels.
-        build: Makes an any-width model of it, widened so.
+        traced: Channels of the plain model.
+        build: Function that makes the any-width model for given multipliers.
 
     Returns:
-        The number of each layer.
+        A function that gives the multiplier of a layer.
 
     Raises:
         ValueError: If the model's rows, cols or steps are not known.
@@ -51,7 +51,7 @@ def balanced(
     unknown = [x for x in plain.inputs if None in x.shape[1:]]
     if unknown:
         raise ArgumentError(
-            "`width_multiplier='balanced'` weighs the work of layers, and needs an "
+            "`width_multiplier='balanced'` counts the MACs of layers, and needs an "
             f"`Input` of a full shape. Received: input '{unknown[0].name}' of shape "
             f"{tuple(unknown[0].shape)}. Give a number, such as 1.0."
         )
@@ -65,7 +65,7 @@ def balanced(
     chosen = {id(layer) for layer, own in makers if labels.intersection(own.tolist())}
     if not chosen:
         return lambda layer: 1.0
-    # Layers that cannot be counted stay as they are.
+    # `known_macs` leaves out layers that cannot be counted. They keep their size.
     wanted = int(known_macs(plain, [1.0]).macs[0]), count_parameters(plain)
 
     def multiplier(number: float) -> Multiplier:
@@ -82,8 +82,8 @@ def balanced(
     number = low if abs(below) < abs(above) else high
     for _ in range(_TRIALS):
         if not below < 0 < above:
-            break  # already at 1 there is more than before, or at sqrt(2) still less
-        # Costs rise about as a power of the number.
+            break  # no balance between the limits 1 and sqrt(2)
+        # Costs grow about as a power of the multiplier, so interpolate its logarithm.
         share = min(max(below / (below - above), 0.1), 0.9)
         number = low * (high / low) ** share
         now = excess(build(multiplier(number)))

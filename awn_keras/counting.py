@@ -1,4 +1,4 @@
-"""What a width costs: multiply-accumulates and weights."""
+"""Counts multiply-accumulates (MACs) and weights of a model at a width."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ def count_macs(
     layout: str = "dense",
     widths: Sequence[float] | None = None,
 ) -> int:
-    """Counts multiply-accumulate operations for one sample.
+    """Counts multiply-accumulate operations (MACs) for one sample.
 
-    Counted are convolutions, dense layers, recurrent layers and attention. Bias,
-    normalization (folded into a convolution on devices), activations and pooling do not
+    Convolutions, dense layers, recurrent layers and attention count. Bias,
+    normalization (devices fold it into a convolution), activations and pooling do not
     count.
 
     Args:
         model: An `AnyWidthModel`, a system of `awn_keras.baselines`, or
             another functional model.
         width: Width in [min_width, 1]. `None` for 1.
-        layout: `"dense"`: what a slimmed model computes, multiplications by zeros of
-            the triangle included. `"auto"` or `"triangular"`: what a file computes that
-            `export_tflite` writes with this layout. Models that have no triangles are
-            dense at any layout.
-        widths: Widths that the file holds, where its kernels are cut; also at `width`,
-            if that is another. `None` for those of `export_tflite`.
+        layout: `"dense"` counts the MACs of a slimmed model, with multiplications by
+            zeros of the triangle. `"auto"` and `"triangular"` count the MACs of a file
+            that `export_tflite` writes with this layout. For a model without triangles,
+            all layouts count as `"dense"`.
+        widths: Widths of the file. Kernels are cut at these widths and at `width`.
+            `None` for the default widths of `export_tflite`.
 
     Returns:
         The number of MACs.
 
     Raises:
-        ValueError: If a width is out of range, `layout` is none of these, or the
+        ValueError: If a width is out of range, if `layout` has no such value, or if the
             model's rows, cols or steps are not known.
-        NotImplementedError: If the model has layers with kernels of another kind, such
-            as your own without `macs` in a `WidthRule`. The message names all layers
-            that are not counted. (`summarize`, `list_networks` and `trade_off_curve`
-            count the others.)
+        NotImplementedError: If the MACs of a layer are not known, such as those of your
+            own layer with a kernel and without `macs` in its `WidthRule`. The message
+            names all layers that are not counted. `summarize`, `list_networks` and
+            `trade_off_curve` count the other layers.
     """
     if layout not in LAYOUTS:
         raise ArgumentError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
@@ -77,7 +77,7 @@ def count_macs(
 
 
 def count_parameters(model: keras.Model, width: float | None = None) -> int:
-    """Counts the weights that a slimmed model has, trainable or not.
+    """Counts the weights of a slimmed model, trainable or not.
 
     Args:
         model: An `AnyWidthModel`, a system of `awn_keras.baselines`, or
@@ -85,7 +85,7 @@ def count_parameters(model: keras.Model, width: float | None = None) -> int:
         width: Width in [min_width, 1]. `None` for 1.
 
     Returns:
-        The number of weights, as `slim(model, width).count_params()` gives it.
+        The number of weights, equal to `slim(model, width).count_params()`.
 
     Raises:
         ValueError: If the width is out of range.
@@ -94,7 +94,7 @@ def count_parameters(model: keras.Model, width: float | None = None) -> int:
 
 
 def count_active_parameters(model: MultiWidthModel, width: float) -> int:
-    """Counts the weights that act at a width: those that no triangle forbids.
+    """Counts the weights that act at a width: the weights that no triangle forbids.
 
     Args:
         model: An `AnyWidthModel`, or a system of `awn_keras.baselines`.
@@ -104,7 +104,7 @@ def count_active_parameters(model: MultiWidthModel, width: float) -> int:
         `count_parameters` without the zeros of the triangles.
 
     Raises:
-        TypeError: If `model` has one width only.
+        TypeError: If `model` has only one width.
         ValueError: If the width is out of range.
     """
     check_any_width_model(model)
@@ -116,7 +116,8 @@ def _one_width(model: keras.Model, width: float | None) -> list[float]:
         return [check_width(1.0 if width is None else width, model.min_width)]
     if width not in (None, 1.0):
         raise ArgumentError(
-            f"Model '{model.name}' has one width only. Received: width={width}"
+            f"`width` must be 1 or None: model '{model.name}' has only one width. "
+            f"Received: width={width}"
         )
     return [1.0]
 
@@ -130,13 +131,13 @@ def macs_at(
     layout: str = "dense",
     held: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Counts as `count_macs` does, at several widths at once.
+    """Counts MACs as `count_macs` does, at several widths at once.
 
     Args:
         model: See `count_macs`.
-        widths: Widths `(n,)` that the model has; not checked.
+        widths: Widths of the model `(n,)`, which are not checked.
         layout: See `count_macs`.
-        held: Widths that the file holds; see there.
+        held: Widths of the file; see `widths` of `count_macs`.
 
     Returns:
         int64 array `(n,)`.
@@ -153,11 +154,11 @@ def macs_at(
 
 @dataclass(frozen=True)
 class Uncounted:
-    """A layer whose multiply-accumulates are not known.
+    """A layer whose MACs are not known.
 
     Args:
-        name: Its name; within a nested model with the model's name before it.
-        error: Why they are not known.
+        name: Name of the layer. In a nested model, the model's name comes before it.
+        error: The error with the reason.
     """
 
     name: str
@@ -166,11 +167,11 @@ class Uncounted:
 
 @dataclass(frozen=True, eq=False)
 class MacCount:
-    """Multiply-accumulates of a model, as far as they are known.
+    """MACs of a model, as far as they are known.
 
     Args:
-        macs: int64 array `(widths,)`: those of the layers that can be counted.
-        uncounted: The layers that cannot, each once.
+        macs: int64 array `(widths,)`: MACs of the layers that can be counted.
+        uncounted: The layers that cannot be counted, each once.
     """
 
     macs: np.ndarray
@@ -182,7 +183,7 @@ class MacCount:
         return [layer.name for layer in self.uncounted]
 
     def __add__(self, other: MacCount) -> MacCount:
-        """Both together."""
+        """The sum of two counts."""
         layers = {layer.name: layer for layer in (*self.uncounted, *other.uncounted)}
         return MacCount(self.macs + other.macs, tuple(layers.values()))
 
@@ -193,16 +194,16 @@ def known_macs(
     layout: str = "dense",
     held: Sequence[float] | None = None,
 ) -> MacCount:
-    """Counts as `count_macs` does, but for layers that cannot be counted.
+    """Counts MACs as `count_macs` does, but leaves out layers that it cannot count.
 
     Args:
         model: See `count_macs`.
-        widths: Widths `(n,)` that the model has; not checked.
+        widths: Widths of the model `(n,)`, which are not checked.
         layout: See `count_macs`.
-        held: Widths that the file holds; see there.
+        held: Widths of the file; see `widths` of `count_macs`.
 
     Returns:
-        What is known, and the layers that are not counted.
+        The known MACs, and the layers that are not counted.
     """
     total = MacCount(np.zeros(len(widths), np.int64))
     total = sum((use.macs(widths) for use in layer_uses(model)), total)
@@ -228,76 +229,75 @@ def _all_uncounted(layers: Sequence[Uncounted]) -> Exception:
 
 
 def warn_of_uncounted(name: str, layers: Sequence[Uncounted], stacklevel: int) -> None:
-    """Warns that counts of MACs lack layers; says nothing if they lack none.
+    """Warns that counts of MACs lack layers. Does nothing if they lack none.
 
     Args:
         name: Name of the model.
         layers: The layers that are not counted.
-        stacklevel: As of `warnings.warn`, seen from the caller.
+        stacklevel: `stacklevel` of `warnings.warn`, as if the caller called it.
     """
     if layers:
         warnings.warn(
-            f"{WARNING} '{name}' are those of a part of its layers. "
+            f"{WARNING} '{name}' are the MACs of only a part of its layers. "
             f"{_all_uncounted(layers)}",
             stacklevel=stacklevel + 1,
         )
 
 
-#: How a warning begins that counts are not whole.
+#: First words of the warning that counts lack layers.
 WARNING = "MACs of model"
 
 
 def macs_cell(macs: int, uncounted: Sequence[str]) -> str:
-    """A number of MACs in a table, with a plus if more layers have some.
+    """A number of MACs in a table, with a plus if layers are not counted.
 
     Args:
         macs: The number.
-        uncounted: Names of the layers that are not in it.
+        uncounted: Names of the layers that are not counted.
     """
     return f"{macs:,}" + "+" * bool(uncounted)
 
 
 def uncounted_note(uncounted: Sequence[str]) -> list[str]:
-    """The lines below a table that say what the plus means.
+    """The line below a table that explains the plus.
 
     Args:
         uncounted: Names of the layers that are not counted.
 
     Returns:
-        A line, or none if all layers are counted.
+        A list with the line; empty if all layers are counted.
     """
     if not uncounted:
         return []
     names = ", ".join(f"'{name}'" for name in uncounted)
-    return [f"+: and those of layers whose MACs are not known: {names}"]
+    return [f"+: plus the MACs of layers that cannot be counted: {names}"]
 
 
 def executed_macs(
     model: MultiWidthModel, widths: Sequence[float], cuts: Mapping[str, Cut]
 ) -> np.ndarray:
-    """Counts what a file computes whose kernels are cut in a known way.
+    """Counts the MACs that a file with given cuts computes.
 
     Args:
         model: The model.
         widths: The widths of the file `(n,)`.
-        cuts: Its cuts by layer name, as `choose_cuts` gives them.
+        cuts: The cuts by layer name, as `choose_cuts` gives them.
 
     Returns:
-        int64 array `(n,)`: multiply-accumulates for one sample, those of layers that
-        cannot be counted left out.
+        int64 array `(n,)`: MACs for one sample, without layers that cannot be counted.
     """
     zeros = _zeros_left_out(model, widths, widths, cuts)
     return known_macs(model, widths).macs - zeros
 
 
 def executed_at_full_width(model: MultiWidthModel) -> tuple[int, int]:
-    """Counts what a file that `export_tflite` writes computes and stores at width 1.
+    """Counts the MACs and the weights at width 1 of a file from `export_tflite`.
 
     Args:
         model: The model.
 
     Returns:
-        Multiply-accumulates for one sample (see `executed_macs`), and weights.
+        MACs for one sample (see `executed_macs`), and the number of stored weights.
     """
     held = default_widths(model)
     cuts = choose_cuts(model, held)
@@ -331,11 +331,11 @@ def _zeros_left_out(
 
 
 def parameters_at(model: keras.Model, widths: Sequence[float]) -> np.ndarray:
-    """Counts as `count_parameters` does, at several widths at once.
+    """Counts weights as `count_parameters` does, at several widths at once.
 
     Args:
         model: See `count_parameters`.
-        widths: Widths `(n,)` that the model has; not checked.
+        widths: Widths of the model `(n,)`, which are not checked.
 
     Returns:
         int64 array `(n,)`.
@@ -345,11 +345,11 @@ def parameters_at(model: keras.Model, widths: Sequence[float]) -> np.ndarray:
 
 
 def active_parameters_at(model: MultiWidthModel, widths: Sequence[float]) -> np.ndarray:
-    """Counts as `count_active_parameters` does, at several widths at once.
+    """Counts weights as `count_active_parameters` does, at several widths at once.
 
     Args:
-        model: See there.
-        widths: Widths `(n,)` that the model has; not checked.
+        model: See `count_active_parameters`.
+        widths: Widths of the model `(n,)`, which are not checked.
 
     Returns:
         int64 array `(n,)`.
@@ -366,13 +366,14 @@ def active_parameters_at(model: MultiWidthModel, widths: Sequence[float]) -> np.
             for axes, grades in followed:
                 for axis, entries in channel_axes(kernel, axes, len(grades)):
                     of_axis = along(entries, grades)
-                    # In the order in which they come, after none.
+                    # Cumulative sums in the order of grades, with a 0 in front for a
+                    # width at which no channel is active.
                     order, last = np.argsort(of_axis, kind="stable"), axis - len(sizes)
                     forbidden = np.take(forbidden, order, last).cumsum(last)
                     none = np.zeros_like(np.take(forbidden, [0], last))
                     forbidden = np.concatenate([none, forbidden], last)
                     places[axis] = np.searchsorted(of_axis[order], widths, "right")
-                    sizes[axis] = 1  # the mask has this axis, and no more than these
+                    sizes[axis] = 1  # the sums over the mask include this axis
             zeros = forbidden[tuple(places[-forbidden.ndim :])]
             total = total - zeros * math.prod(sizes)
     return total
@@ -380,11 +381,11 @@ def active_parameters_at(model: MultiWidthModel, widths: Sequence[float]) -> np.
 
 @dataclass(frozen=True, eq=False)
 class LayerUse:
-    """A layer of a model with all its calls, to be counted at several widths.
+    """A layer of a model with all its calls, for counts at several widths.
 
     Args:
         layer: The layer, or an operation of `keras.ops`.
-        flows: What comes in and goes out at each of its calls; at least one.
+        flows: Inputs and outputs of each call; at least one call.
     """
 
     layer: Any
@@ -402,7 +403,7 @@ class LayerUse:
         return total
 
     def parameters(self, widths: Sequence[float]) -> np.ndarray:
-        """Weights, those of several calls once, int64 `(widths,)`."""
+        """Number of weights, int64 `(widths,)`. All calls share the weights."""
         followed = sides(self.layer, self.flows[0])
         total = np.zeros(len(widths), np.int64)
         for weight in weights_of(self.layer):
@@ -423,7 +424,7 @@ def layer_uses(model: keras.Model) -> list[LayerUse]:
             another functional model.
 
     Returns:
-        They with their calls, in the order of the first call; inputs left out.
+        The layers with their calls, in the order of the first call, without inputs.
 
     Raises:
         TypeError: If the model has no graph.
@@ -446,7 +447,7 @@ def _graph_flows(model: keras.Model) -> list[tuple[Any, Flow]]:
         model: A functional model of one width.
 
     Returns:
-        Operation and flow of each call; every kind is Fixed.
+        Operation and flow of each call. Every kind is Fixed.
 
     Raises:
         TypeError: If the model has no graph.
@@ -473,7 +474,7 @@ def _active_counts(
 
 
 def _inner_counts(layer: Any, flow: Flow, widths: Sequence[float]) -> Any:
-    """Active channels inside of the layer `(widths,)`, or `None`."""
+    """Active channels inside the layer `(widths,)`; `None` if there are none."""
     _, _, *inner = sides(layer, flow)
     return np.searchsorted(inner[0][1], widths, side="right") if inner else None
 
@@ -518,6 +519,5 @@ def _check_has_no_macs(layer: Any) -> None:
         )
     if any("kernel" in weight.name for weight in weights_of(layer)):
         raise UnsupportedError(
-            f"Cannot count the MACs of {kind}. Say how in the `macs` of its "
-            "`WidthRule`."
+            f"Cannot count the MACs of {kind}. Give its `WidthRule` a function `macs`."
         )

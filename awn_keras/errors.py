@@ -1,4 +1,4 @@
-"""What the user of the package can mend, as one family of exceptions."""
+"""The package's own exceptions: errors that the user can correct."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ from collections.abc import Callable
 
 
 class AwnError(Exception):
-    """Something that the user can mend; the message says how.
+    """An error that the user can correct. The message says how.
 
-    What stands in backticks in a message is code. "`name`" and "`name=value`" there are
-    arguments of the Python function that was called, and a command has its own names
-    for these.
+    Text in backticks in a message is code. "`name`" and "`name=value`" are arguments of
+    the Python function that was called. Commands replace them by their own options.
     """
 
     #: Whether the message has a line for each thing that is wrong.
     has_lines = False
-    # By this TensorFlow knows, when an error leaves a traced function, that another
-    # one of the same class can be made of a message.
+    # When an error leaves a traced function, TensorFlow makes a new error of its class
+    # from a message. It does so only if the class has the constructor of `Exception`.
     __init__ = Exception.__init__
 
     def message(self, typed: Callable[[str, str | None], str | None]) -> str:
-        """Gives the message in the words of a command.
+        """Returns the message with the options of a command.
 
         Args:
-            typed: From an argument's name and its value (`None` if the message does
-                not say it) to what a user types for it. `None` if it is no argument
-                of the command: the Python name then stays.
+            typed: Function of an argument's name and value (`None` if the message has
+                no value) that returns the option as a user types it, or `None` if the
+                command has no such option. Then the Python name stays.
 
         Returns:
             The message, such as "`--precision int8` needs `--representative`".
@@ -42,15 +41,15 @@ class ArgumentError(AwnError, ValueError):
 
 
 class ArgumentTypeError(AwnError, TypeError):
-    """An argument is of a kind that is not allowed."""
+    """An argument has a type that is not allowed."""
 
 
 class UnsupportedError(AwnError, NotImplementedError):
-    """What is asked for is not implemented, or not on this backend."""
+    """A feature is not implemented, or not on this backend."""
 
 
 class StateError(AwnError, RuntimeError):
-    """A call comes at a moment, or in a place, where it cannot be done."""
+    """A call is not possible in the present state or place."""
 
 
 class WeightsUnavailableError(AwnError, RuntimeError):
@@ -58,8 +57,8 @@ class WeightsUnavailableError(AwnError, RuntimeError):
 
 
 class DivergedError(AwnError, RuntimeError):
-    """Training came to NaN or infinite numbers."""
+    """Training produced NaN or infinite numbers."""
 
 
 class ExportError(AwnError, RuntimeError):
-    """A converted file has foreign operators or does not compute what it should."""
+    """A model cannot be exported, or a file does not run or computes wrong numbers."""

@@ -1,4 +1,4 @@
-"""Packages that `pip install awn_keras` leaves out, and the extras that bring them."""
+"""Optional packages, and the extras of awn_keras that install them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from awn_keras.errors import AwnError
 
-#: By the name that a package is imported by: what pip calls it, and our extra.
+#: By the name in an import: the name in pip, and the extra of awn_keras.
 _PACKAGES = {
     "PIL": ("pillow", "data"),
     "ai_edge_litert": ("ai-edge-litert", "tflite"),
@@ -21,33 +21,33 @@ _PACKAGES = {
     "tf_keras": ("tf-keras", "quantization"),
     "torch": ("torch", "torch"),
 }
-#: What Keras runs on: one of these.
+#: The backends of Keras that awn_keras supports.
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
 class MissingPackageError(AwnError, ImportError):
-    """A package is not installed; the message says how to install it.
+    """A package is not installed. The message says how to install it.
 
     Attributes:
-        name: The name that it is imported by.
+        name: Name of the package in an import.
     """
 
 
 def check_installed(who: str, *packages: str, why: str = "") -> None:
-    """Checks that packages are there, before work that would end without them.
+    """Checks that packages are installed, before long work that needs them.
 
     Args:
-        who: What needs them, at the beginning of a sentence.
-        *packages: The names that they are imported by.
-        why: What for, a clause that goes on after a comma.
+        who: Subject of the message's sentence, such as "Running a TFLite file".
+        *packages: Names of the packages in an import.
+        why: The reason, as a clause that follows the package's name after a comma.
 
     Raises:
-        ImportError: If one is not installed.
+        ImportError: If a package is not installed.
     """
     for package in packages:
         try:
             installed = find_spec(package) is not None
-        except (ImportError, ValueError):  # half an installation, or none in a test
+        except (ImportError, ValueError):  # a broken installation, or a test hides it
             installed = False
         if not installed:
             error = MissingPackageError(
@@ -61,11 +61,11 @@ def how_to_install(package: str, why: str = "") -> str:
     """Says how to install a package.
 
     Args:
-        package: The name that it is imported by.
+        package: Name of the package in an import.
         why: See `check_installed`.
 
     Returns:
-        The rest of a sentence that begins with "... needs the package".
+        The rest of a sentence after "... needs the package".
     """
     name, extra = _PACKAGES[package]
     return (

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and reading them back."""
+"""Writes files whole or not at all, and reads JSON files."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ except ImportError:  # Windows
 
 
 def check_can_write(path: Path, name: str = "path", *, folder: bool = False) -> None:
-    """Checks that a file can be written, before what it will hold takes its time.
+    """Checks that a file can be written, before its content is computed.
 
     Args:
-        path: The file; folders above it may be missing.
-        name: What the caller's user calls it.
-        folder: Whether it is to be a folder of files instead.
+        path: The file. Folders above it may be missing.
+        name: Name of the caller's argument, for messages.
+        folder: `True` if `path` is a folder for files instead of a file.
 
     Raises:
-        OSError: If it is the other of the two or neither, lies in a file, or in a
-            folder that this user may not write to.
+        OSError: If `path` is a folder instead of a file or the reverse, if it is
+            neither, if it lies in a file, or if it lies in a folder that this user may
+            not write to.
     """
     received = f"Received: {name}={str(path)!r}"
     if path.is_dir() and not folder:
@@ -47,11 +48,11 @@ def check_can_write(path: Path, name: str = "path", *, folder: bool = False) -> 
     nearest = next(place for place in above if place.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(
-            f"`{name}` must lie in a folder, and '{nearest}' is a file. {received}"
+            f"`{name}` must lie in a folder, but '{nearest}' is a file. {received}"
         )
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(
-            f"`{name}` must lie in a folder that can be written to, and '{nearest}' "
+            f"`{name}` must lie in a folder that can be written to, but '{nearest}' "
             f"cannot. {received}"
         )
 
@@ -67,7 +68,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         content: Text (written as UTF-8) or bytes.
 
     Raises:
-        OSError: If it cannot be written; an older file of this name is then left.
+        OSError: If the file cannot be written. An older file of this name then stays.
     """
     data = content.encode() if isinstance(content, str) else content
     with whole_file(path) as temporary, temporary.open("rb+", buffering=0) as file:
@@ -78,19 +79,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
-    """Gives a file to write to, which takes the place of another when it is whole.
+    """Gives a temporary file to write to, which replaces `path` at the end.
 
-    What runs that were killed left in the folder is removed.
+    Temporary files of processes that were killed are removed from the folder.
 
     Args:
-        path: The file to be; its folder must exist. A symbolic link is followed.
-        suffix: How the name of the file to write to must end.
+        path: The final file. Its folder must exist. A symbolic link is followed.
+        suffix: Suffix of the temporary file's name.
 
     Yields:
-        The path of an empty file beside it.
+        The path of an empty temporary file in the folder.
 
     Raises:
-        OSError: If it cannot be written; an older file of this name is then left.
+        OSError: If the file cannot be written. An older file of this name then stays.
     """
     with together() as parts, _naming(path):
         target = _target(path)
@@ -108,13 +109,13 @@ def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def together() -> Iterator[list[_Part]]:
-    """Lets files that are written inside take their places together, or none of them.
+    """Lets all files that are written inside the block replace older files, or none.
 
-    All are written beside their places first. When the outermost such block ends, they
-    replace the older ones in the order in which they were written: the file that names
-    the others comes last. If one cannot be written or replaced, or the block raises,
-    all older files stay or come back. Only a process that is killed between two of the
-    replacements, which take microseconds, leaves some of each.
+    Files are first written to temporary files. When the outermost such block ends, the
+    temporary files replace the older files in the order of writing, so write a file
+    that names the others last. If a file cannot be written or replaced, or if the block
+    raises an error, all older files stay or come back. Only if the process is killed
+    between two replacements, which take microseconds, old and new files mix.
 
     Raises:
         OSError: If a file cannot be written or replaced.
@@ -136,13 +137,14 @@ def together() -> Iterator[list[_Part]]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A file beside the place that it may take.
+    """A temporary file that may replace a file.
 
     Args:
-        target: That place.
-        place: Where it is.
-        lock: What holds a lock on it while this process lives, by which others know
-            that it does. `None` where there are no locks.
+        target: The file to replace.
+        place: The temporary file.
+        lock: File descriptor that holds a lock on the temporary file while this process
+            lives, so that other processes do not remove the file. `None` where there
+            are no locks.
     """
 
     target: Path
@@ -151,24 +153,25 @@ class _Part:
 
     @classmethod
     def beside(cls, target: Path, suffix: str = "") -> _Part:
-        """A new file, empty."""
+        """A new, empty temporary file."""
         while True:
             place = _new_place(target, suffix)
             place.open("xb").close()
             part = cls(target, place, _locked(place))
             if place.exists():
                 return part
-            part.discard()  # another run took it for a leftover, before it was locked
+            # Before the lock, another process took the file for a leftover.
+            part.discard()
 
     @classmethod
     def older(cls, target: Path) -> _Part | None:
-        """The file that is there, under another name; `None` if there is none."""
+        """A backup of the present file; `None` if there is no file."""
         if not target.exists():
             return None
         place = _new_place(target)
         try:
             place.hardlink_to(target)
-        except OSError:  # Not every file system has links.
+        except OSError:  # Not every file system has hard links.
             try:
                 shutil.copy2(target, place)
             except BaseException:
@@ -177,15 +180,15 @@ class _Part:
         return cls(target, place, _locked(place))
 
     def discard(self) -> None:
-        """Removes the file, unless it has taken its place."""
+        """Removes the temporary file, unless it has replaced its target."""
         self.place.unlink(missing_ok=True)
         if self.lock is not None:
             os.close(self.lock)
 
 
-#: What was written in the block of `together` that runs.
+#: The files that were written in the present block of `together`.
 _parts: ContextVar[list[_Part] | None] = ContextVar("parts", default=None)
-#: How names of files end that no run has finished.
+#: The end of the names of temporary files.
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.partial(\.\w+)?$")
 
 
@@ -194,7 +197,7 @@ def _new_place(target: Path, suffix: str = "") -> Path:
 
 
 def _target(path: Path) -> Path:
-    """The file that is to be replaced: at the end of symbolic links."""
+    """The file to replace, after symbolic links."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
@@ -211,11 +214,11 @@ def _check_replaceable(path: Path, said: str, received: str) -> None:
 
 
 def _replace(parts: Sequence[_Part]) -> None:
-    """Lets files take their places: all, or none."""
+    """Replaces all target files, or none."""
     older: dict[Path, _Part | None] = {}
     done: list[Path] = []
     try:
-        # One alone is replaced, or nothing has changed.
+        # A single file needs no backup: its replacement happens, or changes nothing.
         for target in dict.fromkeys(part.target for part in parts if len(parts) > 1):
             with _naming(target):
                 older[target] = _Part.older(target)
@@ -241,7 +244,7 @@ def _replace(parts: Sequence[_Part]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Lets replacements outlast a power cut, where a system can: files are in place."""
+    """Makes replacements survive a power cut, where the system can do that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -252,7 +255,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Lets an error name the file that is to be, instead of none or the one beside."""
+    """Lets an error name the final file instead of a temporary file or no file."""
     try:
         yield
     except OSError as error:
@@ -266,16 +269,17 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Locks an open file until it is closed, or its process is no more.
+    """Locks an open file until it is closed or its process ends.
 
     Args:
-        descriptor: The open file.
+        descriptor: File descriptor of the open file.
 
     Returns:
-        Whether it is locked now; on Windows always. If not, another has locked it.
+        `True` if the file is locked now, and always on Windows. `False` if another
+        process has locked the file.
 
     Raises:
-        OSError: If its file system has no locks.
+        OSError: If the file system has no locks.
     """
     if fcntl is None:
         return True
@@ -287,26 +291,26 @@ def try_lock(descriptor: int) -> bool:
 
 
 def _locked(path: Path) -> int | None:
-    if fcntl is None:  # Windows replaces no open file.
+    if fcntl is None:  # Windows cannot replace a file that is open.
         return None
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         with contextlib.suppress(OSError):
-            # Waits for who tries whether it is locked; several may hold it.
+            # Waits while another process tests for a lock in `_remove_leftovers`.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
     return None
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes what runs left that were killed, and nothing of those that live."""
+    """Removes temporary files of processes that no longer live."""
     if fcntl is None:
         return
     left: list[Path] = []
     with contextlib.suppress(PermissionError):  # a folder that may not be listed
         left = [path for path in folder.iterdir() if _UNFINISHED.search(path.name)]
     for path in left:
-        with contextlib.suppress(OSError):  # another run removes it, or may, not this
+        with contextlib.suppress(OSError):  # removed already, or of another user
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 if try_lock(descriptor):
@@ -319,22 +323,24 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def read_json(path: Path, check: Check = anything, about: str = "") -> Any:
-    """Reads a file of JSON.
+    """Reads a JSON file.
 
     Args:
         path: The file.
-        check: What it must hold; see `awn_keras.schemas`.
-        about: What kind of file it must be, and the way out, for the message. Empty if
-            it can be removed, with what was written with it.
+        check: Check of the content; see `awn_keras.schemas`.
+        about: Kind of the file, and the way out, for the message. Empty for a file that
+            the user can remove together with the files that were written with it.
 
     Returns:
-        What it holds.
+        The content.
 
     Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is damaged, or does not hold what it must.
+        OSError: If the file cannot be read.
+        ValueError: If the file is damaged, or if the check fails.
     """
-    about = about or "what awn_keras writes: remove it, and what was written with it"
+    about = about or (
+        "a file of awn_keras: remove it, and the files that were written with it"
+    )
     return parse_json(path.read_bytes(), str(path), check, about)
 
 
@@ -343,12 +349,12 @@ def parse_json(content: bytes | str, name: str, check: Check, about: str) -> Any
 
     Args:
         content: The JSON.
-        name: The name of the file that it is from.
+        name: Name of the file with the JSON, for messages.
         check: See `read_json`.
         about: See `read_json`.
 
     Returns:
-        What it holds.
+        The value.
 
     Raises:
         ValueError: See `read_json`.
@@ -357,7 +363,7 @@ def parse_json(content: bytes | str, name: str, check: Check, about: str) -> Any
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ArgumentError(
-            f"'{name}' is not {about}. It is not JSON, or not a whole file of it: "
+            f"'{name}' is not {about}. It is not JSON, or not a complete JSON file: "
             f"{error}"
         ) from error
     check_fits(value, check, name, about)

@@ -1,7 +1,7 @@
-"""The nodes of a functional Keras model, in order, and how to run them again.
+"""Lists the nodes of a functional Keras model in order, and runs them again.
 
-A node is one call of one operation (a layer, or a function of `keras.ops`). This is
-the only module that reads Keras' graph, and that knows what Keras calls its modules.
+A node is a call of an operation (a layer, or a function of `keras.ops`). Only this
+module reads Keras' graph, and only this module depends on names of Keras' modules.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from awn_keras.errors import ArgumentError, ArgumentTypeError
 
 
 def graph_nodes(model: keras.Model) -> list[Any]:
-    """Lists the calls that make up a functional model, inputs left out.
+    """Lists the calls of a functional model, without inputs.
 
     Args:
         model: A functional or built Sequential model.
 
     Returns:
-        Keras nodes, each after those that it depends on. A node has `operation`,
-        `arguments`, `input_tensors` and `outputs`.
+        Keras nodes. Each node comes after the nodes that it depends on. A node has
+        `operation`, `arguments`, `input_tensors` and `outputs`.
 
     Raises:
         TypeError: If the model has no graph (it is subclassed, or not built).
@@ -38,13 +38,13 @@ def graph_nodes(model: keras.Model) -> list[Any]:
     by_depth = getattr(model, "_nodes_by_depth", None)
     if by_depth is None:
         way_out = (
-            "Make one: `inputs = keras.Input(shape)`, `keras.Model(inputs, "
-            "model.call(inputs))` of a subclassed one."
+            "Make a functional model of a subclassed one: `inputs = "
+            "keras.Input(shape)`, then `keras.Model(inputs, model.call(inputs))`."
         )
         if isinstance(model, keras.Sequential):
             way_out = (
-                "Begin it with `keras.Input(shape)`, or call `model.build((None, "
-                "*shape))` first."
+                "Begin the model with `keras.Input(shape)`, or call "
+                "`model.build((None, *shape))` first."
             )
         raise ArgumentTypeError(
             "`model` must be a functional model, or a Sequential one that is built. "
@@ -60,19 +60,19 @@ def graph_nodes(model: keras.Model) -> list[Any]:
 
 
 def operation_of(tensor: Any) -> Any:
-    """The layer, or operation of `keras.ops`, that gives a tensor of a graph.
+    """The layer, or operation of `keras.ops`, that computes a tensor of a graph.
 
     Args:
-        tensor: A `keras.KerasTensor`; an input's operation is its `InputLayer`.
+        tensor: A `keras.KerasTensor`. The operation of an input is its `InputLayer`.
 
     Returns:
-        The operation; it has a `name`.
+        The operation. It has a `name`.
     """
     return tensor._keras_history.operation
 
 
 def is_stock(operation: Any) -> bool:
-    """Whether a layer's or operation's class, or a function, is one of Keras' own.
+    """Whether a layer's or operation's class, or a function, is part of Keras.
 
     Args:
         operation: A layer, an operation of `keras.ops`, or a function.
@@ -82,25 +82,26 @@ def is_stock(operation: Any) -> bool:
 
 
 def mask_of(tensor: Any) -> Any:
-    """The mask that Keras carries along with a tensor, or `None`."""
+    """The mask that Keras keeps with a tensor, or `None`."""
     return masking.get_keras_mask(tensor)
 
 
 def set_mask(tensor: Any, mask: Any) -> None:
-    """Lets Keras carry a mask along with a tensor.
+    """Lets Keras keep a mask with a tensor.
 
     Args:
         tensor: The tensor, `(batch, ...)`.
-        mask: Bool tensor of its first axes, or `None` for none.
+        mask: Bool tensor with the shape of the tensor's first axes. `None` for no mask.
     """
     if mask is not None:
         masking.set_keras_mask(tensor, mask)
 
 
 def data_tensors(node: Any) -> list[Any]:
-    """A node's input tensors without masks, which Keras hands along with the data.
+    """A node's input tensors without masks, which Keras passes along with the data.
 
-    Of a layer of several tensors each mask is called as its tensor is: `query_mask`.
+    If a layer takes several tensors, each mask has the name of its tensor, as in
+    `query_mask`.
     """
     kwargs = node.arguments.kwargs
     given = [name for name in kwargs if name.endswith("mask")]
@@ -112,13 +113,13 @@ def data_tensors(node: Any) -> list[Any]:
 
 
 def named_arguments(node: Any) -> dict[str, Any]:
-    """What a call is given.
+    """The arguments of a call.
 
     Args:
         node: The call.
 
     Returns:
-        By name of the argument of the operation's `call`.
+        Values by name of the argument in the operation's `call`.
     """
     arguments = node.arguments
     try:
@@ -130,13 +131,13 @@ def named_arguments(node: Any) -> dict[str, Any]:
 
 
 def named_shapes(node: Any) -> dict[str, tuple[Any, ...]]:
-    """Shapes of what a call is given, batch first; see `named_arguments`.
+    """The shapes of a call's arguments, batch first; see `named_arguments`.
 
     Args:
         node: The call.
 
     Returns:
-        By name. Arguments without a shape are left out.
+        Shapes by name. Arguments without a shape are left out.
     """
     return {
         name: tuple(value.shape)
@@ -146,13 +147,13 @@ def named_shapes(node: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def named_constants(node: Any) -> dict[str, Any]:
-    """What a call is given that is no tensor of the graph; see `named_arguments`.
+    """The arguments of a call that are no tensors of the graph; see `named_arguments`.
 
     Args:
         node: The call.
 
     Returns:
-        By name. Arguments with a tensor in them are left out.
+        Values by name. Arguments that contain a tensor of the graph are left out.
     """
     return {
         name: value
@@ -183,10 +184,9 @@ def replay(
 
     Args:
         nodes: Nodes in order, as `graph_nodes` gives them.
-        tensors: Maps `id` of a tensor of the old graph to its new value; the nodes'
-            outputs are added.
-        call: `call(node, *args, **kwargs)`, to run something else than the node's own
-            operation.
+        tensors: Maps `id` of a tensor of the old graph to its new value. This function
+            adds the outputs of the nodes.
+        call: `call(node, *args, **kwargs)` runs instead of the node's operation.
     """
     for node in nodes:
         args, kwargs = node.arguments.fill_in(tensors)
@@ -200,16 +200,17 @@ def rebuild(
     call: Callable[..., Any] = _call_again,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[Any, Any]:
-    """Builds a functional model's graph anew, on inputs of its own.
+    """Builds the graph of a functional model again, on new inputs.
 
     Args:
-        model: The model; it is left as it is.
+        model: The model. It does not change.
         call: See `replay`.
         shapes: Shapes of the new inputs without the batch, by name. `None` for the
-            model's own.
+            model's own shapes.
 
     Returns:
-        New inputs, which keep their names, and outputs, with the model's structure.
+        New inputs and outputs, in the structure of the model's. The new inputs have the
+        names of the old inputs.
     """
     inputs = keras.tree.map_structure(
         partial(_same_input, shapes=shapes or {}), _input(model)
@@ -224,13 +225,14 @@ def rebuild(
 
 
 def _same_input(x: Any, shapes: Mapping[str, Sequence[int]]) -> Any:
-    # An unnamed input's tensor is called `keras_tensor`; its layer has a name.
+    # The tensor of an unnamed input has the name `keras_tensor`, so the name is taken
+    # from its layer.
     name = operation_of(x).name
     shape = (x.shape[0], *shapes.get(name, x.shape[1:]))
     return keras.Input(batch_shape=shape, dtype=x.dtype, name=name, sparse=x.sparse)
 
 
-# `Sequential.input` and `output` are those of its first call, not of its own graph.
+# `Sequential.input` and `output` are the tensors of its first call, not of its graph.
 def _input(model: keras.Model) -> Any:
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
@@ -252,20 +254,20 @@ def copy_layer(
     without: Sequence[str] = (),
     **changes: Any,
 ) -> keras.Layer:
-    """Makes a layer like another one; its weights come later, by `fill`.
+    """Makes a copy of a layer without its weights, which `fill` sets later.
 
     Args:
-        layer: The layer; it is left as it is.
-        layer_class: Class of the copy. `None` for the layer's own.
-        drawn: Whether the weights that the copy draws may be kept. Else its
-            initializers are zeros until `fill`, as drawing takes long: JAX compiles it
-            anew for each shape.
-        resized: Whether drawn weights have other shapes than the layer's, so that an
-            initializer that holds an array cannot give them. The class' own default
-            draws in its place.
-        without: Arguments of the layer's that the copy's class does not have.
-        **changes: Other arguments of the copy's constructor, as `get_config` gives
-            them.
+        layer: The layer. It does not change.
+        layer_class: Class of the copy. `None` for the layer's class.
+        drawn: Whether the copy may keep the weights that it draws. If not, its
+            initializers are zeros until `fill`, because drawing takes long: JAX
+            compiles it for each shape.
+        resized: Whether drawn weights have other shapes than the layer's weights. Then
+            an initializer that holds an array does not fit, and the default initializer
+            of the class replaces it.
+        without: Arguments of the layer that the class of the copy does not have.
+        **changes: Arguments of the copy that differ from the layer's, in the form of
+            `get_config`.
 
     Returns:
         The copy, not built.
@@ -286,18 +288,18 @@ def copy_layer(
     for name in config.keys() & vars(layer).keys() - changes.keys():
         value = vars(layer)[name]
         if inspect.isfunction(value) and not is_stock(value):
-            config[name] = value  # an activation that Keras was not told of
+            config[name] = value  # an activation that is not registered with Keras
     try:
         return (layer_class or type(layer)).from_config(config)
-    except Exception as error:  # whatever a user's class raises
+    except Exception as error:  # a user's class may raise any error
         raise _not_made_again(layer, error) from error
 
 
 def _not_made_again(layer: keras.Layer, reason: object) -> ArgumentError:
     return ArgumentError(
         f"Layer '{layer.name}' ({type(layer).__name__}): cannot be made again from its "
-        f"config ({reason}). Let `get_config` of its class return all arguments of its "
-        "constructor."
+        f"config ({reason}). `get_config` of its class must return all arguments of "
+        "the constructor."
     )
 
 
@@ -305,15 +307,16 @@ def _config_of(layer: keras.Layer) -> dict[str, Any]:
     """The config of a layer.
 
     Raises:
-        ValueError: If its class gives none.
+        ValueError: If the class cannot make a config.
     """
     try:
         with warnings.catch_warnings():
-            # It is not to be written to a file.
+            # The warning concerns saving, and this config is not saved.
             warnings.filterwarnings("ignore", message=".*includes a `lambda`")
             config = layer.get_config()
     except NotImplementedError as error:
-        # Keras makes none of a policy, as in `Identity(dtype=policy)`, but of its name.
+        # Keras cannot make a config if `dtype` is a policy, as in
+        # `Identity(dtype=policy)`. It can if `dtype` is the name of the policy.
         _, *parameters = inspect.signature(type(layer).__init__).parameters.values()
         if any(each.kind is not inspect.Parameter.VAR_KEYWORD for each in parameters):
             reason, *_ = str(error).split("Example:")
@@ -329,7 +332,7 @@ def _config_of(layer: keras.Layer) -> dict[str, Any]:
 
 
 def _same_lambda(layer: keras.layers.Lambda, **changes: Any) -> keras.layers.Lambda:
-    """A Lambda of the same function, which from a config would be foreign code."""
+    """A Lambda with the function of another. Keras refuses to load it from a config."""
     arguments = {"name": layer.name, "dtype": layer.dtype_policy, **changes}
     return keras.layers.Lambda(
         layer.function, layer._output_shape, layer.mask, layer.arguments, **arguments
@@ -337,13 +340,13 @@ def _same_lambda(layer: keras.layers.Lambda, **changes: Any) -> keras.layers.Lam
 
 
 def _unbuilt(config: dict[str, Any], dtype: Any) -> dict[str, Any]:
-    """A wrapper's config whose inner layers are built when it is called.
+    """A wrapper's config whose inner layers are built in the first call.
 
-    Keras would build them at once, in the size that they have in the old layer.
+    With the old config, Keras would build the inner layers at once, in their old size.
 
     Args:
         config: The config of any layer.
-        dtype: Dtype policy of the inner layers. `None` for their own.
+        dtype: Dtype policy of the inner layers. `None` keeps theirs.
     """
     inner = {}
     for name in ("layer", "backward_layer"):
@@ -359,10 +362,12 @@ def _unbuilt(config: dict[str, Any], dtype: Any) -> dict[str, Any]:
 
 
 def fill(copy: keras.Layer, layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
-    """Gives a copy its weights, and lets clones of it draw theirs as the layer's.
+    """Sets the weights of a copy, and gives it the layer's initializers.
+
+    With the initializers, clones of the copy draw weights as clones of the layer do.
 
     Args:
-        copy: What `copy_layer` made of the layer, built.
+        copy: The built copy from `copy_layer`.
         layer: The layer.
         values: An array for each of `copy.weights`.
     """
@@ -373,7 +378,8 @@ def fill(copy: keras.Layer, layer: keras.Layer, values: Sequence[np.ndarray]) ->
         initializer = keras.initializers.get(value)
         weight = getattr(copy, name.removesuffix("_initializer"), None)
         if not _holds_array(value) or (
-            # An array that is too large for a part of the channels draws nothing.
+            # A copy with a part of the channels cannot use an initializer whose array
+            # has all channels.
             np.shape(initializer.value) == tuple(getattr(weight, "shape", ()))
         ):
             setattr(copy, name, initializer)
@@ -388,12 +394,12 @@ def _initializers(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _holds_array(initializer: Any) -> bool:
-    """Whether a serialized initializer gives the entries of an array."""
+    """Whether a serialized initializer holds an array."""
     return np.ndim(getattr(keras.initializers.get(initializer), "value", 0)) > 0
 
 
 def assign(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
-    """Sets a layer's weights, and what it derives from them.
+    """Sets a layer's weights, and values that the layer derives from its weights.
 
     Args:
         layer: A built layer.
@@ -401,7 +407,7 @@ def assign(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
     """
     layer.set_weights(list(values))
     for part in layer._flatten_layers():
-        # Normalization computes with numbers that it derives from its weights.
+        # `Normalization` computes with values that it derives from its weights.
         if hasattr(part, "finalize_state"):
             part.finalize_state()
 
@@ -410,7 +416,7 @@ def functions_of(model: keras.Model) -> dict[str, Callable[..., Any]]:
     """Finds the functions that layers hold, such as activations, by name.
 
     Args:
-        model: A model or a layer; layers within its layers count, too.
+        model: A model or a layer. Layers inside its layers count, too.
     """
     return {
         value.__name__: value
@@ -422,12 +428,13 @@ def functions_of(model: keras.Model) -> dict[str, Callable[..., Any]]:
 
 @contextmanager
 def any_input_size(layers: Sequence[keras.Layer]) -> Iterator[None]:
-    """Lets nested models be called on symbolic tensors of any rows and cols.
+    """Lets nested models be called on symbolic tensors with any rows and cols.
 
-    On numbers Keras does not ask for those that they were built for.
+    Only on symbolic tensors does Keras demand the rows and cols that a nested model was
+    built for.
 
     Args:
-        layers: Layers, of which some may be functional models.
+        layers: Layers. Some of them may be functional models.
     """
     name = "_manual_input_spec"
     models = [getattr(x, "_functional", x) for x in layers if is_nested(x)]
@@ -442,19 +449,19 @@ def any_input_size(layers: Sequence[keras.Layer]) -> Iterator[None]:
 
 
 def has_own_call(model: keras.Model) -> bool:
-    """Whether a model's class computes something else than its graph."""
+    """Whether a model's class has its own `call`, so that its graph may be wrong."""
     return not is_stock(type(model).call)
 
 
 def is_nested(operation: Any) -> bool:
-    """Whether an operation is a model whose graph is known."""
+    """Whether an operation is a model with a known graph."""
     if not isinstance(operation, keras.Model) or has_own_call(operation):
         return False
     return has_graph(operation)
 
 
 def _given(model: keras.Model, *args: Any, **kwargs: Any) -> dict[int, Any]:
-    """What a call of a nested model gives for each of its inputs, by `id`."""
+    """The tensor that a call of a nested model passes to each input, by `id`."""
     structure = next(iter((*args, *kwargs.values())))
     if isinstance(structure, dict) and not isinstance(_input(model), dict):
         structure = [structure[x.name] for x in model.inputs]
@@ -466,30 +473,31 @@ def _given(model: keras.Model, *args: Any, **kwargs: Any) -> dict[int, Any]:
                 f"{tuple(new.shape)} for its input of shape {tuple(old.shape)}. "
                 "Reshape the tensor first."
             )
-        # As Keras does when it calls the model.
+        # Keras casts tensors the same way when it calls the model.
         given[id(old)] = (
             new if new.dtype == old.dtype else keras.ops.cast(new, old.dtype)
         )
     return given
 
 
-#: Gives the graph of a layer that is called on `(args, kwargs)`, if it has one.
+#: Function that returns the graph of a layer called on `(args, kwargs)`, or `None`.
 GraphOf = Callable[[Any, Any, dict[str, Any]], keras.Model | None]
 
 
 def inline(model: keras.Model, graph_of: GraphOf = lambda *_: None) -> keras.Model:
     """Copies a model so that the layers of nested models are part of its own graph.
 
-    A layer keeps its name. If a layer of a nested model is called like another one, the
-    nested model's name comes before its own.
+    Layers keep their names. If a layer of a nested model has the name of another layer,
+    the nested model's name is put before it.
 
     Args:
-        model: A functional model; it is left as it is.
-        graph_of: Gives a layer's graph, whose inputs are the tensors that the layer is
-            called on, or `None` for a layer that stays one.
+        model: A functional model. It does not change.
+        graph_of: Function that returns the graph of a layer, whose inputs are the
+            tensors that the layer is called on. It returns `None` for a layer that
+            stays a layer.
 
     Returns:
-        A functional model that computes the same, with weights of its own.
+        A functional model that computes the same, with its own weights.
     """
     copies: dict[int, tuple[keras.Layer, keras.Layer]] = {}
     names = {operation_of(x).name for x in model.inputs}
@@ -510,7 +518,7 @@ def inline(model: keras.Model, graph_of: GraphOf = lambda *_: None) -> keras.Mod
             return operation(*args, **kwargs)
         graph = operation
         if is_nested(operation):
-            for name in ("training", "mask"):  # Keras hands on those of the outer model
+            for name in ("training", "mask"):  # Keras passes those of the outer model
                 kwargs.pop(name, None)
             tensors = _given(operation, *args, **kwargs)
         else:

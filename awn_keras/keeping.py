@@ -1,4 +1,4 @@
-"""Layers that a user chooses: readouts, and layers that stay whole at every width."""
+"""Finds layers that a user names: readouts, and layers that stay whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from awn_keras.stages import Stages, literally
 
 
 def chosen_readouts(model: keras.Model, names: Sequence[str]) -> set[int]:
-    """Finds the layers that a user wants to be readouts.
+    """Finds the layers that the argument `readouts` names.
 
     Args:
         model: A functional model.
@@ -26,8 +26,8 @@ def chosen_readouts(model: keras.Model, names: Sequence[str]) -> set[int]:
         `id` of each layer.
 
     Raises:
-        TypeError: If `names` is no sequence of texts.
-        ValueError: If there is no such layer, or it cannot mix channels.
+        TypeError: If `names` is not a sequence of strings.
+        ValueError: If there is no such layer, or if it does not mix channels.
     """
     names = _checked(names, "readouts")
     layers = {node.operation.name: node.operation for node in graph_nodes(model)}
@@ -47,21 +47,21 @@ def chosen_readouts(model: keras.Model, names: Sequence[str]) -> set[int]:
 
 
 def check_chosen(traced: Trace, chosen: set[int]) -> None:
-    """Checks that layers that a user wants to be readouts became ones.
+    """Checks that the layers that `readouts` names became readouts.
 
     Args:
         traced: The channels of the model.
         chosen: `id` of each layer.
 
     Raises:
-        ValueError: If one does not read channels that come and go.
+        ValueError: If a layer does not read channels that come and go.
     """
     for node in traced.propagation.nodes:
         kind = traced.propagation.flows[id(node)].inputs[0]
         if id(node.operation) in chosen and not isinstance(kind, Labelled):
             where = "after another readout"
             if isinstance(kind, Fixed):
-                where = "on what is the same at every width, as the inputs are"
+                where = "on a tensor that is the same at every width, like the inputs"
             raise ArgumentError(
                 "`readouts` must name layers that read channels which come and go with "
                 f"the width. Received: '{node.operation.name}', which is {where}"
@@ -69,21 +69,21 @@ def check_chosen(traced: Trace, chosen: set[int]) -> None:
 
 
 def kept_whole(traced: Trace, patterns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Finds the layers whose channels must all be there at every width.
+    """Finds the layers whose channels must all be active at every width.
 
-    A channel that is there at every width may read only such channels. So a layer
-    stays whole only if all layers before it do.
+    A channel that is active at every width may read only channels that are active at
+    every width. So a layer stays whole only if all layers before it stay whole.
 
     Args:
         traced: The channels of the model.
-        patterns: Names of layers, as a shell would match them: `"block_1_*"`.
+        patterns: Patterns of layer names, matched as in a shell: `"block_1_*"`.
 
     Returns:
-        Stages by which these layers, and all before them, stay whole.
+        Stages that keep these layers, and all layers before them, whole.
 
     Raises:
-        TypeError: If `patterns` is no sequence of texts.
-        ValueError: If a pattern matches no layer, or all layers would stay whole.
+        TypeError: If `patterns` is not a sequence of strings.
+        ValueError: If a pattern matches no layer, or if all layers would stay whole.
     """
     patterns = _checked(patterns, "keep_whole")
     nodes = traced.propagation.nodes
@@ -117,7 +117,7 @@ def kept_whole(traced: Trace, patterns: Sequence[str]) -> dict[str, dict[str, An
 def with_kept(
     traced: Trace, patterns: Sequence[str], stages: Stages | None
 ) -> Stages | None:
-    """Adds what stays whole to the stages that a user gave, which come after."""
+    """Puts the stages of layers that stay whole before the stages of the user."""
     patterns = _checked(patterns, "keep_whole")
     return {**kept_whole(traced, patterns), **(stages or {})} if patterns else stages
 

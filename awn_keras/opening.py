@@ -1,8 +1,8 @@
-"""Layers made of layers, wrappers and functions, as graphs.
+"""Opens layers that are made of layers or functions, and gives their graphs.
 
-A layer of a user's own that calls other layers hides them from whoever walks the graph,
-as a `Lambda` hides what its function does. Called on symbolic tensors, its `call` says
-which layers and operations it runs on what.
+A user's own layer that calls other layers hides them from a walk over the graph, and a
+`Lambda` hides its function. A call on symbolic tensors shows which layers and
+operations such a layer runs, and on which tensors.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from awn_keras.graph import (
     replay,
 )
 
-#: Rows, cols or steps of what a layer and its graph are compared on, if not known.
+#: Rows, cols or steps, where not known, of the samples on which a layer and its graph
+#: are compared.
 _UNKNOWN = 8
 _SAMPLES = 2
-#: Samples that a layer's code is told of, where it asks for `ops.shape(x)[0]`: a prime,
-#: so that a number that it divides was made of it.
+#: The batch size that a layer's code sees in `ops.shape(x)[0]`. It is a prime, so that
+#: a number that it divides must come from the batch size.
 _BATCH = 1009
 
 
 def is_block(layer: Any) -> bool:
-    """Whether a layer is of a user's own and made of layers, or runs a function."""
+    """Whether a layer is a user's own and made of layers, or is a `Lambda`."""
     return type(layer) is keras.layers.Lambda or (
         isinstance(layer, keras.Layer)
         and not is_stock(layer)
@@ -47,35 +48,35 @@ def is_block(layer: Any) -> bool:
 
 
 def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model:
-    """Makes a functional model of what a layer computes outside training.
+    """Makes a functional model that computes what a layer computes outside training.
 
     Args:
-        layer: A built layer that `is_block`; it is left as it is.
-        args: What it is called on: symbolic tensors, or structures of them.
-        kwargs: Likewise.
+        layer: A built layer for which `is_block` is true. It does not change.
+        args: Positional arguments of the call: symbolic tensors, or structures of them.
+        kwargs: Keyword arguments of the call.
 
     Returns:
-        A model of the tensors in `args` and `kwargs`, in order. It shares the layer's
-        parts, of which several may have the same name.
+        A model whose inputs are the tensors in `args` and `kwargs`, in order. It shares
+        the inner layers of `layer`, and several of them may have the same name.
 
     Raises:
-        NotImplementedError: If the layer has weights that none of its parts has, its
-            code needs more than symbolic tensors, or what it computes depends on more
-            than its inputs.
+        NotImplementedError: If the layer has weights that no inner layer has, if its
+            code does not run on symbolic tensors, or if its outputs depend on more than
+            its inputs.
     """
     title = _title(layer)
     own = {w.path for w in layer.weights}
     own -= {weight.path for part in _parts(layer) for weight in part.weights}
     if own:
         raise UnsupportedError(
-            f"{title} is made of layers, and has weights of its own besides: "
-            f"{sorted(own)}. Put them into a layer of their own, with a width rule."
+            f"{title} is made of layers, but also has weights of its own: "
+            f"{sorted(own)}. Put these weights into a separate layer with a width rule."
         )
     given = keras.tree.map_structure(_input_like, (args, kwargs))
     inputs = [x for x in keras.tree.flatten(given) if isinstance(x, keras.KerasTensor)]
     args, kwargs = given
     if "training" in inspect.signature(layer.call).parameters:
-        # Neither: parts learn when the model runs whether it trains.
+        # `None` leaves it open: inner layers get `training` when the model runs.
         kwargs = {**kwargs, "training": None}
     with _own_names(layer), any_input_size(_parts(layer)):
         try:
@@ -85,12 +86,12 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
                 graph = _of_any_batch(graph, outputs)
         except UnsupportedError as error:
             raise UnsupportedError(f"{title} {error}") from error
-        except Exception as error:  # whatever a user's code raises on symbolic tensors
+        except Exception as error:  # a user's code may raise any error
             reason = re.sub(rf"\b{_BATCH}\b", "None", str(error))
             raise UnsupportedError(
-                f"{title}: what it does to the channels cannot be seen, since its code "
+                f"{title}: its effect on the channels cannot be seen, because its code "
                 f"fails on symbolic tensors ({reason}). Call its layers on the tensors "
-                "of the model instead, or write it with `keras.ops`."
+                "of the model instead, or write its code with `keras.ops`."
             ) from error
     _check_same(layer, graph, args, kwargs)
     return graph
@@ -101,14 +102,14 @@ def _title(layer: keras.Layer) -> str:
 
 
 def _of_any_batch(graph: keras.Model, outputs: Any) -> keras.Model:
-    """Lets a graph of `_BATCH` samples take any number of them.
+    """Lets a graph that was made for `_BATCH` samples take any number of samples.
 
     Args:
         graph: The graph.
-        outputs: Its outputs, in their structure.
+        outputs: Outputs of the graph, in their structure.
 
     Raises:
-        NotImplementedError: If an operation needs to know the number.
+        NotImplementedError: If an operation needs the number of samples.
     """
     inputs = [
         keras.Input(
@@ -125,7 +126,7 @@ def _of_any_batch(graph: keras.Model, outputs: Any) -> keras.Model:
 
 
 def _on_any_batch(node: Any, *args: Any, **kwargs: Any) -> Any:
-    """Calls a node's operation, which knows `_BATCH` samples, on any number of them."""
+    """Calls the operation of a node, made for `_BATCH` samples, on any number."""
     operation = node.operation
     if isinstance(operation, keras.Layer):
         return operation(*args, **kwargs)
@@ -134,8 +135,8 @@ def _on_any_batch(node: Any, *args: Any, **kwargs: Any) -> Any:
         shape = tuple(node.outputs[0].shape)
         if _of_batch(shape[1:]) or None in shape[1:]:
             raise UnsupportedError(
-                "puts samples of a batch on another axis than the first, or makes "
-                "tensors of sizes that are not known (give the `Input` a full shape). "
+                "moves the samples of a batch to another axis than the first, or makes "
+                "tensors whose sizes are not known (give the `Input` a full shape). "
                 f"Received: reshape to {_open(operation.newshape)}"
             )
         return keras.ops.reshape(*args, (-1, *shape[1:]))
@@ -144,34 +145,34 @@ def _on_any_batch(node: Any, *args: Any, **kwargs: Any) -> Any:
         is_tensor = isinstance(value, keras.KerasTensor)
         if not is_tensor and _of_batch([value, *getattr(value, "shape", ())]):
             raise UnsupportedError(
-                "needs the number of samples in a batch, which is not known. "
-                "Broadcasting, as in `x + token` or `x[:, :1] * 0 + token`, does not. "
+                "needs the number of samples in a batch, which is not known. Use "
+                "broadcasting instead, as in `x + token` or `x[:, :1] * 0 + token`. "
                 f"Received: the operation `{name}`"
             )
     return operation(*args, **kwargs)
 
 
 def _of_batch(values: Any) -> bool:
-    """Whether one of some numbers was made of the number of samples."""
+    """Whether a number among `values` comes from the number of samples."""
     numbers = [x for x in values if isinstance(x, int | np.integer) and x > 0]
     return any(number % _BATCH == 0 for number in numbers)
 
 
 def _open(shape: Any) -> tuple[Any, ...]:
-    """A shape as a user knows it, who knows no `_BATCH`."""
+    """A shape for messages, with `None` in place of `_BATCH`."""
     return tuple(None if _of_batch([size]) else size for size in shape)
 
 
 def with_inputs(model: keras.Model) -> keras.Model | None:
-    """Makes a functional model of a subclassed one, which is its only layer.
+    """Makes a functional model whose only layer is a subclassed model.
 
     Args:
-        model: A subclassed model; it is left as it is.
+        model: A subclassed model. It does not change.
 
     Returns:
-        A functional model. Its inputs are float32, as Keras keeps no dtypes. `None` if
-        it was neither called on data nor built, or takes several arguments, of which
-        Keras keeps the first one's shape only.
+        A functional model. Its inputs are float32, because Keras does not keep the
+        dtypes. `None` if `model` was neither called on data nor built, or if its `call`
+        needs several arguments, because Keras keeps only the shape of the first.
     """
     parameters = inspect.signature(model.call).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty]
@@ -183,7 +184,7 @@ def with_inputs(model: keras.Model) -> keras.Model | None:
 
 
 def _inputs_of(shapes: Any, name: str | None = None) -> Any:
-    """Inputs of shapes, batch first, or of structures of them, named by their keys."""
+    """Inputs for a structure of shapes, batch first. Keys of dicts become names."""
     if isinstance(shapes, Mapping):
         return {key: _inputs_of(shape, key) for key, shape in shapes.items()}
     if any(isinstance(shape, Sequence) for shape in shapes):
@@ -192,24 +193,24 @@ def _inputs_of(shapes: Any, name: str | None = None) -> Any:
 
 
 def divides_kernel(layer: Any) -> bool:
-    """Whether a layer only divides another one's kernel in training."""
+    """Whether a layer is a wrapper that only divides the inner kernel in training."""
     return type(layer) is keras.layers.SpectralNormalization
 
 
 def with_constraint(
     wrapper: keras.layers.SpectralNormalization, shape: tuple[Any, ...]
 ) -> keras.Layer:
-    """Makes the layer inside of a wrapper, which a constraint divides.
+    """Copies the inner layer of a wrapper, with a constraint that divides its kernel.
 
     Args:
-        wrapper: A built layer that `divides_kernel`; it is left as it is.
-        shape: Shape of its input, batch first.
+        wrapper: A built layer for which `divides_kernel` is true. It does not change.
+        shape: Shape of the input, batch first.
 
     Returns:
         A built layer that computes the same outside training.
 
     Raises:
-        NotImplementedError: If the layer takes no constraint, or has one already.
+        NotImplementedError: If the inner layer takes no constraint, or has one already.
     """
     inner = wrapper.layer
     names = ("kernel_constraint", "depthwise_constraint", "embeddings_constraint")
@@ -219,9 +220,9 @@ def with_constraint(
         reason = "has no" if name is None else "has another"
         raise UnsupportedError(
             f"Layer '{wrapper.name}' (SpectralNormalization of {type(inner).__name__} "
-            f"'{inner.name}'): becomes the layer inside with the constraint "
-            f"`UnitSpectralNorm()`, but that {reason} constraint of its kernel. Use "
-            "the layer inside in its place."
+            f"'{inner.name}'): becomes the inner layer with the constraint "
+            f"`UnitSpectralNorm()`, but the inner layer {reason} constraint of its "
+            "kernel. Use the inner layer in its place."
         )
     copy = copy_layer(inner, **{name: UnitSpectralNorm()})
     copy.build(shape)
@@ -243,7 +244,7 @@ def _input_like(x: Any) -> Any:
 
 @contextmanager
 def _own_names(layer: keras.Layer) -> Iterator[None]:
-    """Gives the parts of a layer names of their own, and takes their new calls back."""
+    """Gives inner layers unique names, and restores names and calls at the end."""
     parts = _parts(layer)
     before = [(part, part.name, list(part._inbound_nodes)) for part in parts]
     for number, part in enumerate(parts):
@@ -256,7 +257,7 @@ def _own_names(layer: keras.Layer) -> Iterator[None]:
 
 
 def _check_same(layer: keras.Layer, graph: keras.Model, args: Any, kwargs: Any) -> None:
-    """Compares a layer with its graph: its code may do what a graph does not show."""
+    """Compares a layer with its graph, because a graph may not show all of its code."""
     rng = np.random.default_rng(0)
     title = _title(layer)
 
@@ -279,14 +280,14 @@ def _check_same(layer: keras.Layer, graph: keras.Model, args: Any, kwargs: Any) 
     try:
         expected = computed()
         got = keras.tree.flatten(graph(values))
-    except Exception as error:  # whatever a backend raises for what it cannot compute
+    except Exception as error:  # a backend may raise any error
         raise UnsupportedError(
-            f"{title}: its code, tried on symbolic tensors, cannot be tried on random "
-            f"numbers ({error}). Call its layers on the tensors of the model instead."
+            f"{title}: its code runs on symbolic tensors, but fails on random numbers "
+            f"({error}). Call its layers on the tensors of the model instead."
         ) from error
     if not _agree(map(keras.ops.convert_to_numpy, got), expected):
         raise UnsupportedError(
-            f"{title} computes something else on symbolic tensors than on numbers. "
+            f"{title} does not compute the same on symbolic tensors as on numbers. "
             "Call its layers on the tensors of the model instead."
         )
     shown = {id(weight) for weight in graph.weights}
@@ -299,10 +300,10 @@ def _check_same(layer: keras.Layer, graph: keras.Model, args: Any, kwargs: Any) 
         weight.assign(value)
     if not same:
         raise UnsupportedError(
-            f"{title} calls a layer on what is no tensor of the model, such as an "
-            "Embedding on constant positions, so that its weights would be constants: "
-            f"{sorted(w.path for w in hidden)}. Put them into a layer of their own "
-            "that is called on a tensor of the model, with a width rule."
+            f"{title} calls a layer on a value that is no tensor of the model, such as "
+            "an Embedding on constant positions. The weights of the layer would become "
+            f"constants: {sorted(w.path for w in hidden)}. Put them into a separate "
+            "layer with a width rule that is called on a tensor of the model."
         )
 
 

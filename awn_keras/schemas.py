@@ -1,8 +1,9 @@
-"""What a file of JSON must hold: small checks that name the field and the rule.
+"""Checks the content of JSON files, with errors that name the field and the rule.
 
-A check takes a value and where it stands, and raises `MisfitError`. `check_fits` tells
-of it as users are told. Fields that a schema does not name are let be: later versions
-may write more. What they change otherwise they tell by the version of the schema.
+A check takes a value and its place in the file, and raises `MisfitError`. `check_fits`
+turns the error into a message for users. Fields that a schema does not know are
+ignored, because later versions may write more fields. Other changes raise the version
+of the schema.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 from awn_keras.errors import ArgumentError, AwnError
 
-#: Raises a `MisfitError` if a value does not fit; the text says where it stands.
+#: Function of a value and its place that raises a `MisfitError` if the value does not
+#: fit.
 Check = Callable[[Any, str], None]
 
 try:
@@ -23,20 +25,20 @@ try:
 except PackageNotFoundError:  # running from a source tree
     __version__ = "0+unknown"
 
-#: Version of the schema of each kind of file, written into it as `schema`: of an
-#: export's manifests, the config of models in `.keras` files, the reports of `awn
-#: benchmark`, and what runs leave. It rises if a field is removed, or changes its
-#: meaning; new fields may come without.
+#: Version of the schema of each kind of file: manifests of exports, the config of
+#: models in `.keras` files, reports of `awn benchmark`, and files of training runs.
+#: Files hold it as `schema`. The version rises if a field is removed or changes its
+#: meaning. New fields do not raise it.
 SCHEMAS = {"manifest": 1, "model": 1, "report": 1, "run": 1}
 
 
 class MisfitError(AwnError, ValueError):
-    """A value is not what its field must have.
+    """A value does not fit its field.
 
     Args:
-        where: The field, such as `rows[2].median_ms`; empty for all of the file.
-        rule: What it must be.
-        value: What is there.
+        where: The field, such as `rows[2].median_ms`; empty for the whole file.
+        rule: The rule for the field.
+        value: The value in the file.
     """
 
     def __init__(self, where: str, rule: str, value: Any) -> None:
@@ -46,24 +48,24 @@ class MisfitError(AwnError, ValueError):
     def __str__(self) -> str:
         text = repr(self.value)
         shown = text if len(text) <= 60 else f"{text[:57]}..."
-        # In no backticks, which name arguments in errors of awn_keras.
-        return f"'{self.where or 'all of it'}' must be {self.rule}, and is {shown}"
+        # No backticks, because in errors of awn_keras they mark arguments.
+        return f"'{self.where or 'the content'}' must be {self.rule}, but is {shown}"
 
 
 class MissingError(MisfitError):
-    """A field is not there."""
+    """A field is missing."""
 
     def __str__(self) -> str:
         return f"'{self.where}' is missing"
 
 
 class NewerError(AwnError, ValueError):
-    """A file has a later schema than this version of the package reads.
+    """A file has a later schema than this version of the package can read.
 
     Args:
-        name: What to call the file.
-        schema: The version of its schema.
-        newest: The last one that is read.
+        name: Name of the file.
+        schema: Version of the file's schema.
+        newest: Latest version that this package can read.
     """
 
     def __init__(self, name: str, schema: int, newest: int) -> None:
@@ -72,50 +74,50 @@ class NewerError(AwnError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"'{self.name}' was written by a later awn_keras: its schema is of version "
-            f"{self.schema}, and awn_keras {__version__} reads those up to version "
+            f"'{self.name}' was written by a later awn_keras: its schema has version "
+            f"{self.schema}, but awn_keras {__version__} reads schemas up to version "
             f"{self.newest}. Update: `pip install --upgrade awn_keras`."
         )
 
 
 def check_fits(value: Any, check: Check, name: str, about: str) -> None:
-    """Checks what a file holds.
+    """Checks the content of a file.
 
     Args:
-        value: It.
-        check: What it must be.
-        name: The file's name.
-        about: What kind of file it must be, and the way out, as in "a report of `awn
-            benchmark`: measure anew".
+        value: The content.
+        check: The check.
+        name: Name of the file.
+        about: Kind of the file, and the way out, as in "a report of `awn benchmark`:
+            measure anew".
 
     Raises:
-        ValueError: If it does not fit; the message names file, field and rule. If it is
-            of a later schema; the message names both versions.
+        ValueError: If the content does not fit; the message names file, field and rule.
+            Also if the file has a later schema; the message names both versions.
     """
     try:
         check(value, "")
     except NewerError as error:
         raise NewerError(name, error.schema, error.newest) from None
     except MisfitError as error:
-        raise ArgumentError(f"'{name}' is not {about}. There, {error}.") from error
+        raise ArgumentError(f"'{name}' is not {about}. In it, {error}.") from error
     except RecursionError as error:
-        raise ArgumentError(f"'{name}' is not {about}. It is nested too deep.") from (
-            error
-        )
+        raise ArgumentError(
+            f"'{name}' is not {about}. Its content is nested too deeply."
+        ) from error
 
 
 def anything(value: Any, where: str) -> None:
-    """Takes any value."""
+    """Accepts any value."""
 
 
 def flag(value: Any, where: str) -> None:
-    """Takes true and false."""
+    """Accepts true and false."""
     if not isinstance(value, bool):
         raise MisfitError(where, "true or false", value)
 
 
 def text(*allowed: str) -> Check:
-    """Takes texts; if some are given, these only."""
+    """Makes a check that accepts strings: only `allowed`, or any if it is empty."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, str):
@@ -127,7 +129,7 @@ def text(*allowed: str) -> Check:
 
 
 def real(value: Any, where: str) -> None:
-    """Takes any number, also NaN, as of a loss that diverged, and infinite ones."""
+    """Accepts any number, also NaN and infinity, because a loss may diverge."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise MisfitError(where, "a number", value)
 
@@ -135,14 +137,14 @@ def real(value: Any, where: str) -> None:
 def number(
     least: float = -math.inf, most: float = math.inf, *, whole: bool = False
 ) -> Check:
-    """Takes finite numbers from `least` to `most`, both included."""
+    """Makes a check that accepts finite numbers from `least` to `most`, inclusive."""
     rule = "a whole number" if whole else "a number"
     if math.isfinite(least):
         rule += f", at least {least:g}" + f" and at most {most:g}" * math.isfinite(most)
 
     def check(value: Any, where: str) -> None:
         fits = isinstance(value, int | float) and not isinstance(value, bool)
-        # Whole numbers of JSON have any length; no field of ours has 2**63.
+        # Integers in JSON can have any length. No field needs 2**63.
         fits = (
             fits and least <= value <= most and abs(value) < (2**63 if whole else 1e300)
         )
@@ -153,7 +155,7 @@ def number(
 
 
 def or_null(check: Check) -> Check:
-    """Takes null, too."""
+    """Makes a check that also accepts null."""
 
     def check_or_null(value: Any, where: str) -> None:
         if value is not None:
@@ -163,7 +165,7 @@ def or_null(check: Check) -> Check:
 
 
 def items(check: Check, least: int = 0) -> Check:
-    """Takes lists of at least so many values that fit."""
+    """Makes a check that accepts lists of at least `least` values that fit `check`."""
     rule = f"a list of at least {least}" if least else "a list"
 
     def check_items(value: Any, where: str) -> None:
@@ -176,7 +178,7 @@ def items(check: Check, least: int = 0) -> Check:
 
 
 def values(check: Check) -> Check:
-    """Takes objects of any keys, whose values fit."""
+    """Makes a check that accepts objects with any keys whose values fit `check`."""
 
     def check_values(value: Any, where: str) -> None:
         if not isinstance(value, dict):
@@ -188,11 +190,11 @@ def values(check: Check) -> Check:
 
 
 def fields(known: Mapping[str, Check], needed: Collection[str] | None = None) -> Check:
-    """Takes objects whose known keys have values that fit.
+    """Makes a check that accepts objects whose known keys have values that fit.
 
     Args:
-        known: A check for each key.
-        needed: Those that must be there. `None` for all.
+        known: A check for each known key.
+        needed: Keys that must be there. `None` for all known keys.
     """
 
     def check_fields(value: Any, where: str) -> None:
@@ -208,12 +210,12 @@ def fields(known: Mapping[str, Check], needed: Collection[str] | None = None) ->
 
 
 def of_kind(kind: str, check: Check) -> Check:
-    """Takes what fits, unless it is of a later schema, which comes first.
+    """Makes a check of a file that first checks the version of the schema.
 
     Args:
-        kind: The kind of the file, one of `SCHEMAS`. Files that have no field `schema`
-            are of version 1.
-        check: What it must be.
+        kind: Kind of the file, a key of `SCHEMAS`. A file without the field `schema`
+            has version 1.
+        check: Check of the content.
     """
 
     def check_of_kind(value: Any, where: str) -> None:
@@ -227,7 +229,7 @@ def of_kind(kind: str, check: Check) -> Check:
 
 
 def file_name(value: Any, where: str) -> None:
-    """Takes names of files that stay in their folder."""
+    """Accepts names of files that do not lead out of their folder."""
     text()(value, where)
     if value in ("", ".", "..") or any(mark in value for mark in "/\\:\0\n"):
         raise MisfitError(where, "the name of a file, which stays in its folder", value)

@@ -1,9 +1,9 @@
-"""Channel shuffles as one operation.
+"""Replaces channel shuffles by a single operation.
 
-`(rows, cols, channels)` is reshaped to `(rows, cols, groups, n)`, transposed to `(rows,
-cols, n, groups)` and reshaped back. In between channels are on two axes, so that some
-of them can be there only where each group has the same ones. `take` of constant indices
-moves the channels likewise, and needs no groups.
+A shuffle reshapes `(rows, cols, channels)` to `(rows, cols, groups, n)`, transposes
+to `(rows, cols, n, groups)` and reshapes back. In between, channels are on two axes,
+and a narrower network would need equal channels in each group. `take` with constant
+indices moves channels to the same places, and needs no groups.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ _TRANSPOSES = ("Moveaxis", "Permute", "Swapaxes", "Transpose")
 
 @dataclass(frozen=True)
 class _Spread:
-    """A tensor whose last axes hold the channels of another one.
+    """A tensor whose last axes hold the channels of an earlier tensor.
 
     Args:
-        node: The call that first reshaped or transposed them.
-        positions: Shape of the axes before them, batch first.
-        order: int array of the shape of these axes: the number of each channel.
+        node: The call that first reshaped or transposed the channels.
+        positions: Shape of the axes before the channels, batch first.
+        order: int array of the shape of the last axes: the index that each channel had
+            in the earlier tensor.
     """
 
     node: Any
@@ -36,14 +37,14 @@ class _Spread:
 
 
 def shuffles(model: keras.Model) -> dict[int, tuple[Any, list[int]]]:
-    """Finds reshapes and transpositions that move channels and nothing else.
+    """Finds sequences of reshapes and transpositions that only move channels.
 
     Args:
         model: A functional model.
 
     Returns:
-        By `id` of the last call of each, the first call, and for each channel of what
-        the last one gives its number in what the first one is given.
+        By `id` of the last call of a sequence: the first call, and for each channel of
+        the last call's output its index in the first call's input.
     """
     spreads: dict[int, _Spread] = {}
     moved = {}
@@ -55,7 +56,8 @@ def shuffles(model: keras.Model) -> dict[int, tuple[Any, list[int]]]:
         *positions, channels = x.shape
         before = spreads.get(id(x))
         if before is None:
-            # Not spread yet. Of axes of unknown size only one can be told.
+            # The channels are not spread yet. Only one axis of unknown size can be
+            # followed through a reshape.
             if len(x.shape) < 2 or None in (*positions[1:][:-1], channels):
                 continue
             before = _Spread(node, tuple(positions), np.arange(channels))
@@ -78,7 +80,7 @@ def shuffles(model: keras.Model) -> dict[int, tuple[Any, list[int]]]:
 
 
 def _axes(operation: Any, rank: int) -> list[int]:
-    """Where each axis of what a transposition gives comes from."""
+    """For each axis of a transposition's output, the axis of the input."""
     if isinstance(operation, keras.layers.Permute):
         return [0, *operation.dims]
     array = np.empty(range(1, rank + 1))  # axis i has i + 1 entries
@@ -93,14 +95,14 @@ def _axes(operation: Any, rank: int) -> list[int]:
 
 
 def with_shuffles_taken(model: keras.Model) -> keras.Model:
-    """Puts `keras.ops.take` in the place of reshapes that shuffle channels.
+    """Replaces reshapes that shuffle channels by `keras.ops.take`.
 
     Args:
         model: A functional model.
 
     Returns:
-        A functional model that computes the same, of the same layers; the model itself
-        if it has no shuffles.
+        A functional model that computes the same with the same layers, or `model`
+        itself if it has no shuffles.
     """
     moved = shuffles(model)
     given: dict[int, Any] = {}

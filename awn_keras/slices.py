@@ -1,4 +1,4 @@
-"""Which part of a layer's weights belongs to some of its channels."""
+"""Finds the part of a layer's weights that belongs to some of its channels."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def weights_of(operation: Any) -> list[Any]:
 
 
 def names_of(weight: Any) -> tuple[str, str]:
-    """What a `WidthRule` may call a weight.
+    """The names by which a `WidthRule` may refer to a weight.
 
     Returns:
-        Its name, and this with the name of the layer before it that has the weight,
-        `query/kernel`. Keras numbers weights that a layer adds without a name; they
-        are all `variable`.
+        The weight's name, and the name after the name of the layer that has the weight,
+        as in `query/kernel`. Keras numbers weights without a name; here all of them
+        have the name `variable`.
     """
     name = re.sub(r"^variable_\d+$", "variable", weight.name)
     return name, "/".join([*weight.path.split("/")[-2:-1], name])
 
 
 def active(kind: Kind, shape: tuple[Any, ...], width: float) -> np.ndarray:
-    """Says which channels of a tensor are there at a width.
+    """Finds the channels of a tensor that are active at a width.
 
     Args:
-        kind: The tensor's kind.
-        shape: Its shape, channels last.
+        kind: Kind of the tensor.
+        shape: Shape of the tensor, channels last.
         width: Width in (0, 1].
 
     Returns:
@@ -48,14 +48,14 @@ def active_slices(layer: Any, flow: Flow, width: float) -> list[tuple[np.ndarray
     """For each weight of a layer, the part that acts at a width.
 
     Args:
-        layer: A layer with a width rule, or one whose weights do not follow the
+        layer: A layer with a width rule, or a layer whose weights do not depend on the
             width.
-        flow: What comes in and goes out.
+        flow: Inputs and outputs of the layer.
         width: Width in (0, 1].
 
     Returns:
-        For each of `layer.weights` (an operation of `keras.ops` has none) an index
-        array per axis, as `np.ix_` takes them.
+        For each of `layer.weights` an index array per axis, as `np.ix_` takes them. An
+        operation of `keras.ops` has no weights.
     """
     into = active(flow.inputs[0], flow.input_shapes[0], width)
     out = active(flow.output, flow.output_shape, width)
@@ -70,7 +70,7 @@ def chosen_slices(
 
     Args:
         layer: See `active_slices`.
-        size: How many input and output channels it has.
+        size: Numbers of input and output channels of the layer.
         into: Indices of input channels, in any order.
         out: Indices of output channels, in any order.
 
@@ -99,18 +99,19 @@ def chosen_slices(
 def channel_axes(
     weight: Any, axes: Mapping[str, Axes], channels: int
 ) -> list[tuple[int, np.ndarray]]:
-    """Says which axes of a weight follow the channels of a tensor.
+    """Finds the axes of a weight that follow the channels of a tensor.
 
     Args:
         weight: A variable of a layer.
-        axes: `in_axes` or `out_axes` of the layer's `WidthRule`, or those of `inner`.
+        axes: `in_axes` or `out_axes` of the layer's `WidthRule`, or the axes of its
+            `inner`.
         channels: Number of the tensor's channels at full width.
 
     Returns:
-        For each such axis, its number and the places of each channel on it, int
-        `(gates, channels, k)`: of the first part of the channels, if the tensor has
-        them several times. None if the weight does not follow the channels, or all of
-        them share it (PReLU's shared axes).
+        A list with the number of each such axis and the places of each channel on it,
+        int `(gates, channels, k)`. If the tensor has the channels several times (see
+        `ChannelAxis.copies`), only the first of them. The list is empty if the weight
+        does not follow the channels, or if all channels share it (PReLU's shared axes).
     """
     followed = []
     named = next((axes[name] for name in names_of(weight) if name in axes), ())
@@ -126,11 +127,11 @@ def sides(layer: Any, flow: Flow) -> list[tuple[Mapping[str, Axes], np.ndarray]]
 
     Args:
         layer: See `active_slices`.
-        flow: What comes in and goes out.
+        flow: Inputs and outputs of the layer.
 
     Returns:
-        What the rule says of axes, and grades `(channels,)`: of the input channels, of
-        the output channels, and of those inside of the layer, if there are such.
+        Pairs of the rule's axes and the grades `(channels,)` that they follow: for
+        input channels, for output channels, and for channels inside the layer, if any.
     """
     rule, (into, out) = rule_of(layer) or WidthRule(), flow.grades()
     result = [(rule.in_axes, into), (rule.out_axes, out)]
@@ -143,11 +144,11 @@ def sides(layer: Any, flow: Flow) -> list[tuple[Mapping[str, Axes], np.ndarray]]
 
 
 def along(entries: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Gives each place on an axis what its channel has.
+    """Gives each place on an axis the value of its channel.
 
     Args:
         entries: The places of each channel, as `channel_axes` gives them.
-        values: A number of each channel, `(channels,)`; of which there may be more.
+        values: A value for each channel, `(channels,)`. More values are ignored.
 
     Returns:
         An array of the axis' size.

@@ -1,4 +1,4 @@
-"""At which widths the channels of a model appear, and stages that differ."""
+"""The widths at which channels of a model appear, and stages with other widths."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from awn_keras.widths import (
     check_widths_grid,
 )
 
-#: What a user may say: for each pattern of names what differs there, as in
-#: `{"block_1_*": {"divisor": 16}}`.
+#: Type of the argument `stages`: for each pattern of layer names the settings of these
+#: layers, as in `{"block_1_*": {"divisor": 16}}`.
 Stages = Mapping[str, Mapping[str, Any]]
 
 
 def literally(name: str) -> str:
-    """A pattern that matches a name alone, whatever it holds."""
+    """A pattern that matches only `name`, even if it has characters of patterns."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Layers whose channels appear at other widths than a model's others.
+    """Layers whose channels appear at other widths than those of the model's rest.
 
     Args:
-        pattern: Their names, as a shell would match them: `"block_1_*"`.
-        min_width: Channels that are active at this width are on at every width. `None`
-            for the model's.
-        divisor: Channels come and go in blocks of this size. `None` for the model's.
-        grid: The only widths at which the layers change, ascending, the last one 1;
-            channels of the first are always on. `None` for the model's.
+        pattern: Pattern of layer names, matched as in a shell: `"block_1_*"`.
+        min_width: The layers' smallest width: channels that are active at this width
+            are active at every width. `None` for the model's.
+        divisor: Size of the blocks in which channels come and go. `None` for the
+            model's.
+        grid: The only widths at which the layers change, ascending to 1. Channels of
+            the first width are active at every width. `None` for the model's.
     """
 
     pattern: str
@@ -48,18 +49,19 @@ class Stage:
 
     @classmethod
     def of(cls, pattern: Any, changes: Any) -> Stage:
-        """Reads what a user says of a stage.
+        """Makes a stage from an entry of the argument `stages`.
 
         Args:
             pattern: See the class.
-            changes: `min_width`, `divisor` and `widths_grid`, or some of these.
+            changes: A dict with one or more of `min_width`, `divisor` and
+                `widths_grid`.
 
         Returns:
             The stage.
 
         Raises:
-            TypeError: If one of them is of another type.
-            ValueError: If it is out of range, or has another name.
+            TypeError: If an argument or a value has a wrong type.
+            ValueError: If a value is out of range, or if `changes` has another key.
         """
         if not isinstance(pattern, str) or not isinstance(changes, Mapping):
             raise _no_mapping({pattern: changes})
@@ -83,7 +85,7 @@ class Stage:
         return cls(pattern, min_width, divisor, grid)
 
     def as_dict(self) -> dict[str, Any]:
-        """What `of` reads, in JSON's types."""
+        """The `changes` that `of` takes, in types of JSON."""
         grid = None if self.grid is None else list(self.grid)
         said = {
             "min_width": self.min_width,
@@ -95,16 +97,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Widths:
-    """At which widths the channels of a model appear: its arguments as one.
+    """The widths at which the channels of a model appear.
+
+    The fields are the arguments of a model that concern widths.
 
     Args:
         min_width: The smallest width, in (0, 1].
-        divisor: Channels come and go in blocks of this size.
-        grid: The only widths that are told apart, ascending, from `min_width` to 1.
-            `None` for every width.
+        divisor: Size of the blocks in which channels come and go.
+        grid: The only widths at which the model changes, ascending from `min_width` to
+            1. `None` for all widths.
         staircase: One of `STAIRCASES`; see `channel_grades`.
-        stages: What differs for some layers. If several patterns match a layer, the
-            first one counts.
+        stages: Settings of some layers. If several patterns match a layer, the first
+            pattern counts.
     """
 
     min_width: float = 0.25
@@ -125,20 +129,21 @@ class Widths:
         """Checks the arguments of a model.
 
         Args:
-            min_width: See the class. `None` for the first of `widths_grid`, else 0.25.
+            min_width: See the class. `None` for the first of `widths_grid`, or 0.25
+                without a grid.
             divisor: See the class.
             widths_grid: See `grid`.
             staircase: See the class.
             stages: See the class.
 
         Returns:
-            What they say.
+            The checked arguments.
 
         Raises:
-            TypeError: If a width is not a number, or `stages` is no mapping.
-            ValueError: If a width is out of range, a grid does not ascend to 1,
-                `min_width` is not its first, or a stage has a smaller width, or one
-                that is not in the grid.
+            TypeError: If a width is not a number, or if `stages` is not a mapping.
+            ValueError: If a width is out of range, if a grid does not ascend to 1, if
+                `min_width` is not the first of `widths_grid`, or if a stage has a width
+                that is below `min_width` or not in `widths_grid`.
         """
         grid = None if widths_grid is None else check_widths_grid(widths_grid)
         if min_width is None:
@@ -169,22 +174,22 @@ class Widths:
         return cls(min_width, divisor, grid, staircase, listed)
 
     def stage_of(self, layer: str) -> Stage:
-        """What differs for a layer of a name; an empty stage, if nothing does."""
+        """The stage of a layer, by the layer's name; without settings if none fits."""
         for stage in self.stages:
             if fnmatch.fnmatchcase(layer, stage.pattern):
                 return stage
         return Stage(layer)
 
     def divisor_of(self, layer: str) -> int:
-        """Channels of a block of a layer of a name."""
+        """The size of blocks of channels in a layer, by the layer's name."""
         return self.stage_of(layer).divisor or self.divisor
 
     def grades(self, channels: int, layer: str = "") -> np.ndarray:
-        """Grades of a layer with so many channels; see `channel_grades`.
+        """Grades of a layer's channels; see `channel_grades`.
 
         Args:
-            channels: Their number.
-            layer: The layer's name.
+            channels: Number of channels.
+            layer: Name of the layer.
 
         Returns:
             float64 array `(channels,)`.
@@ -200,7 +205,7 @@ class Widths:
         )
 
     def check_names(self, names: Collection[str]) -> None:
-        """Raises a ValueError if a stage decides nothing.
+        """Raises a ValueError if a stage applies to no layer.
 
         Args:
             names: Names of the layers of a model that make channels.
@@ -209,15 +214,14 @@ class Widths:
         for stage in self.stages:
             if stage.pattern not in decide:
                 raise ArgumentError(
-                    "Each pattern of `stages` must match a layer that makes channels "
-                    "which come and go (a stem or a Tri layer) and that no earlier "
-                    f"pattern matches: {sorted(names)}. Received: the pattern "
-                    f"{stage.pattern!r}"
+                    "Each pattern of `stages` must match a stem or a Tri layer that no "
+                    f"earlier pattern matches, of the layers {sorted(names)}. "
+                    f"Received: the pattern {stage.pattern!r}"
                 )
 
 
 def _no_mapping(stages: Any) -> ArgumentTypeError:
     return ArgumentTypeError(
-        "`stages` must map patterns of names to what differs there, as in "
+        "`stages` must map patterns of layer names to settings, as in "
         f'{{"block_1_*": {{"divisor": 16}}}}. Received: stages={stages!r}'
     )

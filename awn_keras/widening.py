@@ -1,4 +1,4 @@
-"""How many channels each layer has when a model is widened."""
+"""Computes the number of channels of each layer when a model is widened."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from awn_keras.rules import mixes_channels, unique
 from awn_keras.stages import Widths
 from awn_keras.widths import round_half_up
 
-#: What a user may say: a number for all layers, numbers by their names, a function that
-#: takes a layer and returns a number, or `"balanced"`.
+#: Type of the argument `width_multiplier`: a number for all layers, numbers by layer
+#: name, a function that takes a layer and returns a number, or `"balanced"`.
 WidthMultiplier = (
     float | Mapping[str, float] | Callable[[keras.layers.Layer], float] | str
 )
-#: Says by how much a layer is widened.
+#: Function that returns the width multiplier of a layer.
 Multiplier = Callable[[Any], float]
 
 
 def multiplier_of(width_multiplier: Any, names: Collection[str]) -> Multiplier:
-    """Reads what a user says of how layers are widened.
+    """Reads the argument `width_multiplier`.
 
     Args:
         width_multiplier: A number, a mapping from names of layers to numbers, or a
@@ -34,12 +34,12 @@ def multiplier_of(width_multiplier: Any, names: Collection[str]) -> Multiplier:
         names: Names of the model's layers.
 
     Returns:
-        A function that gives the number of a layer: 1 for one that a mapping leaves
-        out.
+        A function that returns the multiplier of a layer, which is 1 for a layer that
+        is not in the mapping.
 
     Raises:
-        TypeError: If it is none of these, or something else takes a number's place.
-        ValueError: If a number is not above 0, or there is no layer of a name.
+        TypeError: If `width_multiplier` or a value in it has a wrong type.
+        ValueError: If a number is not above 0, or if a name is not the name of a layer.
     """
     if isinstance(width_multiplier, Mapping):
         numbers = {
@@ -78,19 +78,19 @@ def _check(value: Any, of: str = "") -> float:
 def new_sizes(traced: Trace, multiplier: Multiplier, widths: Widths) -> dict[int, int]:
     """Numbers of channels after widening, by `id` of the layer.
 
-    Parts that are taken of a layer keep their shares, so that each ends at a whole
-    number of channels. A layer that is added to a concatenation has as many as that
-    has, after rounding. Of layers that are added to each other the first one says by
-    how much.
+    If operations take parts of a layer's channels, each part keeps its share, so that
+    it has a whole number of channels. A layer that is added to a concatenation gets the
+    number of channels that the concatenation has after rounding. Of layers that are
+    added to each other, the first decides the number.
 
     Args:
         traced: The channels of the model.
-        multiplier: By how much each layer that mixes channels is widened.
-        widths: Numbers of channels are rounded to multiples of a layer's divisor, but
-            for those of layers that keep their size.
+        multiplier: Function that returns the multiplier of a layer that mixes channels.
+        widths: Gives the divisor of each layer. Numbers of channels are rounded to
+            multiples of the divisor, except in layers that keep their size.
 
     Returns:
-        The numbers of layers that get another size.
+        The new numbers of channels, only of layers whose number changes.
 
     Raises:
         ValueError: If a layer is added to parts of other layers.
@@ -104,7 +104,7 @@ def new_sizes(traced: Trace, multiplier: Multiplier, widths: Widths) -> dict[int
         own = {label for label in labels.tolist() if label not in fixed} - set(owners)
         owners.update(dict.fromkeys(own, id(layer)))
         owned[id(layer)] = len(own)
-        # One channel for all others, such as a spatial gate, stays one.
+        # A layer with a single channel, such as a spatial gate, keeps one channel.
         widens = mixes_channels(layer) and len(unique(labels)) > 1
         by = multiplier(layer) if widens else 1.0
         divisor = widths.divisor_of(layer.name)
@@ -135,11 +135,11 @@ def new_sizes(traced: Trace, multiplier: Multiplier, widths: Widths) -> dict[int
 
 
 def counts_of_labels(traced: Trace, sizes: Mapping[int, int]) -> np.ndarray:
-    """How many channels of a wider model stand in the place of each channel.
+    """The number of channels in a wider model that replace each channel.
 
     Args:
         traced: The channels of the model.
-        sizes: What `new_sizes` gives.
+        sizes: Numbers of channels from `new_sizes`.
 
     Returns:
         float64 array `(labels,)`.

@@ -394,10 +394,10 @@ def test_a_decoders_features_come_and_go_by_channels():
         (L.UnitNormalization(), "normalizes over the channels.*leave out the last"),
         (L.GroupNormalization(4), "groups=-1.*Received: groups=4 for 8 channels"),
         (L.Reshape((6, 6, 8, 1)), "would make one channel of all"),
-        (L.Reshape((6, 16, 3)), "of a channel shuffle `to_any_width` makes"),
+        (L.Reshape((6, 16, 3)), "`to_any_width` turns a complete channel shuffle"),
         (L.TimeDistributed(L.Conv1D(8, 1)), "Conv1D.*Use the inner layer in its place"),
         (L.TimeDistributed(L.GroupNormalization(-1)), "another size at each width"),
-        (L.TimeDistributed(L.LayerNormalization()), "it treats each step alone"),
+        (L.TimeDistributed(L.LayerNormalization()), "it treats each step separately"),
         (L.TimeDistributed(L.Softmax()), "TimeDistributed of Softmax.*sum over the ch"),
     ],
 )

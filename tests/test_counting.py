@@ -213,7 +213,7 @@ def test_macs_need_a_known_shape():
 
 
 def test_a_plain_model_has_one_width():
-    with pytest.raises(ValueError, match="has one width only"):
+    with pytest.raises(ValueError, match="has only one width"):
         count_macs(slim(small_dense(), 1.0), 0.5)
 
 

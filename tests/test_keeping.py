@@ -100,7 +100,7 @@ def test_networks_with_chosen_readouts_grow_and_are_reordered():
         (
             ["stem", "projection"],
             ValueError,
-            "'stem', which is on what is the same at every width",
+            "'stem', which is on a tensor that is the same at every width",
         ),
         (
             ["projection", "scores"],

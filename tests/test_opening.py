@@ -228,7 +228,7 @@ def test_what_is_a_block():
     [
         (OwnWeight(8), r"'own_weight.*weights of its own besides.*scale"),
         (Numbers(8), r"fails on symbolic tensors \(.*numbers, please"),
-        (Liar(8), "computes something else on symbolic tensors than on numbers"),
+        (Liar(8), "does not compute the same on symbolic tensors as on numbers"),
     ],
 )
 def test_why_a_block_stays_closed_is_said(block, match):

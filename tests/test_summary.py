@@ -321,7 +321,7 @@ def test_layers_that_cannot_be_counted_are_told_once(make):
     assert len(caught) == 1
     assert (costs.macs, costs.uncounted) == ([44, 120], ["own", "other"])
     *rows, note = str(costs).splitlines()
-    assert note == ("+: and those of layers whose MACs are not known: 'own', 'other'")
+    assert note == ("+: plus the MACs of layers that cannot be counted: 'own', 'other'")
     numbers = [row.split() for row in rows]
     assert sum("120+" in row for row in numbers) in (1, 2)
     if make is summarize:

@@ -115,19 +115,22 @@ def weights_of(change):
             patched(24, "<L", 2**31),
             r"cannot have 2,147,483,648 bytes, of which [\d,]+ ",
         ),
-        (patched(20, "<L", 2**31), "cannot take 2,147,483,648 bytes of "),
-        (patched(20, "<L", 1), "bytes, of which 1 are stored"),
+        (
+            patched(20, "<L", 2**31),
+            "cannot have 2,147,483,648 stored bytes in a file of ",
+        ),
+        (patched(20, "<L", 1), "cannot unpack from 1 to "),
         (patched(10, "<H", 99), "That compression method is not supported"),
         (patched(42, "<L", 2**31), "is not a saved Keras model"),
         (weights_of(lambda data: bytes(64) + data[64:]), "or is damaged: OSError"),
         (weights_of(lambda data: data[:2000]), "or is damaged: OSError"),
         (config_of(lambda text: "[" * 100_000), "not JSON.* maximum recursion depth"),
         (config_of(lambda text: text[:-9]), "config.json' is not .* not JSON"),
-        (config_of(lambda text: "[]"), "'all of it' must be an object, and is"),
+        (config_of(lambda text: "[]"), "'the content' must be an object, but is"),
         (config_of(lambda text: "{}"), "'class_name' is missing"),
         (
             config_of(lambda text: '{"class_name": 1, "config": {}}'),
-            "'class_name' must be text, and is 1",
+            "'class_name' must be text, but is 1",
         ),
         (
             config_of(
@@ -224,9 +227,9 @@ def test_mutants_of_a_models_config(made, tmp_path, capsys):
         ({"p90_ms": float("nan")}, r"'rows\[0\].p90_ms' must be a number, .* is nan"),
         ({"width": 2}, r"'rows\[0\].width' must be a number, at least 0 and at most 1"),
         ({"threads": 1.5}, r"'rows\[0\].threads' must be a whole number"),
-        ({"time": 5}, r"'rows\[0\].time' must be text, and is 5"),
+        ({"time": 5}, r"'rows\[0\].time' must be text, but is 5"),
         ({"file": "../net.tflite"}, r"'rows\[0\].file' must be the name of a file"),
-        ({"fully_accelerated": 1}, "must be true or false, and is 1"),
+        ({"fully_accelerated": 1}, "must be true or false, but is 1"),
     ],
 )
 def test_reports_with_a_wrong_value(changes, match, made, tmp_path, capsys):
@@ -263,8 +266,8 @@ def test_mutants_of_a_report(made, tmp_path, capsys):
     ("precision", "match"),
     [
         ("int3", "'precision' must be one of float32, .* and is 'int3'"),
-        (None, "'precision' must be text, and is None"),
-        ({}, "'precision' must be text, and is {}"),
+        (None, "'precision' must be text, but is None"),
+        ({}, "'precision' must be text, but is {}"),
     ],
 )
 @pytest.mark.parametrize("inside", [True, False])
@@ -384,7 +387,7 @@ def resumed(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("history", "match"),
     [
-        ("[]", "'all of it' must be a list of at least 2, and is"),
+        ("[]", "'the content' must be a list of at least 2, but is"),
         ('[{"epoch": 0, "seconds": 1}]', "a list of at least 2"),
         ('[{"epoch": 0}, {"epoch": 1}]', r"'\[0\].seconds' is missing"),
         ('[{"seconds": 0}, {}]', r"'\[0\].epoch' is missing"),

@@ -72,7 +72,7 @@ def test_what_it_goes_on_from_is_checked(content, tmp_path):
     trace.set_model(classification(conv_net()))
     trace.model.optimizer.iterations.assign(3)
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"s\.json' is not what awn_keras writes"):
+    with pytest.raises(ValueError, match=r"s\.json' is not a file of awn_keras"):
         trace.on_train_begin()
 
 

@@ -214,8 +214,8 @@ def test_what_a_later_version_wrote_is_told_apart(kind, name, command, kept, cap
     rewrite(kept / name, newer)
     error = told(command.replace("{}", str(kept)).split(), capsys)
     match = (
-        rf"{re.escape(kept.name)}.*' was written by a later awn_keras: its schema is "
-        rf"of version {newer}, and awn_keras \S+ reads those up to version "
+        rf"{re.escape(kept.name)}.*' was written by a later awn_keras: its schema "
+        rf"has version {newer}, but awn_keras \S+ reads schemas up to version "
         rf"{SCHEMAS[kind]}\. Update: `pip install --upgrade awn_keras`\."
     )
     assert re.search(match, error), error
