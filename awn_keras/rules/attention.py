@@ -1,4 +1,4 @@
-"""Attention over positions: whole heads come and go."""
+"""Width rules of attention over positions, in which whole heads come and go."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _READ = ("query", "value", "key")
 def attention(call: LayerCall) -> Kind:
     """Rule of an attention layer over positions, or of its Tri layer.
 
-    On channels that come and go a plain layer is a readout, or a Tri layer to be.
+    On channels that come and go, a plain layer is a readout, or becomes a Tri layer.
 
     Args:
         call: A call with `query`, `value`, and `key` or masks.
@@ -36,8 +36,8 @@ def attention(call: LayerCall) -> Kind:
         The kind of the output's channels, `PerWidth` of a readout, or `Fixed`.
 
     Raises:
-        ValueError: If not all of query, value and key have the same channels, a mask
-            comes and goes with the width, scores are returned, or the output has
+        ValueError: If query, value and key do not all have the same channels, if a mask
+            comes and goes with the width, if scores are returned, or if the output has
             several axes of channels.
     """
     if all(isinstance(kind, Fixed) for kind in call.kinds):
@@ -58,21 +58,23 @@ def attention(call: LayerCall) -> Kind:
         check_mixes_no_samples(call)
         if shape is None:
             raise call.error(
-                "a plain layer on channels that come and go is a readout, and its "
-                "outputs would have as many as `query` has. Put a Dense behind it, so "
-                f"that it is none, use {TRI_ATTENTION[type(call.layer)].__name__}, or "
-                "give it an `output_shape`, which MultiHeadAttention has."
+                "a plain layer on channels that come and go is a readout, but its "
+                "outputs would have as many channels as `query` has at each width. Put "
+                "a Dense after the layer, which is then the readout. Or use "
+                f"{TRI_ATTENTION[type(call.layer)].__name__}, or give "
+                "MultiHeadAttention an `output_shape`."
             )
         return PerWidth(call.layer.name)
     made = call.new_channels(call.output_shape[-1])
     if shape is None and len(made.labels) == len(labels):
-        # What comes out has as many channels as what comes in, in a slim network, too.
+        # Without `output_shape`, a slim network's output has as many channels as its
+        # `query`. So the output must have the channels of `query`.
         call.channels.join(labels, made.labels)
     return made
 
 
 def _labels(call: LayerCall) -> np.ndarray:
-    """Labels of the channels that are read, the same of query, value and key."""
+    """Labels of the channels of query, value and key, which must be equal."""
     arguments = named_arguments(call.node)
     kinds = dict(zip(map(id, data_tensors(call.node)), call.kinds, strict=True))
     read = [arguments[name] for name in _READ if arguments.get(name) is not None]
@@ -83,23 +85,24 @@ def _labels(call: LayerCall) -> np.ndarray:
         if not same or shape[-1] != shapes[0][-1]:
             raise call.error(
                 "`query`, `value` and `key` must have the same channels before the "
-                "readout, all of which come and go with the width; another attention "
-                "is not built. Put a Dense of as many units on each of them. Received: "
+                "readout, and all must come and go with the width; other attention is "
+                "not built. Put a Dense with equal `units` on each of them. Received: "
                 f"shapes {shapes}"
             )
         if isinstance(first, Labelled) and isinstance(kind, Labelled):
             call.channels.join(first.labels, kind.labels)
     masks = [kind for key, kind in kinds.items() if key not in set(map(id, read))]
-    # If what is read is the same at every width, a mask is all that can be Labelled.
+    # If `first` is not Labelled, then no input but a mask can be Labelled.
     if not isinstance(first, Labelled) or any(isinstance(m, Labelled) for m in masks):
         raise call.error(
-            "a mask must be the same at every width, and its channels come and go."
+            "a mask must be the same at every width, but the channels of this mask "
+            "come and go."
         )
     return first.labels
 
 
 def _heads(layer: Any) -> int:
-    """Number of heads that come and go, each with those that share its keys."""
+    """Number of heads, or of groups of heads with shared keys, that come and go."""
     return getattr(layer, "num_key_value_heads", None) or layer.num_heads
 
 
@@ -110,7 +113,7 @@ def _count(layer: Any, out: np.ndarray) -> int:
 
 
 def _with_heads(layer: Any, count: int) -> dict[str, Any]:
-    """The arguments of a layer of so many heads, or groups of heads."""
+    """The arguments of a layer with `count` heads, or groups of heads."""
     if not hasattr(layer, "num_key_value_heads"):
         return {"num_heads": count}
     return {
@@ -120,7 +123,7 @@ def _with_heads(layer: Any, count: int) -> dict[str, Any]:
 
 
 def _sized(layer: Any, channels: int) -> dict[str, Any]:
-    """The arguments of a layer of another number of channels, with heads in step."""
+    """The arguments of a layer with `channels` channels and heads in proportion."""
     kernel = f"{_OF_HEADS}/kernel"
     (old,) = (w.shape[-1] for w in layer.weights if w.path.endswith(kernel))
     heads = max(round_half_up(_heads(layer) * channels / old), 1)

@@ -1,4 +1,4 @@
-"""EinsumDense: a dense layer, if its equation is that of one."""
+"""Width rule of EinsumDense, for equations that are those of a dense layer."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _is_dense(equation: str) -> bool:
 
 def _other(call: LayerCall) -> Kind:
     raise call.error(
-        "before the readout an EinsumDense must be a product of the last axis with a "
-        "matrix, such as 'abc,cd->abd'; other equations are not built. Use Dense, "
+        "before the readout, an EinsumDense must multiply the last axis by a matrix, "
+        "as in 'abc,cd->abd'; other equations are not built. Use Dense, "
         "Reshape and MultiHeadAttention. Received: "
         f"equation={call.layer.equation!r}"
     )
@@ -52,12 +52,12 @@ def _rule(layer: Any) -> WidthRule:
 
 
 def _macs(_: Any, size: CallSize) -> Any:
-    # Of the outputs positions may not be known, where `output_shape` has `None`.
+    # Positions of the output are not known if `output_shape` has `None`.
     return size.input_positions * size.inputs * size.outputs
 
 
 def _sized(layer: Any, channels: int) -> dict[str, Any]:
-    """The arguments of a layer of another number of output channels."""
+    """The arguments of a layer with `channels` output channels."""
     return {"output_shape": (*layer.partial_output_shape[:-1], channels)}
 
 

@@ -1,8 +1,8 @@
-"""Functions and layers whose code shows that they treat each entry by itself.
+"""Finds functions and layers whose code treats each entry of a tensor separately.
 
-An activation of a user's own, or a layer of factors for the channels, runs operations
-of `keras.ops` that act on each entry. Called on symbolic tensors, weights among them,
-it says which operations on what.
+A user's own activation, or a layer with a factor for each channel, runs operations of
+`keras.ops` that act on single entries. A call on symbolic tensors, with symbolic
+weights, shows which operations run on which tensors.
 """
 
 from __future__ import annotations
@@ -39,40 +39,41 @@ _NAMES = (
     "Tan Tanh TanhShrink Threshold TrueDivide Trunc View Where ZerosLike Add "
     "Subtract"
 )
-#: Operations of `keras.ops` that compute each entry of what they give from the entries
-#: in the same place.
+#: Operations of `keras.ops` that compute each entry of the output from the entries at
+#: the same place in the inputs.
 ENTRIES = frozenset(_NAMES.split())
-#: They keep the entries of a weight in their order, and may put axes before the last.
+#: Operations that keep the order of a weight's entries, and may add axes before the
+#: last.
 _RESHAPES = {"ExpandDims", "Reshape", "Squeeze"}
 _SAMPLES = 2
-#: Rows and cols of what is not known.
+#: Size of rows and cols that are not known.
 _UNKNOWN = 8
-#: The same operations on the same numbers, in half precision perhaps; what differs
-#: because the code does something else to numbers differs by more.
+#: Equal operations on equal numbers differ by less, even in half precision. Code that
+#: computes something else on numbers differs by more.
 _TOLERANCE = 2e-2
 _READ: WeakKeyDictionary[Any, WeightsOnChannels | None] = WeakKeyDictionary()
 
 
 class _CodeError(AwnError):
-    """A user's code failed on symbolic tensors, or on a size that it was not told."""
+    """A user's code failed on symbolic tensors, or on another number of channels."""
 
 
 @contextmanager
 def _run_as_code() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever it raises
+    except Exception as error:  # a user's code may raise any error
         raise _CodeError from error
 
 
 @dataclass(frozen=True)
 class WeightsOnChannels:
-    """What the code of a layer says that acts on each entry.
+    """The weights of a layer that acts on single entries.
 
     Args:
-        names: Weights whose last axis has an entry for each channel.
-        argument: The argument of the constructor that says how many channels there are,
-            or `None` if the layer takes as many as come in.
+        names: Names of the weights whose last axis has an entry for each channel.
+        argument: The constructor's argument for the number of channels. `None` if the
+            layer takes the number from its input.
     """
 
     names: list[str]
@@ -81,7 +82,7 @@ class WeightsOnChannels:
 
 @lru_cache(maxsize=1024)
 def acts_on_entries(function: Callable[..., Any]) -> bool:
-    """Whether a function of one tensor gives each entry from the one in its place.
+    """Whether a function computes each entry from the entry at its place in the input.
 
     Args:
         function: A function, such as an activation.
@@ -97,15 +98,15 @@ def acts_on_entries(function: Callable[..., Any]) -> bool:
 
 
 def weights_on_channels(layer: Any) -> WeightsOnChannels | None:
-    """Reads the code of a layer of a user's own.
+    """Finds whether a user's own layer acts on single entries, and its weights.
 
     Args:
         layer: Any layer or operation.
 
     Returns:
-        What its code says. `None` if it does more than to act on each entry of one
-        tensor `(batch, ..., channels)`, with or without weights, in training or not, or
-        if that cannot be seen.
+        The weights that follow the channels. `None` if the layer does more than to act
+        on single entries of one tensor `(batch, ..., channels)`, in training or not, or
+        if its code does not show it.
     """
     own = isinstance(layer, keras.Layer) and not is_stock(layer) and layer.built
     if not own or isinstance(layer, keras.Model | keras.layers.Wrapper):
@@ -133,7 +134,7 @@ def _read(layer: keras.Layer) -> WeightsOnChannels | None:
         kwargs = {} if training is None else {"training": training}
         with _without_traces(), _replaced(layer, places, weights):
             y = layer.call(x, **kwargs)
-        # In training a sample may have a factor of its own, drawn at random.
+        # In training, each sample may have its own random factor.
         if not _on_entries([x, *weights], y, factors=bool(training)):
             return None
     if not _computes([x, *weights], y, partial(layer, **kwargs), layer.get_weights()):
@@ -148,7 +149,7 @@ def _has_parts(layer: keras.Layer) -> bool:
 
 
 def _places(layer: keras.Layer) -> list[str]:
-    """Names of the attributes that hold the weights of a layer, in their order."""
+    """Names of the attributes that hold a layer's weights, in the order of weights."""
     names = {id(value): name for name, value in vars(layer).items()}
     return [names[id(w)] for w in layer.weights if id(w) in names]
 
@@ -164,7 +165,7 @@ def _input_like(weight: Any, dtype: str) -> Any:
 def _replaced(
     layer: keras.Layer, names: Sequence[str], tensors: Sequence[Any]
 ) -> Iterator[None]:
-    """Puts tensors in the place of a layer's weights."""
+    """Replaces a layer's weights by tensors for a while."""
     attributes = vars(layer)
     before = {name: attributes[name] for name in names}
     attributes.update(zip(names, tensors, strict=True))
@@ -176,10 +177,10 @@ def _replaced(
 
 @contextmanager
 def _without_traces() -> Iterator[None]:
-    """Lets code draw random numbers and add losses, and forgets both.
+    """Lets code draw random numbers without lasting effect.
 
     Raises:
-        ValueError: If it added losses, which may be of all channels.
+        ValueError: If the code adds losses, because a loss may depend on all channels.
     """
     with keras.StatelessScope(collect_losses=True) as scope:
         yield
@@ -188,12 +189,12 @@ def _without_traces() -> Iterator[None]:
 
 
 def _on_entries(inputs: Sequence[Any], output: Any, *, factors: bool = False) -> bool:
-    """Whether a tensor is computed from another one entry by entry.
+    """Whether a tensor is computed from another tensor entry by entry.
 
     Args:
-        inputs: The tensor, and weights.
-        output: What was computed.
-        factors: Whether arrays may have numbers for each sample.
+        inputs: The other tensor, then weights.
+        output: The computed tensor.
+        factors: Whether arrays may have a number for each sample.
     """
     x, *_ = inputs
     data = {id(x)}
@@ -219,7 +220,7 @@ def _on_entries(inputs: Sequence[Any], output: Any, *, factors: bool = False) ->
 
 
 def _arrays(node: Any) -> list[tuple[int, ...]]:
-    """Shapes of the arrays that an operation or its call is given beside tensors."""
+    """Shapes of the arrays among the arguments of an operation and of its call."""
     arguments = node.arguments
     values = keras.tree.flatten((arguments.args, arguments.kwargs))
     values += arrays_within(node.operation)
@@ -228,9 +229,9 @@ def _arrays(node: Any) -> list[tuple[int, ...]]:
 
 
 def arrays_within(operation: Any) -> list[Any]:
-    """Finds arguments of an operation's constructor that are arrays, as `clip` has.
+    """Finds arguments of an operation's constructor that are arrays, as in `clip`.
 
-    Keras does not write them to a file, nor can they be changed.
+    Keras does not save such arrays, and they cannot be changed.
 
     Args:
         operation: An operation of `keras.ops`.
@@ -241,7 +242,7 @@ def arrays_within(operation: Any) -> list[Any]:
 
 
 def _keeps_last_axis(name: str, node: Any, tensors: list[Any], result: Any) -> bool:
-    """Whether an operation on weights leaves what is on their last axis there."""
+    """Whether an operation on weights keeps the entries of the last axis there."""
     if name in ENTRIES:
         return True
     if name == "GetItem":
@@ -263,7 +264,7 @@ def _fits(
     *,
     factors: bool = False,
 ) -> bool:
-    """Whether a weight or array is broadcast to data, the same for all samples."""
+    """Whether a weight or array is broadcast to the data, equally for all samples."""
     if len(shape) > len(of_data) or (shape and shape[-1] not in last):
         return False
     return len(shape) < len(of_data) or shape[0] == 1 or factors
@@ -272,7 +273,7 @@ def _fits(
 def _computes(
     inputs: Sequence[Any], output: Any, run: Callable[..., Any], weights: Sequence[Any]
 ) -> bool:
-    """Whether code does to numbers what it does to symbolic tensors."""
+    """Whether code computes on numbers what it computes on symbolic tensors."""
     shape = [_UNKNOWN if size is None else size for size in inputs[0].shape]
     values = np.random.default_rng(0).normal(size=shape)
     values = keras.ops.cast(values, inputs[0].dtype)
@@ -289,7 +290,7 @@ def _computes(
 def _resized(
     layer: keras.Layer, shape: tuple[Any, ...], names: list[str]
 ) -> WeightsOnChannels | None:
-    """Tries which argument of the constructor says how many channels there are."""
+    """Finds the constructor's argument for the number of channels by trying."""
     channels = shape[-1]
     other = channels - 1 or 2
     wanted = [
@@ -303,7 +304,7 @@ def _resized(
             with _run_as_code():
                 copy = copy_layer(layer, **changes)
                 copy(keras.Input(batch_shape=(None, *shape[1:-1], other)))
-        except _CodeError:  # sizes do not fit
+        except _CodeError:  # this argument is not the number of channels
             continue
         if [tuple(w.shape) for w in copy.weights] == wanted:
             return WeightsOnChannels(names, argument)

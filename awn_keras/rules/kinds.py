@@ -1,16 +1,17 @@
-"""What a tensor of a graph can be, and what comes in and goes out of a layer.
+"""The kinds of tensors in a graph, and the inputs and outputs of a layer.
 
-Walking a functional graph, each tensor is one of three kinds:
+Each tensor of a functional graph has one of three kinds:
 
-- `Fixed`: the same at every width (the inputs, and what is computed from them);
-- `Graded`: channels come and go with width, but one that is there has the same value
-  at every width;
-- `PerWidth`: its values depend on the width (the class scores).
+- `Fixed`: the tensor is the same at every width (inputs, and tensors computed only
+  from inputs);
+- `Graded`: channels come and go with the width, but an active channel has the same
+  value at every width;
+- `PerWidth`: the values depend on the width (class scores).
 
-While rules are asked, there are no grades yet: `Labelled` stands in the place of
-`Graded`, with a label of each channel. Labels that must come and go together (at an
-Add, or before weights that two places share) are joined; only then grades are given, so
-that both sides of an Add have the same ones.
+Width rules run before there are grades. They use `Labelled` in place of `Graded`, with
+a label for each channel. Labels of channels that must come and go together (at an Add,
+or before shared weights) are joined. Grades are assigned only after that, so that both
+inputs of an Add have equal grades.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Fixed:
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A tensor whose channels come and go, while it is not known yet at which widths.
+    """A tensor whose channels come and go, at widths that are not known yet.
 
     Args:
         labels: int array `(channels,)`: the label of each channel.
@@ -65,7 +66,7 @@ class Graded:
 
 @dataclass(frozen=True)
 class PerWidth:
-    """A tensor whose values depend on the width; all its channels are there.
+    """A tensor whose values depend on the width. All its channels are active.
 
     Args:
         readout: Name of the layer that first mixed all active channels.
@@ -76,7 +77,7 @@ class PerWidth:
 
 @dataclass(frozen=True)
 class Unknown:
-    """A tensor of which nothing is known, since the layer that gives it is refused."""
+    """A tensor of unknown kind, because the layer that computes it is refused."""
 
 
 Kind = Fixed | Labelled | Graded | PerWidth | Unknown
@@ -88,23 +89,23 @@ def comes_and_goes(kind: Kind) -> bool:
 
 
 def grades_of(kind: Kind, shape: tuple[Any, ...]) -> np.ndarray:
-    """Grades of a tensor's channels, float64 `(channels,)`; 0 where always there."""
+    """Grades of a tensor's channels, float64 `(channels,)`; 0 if always active."""
     return kind.grades if isinstance(kind, Graded) else np.zeros(shape[-1] or 1)
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What comes in and goes out of a layer: the same at each of its calls.
+    """Inputs and outputs of a layer's call.
 
     Args:
         inputs: Kinds of the inputs.
         output: Kind of the first output.
         input_shapes: Shapes of the inputs, batch first.
         output_shape: Shape of the first output, batch first.
-        named_shapes: Shapes of the arguments of the call, by name.
+        named_shapes: Shapes of the call's arguments, by name.
         constants: Arguments of the call that are no tensors, by name.
-        sources: Of an operation that is to have other channels: for each of its output
-            the place of that which stood there, int `(new channels,)`. Else empty.
+        sources: For an operation that gets another number of channels: the place that
+            each new output channel had before, int `(new channels,)`. Otherwise empty.
     """
 
     inputs: tuple[Kind, ...]
@@ -116,30 +117,31 @@ class Flow:
     sources: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     def grades(self) -> tuple[np.ndarray, np.ndarray]:
-        """Grades of the first input's and the output's channels, 0 where Fixed."""
+        """Grades of the channels of the first input and of the output; 0 if Fixed."""
         return (
             grades_of(self.inputs[0], self.input_shapes[0]),
             grades_of(self.output, self.output_shape),
         )
 
     def channels(self) -> tuple[int, int]:
-        """Numbers of the first input's and the output's channels at full width."""
+        """Numbers of channels of the first input and of the output at full width."""
         return self.input_shapes[0][-1] or 1, self.output_shape[-1] or 1
 
 
 @dataclass(frozen=True)
 class CallSize:
-    """How large one call of a layer is, at one width or at several.
+    """The size of a layer's call, at one width or at several.
 
     Args:
         name: Name of the layer.
         input_shape: Shape of the first input, batch first.
         output_shape: Shape of the first output, batch first.
-        inputs: Active input channels: a number, or an int array `(widths,)`.
-        outputs: Active output channels, likewise.
+        inputs: Number of active input channels, or an int array `(widths,)`.
+        outputs: Number of active output channels, or an int array `(widths,)`.
         input_shapes: Shapes of all inputs, batch first.
-        named_shapes: Shapes of the arguments of the call, by name.
-        inner: Active channels inside of the layer, likewise, if its rule has such.
+        named_shapes: Shapes of the call's arguments, by name.
+        inner: Number of active channels inside the layer, or an int array `(widths,)`.
+            `None` if the layer's rule has no `inner`.
     """
 
     name: str
@@ -173,7 +175,7 @@ class CallSize:
         return math.prod(self.known(shape)[1:-1])
 
     def known(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Checks that a shape is known, the batch apart.
+        """Checks that a shape is known, except the batch.
 
         Args:
             shape: Shape of an input or output of the call, batch first.
@@ -182,7 +184,7 @@ class CallSize:
             The shape.
 
         Raises:
-            ValueError: If it is not known.
+            ValueError: If a size of the shape is not known.
         """
         if None in shape[1:]:
             raise ArgumentError(
@@ -194,15 +196,14 @@ class CallSize:
 
 @dataclass(frozen=True)
 class ChannelAxis:
-    """An axis of a weight that follows channels, more than one after the other.
+    """An axis of a weight that follows channels, which may repeat on it.
 
     Args:
         axis: The axis.
-        gates: How many times all channels lie side by side on it, as those of the gates
-            of a recurrent layer do. Within each, a channel has `k` neighbouring
-            entries.
-        copies: How many times all channels lie side by side in the layer's tensor, of
-            which the axis has one: 2 of the units of a recurrent layer that runs in
+        gates: Number of times that the axis repeats all channels, as for the gates of a
+            recurrent layer. In each repetition, a channel has `k` neighbouring entries.
+        copies: Number of times that the layer's tensor repeats all channels while the
+            axis has them only once. It is 2 for a recurrent layer that concatenates
             both directions.
     """
 
@@ -211,7 +212,7 @@ class ChannelAxis:
     copies: int = 1
 
     def entries(self, size: int, channels: int) -> np.ndarray | None:
-        """Says where on the axis each channel is.
+        """Finds the places of each channel on the axis.
 
         Args:
             size: Size of the axis.
@@ -219,7 +220,8 @@ class ChannelAxis:
 
         Returns:
             int array `(gates, channels / copies, k)` of places on the axis. `None` if
-            it does not follow them, as one of size 1 that all of them share.
+            the axis does not follow the channels, such as an axis of size 1 that all
+            channels share.
         """
         own = channels // self.copies
         if channels % self.copies or size % (self.gates * own):
@@ -227,12 +229,12 @@ class ChannelAxis:
         return np.arange(size).reshape(self.gates, own, -1)
 
 
-#: How a rule names the axis of a weight that follows channels, or several of them.
+#: Type by which a rule names one or several axes of a weight that follow channels.
 Axes = int | ChannelAxis | tuple[int | ChannelAxis, ...]
 
 
 def axes_of(axes: Axes) -> tuple[ChannelAxis, ...]:
-    """What a rule says of a weight's axes, each as a `ChannelAxis`."""
+    """The axes that a rule names for a weight, each as a `ChannelAxis`."""
     several = axes if isinstance(axes, tuple) else (axes,)
     return tuple(
         ChannelAxis(axis) if isinstance(axis, int) else axis for axis in several
@@ -240,12 +242,12 @@ def axes_of(axes: Axes) -> tuple[ChannelAxis, ...]:
 
 
 def unique(labels: np.ndarray) -> np.ndarray:
-    """Each label once, in the order of their first places."""
+    """Each label once, in the order of first places."""
     return np.array(list(dict.fromkeys(labels.tolist())), int)
 
 
 class Channels:
-    """The labels of all channels of a graph, and which of them are one."""
+    """The labels of all channels of a graph, and which of them are joined."""
 
     def __init__(self) -> None:
         self._parents: list[int] = []
@@ -257,7 +259,7 @@ class Channels:
         self.made: dict[int, np.ndarray] = {}
 
     def of(self, layer: Any, count: int) -> np.ndarray:
-        """Labels of the channels that a layer makes, the same at each of its calls."""
+        """Labels of the channels that a layer makes, equal at all its calls."""
         labels = self.made.get(id(layer))
         if labels is None or len(labels) != count:
             start = len(self._parents)
@@ -266,17 +268,17 @@ class Channels:
         return labels
 
     def always_on(self, count: int) -> np.ndarray:
-        """Labels of channels that are there at every width, such as the inputs'."""
+        """Labels of channels that are active at every width, such as the inputs'."""
         labels = np.arange(len(self._parents), len(self._parents) + count)
         self._parents.extend(labels.tolist())
         self._fixed.extend(labels.tolist())
         return labels
 
     def constant(self, count: int) -> np.ndarray:
-        """Labels of channels that no layer makes, as they are the same for all inputs.
+        """Labels of constant channels, which no layer makes.
 
-        They come and go with those that they are joined with. If no layer makes these
-        either, all are there at every width.
+        They come and go with the channels that they are joined with. If no layer makes
+        any of those channels, all of them are active at every width.
         """
         labels = np.arange(len(self._parents), len(self._parents) + count)
         self._parents.extend(labels.tolist())
@@ -293,13 +295,13 @@ class Channels:
             self._parents[second] = first
 
     def parted(self, labels: np.ndarray) -> None:
-        """States that a tensor is a part of another one, of which some must be there.
+        """States that a tensor is a part of another tensor's channels.
 
-        A layer whose channels are in several parts gives those of each the grades that
-        a layer of their number has: no part is ever empty, or late as a whole.
+        If a layer's channels are in several parts, each part gets the grades of a layer
+        of its size. So no part is empty at any width.
 
         Args:
-            labels: The part's.
+            labels: Labels of the part.
         """
         self._parts.append(labels)
         self._in_parts = None
@@ -311,8 +313,9 @@ class Channels:
             labels: Labels, in the order of their places.
 
         Returns:
-            Labels, resolved, each once, of each class: channels that are in the same
-            parts equally often. A single class where nothing is taken apart.
+            The resolved labels of each class, each label once. Channels are in one
+            class if they are in the same parts equally often. There is a single class
+            if no parts are taken.
         """
         if self._in_parts is None:
             self._in_parts = defaultdict(tuple)
@@ -332,27 +335,28 @@ class Channels:
         return label
 
     def resolve(self) -> np.ndarray:
-        """For each label that of the first channel joined with it, `(labels,)`."""
+        """For each label, the label of the first channel joined with it."""
         return np.array([self._root(i) for i in range(len(self._parents))], int)
 
     def fixed(self) -> np.ndarray:
-        """Labels, resolved, of the channels that are there at every width."""
+        """Resolved labels of the channels that are active at every width."""
         roots = self.resolve()
         made = np.concatenate([np.zeros(0, int), *self.made.values()])
         constant = np.setdiff1d(roots[np.asarray(self._constant, int)], roots[made])
         return np.union1d(roots[np.asarray(self._fixed, int)], constant)
 
     def grades(self, new_grades: Callable[[int, int], np.ndarray]) -> np.ndarray:
-        """Gives each label its grade.
+        """Assigns a grade to each label.
 
-        Joined layers of different size follow the smallest: where a layer of 32
-        channels is added to a concatenation of two of 16, each half of it rises as its
-        layer of 16 does, so that none of the three is ever empty. So does each part
-        that is taken of a layer; see `parted`.
+        Joined layers of different size get the grades of the smallest. For example, a
+        layer of 32 channels is added to a concatenation of two layers of 16. Then each
+        half of the 32 channels gets the grades of a layer of 16, so that none of the
+        layers is empty at any width. Parts of a layer get grades likewise; see
+        `parted`.
 
         Args:
-            new_grades: `new_grades(key, channels)` gives the grades `(channels,)` of
-                the layer whose `id` is `key`, or of a part of it.
+            new_grades: `new_grades(key, channels)` returns the grades `(channels,)` of
+                the layer whose `id` is `key`, or of a part of the layer.
 
         Returns:
             float64 array `(labels,)`.
@@ -360,8 +364,8 @@ class Channels:
         roots = self.resolve()
         grades = np.full(len(roots), np.nan)
         grades[self.fixed()] = 0.0
-        # A channel that a layer makes at several places (a Dense before a Reshape) is
-        # one channel, and its first place counts.
+        # If a layer makes one channel at several places (a Dense before a Reshape),
+        # the first place counts.
         made = [
             (key, part)
             for key, labels in self.made.items()

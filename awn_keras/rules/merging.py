@@ -1,4 +1,4 @@
-"""Layers that join several tensors."""
+"""Width rules of layers that join several tensors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Layers whose output channels read many input channels, and depthwise ones.
+"""Width rules of layers that mix channels, and of depthwise layers.
 
-A convolution in groups mixes the channels of each, and groups narrow together; with one
-group for each channel it is depthwise.
+A convolution in groups mixes channels within each group, and all groups become narrower
+together. With one input channel per group, the convolution is depthwise.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from awn_keras.rules.registry import (
 def mixing(call: LayerCall) -> Kind:
     """Rule of a plain layer that mixes channels, such as Conv and Dense.
 
-    On a Fixed tensor the layer is a stem; on channels that come and go a readout, or a
-    Tri layer to be.
+    On a Fixed tensor, the layer is a stem. On channels that come and go, the layer is a
+    readout, or becomes a Tri layer.
 
     Args:
         call: A call with one input tensor.
@@ -51,7 +51,7 @@ def mixing(call: LayerCall) -> Kind:
         The kind of the layer's new channels, or `PerWidth` of a readout.
 
     Raises:
-        ValueError: If the layer is to become a Tri layer and there is none, or its
+        ValueError: If the layer must become a Tri layer but has none, or if its
             activation mixes channels.
     """
     if isinstance(call.kinds[0], Labelled) and not call.as_tri:
@@ -68,25 +68,25 @@ def mixing(call: LayerCall) -> Kind:
 
 
 def depthwise(call: LayerCall) -> Kind:
-    """Rule of a layer that makes one or more neighbouring channels of each channel."""
+    """Rule of a layer that makes one or more output channels of each input channel."""
     check_activation(call)
     labels = call.labels()
-    # Output channel t * multiplier + m reads input channel t only.
+    # Output channel t * multiplier + m reads only input channel t.
     return Labelled(np.repeat(labels, call.output_shape[-1] // len(labels)))
 
 
 def in_groups(
     groups: int, kind: Callable[[LayerCall], Kind | list[Kind]], call: LayerCall
 ) -> Kind | list[Kind]:
-    """Rule of a layer in groups: the k-th channels of all groups are one.
+    """Rule of a layer in groups: the k-th channels of all groups come and go together.
 
     Args:
-        groups: Their number.
+        groups: Number of groups.
         kind: The rule of the layer without groups.
         call: A call with one input tensor.
 
     Returns:
-        What `kind` gives.
+        The result of `kind`.
 
     Raises:
         ValueError: See `kind`; if a Tri layer has groups of one channel.
@@ -95,7 +95,7 @@ def in_groups(
         stock = call.layer.stock_class.__name__
         raise call.error(
             "a group of one channel has no triangle. Use a plain "
-            f"`keras.layers.{stock}` of as many groups in its place."
+            f"`keras.layers.{stock}` with as many groups in its place."
         )
     outputs = kind(call)
     for each in (call.kinds[0], outputs):
@@ -116,14 +116,14 @@ def _window(layer: Any) -> int:
 def convolution_macs(layer: Any, size: CallSize) -> Any:
     """MACs of a layer that computes each output position from a window of inputs.
 
-    A Dense has a window of one.
+    The window of a Dense has size 1.
     """
     inputs = size.inputs // getattr(layer, "groups", 1)
     return size.output_positions * _window(layer) * inputs * size.outputs
 
 
 def _transposed_macs(layer: Any, size: CallSize) -> Any:
-    # It sends each input position to a window of outputs.
+    # A transposed convolution adds each input position to a window of outputs.
     return size.input_positions * _window(layer) * size.inputs * size.outputs
 
 
@@ -188,7 +188,7 @@ for _layer_class in (_L.SeparableConv1D, _L.SeparableConv2D):
         _layer_class,
         SEPARABLE,
         _separable_macs,
-        cuts=False,  # each block would filter the same inputs again
+        cuts=False,  # each block would repeat the depthwise convolution of its inputs
         filters={"depthwise_kernel": -2},
     )
 _register(_L.Dense, PLAIN, convolution_macs, channels="units")
@@ -202,7 +202,8 @@ _DEPTHWISE = WidthRule(
 )
 for _layer_class in (_L.DepthwiseConv1D, _L.DepthwiseConv2D):
     register_width_rule(_layer_class, _DEPTHWISE)
-#: Of a convolution whose groups have one input channel each, `(..., 1, filters)`.
+#: Rule of a convolution whose groups have one input channel, with a kernel
+#: `(..., 1, filters)`.
 _IN_GROUPS_OF_ONE = replace(
     _DEPTHWISE,
     in_axes={},
@@ -222,7 +223,8 @@ def _rule_in_groups(layer: Any) -> WidthRule | None:
     else:
         rule = rule_of_class(type(layer))
         kind = partial(in_groups, layer.groups, rule.kind)
-        # Weights follow the input channels of one group, which are those of each.
+        # A kernel has the input channels of one group, and all groups have equal
+        # grades.
         in_axes = {
             name: ChannelAxis(axes.inputs, copies=layer.groups)
             for name, axes in PLAIN.items()

@@ -1,8 +1,9 @@
-"""Functions of `keras.ops` that take some of the channels, or put them elsewhere.
+"""Width rules of functions of `keras.ops` that take or move channels.
 
-No value changes, so that labels move as channels do. At a width the operation is told
-where the channels are that are left. Each part that is taken has channels at every
-width: see `Channels.parted`. So has each part that `pad` puts beside them.
+No value changes, so labels move as channels do. At a width, the arguments of the
+operation change to the places of the active channels. Each part that is taken has
+active channels at every width (see `Channels.parted`), and so has each part that `pad`
+adds.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from awn_keras.rules.registry import (
 )
 from awn_keras.rules.shapes import arranged
 
-#: Gives the labels of an operation's outputs, or `None` for what it cannot do.
+#: Function that returns the labels of an operation's outputs, or `None` if there is no
+#: rule for the call.
 Moves = Callable[[LayerCall, np.ndarray], list[np.ndarray] | None]
 #: See `WidthRule.resize`.
 Resize = Callable[[Any, Flow, np.ndarray], Any]
-#: Finds the axes of an input of so many that an operation acts on.
+#: Function that finds the axes on which an operation acts, from the operation, the
+#: constants of its call, and the number of axes of its input.
 Axes = Callable[[Any, Mapping[str, Any], int], set[int]]
 
 
@@ -41,7 +44,7 @@ def _axis(operation: Any, constants: Mapping[str, Any], rank: int) -> set[int]:
 def _register(
     names: str, moves: Moves, resize: Resize | None = None, axes: Axes = _axis
 ) -> None:
-    """Lets operations act on channels, and on positions as those in `operations`."""
+    """Registers operations that may act on channels or on positions."""
     keeps_channels = along(
         lambda call: axes(call.layer, call.constants, len(call.input_shapes[0]))
     )
@@ -65,7 +68,7 @@ def _register(
 
 
 def _parts(call: LayerCall, parts: list[np.ndarray]) -> list[np.ndarray] | None:
-    """Parts of the channels, if each has some."""
+    """The parts of the channels; `None` if a part has no channels."""
     if not all(len(part) for part in parts):
         return None
     for part in parts:
@@ -74,9 +77,9 @@ def _parts(call: LayerCall, parts: list[np.ndarray]) -> list[np.ndarray] | None:
 
 
 def _place(operation: Any, ends: np.ndarray, place: int) -> int:
-    """Where a part ends, of another number of channels."""
+    """The end of a part, for another number of channels."""
     new = round(ends[place])
-    if abs(ends[place] - new) > 1e-6:  # sums of quotients
+    if abs(ends[place] - new) > 1e-6:  # `ends` are sums of quotients, not exact
         raise _cannot_widen(operation, ends, f"{place} are {ends[place]:.2f}")
     return new
 
@@ -114,13 +117,13 @@ def _rolled(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:
 
 def _resized_roll(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
     channels = len(ends) - 1
-    first = channels - operation.shift % channels  # what comes to the first place
+    first = channels - operation.shift % channels  # the channel that becomes the first
     shift = round(ends[-1]) - _place(operation, ends, first)
     return {"shift": shift}
 
 
 def _gated(call: LayerCall, labels: np.ndarray) -> list[np.ndarray]:
-    """A half times the sigmoid of the other one."""
+    """One half of the channels times the sigmoid of the other half."""
     half, gates = np.split(labels, 2)
     call.channels.join(half, gates)
     return [half]
@@ -139,7 +142,7 @@ def _resized_split(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, An
 
 
 def _starts(operation: Any, ends: np.ndarray, parts: list[np.ndarray]) -> list[int]:
-    """Where each part but the first begins."""
+    """The first channel of each part, except of the first part."""
     return [_place(operation, ends, part[0]) for part in parts[1:]]
 
 
@@ -150,7 +153,7 @@ def _split_nearly(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | Non
 def _resized_nearly(
     operation: Any, flow: Flow, ends: np.ndarray
 ) -> Callable[[Any], Any]:
-    # The parts that are left may be of other sizes than `array_split` would give.
+    # The active channels of the parts may have other sizes than `array_split` gives.
     parts = np.array_split(np.arange(len(ends) - 1), operation.indices_or_sections)
     starts = _starts(operation, ends, parts)
     return lambda x: keras.ops.split(x, starts, axis=-1)
@@ -161,7 +164,8 @@ def _sliced(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:
     if not isinstance(part, slice):
         return None
     step = abs(part.step or 1)
-    # Every `step` channels come and go as one, so that it stays every `step`-th.
+    # Each window of `step` channels comes and goes together, so that the slice still
+    # takes every `step`-th channel.
     for first in range(0, len(labels), step):
         window = labels[first : first + step]
         call.channels.join(np.full_like(window, window[0]), window)
@@ -200,12 +204,13 @@ def _resized_take(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any
     if np.isin(is_there, (0, 1)).all():
         left = ends[indices[is_there[indices] == 1]]
         return {"indices": left.astype(int).tolist()}
-    # A shuffle of groups: first the first of each, then the second of each.
+    # In a shuffle, the first channel of each group comes first, then the second of each
+    # group, and so on.
     size = int(indices[1]) if len(indices) > 1 else 1
     groups = channels // size
     sizes = np.diff(ends[::size])
     if not np.array_equal(indices, _shuffle(groups, size)) or np.ptp(sizes) > 1e-6:
-        raise _cannot_widen(operation, ends, "`indices` are no shuffle of equal groups")
+        raise _cannot_widen(operation, ends, "`indices` do not shuffle equal groups")
     return {"indices": _shuffle(groups, count // groups).tolist()}
 
 
@@ -217,7 +222,7 @@ def _shuffle(groups: int, size: int) -> np.ndarray:
 
 
 def _padded(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:
-    """Channels that are the same for all inputs, which none of a part makes."""
+    """Adds constant channels before and after the channels."""
     if call.layer.mode != "constant":
         return None
     before, after = (call.channels.constant(n) for n in call.layer.pad_width[-1])
@@ -235,7 +240,7 @@ def _resized_pad(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]
 
 
 def _from_depth(call: LayerCall) -> Kind:
-    """What a block of positions has of a channel comes and goes as one."""
+    """All channels that hold a block of positions of one channel appear together."""
     check_channels_last(call)
     return arranged(call)
 

@@ -1,4 +1,4 @@
-"""Normalization, and softmax, of each channel by itself."""
+"""Width rules of normalization, and of softmax over positions."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def _check_last_axis(call: LayerCall) -> None:
 
 
 def _prefix(call: LayerCall) -> Kind:
-    """Rule of a normalization over channels, or over those of no larger grade."""
+    """Rule of a normalization over channels, or over channels of no larger grade."""
     if not isinstance(call.layer, TriLayer) and not call.converting:
         tri = TRI_CLASSES[type(call.layer)].__name__
         raise call.error(
-            "cannot stand before the readout: it normalizes over the channels, and "
-            f"these come and go with the width. Use {tri}, which normalizes each "
-            "channel over those that are there whenever it is, or BatchNormalization."
+            "cannot stand before the readout: it normalizes over the channels, which "
+            f"come and go with the width. Use {tri}, which normalizes each channel "
+            "over the channels that are active whenever it is, or BatchNormalization."
         )
     return call.kinds[0]
 
@@ -66,15 +66,15 @@ def _check_groups(call: LayerCall) -> None:
 
 
 def _check_positions(call: LayerCall, mixes: str) -> None:
-    """Checks that a layer normalizes over positions, neither channels nor samples."""
+    """Checks that a layer normalizes over positions only, not channels or samples."""
     check_channels_last(call)
     axes, rank = call.layer.axis, len(call.input_shapes[0])
     numbers = {axis % rank for axis in np.ravel(axes).tolist()}
     if rank - 1 in numbers:
         raise call.error(
-            f"cannot stand before the readout: {mixes}. Over positions alone it can: "
-            f"`axis` must leave out the last. Received: axis={axes} for an input of "
-            f"shape {call.input_shapes[0]}"
+            f"cannot stand before the readout: {mixes}. It can if it acts over "
+            "positions only: `axis` must not include the last axis. Received: "
+            f"axis={axes} for an input of shape {call.input_shapes[0]}"
         )
     if 0 in numbers:
         raise call.error(f"`axis` must not be the batch axis. Received: axis={axes}")

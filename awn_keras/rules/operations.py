@@ -86,7 +86,7 @@ def arrays_of_channels(operation: Any, flow: Flow) -> dict[str, tuple[Any, int]]
 
 
 def _normalized(call: LayerCall) -> Kind:
-    """By given means and variances of channels."""
+    """Rule of a normalization by given means and variances of channels."""
     rank = len(call.input_shapes[0])
     if len(call.kinds) > 1 or call.layer.axis % rank != rank - 1:
         raise call.error(
@@ -98,7 +98,7 @@ def _normalized(call: LayerCall) -> Kind:
 
 
 def _depthwise(call: LayerCall) -> Kind:
-    """By a given kernel, as a blur has."""
+    """Rule of a depthwise convolution with a constant kernel, such as a blur."""
     check_channels_last(call)
     kernel = call.constants.get("kernel")
     if kernel is None or np.shape(kernel)[-1] != 1:
@@ -110,7 +110,7 @@ def _depthwise(call: LayerCall) -> Kind:
 
 
 def _constants(call: LayerCall) -> list[Any]:
-    """Arguments that are no tensors of the graph; a list of numbers is an array."""
+    """Arguments that are no tensors of the graph. A list of numbers is an array."""
     arguments = call.node.arguments
     return _without_tensors([*arguments.args, *arguments.kwargs.values()])
 
@@ -135,7 +135,7 @@ def _depthwise_macs(operation: Any, size: CallSize) -> Any:
 
 
 def along(axes: Along) -> Callable[[LayerCall], Kind]:
-    """The kind of what an operation gives that acts along rows and cols alone.
+    """Makes the rule of an operation that may act only along rows and cols.
 
     Args:
         axes: Finds the axes that a call acts on.
@@ -153,8 +153,8 @@ def along(axes: Along) -> Callable[[LayerCall], Kind]:
             raise call.error(
                 f"acts on {' and '.join(names[axis] for axis in sorted(wrong))} of an "
                 f"input of shape {shape}. Before the readout it may act along rows and "
-                "cols only, as samples are apart, and channels come and go with the "
-                f"width. Put it after the readout.{_gate(call, wrong)}"
+                "cols only, because samples must stay separate, and channels come and "
+                f"go with the width. Put it after the readout.{_gate(call, wrong)}"
             )
         return merge(call)
 
@@ -162,11 +162,11 @@ def along(axes: Along) -> Callable[[LayerCall], Kind]:
 
 
 def _gate(call: LayerCall, axes: set[int]) -> str:
-    """The way out for a gate of rows and cols, made of all channels."""
+    """The way out for a spatial gate that reads all channels."""
     shape = call.input_shapes[0]
     if axes != {len(shape) - 1} or call.output_shape != (*shape[:-1], 1):
         return ""
-    return ' For a gate take Conv2D(1, 7, padding="same", activation="sigmoid").'
+    return ' For a gate use Conv2D(1, 7, padding="same", activation="sigmoid").'
 
 
 def _all_axes(call: LayerCall) -> set[int]:
@@ -181,7 +181,7 @@ def _axes_of(call: LayerCall, axes: Any, rank: int | None = None) -> set[int]:
 
 
 def _axis(call: LayerCall) -> set[int]:
-    """As `axis` or `axes` say; `None` stands for all."""
+    """The axes in the argument `axis` or `axes`. `None` stands for all axes."""
     operation = call.layer
     return _axes_of(
         call, operation.axis if hasattr(operation, "axis") else operation.axes
@@ -203,7 +203,7 @@ def _two_axes(call: LayerCall) -> set[int]:
 
 
 def _inserted(call: LayerCall) -> set[int]:
-    """A new axis: before the samples, after the channels, or between them."""
+    """The old axes that a new axis would displace: 0, the last, or neither."""
     rank, new_rank = len(call.input_shapes[0]), len(call.output_shape)
     places = _axes_of(call, call.layer.axis, new_rank)
     return ({0} & places) | ({rank - 1} if new_rank - 1 in places else set())
@@ -229,13 +229,13 @@ def _moved(call: LayerCall) -> set[int]:
 
 
 def padded_axes(operation: Any, rank: int) -> set[int]:
-    """Axes of an input of so many that a `Pad` makes longer."""
+    """The axes that a `Pad` makes longer, for an input with `rank` axes."""
     widths = np.broadcast_to(np.asarray(operation.pad_width), (rank, 2))
     return {axis for axis in range(rank) if widths[axis].any()}
 
 
 def tiled_axes(operation: Any, rank: int) -> set[int]:
-    """Axes of an input of so many that a `Tile` repeats."""
+    """The axes that a `Tile` repeats, for an input with `rank` axes."""
     repeats = np.ravel(operation.repeats).tolist()
     if len(repeats) > rank:
         return {0}
@@ -244,10 +244,10 @@ def tiled_axes(operation: Any, rank: int) -> set[int]:
 
 
 def indexed_axes(key: Any, rank: int) -> set[int]:
-    """Axes that `x[key]` takes a part of, or puts new ones before or behind.
+    """Axes of `x` from which `x[key]` takes a part, or next to which it adds an axis.
 
     Args:
-        key: The key; a file has lists for tuples.
+        key: The key. In a model from a file, lists replace tuples.
         rank: Number of axes of `x`.
     """
     keys = list(key) if isinstance(key, tuple | list) else [key]
@@ -307,7 +307,7 @@ def _reshape(call: LayerCall) -> Kind:
     same_batch = new[0] in (-1, call.input_shapes[0][0])
     if not same_batch or (-1 not in new[1:] and sizes[0] != sizes[1]):
         raise call.error(
-            f"must keep the samples apart. Received: newshape={new} for an input of "
+            f"must keep the samples separate. Received: newshape={new} for an input of "
             f"shape {call.input_shapes[0]}. Begin `newshape` with -1, and let the rest "
             "have as many entries as a sample."
         )
@@ -320,18 +320,20 @@ def resized(
     ends: Callable[[], np.ndarray],
     sources: Callable[[], np.ndarray],
 ) -> Callable[..., Any]:
-    """Gives an operation for another number of channels.
+    """Returns an operation for another number of channels.
 
     Args:
         operation: An operation of `keras.ops`.
-        flow: What comes in and goes out.
-        ends: Gives what `WidthRule.resize` takes. It is not called where nothing comes
-            and goes: a scalar has no channels.
-        sources: Gives `Flow.sources`, likewise.
+        flow: Inputs and outputs of the operation.
+        ends: Function that returns the `ends` for `WidthRule.resize`. It is called only
+            if the output has channels that come and go, because a scalar has no
+            channels.
+        sources: Function that returns `Flow.sources`. It is called under the condition
+            of `ends`.
 
     Returns:
-        A function that is called as the operation is: the operation itself, unless
-        arguments of it or of its call name channels.
+        A function with the arguments of the operation: the operation itself, unless its
+        arguments, or those of its call, depend on the number or places of channels.
     """
     if not comes_and_goes(flow.output):
         return operation
@@ -372,7 +374,7 @@ def _resized_shape(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, An
 # ----------------------------------------------------------------------------- tables
 
 _LINEAR = ("Add", "Subtract")
-#: Each entry by itself; a second argument is a table that all entries share.
+#: They treat each entry separately. The second argument is a table for all entries.
 _LOOKED_UP = "Digitize IsIn"
 _OF_AXIS = (
     "All Amax Amin Any Append Argmax Argmin Argpartition Argsort "
@@ -381,7 +383,7 @@ _OF_AXIS = (
     "Nanmax Nanmean Nanmedian Nanmin Nanprod Nanstd Nansum Nanvar Norm Normalize "
     "Prod Ptp RMSNorm Softmax Sort Sparsemax Std Trapezoid Unstack Var"
 )
-#: The same, if linear.
+#: Linear operations along an axis.
 _LINEAR_OF_AXIS = "Mean Sum"
 _ALONG: dict[str, Along] = {
     _OF_AXIS: _axis,
@@ -401,7 +403,7 @@ _ALONG: dict[str, Along] = {
     "PerspectiveTransform Resize": _spatial(4),
     "AdaptiveAveragePool AdaptiveMaxPool AveragePool MaxPool": lambda _: set(),
 }
-#: They mix channels, or entries of which nothing says where they come from.
+#: They mix channels, or entries whose origin is not known.
 _MIXING = (
     "BroadcastTo CTCDecode CTCLoss CategoricalCrossentropy Cholesky Conv "
     "ConvTranspose Det Diag Diagonal Dot "

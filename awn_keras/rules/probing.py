@@ -1,9 +1,9 @@
-"""Whether an operation computes each sample of a batch by itself, found by trying it.
+"""Tests whether an operation computes each sample of a batch separately.
 
-Below a readout all channels are there, and a batch holds the samples of several
-widths. There an operation may do what it likes to a sample. Whether it looks at other
-samples depends on its arguments (`softmax(x, axis=0)`), so it is run on a batch of
-random samples, and on each of them alone.
+After a readout, all channels are active, and a batch holds samples of several widths.
+There, an operation may compute anything from a single sample. Whether it reads other
+samples depends on its arguments (`softmax(x, axis=0)`). So the operation runs on a
+batch of random samples, and on each sample alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from awn_keras.graph import data_tensors
 from awn_keras.rules.registry import LayerCall
 
 _SAMPLES = 3
-#: Rows or cols where they are not known.
+#: Size of rows or cols that are not known.
 _UNKNOWN = 4
-#: Sums may be taken in another order; half precision has three digits.
+#: A batch may change the order of sums, and half precision has about three digits.
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
 
 
 def check_each_sample_alone(call: LayerCall) -> None:
-    """Checks a call of an operation of `keras.ops` below the readout.
+    """Checks a call of an operation of `keras.ops` after a readout.
 
     Args:
         call: The call.
@@ -41,7 +41,7 @@ def check_each_sample_alone(call: LayerCall) -> None:
             _run(call, {key: value[i : i + 1] for key, value in values.items()})
             for i in range(_SAMPLES)
         ]
-    except Exception as error:  # whatever a backend raises for what it cannot compute
+    except Exception as error:  # a backend may raise any error
         raise call.error(
             f"cannot be tried on a batch of {_SAMPLES} samples, as must be possible "
             f"after a readout, where a batch holds several widths: {error}"
@@ -74,7 +74,8 @@ def _agree(whole: np.ndarray, parts: list[np.ndarray]) -> bool:
         return False
     apart = np.concatenate(parts)
     tolerance = _TOLERANCES.get(str(whole.dtype), 1e-4)
-    wide = "complex128" if np.iscomplexobj(whole) else "float64"  # NumPy knows both
+    # NumPy cannot compare bfloat16.
+    wide = "complex128" if np.iscomplexobj(whole) else "float64"
     return apart.shape == whole.shape and np.allclose(
         apart.astype(wide),
         whole.astype(wide),

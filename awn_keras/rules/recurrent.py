@@ -1,4 +1,4 @@
-"""Recurrent layers: GRU, LSTM and SimpleRNN, in one direction or in both."""
+"""Width rules of GRU, LSTM and SimpleRNN, in one direction or in both."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from awn_keras.rules.registry import (
 def recurrent(call: LayerCall) -> Kind:
     """Rule of a plain recurrent layer.
 
-    On channels that come and go it is a readout, or a Tri layer to be. It may become
-    one on what is the same at every width, too, as its units read each other.
+    On channels that come and go, the layer is a readout, or becomes a Tri layer. On a
+    tensor that is the same at every width it may become a Tri layer, too, because its
+    units read each other.
 
     Args:
         call: A call with one sequence.
@@ -40,7 +41,9 @@ def recurrent(call: LayerCall) -> Kind:
 
 
 def units_of(call: LayerCall) -> Kind:
-    """Rule of a Tri layer: its units are new channels, the same in both directions.
+    """Rule of a recurrent Tri layer. Its units are new channels.
+
+    In a Bidirectional, the units of the two directions come and go together.
 
     Args:
         call: A call with one sequence.
@@ -49,8 +52,8 @@ def units_of(call: LayerCall) -> Kind:
         The kind of the units.
 
     Raises:
-        ValueError: If there is more than a sequence that comes in, or goes out, or an
-            activation mixes channels.
+        ValueError: If the layer has other inputs or outputs than a sequence, if it is
+            stateful, or if an activation mixes channels.
     """
     layer = call.layer
     if len(call.kinds) > 1:
@@ -60,7 +63,7 @@ def units_of(call: LayerCall) -> Kind:
         )
     if layer.stateful:
         raise call.error(
-            "`stateful` must be False before the readout: a state that stays would "
+            "`stateful` must be False before the readout, because the kept state would "
             "have another size at each width. Received: stateful=True"
         )
     if layer.return_state:
@@ -79,7 +82,7 @@ def units_of(call: LayerCall) -> Kind:
 
 
 def _directions(layer: Any) -> list[Any]:
-    """The layers of each direction: the layer itself, if it runs in one."""
+    """The layers of the two directions, or the layer itself if it has only one."""
     both = isinstance(layer, keras.layers.Bidirectional)
     return [layer.forward_layer, layer.backward_layer] if both else [layer]
 
@@ -125,12 +128,12 @@ for _stock in TRI_RECURRENT:
 
 
 def _copies(layer: Any) -> int:
-    """How often each unit is among the output channels."""
+    """Number of output channels for each unit."""
     return 2 if layer.merge_mode == "concat" else 1
 
 
 def _of_both(layer: Any) -> WidthRule | None:
-    """The rule of a Bidirectional, `None` if there is no Tri layer for it."""
+    """The rule of a Bidirectional; `None` if there is no Tri layer for it."""
     forward, backward = (getattr(x, "stock_class", type(x)) for x in _directions(layer))
     if forward is not backward or forward not in TRI_RECURRENT:
         return None
@@ -149,7 +152,7 @@ def _of_both(layer: Any) -> WidthRule | None:
 
 
 def _with_units(layer: Any, channels: int) -> dict[str, Any]:
-    """The arguments of a Bidirectional of another number of output channels."""
+    """The arguments of a Bidirectional with `channels` output channels."""
     config, units = layer.get_config(), channels // _copies(layer)
     return {
         name: {**config[name], "config": {**config[name]["config"], "units": units}}

@@ -1,8 +1,8 @@
-"""Multiply-accumulates of layers without a width rule: RNN of cells, spectrograms.
+"""MACs of layers that have no width rule, such as RNN with cells and spectrograms.
 
-They stand where no channels come and go, so that only what they cost must be known.
-Counted are products with kernels, and of attention those of queries, keys and values;
-not what acts on each value by itself.
+Such layers stand where no channels come and go, so only their cost must be known.
+Products with kernels count, and in attention the products of queries, keys and values.
+Operations on single values do not count.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _recurrent_macs(layer: Any, size: CallSize) -> Any:
 
 
 def _recurrent_convolution_macs(layer: Any, size: CallSize) -> Any:
-    """The kernels of four gates see the step's image, and that of the state."""
+    """The kernels of four gates read the image of the step and the state."""
     steps, *_ = size.known(size.input_shape)[1:]
     sequences = getattr(layer, "return_sequences", False)
     positions = math.prod(size.known(size.output_shape)[2 if sequences else 1 : -1])
@@ -56,7 +56,7 @@ def _recurrent_convolution_macs(layer: Any, size: CallSize) -> Any:
 
 
 def _spectrogram_macs(layer: Any, size: CallSize) -> Any:
-    """Each frame of each channel meets the real and the imaginary waves as kernels."""
+    """Each frame of each channel is multiplied by real and imaginary waves."""
     if layer.data_format != "channels_last":
         raise _unknown(layer, f"its `data_format` is '{layer.data_format}'")
     frames = size.known(size.output_shape)[1]
@@ -95,7 +95,7 @@ def _each_step_macs(layer: Any, size: CallSize) -> Any:
 
 
 def _normalized_kernel_macs(layer: Any, size: CallSize) -> Any:
-    # The kernel itself is normalized in training only.
+    # The wrapper normalizes the kernel only in training.
     return _inner_macs(layer, layer.layer, size)
 
 
@@ -110,16 +110,16 @@ def _attention_macs(
     context: Any,
     axes: Sequence[int],
 ) -> Any:
-    """Counts projections, scores and what the scores make of the values.
+    """Counts projections, scores, and sums of values weighted by scores.
 
     Args:
-        size: The call.
+        size: Size of the call.
         shapes: Shapes of query, value and key.
-        kernels: Weights of all kernels that read a position of the query, the value,
-            the key, and the result.
-        scores: Products for the score of two positions, of all heads.
-        context: Products of a score with a value's channels, of all heads.
-        axes: Axes of positions that see each other.
+        kernels: Numbers of weights of the kernels that read a position of the query,
+            of the value, of the key, and of the result.
+        scores: MACs for the score of two positions, over all heads.
+        context: MACs for a score times the channels of a value, over all heads.
+        axes: Axes along which positions attend to each other.
     """
     query, value, key = (size.known(shape)[:-1] for shape in shapes)
     targets, sources, keys = (math.prod(x[1:]) for x in (query, value, key))
@@ -141,7 +141,7 @@ def _query_value_key(layer: Any, size: CallSize) -> list[tuple[Any, ...]]:
 
 
 def _of_inputs(size: CallSize, shapes: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Active channels of query, value and key: where they come and go, the same."""
+    """Active channels of query, value and key. If they come and go, they are equal."""
     query = shapes[0][-1]
     return [size.inputs if shape[-1] == query else shape[-1] for shape in shapes]
 
@@ -195,7 +195,7 @@ def _plain_attention_macs(layer: Any, size: CallSize) -> Any:
 
 
 def _einsum_macs(layer: Any, size: CallSize) -> int:
-    """The product of all sizes that an index of the equation runs over."""
+    """The product of the sizes of all indices in the equation."""
     operands, result = layer.equation.replace(" ", "").split("->")
     labels, kernel = operands.split(",")
     shape = (1, *size.known(size.input_shape)[1:])  # one sample
@@ -209,7 +209,7 @@ def _einsum_macs(layer: Any, size: CallSize) -> int:
         )
     )
     of_kernel = dict(zip(kernel.replace("...", ""), layer.kernel.shape, strict=True))
-    # What only one of both has, and the result has not, is summed before.
+    # An index of only one operand that is not in the result is summed beforehand.
     shared = (set(of_input) & set(of_kernel)) | set(result)
     sizes = {**of_input, **of_kernel}
     return more * math.prod(n for label, n in sizes.items() if label in shared)
@@ -218,7 +218,7 @@ def _einsum_macs(layer: Any, size: CallSize) -> int:
 def _dot_macs(layer: Any, size: CallSize) -> int:
     first = size.known(size.input_shapes[0])
     axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
-    # Two vectors give one number, as an axis of its own.
+    # Each output is a sum over the contracted axis.
     return math.prod(size.known(size.output_shape)[1:]) * first[axes]
 
 

@@ -1,4 +1,4 @@
-"""Layers that arrange positions and channels anew."""
+"""Width rules of layers that change the shape of positions and channels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from awn_keras.rules.registry import (
 def arranged(call: LayerCall) -> Kind:
     """Rule of a layer that keeps all values in their order, in another shape.
 
-    Where an axis of channels takes in positions (Flatten, or `(rows, cols, channels)`
-    to `(rows, cols * channels)`), channels are repeated. Where positions are taken out
-    of it (the features of a Dense to `(rows, cols, channels)`), the features of all
-    positions of a channel come and go together.
+    If positions move into the axis of channels (Flatten, or `(rows, cols, channels)` to
+    `(rows, cols * channels)`), the labels of channels repeat. If positions move out of
+    the axis (the features of a Dense to `(rows, cols, channels)`), all features that
+    become one channel come and go together.
 
     Args:
         call: A call with one input tensor.
@@ -31,8 +31,8 @@ def arranged(call: LayerCall) -> Kind:
         The kind of the output.
 
     Raises:
-        ValueError: If an input channel would be in parts of several output channels,
-            or sizes are not known.
+        ValueError: If an output channel would hold parts of several input channels, or
+            if sizes are not known.
     """
     labels, channels = call.labels(), call.output_shape[-1]
     if channels is None:
@@ -49,14 +49,13 @@ def arranged(call: LayerCall) -> Kind:
             call.channels.join(first, other)
         return Labelled(first)
     reason = (
-        "would make one channel of all, which is there at every width, and so would "
-        f"all {features} be"
+        f"would make one channel of all {features}. Then all of them would have to be "
+        "active at every width"
         if channels == 1
         else "must keep the channels as the last axis, or flatten, or make whole "
-        "positions of them: the number of channels before must be a multiple of that "
-        "after, or the other way round (of a channel shuffle `to_any_width` makes "
-        "`keras.ops.take(x, order, axis=-1)`, if it is whole: Reshape, Permute, "
-        "Reshape)"
+        "positions of them: the old number of channels must be a multiple of the new "
+        "number, or the reverse (`to_any_width` turns a complete channel shuffle of "
+        "Reshape, Permute, Reshape into `keras.ops.take(x, order, axis=-1)`)"
     )
     raise call.error(
         f"{reason}. Put it after the readout, or a Dense or Conv of another size before"
@@ -68,7 +67,7 @@ def arranged(call: LayerCall) -> Kind:
 def _resized_target(layer: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
     *positions, channels = flow.output_shape[1:]
     features = flow.input_shapes[0][-1]
-    # As many positions as before, each with what is left of the channels.
+    # The number of positions stays; the number of channels changes in proportion.
     shape = (
         *(-1 if n is None else n for n in positions),
         round(ends[-1]) * channels // features,

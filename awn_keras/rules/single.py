@@ -1,4 +1,4 @@
-"""Layers that treat each channel by itself: activations, dropout, pooling, padding."""
+"""Width rules of layers that treat each channel separately, such as pooling."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def _check_rescaling(call: LayerCall) -> None:
 def _check_permute(call: LayerCall) -> None:
     if call.layer.dims[-1] != len(call.layer.dims):
         raise call.error(
-            "must keep the channels last, which a channel shuffle does not. Shuffle by "
-            "`keras.ops.take(x, order, axis=-1)`; `to_any_width` makes it of Reshape, "
-            f"Permute, Reshape. Received: dims={call.layer.dims}"
+            "must keep the channels last. For a channel shuffle use "
+            "`keras.ops.take(x, order, axis=-1)`, or Reshape, Permute, Reshape, which "
+            f"`to_any_width` replaces by it. Received: dims={call.layer.dims}"
         )
 
 
@@ -74,7 +74,7 @@ register_width_rule(_L.CenterCrop, WidthRule(alike=True))
 register_width_rule(_L.Dropout, WidthRule(check=_check_dropout, inert=True, alike=True))
 register_width_rule(_L.Rescaling, WidthRule(check=_check_rescaling))
 register_width_rule(_L.Permute, WidthRule(check=_check_permute))
-# ConvNeXt's own layers, which `keras.applications` does not show.
+# ConvNeXt's own layers, which `keras.applications` does not export.
 _CONVNEXT = sys.modules[keras.applications.ConvNeXtTiny.__module__]
 register_width_rule(
     _CONVNEXT.LayerScale,

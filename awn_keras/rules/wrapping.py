@@ -1,4 +1,4 @@
-"""Layers that run a layer of another class inside."""
+"""Width rules of layers that wrap another layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from awn_keras.rules.registry import (
 
 
 class _StepCall(LayerCall):
-    """A call of the layer inside of a TimeDistributed, at each of its steps."""
+    """The call of a TimeDistributed's inner layer at a single step."""
 
     @property
     def layer(self) -> Any:
@@ -50,20 +50,20 @@ def _each_step(inner: WidthRule, call: LayerCall) -> Kind | list[Kind]:
         if isinstance(call.kinds[0], Labelled) and not call.as_tri:
             return mixing(step)  # a readout
         raise step.error(
-            "what is inside would become a Tri layer, or change its number of "
-            "channels, which only a layer by itself can. Use the inner layer in its "
-            "place: Dense treats each step alone; of Conv1D and Conv2D do so Conv2D "
-            "and Conv3D, with a kernel of size 1 along the steps"
+            "the inner layer would become a Tri layer, or change its number of "
+            "channels, which a wrapped layer cannot. Use the inner layer in its place: "
+            "Dense treats each step separately. In place of Conv1D and Conv2D use "
+            "Conv2D and Conv3D, with a kernel of size 1 along the steps"
         )
     if inner.reads_prefix:
         raise step.error(
-            "what is inside would become a Tri layer, which only a layer by itself "
-            "can. Use the inner layer in its place: it treats each step alone"
+            "the inner layer would become a Tri layer, which a wrapped layer cannot. "
+            "Use the inner layer in its place: it treats each step separately"
         )
     if inner.channels is not None or inner.resize is not None:
         raise step.error(
-            "what is inside has another size at each width, which a TimeDistributed "
-            "cannot follow. Put it after the readout, or leave it out"
+            "the inner layer has another size at each width, but a TimeDistributed "
+            "cannot change its size. Put the layer after the readout, or leave it out"
         )
     return inner.output(step)
 
@@ -79,8 +79,8 @@ def _of_each_step(layer: Any) -> WidthRule | None:
     return replace(
         inner,
         kind=partial(_each_step, inner),
-        check=accepts_all,  # the inner rule has its own
-        macs=None,  # counted as where it has no rule: see `sequences`
+        check=accepts_all,  # `inner.output` runs the check of the inner rule
+        macs=None,  # `sequences` counts the MACs
         channels=None,
         resize=None,
         triangular=None,

@@ -355,7 +355,7 @@ def test_a_readout_of_attention_has_outputs_of_its_own():
         ),
         (
             lambda x: L.EinsumDense("abc,bcd->abd", (5, 16))(x),
-            "must be a product of the last axis",
+            "must multiply the last axis by a matrix",
         ),
         (lambda x: L.Attention()([x, x]), "each score is a sum over all channels"),
     ],

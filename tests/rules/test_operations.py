@@ -148,7 +148,7 @@ def test_models_with_operations_slim_and_widen():
         (lambda x: ops.softmax(x), r"acts on the channels.*\(None, 4, 4, 6\)"),
         (
             lambda x: x * ops.sigmoid(ops.max(x, axis=-1, keepdims=True)),
-            "acts on the channels.*For a gate take Conv2D",
+            "acts on the channels.*For a gate use Conv2D",
         ),
         (lambda x: ops.sum(x, axis=(0, 1)), "acts on the samples of an input"),
         (lambda x: ops.mean(x), "acts on the samples and the channels"),
@@ -179,8 +179,11 @@ def test_models_with_operations_slim_and_widen():
             lambda x: ops.average_pool(x, 2, data_format="channels_first"),
             "`data_format` must be 'channels_last'",
         ),
-        (lambda x: ops.reshape(x, (1, -1, 6)), "must keep the samples apart.*newshape"),
-        (lambda x: ops.reshape(x, (-1, 6)), "must keep the samples apart.*newshape"),
+        (
+            lambda x: ops.reshape(x, (1, -1, 6)),
+            "must keep the samples separate.*newshape",
+        ),
+        (lambda x: ops.reshape(x, (-1, 6)), "must keep the samples separate.*newshape"),
         (lambda x: ops.reshape(x, (-1, 24, 4)), "must keep the channels as the last"),
         (
             lambda x: ops.max(x, -1, keepdims=True) * np.ones(6, "float32"),

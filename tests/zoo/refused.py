@@ -4,7 +4,7 @@
 REFUSED = {
     "ConvNeXtV2": "'mean.*acts on the channels of an input",
     "MLP-Mixer": r"\(Permute\): must keep the channels last",
-    "CBAM": "'mean.*acts on the channels .*For a gate take Conv2D",
+    "CBAM": "'mean.*acts on the channels .*For a gate use Conv2D",
     "DLRM": "combines channels that come and go with the width with a tensor",
     "N-BEATS": "combines channels that come and go with the width with a tensor",
     # Their normalization and attention are code of their own, their tokens weights.
