@@ -111,7 +111,7 @@ def test_stock_layers_on_the_input_may_mix_channels(layer):
             "as many units in both directions",
         ),
         (L.Lambda(lambda x: x), "cannot see what its function"),
-        (L.TimeDistributed(L.LayerNormalization()), "it treats each step alone"),
+        (L.TimeDistributed(L.LayerNormalization()), "it treats each step separately"),
         (L.TimeDistributed(L.Masking()), "inner layer has no width rule"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What exported files of the paper's runs execute."""
+"""Counts the MACs that exported files of the paper's runs execute."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ Finished = tuple[PaperRun, dict[str, Any]]
 
 
 def with_executed_macs(finished: Sequence[Finished]) -> list[Finished]:
-    """Adds to each curve what a file computes, whose kernels are cut.
+    """Adds to each curve the MACs that a file with cut kernels computes.
 
-    Systems of ordinary convolutions have no zeros to leave out: a file of theirs, which
-    holds a copy of the network for each of its widths, executes all of its MACs.
+    Systems of ordinary convolutions have no zeros to leave out. A file of such a system
+    holds a copy of the network for each width, and executes all MACs of the network.
 
     Args:
-        finished: Runs with their results, which are left as they are.
+        finished: Runs with their results. They do not change.
 
     Returns:
-        The same runs; each curve has a list `executed_macs`, one number for each width.
+        The runs. Each curve also has a list `executed_macs`, with a number for each
+        width.
     """
     return [
         (
@@ -56,7 +57,7 @@ def _executed(recipe: Recipe, curve: dict[str, Any]) -> list[int]:
     return macs_at(model, curve["widths"], "auto").tolist()
 
 
-#: Fields of a recipe that decide what a network computes.
+#: Fields of a recipe that decide the MACs of a network.
 _DECIDE = (
     *("dataset", "architecture", "filters", "width_multiplier"),
     *("min_width", "divisor", "widths_grid", "staircase", "stages"),
@@ -67,10 +68,11 @@ _DECIDE = (
 def _network(recipe_text: str) -> keras.Model:
     """The untrained network of an AWN's recipe."""
     recipe = Recipe(**json.loads(recipe_text))
-    # All that a network asks of the data set, which may not be on this machine.
+    # A stand-in with all that `build` reads of a data set, because the data set may not
+    # be on this machine.
     data: Any = SimpleNamespace(
         input_shape=DATASETS[recipe.dataset],
         classes=classes_of(recipe.dataset),
-        preprocessing=lambda: None,  # it multiplies nothing that is counted
+        preprocessing=lambda: None,  # preprocessing has no MACs that count
     )
     return network_of(recipe.architecture).build(recipe, data)

@@ -1,4 +1,4 @@
-"""What a BatchNormalization meets at each width while a model trains (figure 2)."""
+"""Batch statistics of a BatchNormalization at each width during training (figure 2)."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
 
 class StatisticsTrace(Trace):
-    """Compares a channel's batch statistics at several widths with the tracked ones.
+    """Compares batch statistics of a channel at several widths with moving statistics.
 
-    Every so many steps the model is slimmed to each width, and a batch of images,
-    always the same, runs through it in training mode. Written down are mean and
-    variance of the channel before the normalization, and the moving mean and variance
-    that the normalization would use at this width.
+    After every `every` steps, the model is slimmed to each width, and a fixed batch of
+    images runs through it in training mode. The trace records mean and variance of the
+    channel before the normalization, and the moving mean and variance that the
+    normalization would use at this width.
 
     Args:
         images: The batch, `(n, rows, cols, channels)`.
-        path: File that is written after every epoch, and read on resuming. `None` for
-            none: what was seen is in `statistics`.
-        every: Steps between two looks.
+        path: File that is written after every epoch, and read when a run is resumed.
+            `None` for no file; the records are in `statistics`.
+        every: Number of steps between two records.
         layer: Name of the BatchNormalization.
-        channel: Number of its channel; it must be active at all widths.
-        widths: Widths to look at.
+        channel: Index of the channel. It must be active at all widths.
+        widths: Widths to record.
 
     Reference:
         Vu et al., Any-Width Networks (2020), figure 2.
@@ -64,7 +64,7 @@ class StatisticsTrace(Trace):
 
     @property
     def statistics(self) -> dict[str, Any]:
-        """What was seen, in JSON's types."""
+        """The records, in types of JSON."""
         return {
             "layer": self.layer,
             "channel": self.channel,
@@ -73,7 +73,7 @@ class StatisticsTrace(Trace):
         }
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Reads what an interrupted run had seen of the steps that count."""
+        """Reads the records of an interrupted run, up to the step of the model."""
         done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         self.rows = []
         if done and self.path is not None and self.path.exists():
@@ -81,7 +81,7 @@ class StatisticsTrace(Trace):
             self.rows = [row for row in kept if row["step"] <= done]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Looks at the statistics."""
+        """Records the statistics."""
         backends.sync_state(self.model)
         step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         if step % self.every == 0:
@@ -113,7 +113,7 @@ class StatisticsTrace(Trace):
 
 
 def check_statistics(value: Any, where: str) -> None:
-    """Takes what a `StatisticsTrace` saw; see `awn_keras.schemas`."""
+    """Checks the records of a `StatisticsTrace`; see `awn_keras.schemas`."""
     fields({"widths": items(number(0, 1))})(value, where)
     count = len(value["widths"])
 
@@ -126,14 +126,14 @@ def check_statistics(value: Any, where: str) -> None:
 
 
 def trace_of(recipe: Recipe, every: int) -> Callable[[ImageData, Path], Trace]:
-    """Makes what `run` takes as `trace`: a look at the first training batch.
+    """Makes the argument `trace` of `run`: records of the first training batch.
 
     Args:
         recipe: The recipe of the run.
-        every: Steps between two looks.
+        every: Number of steps between two records.
 
     Returns:
-        A function of the data and the folder that gives a `StatisticsTrace`.
+        A function of the data and the folder that makes a `StatisticsTrace`.
     """
 
     def make(data: ImageData, folder: Path) -> StatisticsTrace:

@@ -1,4 +1,4 @@
-"""The compiled model of a recipe."""
+"""Builds and compiles the model of a recipe."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def build(recipe: Recipe, data: ImageData) -> keras.Model:
     """Builds and compiles a recipe's model.
 
     Args:
-        recipe: The recipe. Keras' global random state is seeded from it.
-        data: Its data set.
+        recipe: The recipe. Its seed sets Keras' global random state.
+        data: The recipe's data set.
 
     Returns:
         The model, untrained: a `MultiWidthModel`, or a `keras.Model` if the system is
@@ -81,7 +81,7 @@ def _of_system(recipe: Recipe, network: keras.Model) -> keras.Model:
 def _schedule(recipe: Recipe, steps: int) -> Any:
     schedules = keras.optimizers.schedules
     joint = _last_early_step(recipe, steps) if recipe.frozen_up_to else 0
-    joint = joint or steps  # Refining from the first step on is a run like any other.
+    joint = joint or steps  # A run that refines from the first step has one schedule.
     if recipe.schedule == "cosine" and recipe.warm_up:
         warm_up = round(recipe.warm_up * steps)
         return schedules.CosineDecay(
@@ -91,7 +91,7 @@ def _schedule(recipe: Recipe, steps: int) -> Any:
             warmup_steps=warm_up,
         )
     if recipe.schedule == "cosine":
-        first = joint + 1  # That is when `_late` begins.
+        first = joint + 1  # the first step with the value of `_late`
         if first >= steps:
             return schedules.CosineDecay(recipe.learning_rate, steps)
         return schedules.CosineDecayRestarts(
@@ -111,7 +111,7 @@ def _last_early_step(recipe: Recipe, steps: int) -> int:
 
 
 def _late(recipe: Recipe, value: float, steps: int) -> Any:
-    """A value that holds from `late` on, and 0 before."""
+    """A schedule that is 0 before `late`, and `value` from there on."""
     if not value or not recipe.late:
         return value
     return keras.optimizers.schedules.PiecewiseConstantDecay(

@@ -1,4 +1,4 @@
-"""Where a run trains: on one device, on several, or on several machines."""
+"""Chooses the devices of a run: one device, several, or several machines."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import numpy as np
 from awn_keras.data import Batches
 from awn_keras.errors import ArgumentError
 
-#: Devices that may be asked for: processor devices are made before they are counted.
+#: Largest number of devices. Devices of a processor are created before they are
+#: counted, so a larger number would create too many.
 _MOST = 1024
-#: The backend of each strategy; the first of a backend is its default.
+#: The backend of each strategy. The first strategy of a backend is its default.
 STRATEGIES = {
     "mirrored": "tensorflow",
     "multiworker": "tensorflow",
@@ -33,11 +34,12 @@ class Devices:
     """Devices that train a model together, each with a part of every batch.
 
     Args:
-        strategy: One of `STRATEGIES`; `None` for one device.
+        strategy: One of `STRATEGIES`. `None` for one device.
         count: Number of parts of a batch.
-        scope: Gives the context in which a model is built, loaded and trained.
-        chief: Whether this process keeps what a run writes. Of several workers one
-            does.
+        scope: Function that returns the context in which a model is built, loaded and
+            trained.
+        chief: Whether this process keeps the files of a run. Only one of several
+            workers does.
     """
 
     strategy: str | None = None
@@ -52,38 +54,39 @@ class Devices:
             batch_size: Samples in a batch of all devices.
 
         Raises:
-            ValueError: If it has not.
+            ValueError: If it does not.
         """
         if batch_size % self.count:
             raise ArgumentError(
-                "`batch_size` is that of all devices together, and must be a multiple "
-                f"of their number. Received: batch_size={batch_size} for {self.count} "
-                "devices"
+                "`batch_size` counts the samples of all devices together, and must be "
+                f"a multiple of the number of devices. Received: batch_size="
+                f"{batch_size} for {self.count} devices"
             )
 
     def training_batches(self, batches: Batches) -> keras.utils.PyDataset:
-        """Makes batches that have equal parts, and train as they are.
+        """Makes batches that have equal parts, for training.
 
         Args:
             batches: The batches.
 
         Returns:
-            The batches. One that has no equal parts, as an epoch's last may be, is
-            repeated in itself: its mean loss, its gradient and its batch statistics
-            stay the same. It counts more in the epoch's logs.
+            The batches. A batch without equal parts, such as the last of an epoch, is
+            repeated within itself. Its mean loss, its gradient and its batch statistics
+            stay the same, but the batch has more weight in the logs of the epoch.
         """
         return batches if self.count == 1 else _Repeated(batches, self.count)
 
     def test_batches(self, batches: Batches) -> keras.utils.PyDataset:
-        """Makes batches that can be divided, and have the same mean of any metric.
+        """Makes batches that have equal parts, without a change of any mean metric.
 
         Args:
             batches: The batches.
 
         Returns:
-            The batches; all are repeated in themselves if one cannot be divided.
+            The batches. If a batch cannot be divided, all batches are repeated within
+            themselves equally often.
         """
-        if self.strategy != "data_parallel":  # TensorFlow's parts may differ in size.
+        if self.strategy != "data_parallel":  # parts may differ in size on TensorFlow
             return batches
         return _Repeated(batches, self.count, alike=True)
 
@@ -91,14 +94,14 @@ class Devices:
     def folder(self, directory: Path) -> Iterator[Path]:
         """Gives the folder in which this process writes.
 
-        Every worker must save: reading a variable of several workers is an exchange
-        between them. What others than the chief save is thrown away.
+        Every worker must save, because all workers must take part when a variable is
+        read. The files of workers other than the chief are thrown away.
 
         Args:
-            directory: The run's.
+            directory: Directory of the run.
 
         Yields:
-            It, or a temporary one.
+            `directory` for the chief, otherwise a temporary folder.
         """
         if self.chief:
             yield directory
@@ -107,14 +110,14 @@ class Devices:
             yield Path(folder)
 
     def check_same_epoch(self, epoch: int, directory: Path) -> None:
-        """Checks that all workers go on from the same epoch.
+        """Checks that all workers continue after the same epoch.
 
         Args:
-            epoch: The number of finished epochs that this one sees.
-            directory: Where it sees them, for the message.
+            epoch: Number of finished epochs that this worker sees.
+            directory: Directory of the run, for the message.
 
         Raises:
-            ValueError: If another sees more, or fewer.
+            ValueError: If another worker sees another number.
         """
         if self.strategy != "multiworker":
             return
@@ -131,17 +134,17 @@ class Devices:
         if int(totals[0]) != epoch * self.count:
             raise ArgumentError(
                 f"Workers see different numbers of finished epochs in {directory}: "
-                f"this one sees {epoch}. Name a folder that all of them share."
+                f"this worker sees {epoch}. Name a folder that all workers share."
             )
 
 
 class _Repeated(keras.utils.PyDataset):
-    """Batches repeated in themselves, so often that they have equal parts.
+    """Batches that are repeated within themselves until they have equal parts.
 
     Args:
         batches: The batches.
         parts: Number of parts.
-        alike: Whether to repeat all of them as often as the worst one needs.
+        alike: Whether to repeat all batches equally often.
     """
 
     def __init__(self, batches: Batches, parts: int, alike: bool = False) -> None:
@@ -168,20 +171,21 @@ class _Repeated(keras.utils.PyDataset):
 
 
 def choose_devices(strategy: str | None = None, devices: int | None = None) -> Devices:
-    """Finds the devices that are to train, before any other work is given to them.
+    """Chooses the devices for training. Call it before any other work on them.
 
     Args:
-        strategy: One of `STRATEGIES`. `None` for the backend's own if there are
-            several devices.
-        devices: How many: GPUs (with JAX TPUs, too) if this machine has any, else
-            devices made of its processor. `None` for one or, with a strategy, all.
+        strategy: One of `STRATEGIES`. `None` for the backend's default if `devices` is
+            above 1.
+        devices: Number of devices, at most 1024. They are GPUs (with JAX also TPUs) if
+            this machine has any, otherwise devices made of its processor. `None` for
+            one device or, with a strategy, for all accelerators.
 
     Returns:
         The devices.
 
     Raises:
-        ValueError: If the backend has no such strategy, or the machine not so many
-            devices, or there are more than 1024.
+        ValueError: If the backend has no such strategy, if the machine has fewer
+            devices, or if `devices` is out of range.
     """
     if devices is not None and not 1 <= devices <= _MOST:
         raise ArgumentError(
@@ -204,7 +208,7 @@ def choose_devices(strategy: str | None = None, devices: int | None = None) -> D
 
 
 def _check_strategy(strategy: str | None, devices: int | None) -> str:
-    """The strategy, by name; the backend's own if none was chosen."""
+    """The name of the strategy: the chosen one, or the backend's default."""
     backend = keras.backend.backend()
     received = f"devices={devices}, strategy={strategy}, KERAS_BACKEND={backend}"
     if strategy is not None and strategy not in STRATEGIES:
@@ -214,8 +218,8 @@ def _check_strategy(strategy: str | None, devices: int | None) -> str:
     own = [name for name, needed in STRATEGIES.items() if needed == backend]
     if not own:
         raise ArgumentError(
-            "Several devices with PyTorch take a script of your own, started by "
-            f"torchrun: docs/distributed.md has one. Received: {received}"
+            "To train on several devices with PyTorch, write a script and start it "
+            f"with torchrun: docs/distributed.md has an example. Received: {received}"
         )
     if strategy is not None and strategy not in own:
         raise ArgumentError(
@@ -227,18 +231,18 @@ def _check_strategy(strategy: str | None, devices: int | None) -> str:
 
 
 def _names_of_devices(count: int | None) -> list[str]:
-    """The first devices of this machine; without accelerators made of its processor."""
+    """The first devices of this machine: accelerators, or parts of its processor."""
     names = _LIST_DEVICES[keras.backend.backend()](count or 1)
     kind = names[0].partition(":")[0]
     if kind.lower() == "cpu" and count is None:
         raise ArgumentError(
-            "There are no accelerators here that could be counted: say how many "
-            "devices are to be made of the processor. Received: devices=None"
+            "`devices` must be a number on a machine without accelerators: so many "
+            "devices are made of its processor. Received: devices=None"
         )
     if count is not None and len(names) < count:
         raise ArgumentError(
-            f"There are not so many devices here. Received: devices={count} for "
-            f"{', '.join(names)}"
+            f"`devices` must be at most {len(names)} on this machine, which has "
+            f"{', '.join(names)}. Received: devices={count}"
         )
     return names[:count]
 
@@ -250,7 +254,7 @@ def _list_tensorflow(count: int) -> list[str]:
     if kind == "CPU":
         (cpu,) = tf.config.list_physical_devices("CPU")
         parts = [tf.config.LogicalDeviceConfiguration()] * count
-        with contextlib.suppress(RuntimeError):  # It runs: it has what it has.
+        with contextlib.suppress(RuntimeError):  # too late, TensorFlow runs already
             tf.config.set_logical_device_configuration(cpu, parts)
     devices = range(len(tf.config.list_logical_devices(kind)))
     return [f"{kind}:{index}" for index in devices]
@@ -259,8 +263,9 @@ def _list_tensorflow(count: int) -> list[str]:
 def _list_jax(count: int) -> list[str]:
     import jax
 
-    # As `--xla_force_host_platform_device_count` in XLA_FLAGS; accelerators stay.
-    with contextlib.suppress(RuntimeError):  # It runs: it has what it has.
+    # The same as `--xla_force_host_platform_device_count` in XLA_FLAGS. Accelerators
+    # are not changed.
+    with contextlib.suppress(RuntimeError):  # too late, JAX runs already
         jax.config.update("jax_num_cpu_devices", count)
     return keras.distribution.list_devices()
 
@@ -269,12 +274,12 @@ _LIST_DEVICES = {"tensorflow": _list_tensorflow, "jax": _list_jax}
 
 
 def _workers(devices: int | None) -> Devices:
-    """The machines of TF_CONFIG, of which this is one."""
+    """The machines in TF_CONFIG, which include this machine."""
     if devices is not None:
         raise ArgumentError(
-            "`devices` is not for `strategy=multiworker`: TF_CONFIG says which "
-            "machines train, and each takes its GPUs, or its processor as one device. "
-            f"Received: devices={devices}"
+            "`devices` must be left out with `strategy=multiworker`: TF_CONFIG names "
+            "the machines, and each machine trains on its GPUs, or on its processor as "
+            f"one device. Received: devices={devices}"
         )
     example = (
         '{"cluster": {"worker": ["10.0.0.1:12345", "10.0.0.2:12345"]}, "task": '
@@ -288,8 +293,9 @@ def _workers(devices: int | None) -> Devices:
             raise IndexError(task)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ArgumentError(
-            "`strategy=multiworker` needs the machines, and which of them this is, in "
-            f"the environment's TF_CONFIG, such as {example}. Received: {text!r}"
+            "`strategy=multiworker` needs the environment variable TF_CONFIG with all "
+            f"machines and the index of this machine, such as {example}. Received: "
+            f"{text!r}"
         ) from error
     import tensorflow as tf
 

@@ -30,9 +30,9 @@ class Network:
     """A network that a recipe can name.
 
     Args:
-        build: Builds the network of a recipe for a data set: an `AnyWidthModel`, or
-            a plain one where the recipe's system is not `awn`.
-        unused: Fields of a recipe that mean nothing to this network.
+        build: Function that builds the network of a recipe for a data set: an
+            `AnyWidthModel`, or a plain model if the recipe's system is not `awn`.
+        unused: Fields of a recipe that have no effect on this network.
     """
 
     build: Callable[[Recipe, ImageData], keras.Model]
@@ -85,14 +85,13 @@ def _application(recipe: Recipe, data: ImageData) -> keras.Model:
 
 
 def _file(recipe: Recipe, data: ImageData) -> keras.Model:
-    """A model of the user's: as it is, or up to its features, with a new readout."""
+    """A user's model. If its outputs are features, it gets a new readout."""
     path = recipe.architecture
     network = load_keras_model(path, compiled=False)
     if isinstance(network, MultiWidthModel):
         raise ArgumentError(
             f"{path} holds a model of several widths already. To train it longer, load "
-            "it in Python and call `fit`; `--model` takes the plain one that it was "
-            "made of."
+            "it in Python and call `fit`. `--model` takes a plain model."
         )
     shapes = [tuple(x.shape[1:]) for x in network.inputs]
     if shapes != [data.input_shape]:
@@ -137,7 +136,7 @@ def _converted(recipe: Recipe, data: ImageData, network: keras.Model) -> keras.M
         return grown
     if recipe.rotate:
         with warnings.catch_warnings():
-            # Many networks have nothing to rotate, and this is the default for all.
+            # Rotation is the default for all networks, but many have nothing to rotate.
             warnings.filterwarnings("ignore", ".*has no linear bottleneck")
             network = rotate_channels(network, data.train(recipe.batch_size))
     return to_any_width(
@@ -154,12 +153,12 @@ def _converted(recipe: Recipe, data: ImageData, network: keras.Model) -> keras.M
     )
 
 
-#: What means nothing to networks that are converted.
+#: Fields of a recipe without effect on networks that are converted.
 _CONVERTED = ("filters", "weight_decay")
-#: What means nothing to those that are built of Tri layers.
+#: Fields of a recipe without effect on networks that are built of Tri layers.
 _BUILT = ("rotate", "order", "fade", "grow")
 
-#: Networks by the name of their architecture, besides those of keras.applications.
+#: Networks that are not in keras.applications, by the name of their architecture.
 NETWORKS = {
     "lenet_3c1l": Network(_lenet_3c1l, unused=("weights", *_BUILT)),
     "mobilenet_v2": Network(_mobilenet_v2, unused=("filters",)),
@@ -168,7 +167,7 @@ NETWORKS = {
 
 
 def network_of(architecture: str) -> Network:
-    """Gives the network that a recipe names.
+    """Returns the network of an architecture.
 
     Args:
         architecture: One of `NETWORKS`, a name of `keras.applications`, or the path of
@@ -178,7 +177,7 @@ def network_of(architecture: str) -> Network:
         The network.
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: If there is no network of this name.
     """
     if architecture in NETWORKS:
         return NETWORKS[architecture]

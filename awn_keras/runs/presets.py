@@ -1,7 +1,7 @@
-"""Recipes to start from: the paper's, and what did better here.
+"""Recipes to start from: the paper's recipes, and recipes with better results.
 
-Both are tables. A data set, architecture or system that has no row of its own gets the
-default one.
+The tables below hold the changes to the defaults of `Recipe`. A data set, an
+architecture or a system without a row keeps the defaults.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 from awn_keras.errors import ArgumentError
 from awn_keras.runs.recipe import UNUSED, Recipe
 
-#: What the paper changes of `Recipe` for a data set; nothing for one without a row.
+#: The paper's changes to the defaults of `Recipe` for a data set.
 _CIFAR: Mapping[str, Any] = {"epochs": 100, "weight_decay": 5e-4}
 _PAPER_DATASETS = {"cifar10": _CIFAR, "cifar100": _CIFAR}
-#: The same for an architecture.
+#: The paper's changes for an architecture.
 _PAPER_ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "mobilenet_v2": {
         "epochs": 100,
@@ -25,7 +25,7 @@ _PAPER_ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         "widths": (0.35, 0.5, 0.75, 1.0),
     },
 }
-#: The same for a system, which is named here as the paper trains it.
+#: The paper's changes for a system. A name stands for a system and its training.
 PAPER_SYSTEMS: Mapping[str, Mapping[str, Any]] = {
     "awn": {"sampler": "fixed"},
     "awn_rs": {},
@@ -34,13 +34,14 @@ PAPER_SYSTEMS: Mapping[str, Mapping[str, Any]] = {
     "shared_bn": {"system": "shared_bn", "sampler": "fixed", "width_multiplier": 1.0},
     "plain": {"system": "plain", "width_multiplier": 1.0},
 }
-#: The same for an architecture and a recipe's system together.
+#: The paper's changes for a pair of an architecture and a recipe's system.
 _PAPER_EPOCHS = {("mobilenet_v2", "awn"): {"epochs": 350}}
 
 #: The widths of a network that starts from trained weights.
 TRAINED_WIDTHS = (0.7, 0.8, 0.9, 1.0)
-#: For networks that are converted, of which the paper has none: a mean of losses,
-#: weights of 1 (a multiplier would not fit trained ones), a rate for batches of 64.
+#: Changes for networks that are converted, which the paper does not have. The losses
+#: are averaged, the width multiplier is 1 because trained weights fit no other size,
+#: and the learning rate suits batches of 64.
 _CONVERTED: Mapping[str, Any] = {
     "width_multiplier": 1.0,
     "divisor": 8,
@@ -53,9 +54,10 @@ _CONVERTED: Mapping[str, Any] = {
     "weight_decay": 0.0,
     "bn_momentum": None,
 }
-#: The same for one that starts from trained weights: smaller steps keep more of them.
+#: Further changes for trained weights: smaller steps keep more of the trained network.
 _TRAINED: Mapping[str, Any] = {"batch_size": 32, "learning_rate": 0.02}
-#: The same for one of which a triangle forbids a part: little of a few wide widths.
+#: Further changes for an AWN with trained weights: with a few wide widths, the triangle
+#: forbids little.
 _TRIANGLE: Mapping[str, Any] = {
     "rotate": True,
     "order": "reading",
@@ -67,9 +69,9 @@ _TRIANGLE: Mapping[str, Any] = {
 #: Networks of Tri layers, which are built and not converted.
 _BUILT = ("lenet_3c1l", "mobilenet_v2")
 
-#: What did better than the paper's AWN+RS as a mean of losses, for an architecture and
-#: a data set; `None` stands for any other data set. All of it was measured in the
-#: paper's staircase. With an architecture that has no row nothing was compared.
+#: Changes that gave better results than the paper's AWN+RS with averaged losses, by
+#: architecture and data set. `None` stands for any other data set. All were measured
+#: with the paper's staircase. For architectures without a row nothing was compared.
 _EXPECTED_COSINE = {"schedule": "cosine", "sampler": "expected_sandwich"}
 _RECOMMENDED: Mapping[tuple[str, str | None], Mapping[str, Any]] = {
     ("lenet_3c1l", None): {
@@ -89,7 +91,7 @@ def paper_recipe(
     *,
     weights: str | None = None,
 ) -> Recipe:
-    """Gives the paper's recipe for a system and an architecture on a data set.
+    """Returns the paper's recipe for a system and an architecture on a data set.
 
     Args:
         dataset: Name of a data set.
@@ -100,14 +102,14 @@ def paper_recipe(
         weights: `"imagenet"` to start from trained weights, or `None`.
 
     Returns:
-        For networks that are converted, of which the paper has none, what
-        `recommended_recipe` gives, for this system. Else
-        20 epochs without weight decay; on CIFAR 100 epochs with 5e-4. AWNs of
-        `mobilenet_v2` train 350 epochs (the paper: 350 to 1050); the rest of its
-        schedule is LeNet's.
+        The recipe. It trains 20 epochs without weight decay, or on CIFAR 100 epochs
+        with a weight decay of 5e-4. AWNs of `mobilenet_v2` train 350 epochs (the paper:
+        350 to 1050); other settings of their schedule are those of LeNet. The paper has
+        no networks that are converted. For them, the recipe is `recommended_recipe`
+        with this system.
 
     Raises:
-        ValueError: If the name of an architecture or a system is wrong.
+        ValueError: If the name of the architecture or of the system is wrong.
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 5.1.
@@ -137,7 +139,7 @@ def recommended_recipe(
     weights: str | None = None,
     folder: bool = False,
 ) -> Recipe:
-    """Gives the recipe that `awn train` starts from.
+    """Returns the recipe that `awn train` starts from.
 
     Args:
         dataset: Name of a data set, or of a folder of photos.
@@ -146,17 +148,22 @@ def recommended_recipe(
         folder: Whether the data set is a folder of photos.
 
     Returns:
-        For an AWN that takes the mean of the losses. With `lenet_3c1l` the arm of
-        `awn reproduce improvements` that did best so far, written as such a mean; the
-        rate falls along half a cosine. For CIFAR, by CIFAR-10, `expected_cosine`: the
-        paper's rate and decay, as a mean 0.04 and 1.25e-4, and all widths in each
-        step, weighed as the sandwich draws them. Else, by Fashion-MNIST,
-        `cosine_fast_decay`: 0.12 and 5e-4. With `mobilenet_v2`, with which nothing was
-        compared, the paper's AWN+RS, in a nested staircase. Networks that are
-        converted warm up and then follow half a cosine, from 0.05 with batches of 64,
-        or from 0.02 with batches of 32 if they are trained already; then they get four
-        widths from 0.7, bottlenecks are rotated, and what the triangle forbids fades
-        out. Photos are trained on for 20 epochs.
+        A recipe for an AWN that averages the losses of widths. Photos train for 20
+        epochs. The rest depends on the architecture:
+
+        - `lenet_3c1l`: the best arm of `awn reproduce improvements` so far, with
+          averaged losses. The learning rate falls along half a cosine. On CIFAR it is
+          the arm `expected_cosine`, which was best on CIFAR-10: the paper's learning
+          rate and weight decay (0.04 and 1.25e-4 for averaged losses), and all widths
+          in each step, weighted as the sandwich rule draws them. On other data sets it
+          is the arm `cosine_fast_decay`, which was best on Fashion-MNIST: 0.12 and
+          5e-4.
+        - `mobilenet_v2`: the paper's AWN+RS with a nested staircase. Nothing was
+          compared for it.
+        - Networks that are converted: the learning rate warms up to 0.05 with batches
+          of 64, then falls along half a cosine. With trained weights it is 0.02 with
+          batches of 32. Then the network also gets four widths from 0.7, its
+          bottlenecks are rotated, and forbidden entries fade out.
 
     Raises:
         ValueError: If the name of the architecture is wrong.
@@ -165,7 +172,7 @@ def recommended_recipe(
         return _converted_recipe(dataset, architecture, weights, "awn_rs")
     paper = paper_recipe(dataset, architecture)
     default = _RECOMMENDED.get((architecture, None), {"staircase": "nested"})
-    # Whatever a folder is called, it is no set of the paper.
+    # A folder may have the name of a data set of the paper, but is another data set.
     row = (architecture, None if folder else dataset)
     better = dict(_RECOMMENDED.get(row, default))
     if folder:
@@ -174,14 +181,14 @@ def recommended_recipe(
 
 
 def without_triangle(recipe: Recipe) -> Recipe:
-    """Takes back what a recipe does so that a triangle forbids little.
+    """Resets the fields of a recipe that make a triangle forbid little.
 
     Args:
-        recipe: What `recommended_recipe` gives for trained weights.
+        recipe: A recipe that `recommended_recipe` gave for trained weights.
 
     Returns:
-        The recipe, with `Recipe`'s defaults in these fields: for a network that grows,
-        or to compare with.
+        The recipe with the defaults of `Recipe` in these fields. It suits a network
+        that grows, and comparisons.
     """
     return replace(recipe, **{name: getattr(Recipe, name) for name in _TRIANGLE})
 

@@ -1,4 +1,4 @@
-"""Everything that decides a training run."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from awn_keras.stages import Stages, Widths
 from awn_keras.widths import STAIRCASES, check_width, check_widths
 
 #: `awn` has triangular convolutions; `shared_bn`, `s_net` and `us_net` slice ordinary
-#: ones; `plain` is an ordinary network of one width.
+#: convolutions; `plain` is an ordinary network of one width.
 SYSTEMS = ("awn", "shared_bn", "s_net", "us_net", "plain")
 #: Ways to choose the widths of a step.
 SAMPLERS = ("sandwich", "expected_sandwich", "uniform", "fixed", "all")
-#: The learning rate falls to a tenth twice, or along half a cosine.
+#: `steps`: the learning rate falls to a tenth twice; `cosine`: along half a cosine.
 SCHEDULES = ("steps", "cosine")
 #: Keras' dtype policies of the training steps. Weights, batch statistics, losses and
 #: the curve that a run reports are float32 in both.
 PRECISIONS = ("float32", "mixed_bfloat16")
 _CALIBRATION = ("calibrations", "calibration_batches")
 _GRADES = ("widths_grid", "lowest_width", "staircase", "stages")
-#: Fields that mean nothing to a system.
+#: Fields of a recipe that have no effect on a system.
 UNUSED: dict[str, tuple[str, ...]] = {
     "awn": _CALIBRATION,
     "shared_bn": (*_CALIBRATION, *_GRADES),
@@ -41,71 +41,77 @@ UNUSED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run. Defaults are the paper's for LeNet.
+    """All settings of a training run. Defaults are the paper's for LeNet.
 
     Args:
         dataset: Name of a data set that `load_data` knows.
         architecture: See `network_of`.
         system: One of `SYSTEMS`.
-        filters: Channels of each convolution, before `width_multiplier`; for
-            `lenet_3c1l` only.
-        width_multiplier: Widens every convolution; a number, or `"balanced"`, see
-            `to_any_width`.
+        filters: Channels of each convolution, before `width_multiplier`. Only for
+            `lenet_3c1l`.
+        width_multiplier: Factor on the channels of every convolution: a number, or
+            `"balanced"`; see `to_any_width`.
         epochs: Passes over the training set, before `scale`.
-        scale: Part of `epochs` that is really run, in (0, 1]; at least one epoch.
-            Below 1 results are marked as reduced.
+        scale: Part of `epochs` that is run, in (0, 1]; at least one epoch. Below 1,
+            results are marked as reduced.
         batch_size: Samples in a step.
-        learning_rate: Of SGD with `momentum`, at first.
-        schedule: One of `SCHEDULES`: divided by 10 after 50 % and 75 % of the steps,
-            or half a cosine down to 0. Refining (`frozen_up_to`) follows joint
-            training with a schedule of its own.
-        momentum: Momentum in [0, 1).
-        weight_decay: The paper's, in the gradient.
+        learning_rate: Initial learning rate of SGD.
+        schedule: One of `SCHEDULES`. `"steps"` divides the learning rate by 10 after
+            50 % and again after 75 % of the steps. `"cosine"` lowers it along half a
+            cosine to 0. Refining (`frozen_up_to`), which follows joint training, has
+            its own schedule.
+        momentum: Momentum of SGD, in [0, 1).
+        weight_decay: Weight decay in the gradient, as in the paper; at least 0.
         min_width: Smallest width, in (0, 1].
         divisor: See `AnyWidthModel`.
         widths_grid: See `AnyWidthModel`.
         staircase: See `AnyWidthModel`.
         stages: See `AnyWidthModel`.
         sampler: One of `SAMPLERS`.
-        widths: Widths of the sampler `fixed`, ascending; an S-Net's list.
-        num_widths: Widths in a step; for the sandwiches and `uniform`. All run with
-            `expected_sandwich`, and their weights sum to it.
+        widths: Widths of the sampler `fixed`, ascending; also the widths of an S-Net.
+        num_widths: Number of widths in a step, for the sandwich samplers and `uniform`.
+            With `expected_sandwich` all widths run, and their weights sum to
+            `num_widths`.
         width_reduction: See `AnyWidthModel.compile`.
         width_power: See `AnyWidthModel.compile`.
-        distillation: Share of the full width's answers in the loss of narrower
-            widths, from `late` on.
-        frozen_up_to: Width up to which networks stay as they are, from `late` on; 0
-            for none. See `AnyWidthModel.compile`.
-        late: Part of the steps, in [0, 1), after which these two begin.
+        distillation: Share of the full width's outputs in the loss of narrower widths,
+            after `late`. See `AnyWidthModel.compile`.
+        frozen_up_to: Width up to which networks do not change after `late`; 0 for none.
+            See `AnyWidthModel.compile`.
+        late: Part of the steps, in [0, 1), after which `distillation` and
+            `frozen_up_to` begin.
         lowest_width: The smallest width that is trained and evaluated, if above
-            `min_width`; what is active at `min_width` is dense.
-        bn_momentum: Of the moving statistics of BatchNormalization. `None` for what
-            fits the number of steps.
-        calibrations: Numbers of evenly spread widths at which a US-Net is calibrated;
-            each gives a curve.
-        calibration_batches: Training batches that a calibration sees.
+            `min_width`. Channels that are active at `min_width` have no triangle.
+        bn_momentum: Momentum of the moving statistics of BatchNormalization, in [0, 1).
+            `None` for a momentum that fits the number of steps.
+        calibrations: Numbers of evenly spread widths at which a US-Net is calibrated.
+            Each number gives a curve.
+        calibration_batches: Number of training batches for a calibration.
         precision: One of `PRECISIONS`.
-        seed: Seed of everything that is drawn.
-        folder: Path of a folder of photos to train on; `dataset` is then its name.
+        seed: Seed of all random numbers.
+        folder: Path of a folder of photos to train on. `dataset` is then its name.
         size: Rows and cols to which photos are scaled.
-        held_out: Part of each class's photos to test on; see `load_folder`.
-        flip: Whether training images are flipped. `None` for what the set does.
-        shift: Pixels by which they are shifted at most, likewise.
-        weights: `"imagenet"` to start from, or `None` for random ones.
-        rotate: Whether the channels of trained bottlenecks are rotated, by some of the
-            training images; see `rotate_channels`.
-        order: Of the channels of trained weights; see `to_any_width`.
-        fade: Part of the steps, in [0, 1), in which what the triangle forbids of
-            trained weights fades out; 0 to drop it at once. See `to_any_width`.
-        grow: How many times as many channels the full width is to have as the network,
-            which is then the narrowest width; see `awn_keras.grow`. `None` to make the
-            network itself any-width.
-        warm_up: Part of the steps, in [0, 1), in which the learning rate rises to its
-            value; with the cosine only.
-        label_smoothing: Share of a label, in [0, 1), that is spread over all classes.
-        patience: Epochs without a better `val_auc` (of a plain network a better
-            accuracy) after which training ends. `None` to train to the end. Then the
-            best epoch's model is the result.
+        held_out: Part of each class's photos for testing; see `load_folder`.
+        flip: Whether training images are flipped. `None` for the data set's
+            default.
+        shift: Largest shift of training images, in pixels. `None` for the data set's
+            default.
+        weights: `"imagenet"` to start from trained weights, or `None` for random
+            weights.
+        rotate: Whether the channels of trained bottlenecks are rotated, which reads
+            some training images; see `rotate_channels`.
+        order: Order of the channels of trained weights; see `to_any_width`.
+        fade: Part of the steps, in [0, 1), in which forbidden entries of trained
+            weights fade out; 0 drops them at once. See `to_any_width`.
+        grow: Factor between the channels of the full width and of the network, which
+            becomes the narrowest width; see `awn_keras.grow`. `None` makes the network
+            itself any-width.
+        warm_up: Part of the steps, in [0, 1), in which the learning rate rises to
+            `learning_rate`. Only with `"cosine"`.
+        label_smoothing: Part of a label, in [0, 1), that is spread over all classes.
+        patience: Training ends after so many epochs without a better `val_auc` (for a
+            plain network, `val_accuracy`), and the result is the model of the best
+            epoch. `None` trains all epochs; the result is the last model.
 
     Reference:
         Vu et al., Any-Width Networks (2020), section 5.1.
@@ -160,7 +166,7 @@ class Recipe:
         """Checks names and ranges.
 
         Raises:
-            ValueError: If one is wrong.
+            ValueError: If a field is wrong.
         """
         for name, allowed in (
             ("system", SYSTEMS),
@@ -208,10 +214,10 @@ class Recipe:
         self._check_start()
 
     def _check_start(self) -> None:
-        """Checks how training begins and ends."""
+        """Checks the fields that concern the start and the end of training."""
         if self.warm_up and (self.schedule != "cosine" or self.frozen_up_to):
             raise ArgumentError(
-                "`warm_up` needs `schedule='cosine'`, and no `frozen_up_to`. Received: "
+                "`warm_up` needs `schedule='cosine'` without `frozen_up_to`. Received: "
                 f"warm_up={self.warm_up}, schedule={self.schedule!r}, "
                 f"frozen_up_to={self.frozen_up_to}"
             )
@@ -227,8 +233,8 @@ class Recipe:
             ):
                 if getattr(self, name) != getattr(type(self), name):
                     raise ArgumentError(
-                        f"`{name}` means nothing with `grow`, which leaves the network "
-                        f"as it is: leave it out. Received: {name}="
+                        f"`{name}` has no effect with `grow`, which does not change "
+                        f"the network: leave `{name}` out. Received: {name}="
                         f"{getattr(self, name)!r}, grow={self.grow}"
                     )
         if self.patience is not None and self.patience < 1:
@@ -245,7 +251,7 @@ class Recipe:
         if self.folder is not None:
             if self.size is None:
                 raise ArgumentError(
-                    "`size` must say to which rows and cols photos are scaled. "
+                    "`size` must be the rows and cols to which photos are scaled. "
                     "Received: size=None"
                 )
             return
@@ -264,7 +270,7 @@ class Recipe:
             for name in unused:
                 if getattr(self, name) != getattr(type(self), name):
                     raise ArgumentError(
-                        f"`{name}` means nothing to {to}={getattr(self, to)!r}: leave "
+                        f"`{name}` has no effect on {to}={getattr(self, to)!r}: leave "
                         f"it out. Received: {name}={getattr(self, name)}"
                     )
         if self.system == "s_net" and self.sampler != "fixed":
@@ -280,16 +286,16 @@ class Recipe:
 
     @property
     def variant(self) -> list[str]:
-        """What sets it apart from the paper's way to train, for names of files."""
+        """Differences from the paper's training, for names of files."""
         parts = [f"scale{self.scale:g}"] if self.scale < 1 else []
         return parts + ([self.precision] if self.precision != "float32" else [])
 
     @property
     def as_mean(self) -> dict[str, Any]:
-        """Changes that make a sum of losses their mean, with the same update.
+        """Changes that replace the sum of losses by their mean, with equal updates.
 
-        The sum of n losses is their mean at n times the rate. Weight decay, which is
-        added once, is not to become n times as strong.
+        The sum of n losses gives the updates of their mean with n times the learning
+        rate. Weight decay is added once, so it is divided by n to keep its strength.
         """
         return {
             "width_reduction": "mean",
@@ -304,7 +310,8 @@ class Recipe:
             model: The recipe's model.
 
         Returns:
-            Its distinct widths from `lowest_width` on, which is the first.
+            The distinct widths of the model, beginning with `lowest_width` if it is
+            set.
         """
         widths = list(model.distinct_widths)
         if self.lowest_width is None:
@@ -313,10 +320,10 @@ class Recipe:
         return [self.lowest_width, *wider]
 
     def as_json(self) -> dict[str, Any]:
-        """Puts the recipe into JSON's types.
+        """Converts the recipe to types of JSON.
 
         Returns:
-            A dict of its fields.
+            A dict of the fields.
         """
         return json.loads(json.dumps(asdict(self)))
 

@@ -1,4 +1,4 @@
-"""What a run leaves: models, curves, and a result that says how it came about."""
+"""Writes and reads the results of a run: models, curves, and their description."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Result:
 
     Args:
         model: The trained model, in float32.
-        curves: Its curves on the test set, after the last epoch, by the number of
-            widths at which BatchNormalization was calibrated; 0 for none.
-        history: Logs of each epoch, with its `seconds`.
-        statistics: What a `StatisticsTrace` saw, if there was one.
+        curves: Curves of the model on the test set, by the number of widths at which
+            BatchNormalization was calibrated; 0 without calibration.
+        history: Logs of each epoch, with the `seconds` of the epoch.
+        statistics: Measurements of a `StatisticsTrace`; `None` without one.
     """
 
     model: keras.Model
@@ -43,7 +43,7 @@ class Result:
 
     @property
     def curve(self) -> TradeOffCurve:
-        """The curve; of several the one of most calibrated widths."""
+        """The curve; of several, the curve with most calibrated widths."""
         return self.curves[max(self.curves)]
 
 
@@ -51,7 +51,7 @@ class Result:
 
 
 def save_model(model: keras.Model, path: Path, copy: Path | None = None) -> None:
-    """Writes a model whole or not at all; a copy of it, if wanted, before it."""
+    """Writes a model, and perhaps a copy, whole or not at all."""
     with together(), whole_file(path, ".keras") as temporary:
         model.save(temporary)
         if copy is not None:
@@ -67,7 +67,7 @@ def finish(
     history: list[dict[str, Any]],
     statistics: dict[str, Any] | None = None,
 ) -> Result:
-    """Measures a trained model, and writes what came of the run."""
+    """Measures a trained model, and writes the results of the run."""
     if recipe.precision != "float32":
         model = _in_float32(recipe, model, data)
     curves = _curves(recipe, model, data)
@@ -78,7 +78,7 @@ def finish(
         curve.plot(axes, label if count else None)
     with together():
         if isinstance(model, USNet):
-            # With its last calibration.
+            # A US-Net is saved again, with its last calibration.
             save_model(model, directory / "model.keras")
         result.curve.to_csv(directory / "curve.csv")
         save_figure(figure, directory / "curve.png")
@@ -90,7 +90,7 @@ def finish(
 
 
 def _in_float32(recipe: Recipe, model: keras.Model, data: ImageData) -> keras.Model:
-    """A model's twin whose layers compute in float32, with its optimizer's state."""
+    """A copy of a model that computes in float32, with the optimizer's state."""
     twin = build(replace(recipe, precision="float32"), data)
     twin.set_weights(model.get_weights())
     twin.optimizer.build(twin.trainable_variables)
@@ -132,7 +132,7 @@ def _curves(
 
 
 def _starts(model: keras.Model, widths: Sequence[float]) -> list[float]:
-    """For each width the smallest one at which the same network runs."""
+    """For each width, the smallest width at which the same network runs."""
     if not isinstance(model, MultiWidthModel):
         return list(widths)
     starts = [model.start_of(width) for width in widths]
@@ -140,17 +140,17 @@ def _starts(model: keras.Model, widths: Sequence[float]) -> list[float]:
 
 
 def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
-    """Puts a run into JSON's types: recipe, machine, versions, times and numbers.
+    """Describes a run in types of JSON: recipe, machine, versions, times and results.
 
     Args:
         recipe: The recipe.
-        result: What came of it.
+        result: The result of the run.
 
     Returns:
-        A dict. Accuracies and AUC are fractions; a network of a curve runs from its
-        `starts` on; `best_epoch` is chosen on the test set, as the paper's authors do,
-        and `None` for systems that are not evaluated while training; `seconds` are
-        those of training steps alone.
+        A dict. Accuracies and AUC are fractions. Each network of a curve runs at widths
+        from its entry in `starts`. `best_epoch` is chosen on the test set, as the
+        paper's authors do; it is `None` for systems that are not evaluated during
+        training. `seconds` counts training steps only.
     """
     best = None
     if "val_auc" in result.history[-1]:
@@ -182,24 +182,24 @@ def describe(recipe: Recipe, result: Result) -> dict[str, Any]:
 
 
 def _kept_recipe(path: Path) -> dict[str, Any]:
-    """A recipe as JSON has it; fields that it does not know yet are the defaults."""
+    """A recipe from a JSON file. Fields that the file lacks have their defaults."""
     kept = {**Recipe().as_json(), **read_json(path, of_kind("run", values(anything)))}
     kept.pop("schema", None)
     return kept
 
 
 def holds_run_of(recipe: Recipe, directory: Path) -> bool:
-    """Says whether a directory holds a run of this recipe, finished or not.
+    """Whether a directory holds a run of this recipe, finished or not.
 
     Args:
         recipe: The recipe.
         directory: The directory.
 
     Returns:
-        Whether `model.keras` is there, and `recipe.json` says the same recipe.
+        `True` if `model.keras` is there and `recipe.json` holds this recipe.
 
     Raises:
-        ValueError: If a later version of awn_keras wrote it.
+        ValueError: If a later version of awn_keras wrote `recipe.json`.
     """
     path = directory / "recipe.json"
     if not path.exists() or not (directory / "model.keras").exists():
@@ -213,7 +213,7 @@ def holds_run_of(recipe: Recipe, directory: Path) -> bool:
 
 
 def other_run(recipe: Recipe, path: Path) -> str:
-    """Says of which recipe a directory's run is, and which settings differ."""
+    """Describes the run in a directory: the settings that differ from a recipe."""
     try:
         old = _kept_recipe(path)
     except (OSError, TypeError, ValueError):

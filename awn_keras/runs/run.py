@@ -1,4 +1,4 @@
-"""One training run: a recipe, a directory, checkpoints to go on from."""
+"""Trains the model of a recipe in a directory, with checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -30,32 +30,31 @@ from awn_keras.runs.sets import check_same_set, load_set, write_set
 from awn_keras.schemas import SCHEMAS, Check, fields, items, number, real, values
 from awn_keras.training.callbacks import NumbersCheck, weight_not_finite
 
-#: The best epoch's model, where training ends early.
+#: File of the best epoch's model, for runs with `patience`.
 BEST = "best.keras"
 
 
 class Trace(keras.callbacks.Callback):
-    """A callback that looks at a model while it trains, and keeps what it saw.
+    """A callback that measures a model during training, and keeps the measurements.
 
     Attributes:
-        seconds: What looking has taken so far; it is not counted as training.
+        seconds: Time of the measurements so far, in seconds. It does not count as
+            training.
     """
 
     seconds: float = 0.0
 
     @property
     def statistics(self) -> dict[str, Any]:
-        """What was seen, in JSON's types; it becomes part of the result."""
+        """The measurements in types of JSON. They become part of the result."""
         raise NotImplementedError
 
 
 class _Checkpoint(keras.callbacks.Callback):
-    """Keeps model and history after each epoch; a kill loses at most one epoch.
+    """Saves model and history after each epoch, so that a kill loses at most one.
 
-    The best epoch's model is kept, too, where there is a `_Best`.
-
-    The seconds of an epoch are those of its training steps, without validation and
-    without what a `Trace` takes.
+    With a `_Best`, the model of the best epoch is saved, too. The seconds of an epoch
+    count its training steps only, without validation and without a `Trace`.
     """
 
     def __init__(
@@ -84,14 +83,15 @@ class _Checkpoint(keras.callbacks.Callback):
         self._end = time.perf_counter() - self._elsewhere()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Writes the files, all or none."""
+        """Writes all files, or none."""
         logs = {name: float(value) for name, value in (logs or {}).items()}
         now = time.perf_counter() - self._elsewhere()
         logs["seconds"] = (self._end or now) - self._start
         self.history.append({"epoch": epoch, **logs})
         is_best = self.best is not None and self.best.epoch == len(self.history) - 1
         with together():
-            # The model last: what the others have too much of is made again.
+            # The model comes last: on resuming, its steps say how many epochs of the
+            # history count.
             text = json.dumps(self.history, indent=1) + "\n"
             write_whole(self.directory / "history.json", text)
             save_model(
@@ -102,7 +102,7 @@ class _Checkpoint(keras.callbacks.Callback):
 
 
 class _NumbersCheck(NumbersCheck):
-    """Ends a run with an error before an epoch of NaN is kept."""
+    """Ends a run with an error before an epoch with NaN is saved."""
 
     def __init__(self, directory: Path, done: int) -> None:
         super().__init__()
@@ -118,17 +118,18 @@ class _NumbersCheck(NumbersCheck):
         """Raises an error."""
         kept = "nothing was kept"
         if self.done:
-            kept = f"{self.directory / 'model.keras'} is that of epoch {self.done}"
+            kept = f"{self.directory / 'model.keras'} holds epoch {self.done}"
         raise DivergedError(
-            f"{message} Of this run {kept}: change `learning_rate`, which makes it "
-            "another one, in another directory."
+            f"{message} Of this run, {kept}. Start another run in another directory, "
+            "with another `learning_rate`."
         )
 
 
 class _Best(keras.callbacks.Callback):
-    """Knows the best epoch, and ends training when that is long ago.
+    """Finds the best epoch, and ends training `patience` epochs later.
 
-    All that decides is in the history: a run that is resumed ends where it would have.
+    It reads only the history, so a resumed run ends at the epoch at which the
+    uninterrupted run would end.
     """
 
     def __init__(self, history: list[dict[str, Any]], patience: int) -> None:
@@ -138,7 +139,7 @@ class _Best(keras.callbacks.Callback):
 
     @property
     def epoch(self) -> int:
-        """Number of the best epoch, the first of equal ones; -1 before the first."""
+        """Number of the best epoch (the first of equals); -1 before the first epoch."""
         scores = [
             logs.get("val_auc", logs.get("val_accuracy", 0.0)) for logs in self.history
         ]
@@ -146,7 +147,7 @@ class _Best(keras.callbacks.Callback):
 
     @property
     def is_over(self) -> bool:
-        """Whether no epoch of the last ones was better."""
+        """Whether none of the last `patience` epochs was better."""
         return (
             bool(self.history) and len(self.history) - 1 - self.epoch >= self.patience
         )
@@ -170,26 +171,26 @@ def run(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> Result:
-    """Trains a recipe's model, or goes on training it.
+    """Trains a recipe's model, or continues the training.
 
-    The directory receives `recipe.json` and `data.json`, which says what is trained
-    on and names the classes; after every epoch, `model.keras` and `history.json`, and
-    at the end `curve.csv`, `curve.png` and `result.json`. With `patience` the best
-    epoch's model is `best.keras`, of which the curve is.
+    At the start the directory gets `recipe.json` and `data.json`, which describes the
+    data set and its classes. After every epoch it gets `model.keras` and
+    `history.json`, and at the end `curve.csv`, `curve.png` and `result.json`. With
+    `patience`, `best.keras` holds the best epoch's model, and the curve is its curve.
 
     Args:
         recipe: The recipe.
-        directory: Where to write; made if missing.
-        resume: Whether to go on from the directory's last finished epoch. The result
-            is that of an uninterrupted run.
+        directory: Directory to write to. It is made if it is missing.
+        resume: Whether to continue after the last finished epoch in the directory. The
+            result is that of an uninterrupted run.
         data_dir: See `load_data`.
         download: See `load_data`.
         cache: Where to keep the pixels of a folder of photos; see `load_folder`.
-        devices: What to train on; see `choose_devices`. `None` for one device. The
-            finished model is measured on one device in any case. Workers that are not
-            the chief leave nothing in the directory.
-        trace: Makes a `Trace` of the data and the folder that it may write in. `None`
-            for none.
+        devices: Devices to train on; see `choose_devices`. `None` for one device. The
+            finished model is always measured on one device. Workers other than the
+            chief leave no files in the directory.
+        trace: Function of the data and of a folder to write to that makes a `Trace`.
+            `None` for no trace.
         callbacks: More Keras callbacks.
         verbose: See `keras.Model.fit`.
 
@@ -197,13 +198,13 @@ def run(
         The result.
 
     Raises:
-        ValueError: If the directory holds a run and `resume` is not given, or that of
-            another recipe, or of a later version of awn_keras; or the devices cannot
-            train this one.
+        ValueError: If the directory holds a run and `resume` is false, if it holds a
+            run of another recipe or of a later version of awn_keras, or if the devices
+            cannot train this recipe.
         DatasetUnavailableError: If the data set is missing.
         DivergedError: If the loss or a weight becomes NaN or infinite. The last epoch
             before that is kept.
-        PhotoError: If a photo shows in training that it is damaged.
+        PhotoError: If a photo turns out to be damaged during training.
         OSError: If the directory cannot be written.
     """
     devices = devices or Devices()
@@ -219,7 +220,8 @@ def run(
             traced = trace(data, folder) if trace else None
             train = data.train(recipe.batch_size, seed=recipe.seed, first_epoch=done)
             test = data.test()
-            # A pass for each width and image: only those that need one pass validate.
+            # The other systems need a pass for each width, which is too slow to
+            # validate after each epoch.
             one_pass = isinstance(model, AnyWidthModel) or recipe.system == "plain"
             patience = recipe.patience
             best = None if patience is None else _Best(history, patience)
@@ -241,7 +243,7 @@ def run(
                     verbose=verbose,
                 )
         if devices.strategy is not None:
-            # Measured by this process alone, on one device.
+            # This process alone measures the model, on one device.
             last = folder if len(history) > done else directory
             model = load_keras_model(last / "model.keras")
         if recipe.patience is not None:
@@ -260,13 +262,13 @@ def _write_description(recipe: Recipe, data: ImageData, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _naming_faults(*batches: Batches) -> Iterator[None]:
-    """Says what is wrong with a photo in its own words, not a backend's."""
+    """Raises the error of a damaged photo instead of a backend's error."""
     try:
         yield
     except Exception as error:
-        for one in batches:
-            if one.fault is not None:
-                raise one.fault from error
+        for source in batches:
+            if source.fault is not None:
+                raise source.fault from error
         raise
 
 
@@ -279,7 +281,7 @@ def _check_devices(recipe: Recipe, devices: Devices) -> None:
     if devices.strategy is not None or backend != "tensorflow":
         raise ArgumentError(
             f"`system={recipe.system}` trains on one device, with TensorFlow. Leave "
-            "`devices` and `strategy`, and set KERAS_BACKEND=tensorflow. Received: "
+            "out `devices` and `strategy`, and set KERAS_BACKEND=tensorflow. Received: "
             f"strategy={devices.strategy}, KERAS_BACKEND={backend}"
         )
 
@@ -287,8 +289,8 @@ def _check_devices(recipe: Recipe, devices: Devices) -> None:
 def _started(
     recipe: Recipe, directory: Path, data: ImageData, *, resume: bool
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
-    """A recipe's model, new or of the last finished epoch, and its history."""
-    model = build(recipe, data)  # which seeds what is drawn, on resuming, too
+    """A recipe's model, new or from the last finished epoch, and its history."""
+    model = build(recipe, data)  # also sets the seed when a run is resumed
     if not (directory / "model.keras").exists():
         return model, []
     if not holds_run_of(recipe, directory):
@@ -299,7 +301,8 @@ def _started(
         )
     if not resume:
         raise ArgumentError(
-            f"{directory} holds a run already. Resume it, or name another one."
+            f"{directory} holds a run already. Resume the run, or name another "
+            "directory."
         )
     check_same_set(data, directory)
     fresh, model = model, load_keras_model(directory / "model.keras")
@@ -308,12 +311,12 @@ def _started(
     if weight is not None:
         raise ArgumentError(
             f"{directory / 'model.keras'} has NaN or infinite numbers in weight "
-            f"'{weight}', from which training cannot go on. Name another directory."
+            f"'{weight}', so training cannot continue. Name another directory."
         )
     if model.optimizer is None:
         raise ArgumentError(
-            f"{directory / 'model.keras'} has no optimizer, with which training could "
-            "go on. Name another directory."
+            f"{directory / 'model.keras'} has no optimizer, so training cannot "
+            "continue. Name another directory."
         )
     steps = len(data.train(recipe.batch_size))
     done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
@@ -321,14 +324,14 @@ def _started(
     history = read_json(
         path,
         _history_of(done),
-        f"the history of the {done} epochs that model.keras beside it was trained: "
-        "remove both to train anew",
+        f"the history of the {done} epochs of model.keras beside it: remove both files "
+        "to train anew",
     )
     return model, history[:done]
 
 
 def _history_of(epochs: int) -> Check:
-    """Takes histories of at least so many epochs; the rest is cut off."""
+    """A check that accepts histories of at least `epochs` epochs; ignores the rest."""
 
     def check(value: Any, where: str) -> None:
         items(values(real), epochs)(value, where)
@@ -339,7 +342,7 @@ def _history_of(epochs: int) -> Check:
 
 
 def _check_same_layers(fresh: keras.Model, kept: keras.Model, directory: Path) -> None:
-    """Checks that a kept model is what the recipe builds today."""
+    """Checks that a saved model has the layers that the recipe builds now."""
     new, old = ([layer.name for layer in model.layers] for model in (fresh, kept))
     if new == old:
         return
@@ -349,6 +352,6 @@ def _check_same_layers(fresh: keras.Model, kept: keras.Model, directory: Path) -
     parts += [f"has {', '.join(gone)}"] if gone else []
     raise ArgumentError(
         f"{directory} holds a run of another version of awn_keras: its network "
-        f"{' and '.join(parts) or 'has its layers in another order'}, and would be "
-        "trained on other inputs than before. Name another directory."
+        f"{' and '.join(parts) or 'has its layers in another order'}. Training would "
+        "continue on other inputs than before. Name another directory."
     )

@@ -1,4 +1,4 @@
-"""The data set of a recipe, and what a run's directory says about it."""
+"""Loads the data set of a recipe, and describes it in the directory of a run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from awn_keras.schemas import (
     values,
 )
 
-#: Chooses the held-out photos of all runs, so that runs of other seeds are tested on
-#: the same ones.
+#: Seed that chooses the held-out photos, so that runs with different seeds are tested
+#: on the same photos.
 SPLIT_SEED = 0
 _FILE = "data.json"
 _COUNTS = values(number(0, whole=True))
@@ -97,16 +97,16 @@ def load_set(
 
 
 def describe_set(recipe: Recipe, data: ImageData) -> dict[str, Any]:
-    """Says what a model was trained on, in JSON's types.
+    """Describes the data set of a run, in types of JSON.
 
     Args:
         recipe: The recipe.
-        data: Its data set.
+        data: The recipe's data set.
 
     Returns:
-        Its name and folder, the classes in the order of the model's outputs, how many
-        images each has, the images' shape and brightest pixel, and of photos a
-        fingerprint.
+        A dict with name and folder, the classes in the order of the model's outputs,
+        the number of images of each class, shape and largest pixel of the images, and
+        for photos a fingerprint.
     """
     counts = {
         part: {
@@ -135,32 +135,32 @@ def write_set(recipe: Recipe, data: ImageData, directory: Path) -> None:
 
 
 def read_set(directory: Path) -> dict[str, Any] | None:
-    """Reads what `write_set` wrote.
+    """Reads `data.json`, which `write_set` wrote.
 
     Args:
-        directory: Where a model lies.
+        directory: Directory of a model.
 
     Returns:
-        What `describe_set` says. `None` if there is none.
+        The description; see `describe_set`. `None` if there is no file.
 
     Raises:
-        ValueError: If the file is damaged, or of a later schema.
+        ValueError: If the file is damaged, or has a later schema.
     """
     path = directory / _FILE
     if not path.exists():
         return None
-    return read_json(path, _SET, "what training writes: remove it")
+    return read_json(path, _SET, "a file of a training run: remove it")
 
 
 def check_same_set(data: ImageData, directory: Path) -> None:
-    """Checks that a run that is there was trained on these photos.
+    """Checks that the run in a directory was trained on these photos.
 
     Args:
         data: The data set.
-        directory: The run's.
+        directory: Directory of the run.
 
     Raises:
-        ValueError: If it was trained on others.
+        ValueError: If the run was trained on other photos.
     """
     kept = read_set(directory) if (directory / "model.keras").exists() else None
     if kept is None or kept.get("fingerprint") == data.fingerprint:
@@ -168,8 +168,8 @@ def check_same_set(data: ImageData, directory: Path) -> None:
     before = sum(sum(kept.get(part, {}).values()) for part in ("train", "test"))
     now = len(data.y_train) + len(data.y_test)
     raise ArgumentError(
-        f"The photos of {data.name} are not those that the run in {directory} was "
-        f"trained on: there were {before:,}, now there are {now:,}, or some of them "
-        "have other names or contents. Bring the old ones back, or name another "
+        f"The photos of {data.name} are not the photos that the run in {directory} "
+        f"was trained on: there were {before:,}, now there are {now:,}, or some "
+        "have other names or contents. Restore the old photos, or name another "
         "directory."
     )

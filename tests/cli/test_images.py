@@ -32,8 +32,8 @@ def test_names_lie_beside_a_model(tmp_path):
     data.write_text(json.dumps({"class_names": ["a", "b"], "more": 1}))
     assert class_names_beside(model) == ["a", "b"]
     for bad, match in (
-        ('{"class_names": "ab"}', "is not what training writes"),
-        ("[]", "is not what training writes"),
+        ('{"class_names": "ab"}', "is not a file of a training run"),
+        ("[]", "is not a file of a training run"),
         ("{", "is not JSON"),
     ):
         data.write_text(bad)

@@ -125,6 +125,6 @@ def test_an_export_takes_names_from_the_data_of_training(folder, tmp_path, capsy
     (folder / "data.json").write_text('{"class_names": 3}')
     try:
         assert main(export.split()) == 2
-        assert "is not what training writes" in capsys.readouterr().err
+        assert "is not a file of a training run" in capsys.readouterr().err
     finally:
         (folder / "data.json").write_text(json.dumps({"class_names": NAMES}))

@@ -156,9 +156,9 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("architecture", "changes", "match"),
     [
-        ("lenet_3c1l", {"weights": "imagenet"}, "`weights` means nothing to"),
-        ("lenet_3c1l", {"fade": 0.5}, "`fade` means nothing to"),
-        ("mobilenet_v3_small", {"weight_decay": 0.1}, "`weight_decay` means nothing"),
+        ("lenet_3c1l", {"weights": "imagenet"}, "`weights` has no effect on"),
+        ("lenet_3c1l", {"fade": 0.5}, "`fade` has no effect on"),
+        ("mobilenet_v3_small", {"weight_decay": 0.1}, "`weight_decay` has no effect"),
         ("mobilenet_v3_small", {"weights": "jft"}, "`weights` must be 'imagenet'"),
         ("mobilenet_v3_small", {"order": "best"}, "`order` must be one of"),
         ("mobilenet_v3_small", {"fade": 1.0}, r"`fade` must be in \[0, 1\)"),
@@ -178,5 +178,5 @@ def test_a_network_grows_by_its_recipe(folder):
     assert model.min_width == pytest.approx(2 / 3)
     assert model.plan.widths.smallest == model.min_width
     assert model.get_layer("conv1").filters == 48
-    with pytest.raises(ValueError, match="`fade` means nothing with `grow`"):
+    with pytest.raises(ValueError, match="`fade` has no effect with `grow`"):
         replace(recipe, fade=0.5)

@@ -17,14 +17,14 @@ from awn_keras.runs.recipe import Recipe
         ({"system": "s_net"}, "`sampler` must be 'fixed'"),
         (
             {"system": "us_net", "widths_grid": (0.5, 1.0)},
-            "`widths_grid` means nothing to system='us_net'",
+            "`widths_grid` has no effect on system='us_net'",
         ),
         (
             {"system": "s_net", "sampler": "fixed", "min_width": 0.5},
-            "`min_width` means nothing to system='s_net'",
+            "`min_width` has no effect on system='s_net'",
         ),
-        ({"system": "plain", "distillation": 0.5}, "means nothing to system='plain'"),
-        ({"calibrations": (3,)}, "`calibrations` means nothing to system='awn'"),
+        ({"system": "plain", "distillation": 0.5}, "has no effect on system='plain'"),
+        ({"calibrations": (3,)}, "`calibrations` has no effect on system='awn'"),
         ({"lowest_width": 0.1}, "`lowest_width` must be at least"),
         ({"bn_momentum": 1.0}, r"`bn_momentum` must be in \[0, 1\)"),
         ({"epochs": 0}, "`epochs` must be at least 1"),
@@ -35,7 +35,7 @@ from awn_keras.runs.recipe import Recipe
         ({"min_width": 1.5}, r"`min_width` must be in \(0, 1\]"),
         (
             {"architecture": "mobilenet_v2", "filters": 16},
-            "`filters` means nothing to architecture='mobilenet_v2': leave it out",
+            "`filters` has no effect on architecture='mobilenet_v2': leave it out",
         ),
     ],
 )

@@ -104,7 +104,7 @@ def test_the_same_photos_are_held_out_for_each_seed(recipe):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"folder": "photos"}, "`size` must say to which rows and cols"),
+        ({"folder": "photos"}, "`size` must be the rows and cols to which"),
         ({"size": (8, 8)}, "`size` is for a folder of photos"),
         ({"held_out": 0.5}, "`held_out` is for a folder of photos"),
     ],
@@ -120,7 +120,7 @@ def test_what_lies_beside_a_model_is_read_or_refused(finished, tmp_path):
     assert read_set(directory)["largest_pixel"] == 16
     assert read_set(tmp_path) is None
     (tmp_path / "data.json").write_text("[1]")
-    with pytest.raises(ValueError, match="is not what training writes"):
+    with pytest.raises(ValueError, match="is not a file of a training run"):
         read_set(tmp_path)
 
 

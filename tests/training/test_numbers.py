@@ -109,7 +109,7 @@ def test_a_run_that_diverges_keeps_the_last_good_epoch(tmp_path):
 
     recipe = replace(TINY, epochs=2)
     match = (
-        r"in epoch 2, so training ends.*model\.keras is that of epoch 1: change "
+        r"in epoch 2, so training ends.*model\.keras holds epoch 1\. .*"
         "`learning_rate`"
     )
     with pytest.raises(DivergedError, match=match):
