@@ -1,4 +1,4 @@
-"""S-Net: one BatchNormalization for each of a few widths."""
+"""S-Net: a BatchNormalization for each of a few widths."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ class SNet(SlicedModel):
         """Configures training; see `AnyWidthModel.compile`.
 
         Args:
-            *args: See there.
-            widths: A `FixedWidths` of listed widths. `None` for all of them.
-            **kwargs: See there.
+            *args: See `AnyWidthModel.compile`.
+            widths: A `FixedWidths` of listed widths. `None` for all listed widths.
+            **kwargs: See `AnyWidthModel.compile`.
 
         Raises:
             ValueError: If a width is not listed.
@@ -106,13 +106,13 @@ class SNet(SlicedModel):
         ):
             raise ArgumentError(
                 f"`widths` must be a `FixedWidths` of {list(self.widths)}: an S-Net "
-                "trains its listed widths only, each with a BatchNormalization of its "
-                f"own. Received: widths={widths!r}"
+                "trains only its listed widths, each with its own BatchNormalization. "
+                f"Received: widths={widths!r}"
             )
         super().compile(*args, widths=widths, **kwargs)
 
     def _row(self, level: Any) -> Any:
-        """Number of the listed width whose BatchNormalization a level uses."""
+        """Index of the listed width whose BatchNormalization a level uses."""
         listed = self.networks.level_of(np.asarray(self.widths))
         return tf.math.count_nonzero(listed < level, dtype="int32")
 
@@ -140,7 +140,7 @@ class SNet(SlicedModel):
             rows.assign(tf.where(chosen[:, None], value[None], rows.value))
 
     def _acting_from(self) -> list[tuple[Any, np.ndarray]]:
-        # A listed width's numbers act above the next smaller one.
+        # The weights of a listed width act above the next smaller listed width.
         listed = self.networks.level_of(np.asarray(self.widths))
         starts = np.append(0, listed[:-1] + 1).astype("int32")
         acting = {

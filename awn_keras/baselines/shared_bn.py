@@ -1,4 +1,4 @@
-"""Ordinary convolutions at several widths with one BatchNormalization."""
+"""Ordinary convolutions at several widths with a shared BatchNormalization."""
 
 from __future__ import annotations
 

@@ -40,13 +40,13 @@ def _runs(levels: np.ndarray) -> list[np.ndarray]:
 
 
 def active_part(value: Any, axis: int, levels: np.ndarray, level: Any) -> Any:
-    """Keeps what is active at a level.
+    """Keeps the entries of a tensor that are active at a level.
 
     Args:
         value: A tensor.
         axis: Axis to cut.
-        levels: Integer array `(size of the axis,)`: the level from which on each entry
-            is active.
+        levels: Integer array `(size of the axis,)`: the smallest level at which each
+            entry is active.
         level: Scalar integer tensor.
 
     Returns:
@@ -61,7 +61,7 @@ def active_part(value: Any, axis: int, levels: np.ndarray, level: Any) -> Any:
     if len(runs) == 1:
         return value[(*before, slice(count))]
     if len({run.tobytes() for run in runs}) == 1:
-        # Flattened positions with the same channels each: cut all at once.
+        # Flattened positions all have equal channels, so one slice cuts all of them.
         shape = list(value.shape)
         split = (*shape[:axis], len(runs), len(runs[0]), *shape[axis + 1 :])
         kept = tf.reshape(value, split)[(*before, slice(None), slice(count))]
@@ -81,7 +81,7 @@ def put_back(whole: Any, part: Any, levels: np.ndarray, level: Any) -> Any:
 
     Args:
         whole: Tensor `(n,)`.
-        part: Tensor with its active entries, as `active_part` gives them.
+        part: Tensor with the new active entries, in the order of `active_part`.
         levels: Integer array `(n,)`; see `active_part`.
         level: Scalar integer tensor.
 
@@ -101,9 +101,9 @@ class Pass:
     Args:
         level: Scalar int32 tensor.
         training: Whether layers are in training mode.
-        batch_statistics: Receives mean and variance of the batch for each
-            BatchNormalization, by `id` of the layer, which then uses and does not
-            track them; `None` if nobody asks.
+        batch_statistics: A dict that gets mean and variance of the batch for each
+            BatchNormalization, by `id` of the layer. The layers then use batch
+            statistics and do not update moving statistics. `None` for a normal run.
     """
 
     level: Any
@@ -113,13 +113,13 @@ class Pass:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of a layer in a sliced model: its weights, cut, by name."""
+    """A call of a layer in a sliced model, with its sliced weights by name."""
 
     layer: Any
     weights: dict[str, Any] = field(default_factory=dict)
 
     def finish(self, x: Any) -> Any:
-        """Bias and activation."""
+        """Adds the bias and applies the activation."""
         if "bias" in self.weights:
             x = x + keras.ops.cast(self.weights["bias"], x.dtype)
         return x if self.layer.activation is None else self.layer.activation(x)
@@ -172,26 +172,27 @@ _RUNNERS: dict[type, Callable[[_Call, Any], Any]] = {
 class SlicedModel(MultiWidthModel):
     """A plain functional model, run at a width by slicing its weights.
 
-    Layers on the way from an input to a readout are ordinary ones here, so that a
-    channel's value, and its batch statistics, depend on the width. What is to be done
-    about that is up to subclasses, which choose the numbers that a
-    BatchNormalization works with (`_normalization`, `_track`).
+    Layers between an input and a readout are ordinary layers, so the value of a
+    channel, and its batch statistics, depend on the width. Subclasses choose the
+    weights and statistics of a BatchNormalization at a width (`_normalization`,
+    `_track`).
 
-    Each width of a training step runs by itself, forward and backward. So training
-    logs hold metrics at one width only: the largest that every step trains, or the
-    first that is drawn if all are.
+    Each width of a training step runs separately, forward and backward. So training
+    logs hold metrics at only one width: the largest width that every step trains, or
+    the first drawn width if all widths are drawn.
 
     Args:
         inputs: `keras.Input`, or a structure of them.
         outputs: Tensors computed from `inputs` by stock layers.
         name: Name of the model.
         min_width: Smallest width in (0, 1]. `None` for 0.25.
-        divisor: Channels come and go in blocks of this size.
+        divisor: Size of the blocks in which channels come and go.
         **kwargs: `trainable`.
 
     Raises:
-        ValueError: If an argument is out of range, or the model's graph does not fit.
-        NotImplementedError: If a layer cannot be sliced, or Keras does not run on
+        ValueError: If an argument is out of range, or if the model's graph does not
+            fit.
+        NotImplementedError: If a layer cannot be sliced, or if Keras does not run on
             TensorFlow.
     """
 
@@ -214,7 +215,7 @@ class SlicedModel(MultiWidthModel):
             name,
             min_width=min_width,
             divisor=divisor,
-            staircase="paper",  # a channel is read by all that are there with it
+            staircase="paper",  # without triangles, all active channels read a channel
             **kwargs,
         )
         for node in self.propagation.nodes:
@@ -357,12 +358,12 @@ class SlicedModel(MultiWidthModel):
 
 
 class Statistics(keras.layers.Layer):
-    """Numbers of a BatchNormalization for several widths, a row for each.
+    """Weights of a BatchNormalization for several widths, with a row for each width.
 
     Args:
-        normalization: The built layer.
+        normalization: The built BatchNormalization.
         rows: Number of rows.
-        names: Which of its weights.
+        names: Names of the weights.
         name: Name of this layer.
     """
 
@@ -384,14 +385,14 @@ class Statistics(keras.layers.Layer):
         self.built = True
 
     def of_row(self, row: Any) -> dict[str, Any]:
-        """The numbers of one width, by weight name."""
+        """The weights of one width, by name."""
         return {w.name: tf.gather(w.value, row) for w in self.weights}
 
 
 def _normalized(
     layer: Any, numbers: dict[str, Any], x: Any, by_batch: bool
 ) -> tuple[Any, Any, Any]:
-    """A BatchNormalization's output, and the mean and variance that it takes."""
+    """The output of a BatchNormalization, and the mean and variance that it uses."""
     x = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
     mean, variance = (numbers[name] for name in _STATISTICS)
     if by_batch:
@@ -417,7 +418,7 @@ def _check_backend(model_class: type) -> None:
 
 
 def _is_normalization(layer: Any) -> bool:
-    """Whether a layer is a BatchNormalization, and not of a class of one's own."""
+    """Whether a layer is a BatchNormalization, but not of a subclass."""
     return type(layer) is _L.BatchNormalization
 
 
@@ -443,13 +444,13 @@ def _check_can_be_sliced(layer: Any, flow: Flow) -> None:
         )
     ):
         raise UnsupportedError(
-            f"{where} cannot be sliced to a width: it takes channels by their number. "
-            "(`AnyWidthModel` takes it.)"
+            f"{where} cannot be sliced to a width: its arguments depend on the number "
+            "of channels. (`AnyWidthModel` takes it.)"
         )
     if getattr(layer, "activity_regularizer", None) is not None and weighted:
         raise UnsupportedError(
-            f"{where}: a sliced layer cannot have an `activity_regularizer`. Leave it "
-            "out."
+            f"{where}: a sliced layer cannot have an `activity_regularizer`. Leave out "
+            "the regularizer."
         )
     if normalization and getattr(layer, "renorm", False):
         raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""US-Net: batch statistics while training, calibrated ones afterwards."""
+"""US-Net: batch statistics in training, calibrated statistics afterwards."""
 
 from __future__ import annotations
 
@@ -82,18 +82,18 @@ class USNet(SlicedModel):
     def _check_ends_at_one(widths: Sequence[float]) -> None:
         if widths and max(widths) != 1.0:
             raise ArgumentError(
-                "The largest width to calibrate must be 1.0, or wider ones would have "
-                f"no statistics. Received: {list(widths)}"
+                "The largest width to calibrate must be 1.0, because wider networks "
+                f"would have no statistics. Received: {list(widths)}"
             )
 
     def _hold(self, widths: Sequence[float]) -> None:
-        """Makes room for statistics at some widths."""
+        """Makes the variables for the statistics at some widths."""
         widths = sorted(set(check_widths(widths, self.min_width, "calibrated_widths")))
         self._check_ends_at_one(widths)
         self.calibrated_widths = tuple(widths)
         rows = len(self.calibrated_widths)
         for old in getattr(self, "_calibrated", {}).values():
-            self._layers.remove(old)  # Keras tracks what an attribute once held
+            self._layers.remove(old)  # Keras keeps layers that an attribute once held
         self._calibrated = {
             layer.name: Statistics(layer, rows, _STATISTICS, f"{layer.name}_calibrated")
             for layer in (self._normalizations if rows else [])
@@ -114,24 +114,24 @@ class USNet(SlicedModel):
     ) -> None:
         """Measures the statistics of BatchNormalization at some widths.
 
-        At each width the data run through the network; BatchNormalization uses the
-        statistics of each batch, all other layers (Dropout, say) are as in inference.
-        Means and variances are averaged over the batches, weighted by their size.
-        Earlier calibrations are replaced.
+        At each width, the data run through the network. BatchNormalization uses the
+        statistics of each batch; all other layers, such as Dropout, run as in
+        inference. Means and variances are averaged over the batches, weighted by batch
+        size. They replace an earlier calibration.
 
         Args:
-            data: Training inputs: an array (for several inputs a list or dict of
-                them), a `keras.utils.PyDataset`, or an iterable of batches (a
-                `tf.data.Dataset`, say), which may be tuples `(x, y)`.
-            widths: Widths in [min_width, 1], the largest 1; or the number of them, at
+            data: Training inputs: an array (for several inputs, a list or dict of
+                arrays), a `keras.utils.PyDataset`, or an iterable of batches, such as a
+                `tf.data.Dataset`. Batches may be tuples `(x, y)`.
+            widths: Widths in [min_width, 1], the largest 1; or the number of widths, at
                 least 2, evenly spread over that range.
             batches: Number of batches to use. `None` for all.
             batch_size: Samples in a batch, if `data` are arrays.
 
         Raises:
             TypeError: If `data` is a tuple.
-            ValueError: If a width is out of range, 1 is not among them, or there are
-                no data.
+            ValueError: If a width is out of range, if 1 is not among the widths, or if
+                there are no data.
 
         Reference:
             Yu and Huang, Universally Slimmable Networks (2019), section 3.3.
@@ -147,10 +147,10 @@ class USNet(SlicedModel):
         for name, held in self._calibrated.items():
             for statistic, rows in zip(_STATISTICS, measured[name], strict=True):
                 getattr(held, statistic).assign(rows)
-        self.forget_traces()  # made without them
+        self.forget_traces()  # their graphs do not have the new statistics
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Makes the function that a training step runs; forgets the calibration.
+        """Makes the function that a training step runs, and drops the calibration.
 
         Args:
             force: As in Keras.
@@ -160,7 +160,7 @@ class USNet(SlicedModel):
         """
         if self.calibrated_widths:
             self._hold(())
-            self.forget_traces()  # made with it
+            self.forget_traces()  # their graphs have the dropped statistics
         return super().make_train_function(force)
 
     def _spread(self, count: int) -> list[float]:

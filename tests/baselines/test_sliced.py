@@ -265,7 +265,7 @@ def test_weight_decay_counts_once():
         (L.Reshape((-1,), name="odd"), "'odd' .Reshape. cannot be sliced"),
         (
             L.Conv2D(4, 3, activity_regularizer="l2", name="odd"),
-            "'odd' .Conv2D.*`activity_regularizer`. Leave it out",
+            "'odd' .Conv2D.*`activity_regularizer`. Leave out",
         ),
         (L.BatchNormalization(renorm=True, name="odd"), "'odd'.*`renorm=False`"),
     ],

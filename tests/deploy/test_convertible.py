@@ -27,7 +27,7 @@ def test_tables_are_refused(make, dtype):
     # Also within another model.
     outer = model_of(model, (3,), dtype)
     for each in (model, outer):
-        with pytest.raises(ExportError, match=r"Layer 'table'.*Leave it out"):
+        with pytest.raises(ExportError, match=r"Layer 'table'.*Leave the layer out"):
             check_convertible([each], "float32")
 
 
