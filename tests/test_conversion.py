@@ -391,7 +391,10 @@ def test_a_decoders_features_come_and_go_by_channels():
     [
         (L.Softmax((1, 3)), r"sum over the channels.*Received: axis=\(1, 3\)"),
         (L.Softmax(0), "`axis` must not be the batch axis"),
-        (L.UnitNormalization(), "normalizes over the channels.*leave out the last"),
+        (
+            L.UnitNormalization(),
+            "normalizes over the channels.*must not include the last",
+        ),
         (L.GroupNormalization(4), "groups=-1.*Received: groups=4 for 8 channels"),
         (L.Reshape((6, 6, 8, 1)), "would make one channel of all"),
         (L.Reshape((6, 16, 3)), "`to_any_width` turns a complete channel shuffle"),

@@ -186,7 +186,9 @@ def test_a_subclassed_model_of_unknown_inputs_is_refused():
     of_two = OfTwo()
     of_two(IMAGES, IMAGES)
     for plain in (Classifier(), of_two):
-        with pytest.raises(TypeError, match=r"Make one: .*model\.call\(inputs\)"):
+        with pytest.raises(
+            TypeError, match=r"Make a functional model of .*model\.call\(inputs\)"
+        ):
             to_any_width(plain)
 
 
@@ -226,7 +228,7 @@ def test_what_is_a_block():
 @pytest.mark.parametrize(
     ("block", "match"),
     [
-        (OwnWeight(8), r"'own_weight.*weights of its own besides.*scale"),
+        (OwnWeight(8), r"'own_weight.*weights of its own: .*scale"),
         (Numbers(8), r"fails on symbolic tensors \(.*numbers, please"),
         (Liar(8), "does not compute the same on symbolic tensors as on numbers"),
     ],
@@ -302,9 +304,12 @@ def test_a_block_that_asks_for_the_size_of_a_batch_is_opened():
     [
         # That it mixes no samples cannot be told.
         (Windows(8), r"'windows.*must keep the channels|samples"),
-        (Moved(8), r"'moved.*samples of a batch on another axis.*\(6, None, 6, 8\)"),
+        (Moved(8), r"'moved.*samples of a batch to another axis.*\(6, None, 6, 8\)"),
         (Token(8), r"'token.*needs the number of samples in a batch.*`Concatenate`"),
-        (Positions(), r"'positions.*weights would be constants: .*embeddings'"),
+        (
+            Positions(),
+            r"'positions.*would become constants: .*embeddings'",
+        ),
     ],
     ids=["windows", "moved", "token", "positions"],
 )

@@ -67,13 +67,13 @@ def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
 def test_a_part_of_a_file_is_refused(part):
     torch = pytest.importorskip("torch")
     content = saved({"a": torch.arange(12.0).reshape(3, 4)})
-    with pytest.raises(ValueError, match="no file of PyTorch tensors"):
+    with pytest.raises(ValueError, match="not a file of PyTorch tensors"):
         read_pytorch(content[:part])
 
 
 def test_other_kinds_of_files_are_refused():
     for content in (b"", b"PK\x03\x04", pickle.dumps([1, 2], 2), struct.pack("<q", 5)):
-        with pytest.raises(ValueError, match="no file of PyTorch tensors"):
+        with pytest.raises(ValueError, match="not a file of PyTorch tensors"):
             read_pytorch(content)
 
 

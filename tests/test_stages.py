@@ -139,11 +139,11 @@ def test_a_layer_that_is_whole_early_makes_whole_what_it_alone_reads():
         ({"code": {"widths_grid": [0.5]}}, ValueError, r"grid'\]` must ascend and end"),
         ({"cod": {"divisor": 2}}, ValueError, "Received: the pattern 'cod'"),
         ({"frame": {"divisor": 2}}, ValueError, "Received: the pattern 'frame'"),
-        ({"same": {"divisor": 2}}, ValueError, "match a layer that makes channels"),
+        ({"same": {"divisor": 2}}, ValueError, "must match a stem or a Tri layer"),
         (
             {"*": {"divisor": 2}, "code": {"divisor": 1}},
             ValueError,
-            "that no earlier pattern matches: .*Received: the pattern 'code'",
+            "that no earlier pattern matches, .*Received: the pattern 'code'",
         ),
     ],
 )

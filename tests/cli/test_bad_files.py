@@ -113,7 +113,7 @@ def weights_of(change):
         (patched(8, "<H", 1), "its entry '.*' is encrypted"),
         (
             patched(24, "<L", 2**31),
-            r"cannot have 2,147,483,648 bytes, of which [\d,]+ ",
+            r"cannot unpack from [\d,]+ to 2,147,483,648 bytes",
         ),
         (
             patched(20, "<L", 2**31),

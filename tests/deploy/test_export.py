@@ -562,7 +562,7 @@ def test_a_file_of_other_weights_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"widths": [0.5, 0.75]}, r"which the file to append to does .*\[0.5\]"),
+        ({"widths": [0.5, 0.75]}, r"the file `append_to` does .*\[0.5\]"),
         ({"widths": None}, "`widths` must name the new widths"),
         ({"precision": "float16"}, "Its precision is 'float32', not 'float16'"),
         ({"layout": "dense"}, "Its layout is 'auto', not 'dense'"),
@@ -591,7 +591,9 @@ def test_a_file_of_another_model_or_without_its_manifest_is_refused(tmp_path):
     with pytest.raises(ValueError, match="that the manifest beside it describes"):
         export_tflite(small_dense(name="one"), path, **options)
     manifest.unlink()
-    with pytest.raises(ValueError, match="with its manifest beside it, which cannot"):
+    with pytest.raises(
+        ValueError, match=r"with its manifest beside it\. The manifest cannot"
+    ):
         export_tflite(small_dense(name="one"), path, **options)
     path.unlink()
     with pytest.raises(FileNotFoundError):

@@ -331,7 +331,9 @@ def test_a_readout_of_attention_has_outputs_of_its_own():
     readout = to_any_width(model(output_shape=4), divisor=2)
     assert type(readout.get_layer("attention")) is L.MultiHeadAttention
     assert_slims(randomized(readout))
-    with pytest.raises(ConversionError, match="give it an `output_shape`"):
+    with pytest.raises(
+        ConversionError, match="give MultiHeadAttention an `output_shape`"
+    ):
         to_any_width(model())
 
 

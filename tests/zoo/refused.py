@@ -9,10 +9,10 @@ REFUSED = {
     "N-BEATS": "combines channels that come and go with the width with a tensor",
     # Their normalization and attention are code of their own, their tokens weights.
     "keras_hub.MobileNetV5 with RMS": r"No width rule for layer .*\(RmsNorm2d\)",
-    "keras_hub.ViT": "weights of its own besides: .*class_token",
-    "keras_hub.DeiT": "weights of its own besides: .*class_token",
+    "keras_hub.ViT": "weights of its own: .*class_token",
+    "keras_hub.DeiT": "weights of its own: .*class_token",
     "keras_hub.MiT": r"\(Matmul\): mixes channels",
-    "keras_hub.SwinTransformer": "weights of its own besides: .*bias_table",
+    "keras_hub.SwinTransformer": "weights of its own: .*bias_table",
     "kimm.ViT": r"No width rule for layer .*\(PositionEmbedding\)",
     "kimm.MobileViT": r"\(Swapaxes\): acts on the channels",
     "kimm.MobileViTV2": "'stages_.*normalizes over the channels",

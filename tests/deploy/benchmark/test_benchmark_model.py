@@ -159,7 +159,7 @@ def test_a_gpu_that_runs_other_parts_only_is_no_gpu():
         "executed by the delegate.\n"
     )
     for bad, subgraph in ((elsewhere, 0), (gpu + refused + text, 0)):
-        with pytest.raises(BenchmarkModelError, match="anything ran on the GPU"):
+        with pytest.raises(BenchmarkModelError, match="the GPU ran any operator"):
             parse(bad, gpu=True, signature=None, subgraph=subgraph)
 
 

@@ -62,7 +62,7 @@ def test_fields_of_a_later_version_are_left_out(tmp_path):
         ('{"schema": 1.5, "rows": [], "failures": []}', "'schema' must be a whole"),
         (
             '{"schema": 99, "rows": [], "failures": []}',
-            r"version 99, and awn_keras \S+ reads .* up to version 1\. Update",
+            r"version 99, but awn_keras \S+ reads .* up to version 1\. Update",
         ),
     ],
 )
