@@ -268,7 +268,7 @@ def _check_readable(
         pass
     raise ArgumentError(
         f"{path} is not {_ABOUT}, or is damaged: in its 'compile_config', '{field}' "
-        f"must be names that Keras knows, and is {name!r}."
+        f"must be names that Keras knows, but is {name!r}."
     )
 
 

@@ -795,7 +795,7 @@ def test_bad_multipliers_are_refused(multiplier, error, match):
 
 
 def test_a_trained_model_is_not_balanced():
-    with pytest.raises(ValueError, match="is trained"):
+    with pytest.raises(ValueError, match="must be 1 for a trained model"):
         to_any_width(train_a_little(conv_net()), width_multiplier="balanced")
 
 

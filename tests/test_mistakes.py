@@ -481,7 +481,8 @@ def test_model_is_not_built(function, model, match):
 )
 def test_model_has_one_width_and_is_not_built(call):
     match = (
-        r"must be an `AnyWidthModel`.*Make one of it with `to_any_width\(model\)`.*"
+        r"must be an `AnyWidthModel`.*Convert a plain model with "
+        r"`to_any_width\(model\)`.*"
         "'unbuilt'"
     )
     with pytest.raises(TypeError, match=match):

@@ -158,11 +158,11 @@ def test_damaged_models(command, make, match, made, tmp_path, capsys):
         (
             "metrics",
             ["../x"],
-            "'metrics' must be names that Keras knows, and is '../x'",
+            "'metrics' must be names that Keras knows, but is '../x'",
         ),
-        ("metrics", [["accuracy", 1.5]], "'metrics' must be .*, and is 1.5"),
-        ("weighted_metrics", {"a": True}, "'weighted_metrics' must be .*, and is True"),
-        ("loss", "x", "'loss' must be names that Keras knows, and is 'x'"),
+        ("metrics", [["accuracy", 1.5]], "'metrics' must be .*, but is 1.5"),
+        ("weighted_metrics", {"a": True}, "'weighted_metrics' must be .*, but is True"),
+        ("loss", "x", "'loss' must be names that Keras knows, but is 'x'"),
     ],
 )
 def test_a_model_compiled_with_what_is_not_known(
@@ -223,7 +223,7 @@ def test_mutants_of_a_models_config(made, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"median_ms": "4"}, r"'rows\[0\].median_ms' must be a number, .* and is '4'"),
+        ({"median_ms": "4"}, r"'rows\[0\].median_ms' must be a number, .* but is '4'"),
         ({"p90_ms": float("nan")}, r"'rows\[0\].p90_ms' must be a number, .* is nan"),
         ({"width": 2}, r"'rows\[0\].width' must be a number, at least 0 and at most 1"),
         ({"threads": 1.5}, r"'rows\[0\].threads' must be a whole number"),
@@ -265,7 +265,7 @@ def test_mutants_of_a_report(made, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("precision", "match"),
     [
-        ("int3", "'precision' must be one of float32, .* and is 'int3'"),
+        ("int3", "'precision' must be one of float32, .* but is 'int3'"),
         (None, "'precision' must be text, but is None"),
         ({}, "'precision' must be text, but is {}"),
     ],

@@ -145,7 +145,7 @@ def test_a_tri_layer_of_one_channel_a_group_is_refused():
     inputs = keras.Input((4, 4, 2))
     x = TriConv2D(8, 3, groups=8)(L.Conv2D(8, 1)(inputs))
     with pytest.raises(
-        ValueError, match=r"no triangle\. Use a plain .*\.Conv2D` of as"
+        ValueError, match=r"no triangle\. Use a plain .*\.Conv2D` with as"
     ):
         AnyWidthModel(inputs, L.Dense(2)(L.Flatten()(x)))
 

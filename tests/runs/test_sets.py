@@ -58,7 +58,7 @@ def test_a_run_whose_photos_changed_is_not_resumed(recipe, tmp_path):
     recipe = replace(recipe, epochs=1)
     run(recipe, tmp_path / "run", verbose=0)
     photo(tmp_path / "photos" / "dog" / "new.png")
-    match = "photos of photos are not those .* there were 52, now there are 53"
+    match = "photos of photos are not the photos .* there were 52, now there are 53"
     with pytest.raises(ValueError, match=match):
         run(recipe, tmp_path / "run", resume=True, verbose=0)
 
