@@ -22,6 +22,7 @@ from awn_keras.graph import (
     has_own_call,
     inline,
     is_nested,
+    outer_layer,
     rebuild,
 )
 from awn_keras.keeping import check_chosen, chosen_readouts, with_kept
@@ -483,7 +484,11 @@ def _findings(refusals: list[tuple[Any, Exception]]) -> list[str]:
     for operation, error in refusals:
         reason = str(error).replace(repr(operation.name), "{}")
         reason = re.sub(r"\b(\d+|None)\b", "#", reason)
-        texts.setdefault(reason, str(error))
+        text, outer = str(error), outer_layer(operation)
+        if outer and repr(outer) not in text:  # the user wrote that one
+            title = f"Layer {operation.name!r} ({type(operation).__name__})"
+            text = text.replace(title, f"{title} in layer {outer!r}", 1)
+        texts.setdefault(reason, text)
         if operation.name not in layers[reason]:
             layers[reason].append(operation.name)
     findings = []

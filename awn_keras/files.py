@@ -362,9 +362,11 @@ def parse_json(content: bytes | str, name: str, check: Check, about: str) -> Any
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
+        # The encoding that a file of something else seems to have is of no use.
+        why = "it is no text" if isinstance(error, UnicodeDecodeError) else error
         raise ArgumentError(
             f"'{name}' is not {about}. It is not JSON, or not a complete JSON file: "
-            f"{error}"
+            f"{why}"
         ) from error
     check_fits(value, check, name, about)
     return value

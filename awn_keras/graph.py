@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -480,8 +481,29 @@ def _given(model: keras.Model, *args: Any, **kwargs: Any) -> dict[int, Any]:
     return given
 
 
+#: Names of the layers whose graphs `inline` took the operations from.
+_OUTER: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 #: Function that returns the graph of a layer called on `(args, kwargs)`, or `None`.
 GraphOf = Callable[[Any, Any, dict[str, Any]], keras.Model | None]
+
+
+def outer_layer(operation: Any) -> str | None:
+    """Names the layer of a user's own that an operation of a copied model is from.
+
+    Args:
+        operation: An operation of a model that `inline` made.
+
+    Returns:
+        The name. `None` if the operation is from no graph of a layer.
+    """
+    return _OUTER.get(operation)
+
+
+def _taken_from(layer: str, operation: Any) -> Any:
+    """Notes the layer, if there is one, that an operation is from."""
+    if layer:
+        _OUTER[operation] = layer
+    return operation
 
 
 def inline(model: keras.Model, graph_of: GraphOf = lambda *_: None) -> keras.Model:
@@ -512,10 +534,12 @@ def inline(model: keras.Model, graph_of: GraphOf = lambda *_: None) -> keras.Mod
             copies[id(layer)] = (layer, copy_layer(layer, name=name))
         return copies[id(layer)][1]
 
-    def call(node: Any, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
+    def call(
+        node: Any, *args: Any, prefix: str = "", inside: str = "", **kwargs: Any
+    ) -> Any:
         operation = node.operation
         if not isinstance(operation, keras.Layer):
-            return operation(*args, **kwargs)
+            return _taken_from(inside, operation)(*args, **kwargs)
         graph = operation
         if is_nested(operation):
             for name in ("training", "mask"):  # Keras passes those of the outer model
@@ -524,12 +548,14 @@ def inline(model: keras.Model, graph_of: GraphOf = lambda *_: None) -> keras.Mod
         else:
             graph = graph_of(operation, args, kwargs)
             if graph is None:
-                return copy_of(operation, prefix)(*args, **kwargs)
+                copy = copy_of(operation, prefix)
+                return _taken_from(inside, copy)(*args, **kwargs)
+            inside = operation.name
             given = keras.tree.flatten((args, kwargs))
             given = [x for x in given if isinstance(x, keras.KerasTensor)]
             tensors = {id(x): y for x, y in zip(graph.inputs, given, strict=True)}
         name = f"{prefix}_{operation.name}" if prefix else operation.name
-        replay(graph_nodes(graph), tensors, partial(call, prefix=name))
+        replay(graph_nodes(graph), tensors, partial(call, prefix=name, inside=inside))
         return keras.tree.map_structure(lambda x: tensors[id(x)], _output(graph))
 
     inlined = keras.Model(*rebuild(model, call), name=model.name)

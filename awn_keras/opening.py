@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -87,11 +88,16 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
         except UnsupportedError as error:
             raise UnsupportedError(f"{title} {error}") from error
         except Exception as error:  # a user's code may raise any error
-            reason = re.sub(rf"\b{_BATCH}\b", "None", str(error))
+            # Keras explains some errors with pages of code; the beginning says what.
+            said = textwrap.shorten(str(error) or type(error).__name__, 120)
+            reason = re.sub(rf"\b{_BATCH}\b", "None", said)
+            calls = "Call its layers on the tensors of the model instead, or w"
             raise UnsupportedError(
                 f"{title}: its effect on the channels cannot be seen, because its code "
-                f"fails on symbolic tensors ({reason}). Call its layers on the tensors "
-                "of the model instead, or write its code with `keras.ops`."
+                f"fails on symbolic tensors ({reason}). "
+                f"{calls if _parts(layer) else 'W'}rite its code with `keras.ops`, or "
+                "as a layer class of your own with a width rule "
+                "(`register_width_rule`)."
             ) from error
     _check_same(layer, graph, args, kwargs)
     return graph

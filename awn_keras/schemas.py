@@ -76,7 +76,8 @@ class NewerError(AwnError, ValueError):
         return (
             f"'{self.name}' was written by a later awn_keras: its schema has version "
             f"{self.schema}, but awn_keras {__version__} reads schemas up to version "
-            f"{self.newest}. Update: `pip install --upgrade awn_keras`."
+            f"{self.newest}. Update awn_keras: `git pull` in its checkout, then "
+            "`pip install .` there."
         )
 
 

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -427,6 +429,58 @@ def test_a_closed_function_stays_on_the_inputs():
     assert assert_converts(nested, 1).get_layer("doubled").function is doubled
     with pytest.raises(ConversionError, match=r"'f' \(Lambda\).*numbers, please"):
         to_any_width(network(L.Lambda(doubled, output_shape=(6, 6, 8), name="f")))
+
+
+def pages(x):
+    """A function that fails with a text of many lines, as TensorFlow's functions do."""
+    raise ValueError("numbers, please.\n\n```\n" + 50 * "x = Input(...)\n" + "```")
+
+
+def test_the_reason_of_a_closed_function_is_short_and_the_way_out_is_said():
+    closed = L.Lambda(pages, output_shape=(6, 6, 8), name="f")
+    with pytest.raises(ConversionError) as error:
+        to_any_width(network(closed))
+    (finding,) = error.value.findings
+    assert "\n" not in finding
+    assert len(finding) < 400
+    assert finding.endswith(
+        "Write its code with `keras.ops`, or as a layer class of your own with a width "
+        "rule (`register_width_rule`)."
+    )
+
+
+def centered(x):
+    return x - ops.mean(x, axis=-1, keepdims=True)
+
+
+class Centering(L.Layer):
+    """A layer made of layers, of which one cannot convert."""
+
+    def __init__(self):
+        super().__init__(name="centering")
+        self.norm = L.UnitNormalization(name="unit")
+
+    def call(self, x):
+        return self.norm(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "part", "outer"),
+    [
+        (L.Lambda(centered, name="center"), "mean", "center"),
+        (Centering(), "unit", "centering"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_error_names_the_layer_whose_part_cannot_convert(layer, part, outer, nested):
+    plain = network(layer)
+    if nested:
+        plain = keras.Model(plain.input, plain(plain.input))
+    with pytest.raises(ConversionError) as error:
+        to_any_width(plain)
+    (finding,) = error.value.findings
+    named = rf"Layer '\w*{part}\w*' \(\w+\) in layer '{outer}': "
+    assert re.match(named, finding), finding
 
 
 def test_a_divided_kernel_has_a_constraint():

@@ -25,6 +25,7 @@ from awn_keras.cli import (
 )
 from awn_keras.cli.arguments import Parser
 from awn_keras.cli.faults import describe_fault
+from awn_keras.cli.output import describe_os_error
 from awn_keras.errors import AwnError
 
 #: Class name of TensorFlow's error for a lack of memory. A name, so that this module
@@ -92,12 +93,12 @@ def _tell(args: argparse.Namespace, text: str, code: int) -> int:
 
 def _explain(error: AwnError | OSError, parser: Parser) -> str:
     """The message of an error, with options of the command instead of arguments."""
-    if isinstance(error, AwnError):
+    if isinstance(error, OSError) and not isinstance(error, AwnError):
+        message = describe_os_error(error)
+    else:
         message = error.message(parser.option)
         if error.has_lines:
             return message
-    else:
-        message = str(error)
     return " ".join(message.split())
 
 

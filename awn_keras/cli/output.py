@@ -24,6 +24,23 @@ def write_warning(text: str) -> None:
     write_note(f"warning: {text}")
 
 
+def describe_os_error(error: OSError) -> str:
+    """Says in words what the operating system says with a number.
+
+    Args:
+        error: The error.
+
+    Returns:
+        A sentence that names the file, such as "There is no file photo.jpg.". The
+        error's own text if it has one.
+    """
+    if error.errno is None or error.filename is None or error.filename2 is not None:
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"There is no file {error.filename}."
+    return f"{error.filename}: {error.strerror}."
+
+
 @contextlib.contextmanager
 def told_on_stderr(*warned: str) -> Iterator[None]:
     """A context that sends progress to stderr, because stdout is for the result.

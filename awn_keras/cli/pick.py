@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         about += f", {pick.quantile} {pick.ms:.3g} ms"
     if args.budget_kb is not None and pick.row.file_bytes is not None:
         about += f", {pick.row.file_bytes / 1e3:.0f} kB"
-    if pick.uncertainty_ms is not None:
+    if pick.uncertainty_ms:  # one repetition says nothing
         about += f" (within {pick.uncertainty_ms:.2g} ms)"
     if pick.row.accuracy is not None:
         about += f", accuracy {pick.row.accuracy:.2%}"

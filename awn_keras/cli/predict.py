@@ -10,7 +10,7 @@ from typing import Any
 
 from awn_keras.cli.arguments import Parser
 from awn_keras.cli.images import class_names_beside
-from awn_keras.cli.output import write_line
+from awn_keras.cli.output import describe_os_error, write_line
 from awn_keras.errors import ArgumentError
 
 HELP = "Predict the classes of photos."
@@ -45,8 +45,11 @@ def run(args: argparse.Namespace) -> None:
     for photo in args.photos:
         try:
             named, milliseconds = answer(photo)
-        except (PhotoError, OSError) as error:
+        except PhotoError as error:
             failures.append(str(error))
+            continue
+        except OSError as error:
+            failures.append(describe_os_error(error))
             continue
         write_line(f"{photo}  ({milliseconds:.2f} ms)")
         for name, probability in named:

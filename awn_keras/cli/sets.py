@@ -82,7 +82,7 @@ def load_dataset(args: argparse.Namespace, path: Path, model: Any = None) -> Any
     if args.dataset:
         data = load_data(args.dataset, data_dir=args.data_dir, download=args.download)
     else:
-        data = _load_photos(args.data, wanted)
+        data = _load_photos(args.data, wanted, path)
     _check_fits("--dataset" if args.dataset else "--data", wanted, data)
     if wanted.scaled is False:
         write_warning(
@@ -109,7 +109,7 @@ def some_of(images: Any, count: int) -> Any:
     return np.asarray(images[chosen.round().astype(int)], "float32")
 
 
-def _load_photos(folder: Path, wanted: _Wanted) -> Any:
+def _load_photos(folder: Path, wanted: _Wanted, path: Path) -> Any:
     from awn_keras.data import load_folder
     from awn_keras.runs.sets import SPLIT_SEED
 
@@ -132,6 +132,8 @@ def _load_photos(folder: Path, wanted: _Wanted) -> Any:
         class_names=wanted.class_names,
     )
     which = "which training held out" if len(data.x_train) else "all of the folder"
+    if wanted.trained_on is None:
+        which += f": no data.json beside {path} says what training held out"
     write_note(f"Testing on {len(data.x_test):,} photos, {which}.")
     return data
 

@@ -105,9 +105,9 @@ def load_folder(
     x_train, train = reader.read(listing.train)
     x_test, test = reader.read(listing.test)
     listing = replace(listing, train=train, test=test)
-    faults = at_most(reader.faults, "files left out")
-    _check_left(root, listing, faults, class_names)
-    notes = (*listing.notes, *faults)
+    _check_left(root, listing, at_most(reader.faults, "files"), class_names)
+    left_out = [f"Left out: {fault}" for fault in reader.faults]
+    notes = (*listing.notes, *at_most(left_out, "files left out"))
     if verbose:
         sys.stderr.writelines(f"{note}\n" for note in notes)
     return ImageData(

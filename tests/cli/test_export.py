@@ -54,7 +54,7 @@ def test_export_appends_widths_to_a_file(trained, tmp_path, capsys):
     for arguments, match in (
         (append, "`--widths` must name the new widths with `--append-to`"),
         (f"{append} --widths 0.5", "must be widths that the file"),
-        (f"{export} --widths 1 --append-to {tmp_path}/no.tflite", "No such file"),
+        (f"{export} --widths 1 --append-to {tmp_path}/no.tflite", "There is no file"),
     ):
         assert main(arguments.split()) == 2
         (line,) = capsys.readouterr().err.splitlines()

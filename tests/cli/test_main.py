@@ -177,7 +177,7 @@ def test_a_mistake_is_one_line_of_the_program():
             "is not an .npy file",
         ),
         ("verify {bad}/text.keras --against {bad}/any.keras", "is not a TFLite file"),
-        ("verify {bad}/none.tflite --against {bad}/any.keras", "No such file"),
+        ("verify {bad}/none.tflite --against {bad}/any.keras", "There is no file"),
         ("verify {bad}/none.tflite", "required: --against"),
         (
             "verify {bad}/text.keras --against {bad}/any.keras --precision int4",

@@ -67,13 +67,13 @@ def test_what_cannot_be_read_is_told_after_the_rest(folder, capsys):
     told = capsys.readouterr()
     assert [photo for photo, _ in answers(told.out)] == [photos[2]]
     (line,) = told.err.splitlines()
-    assert re.search(r"empty\.jpg is empty\.; .*No such file.*none\.jpg", line)
+    assert re.search(r"empty\.jpg is empty\.; There is no file .*none\.jpg\.$", line)
 
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ("{0}/none.tflite {0}/0.png", "No such file"),
+        ("{0}/none.tflite {0}/0.png", "There is no file"),
         ("{0}/none.keras {0}/0.png", "There is no file"),
         ("{0}/a.tflite", "required: photo"),
         ("{0}/a.tflite {0}/0.png --width 0.5", "`--width` must be one of"),

@@ -75,7 +75,11 @@ def test_without_data_json_classes_are_in_the_order_of_their_names(
 ):
     shutil.copy(place / "run" / "model.keras", tmp_path)
     evaluate = f"evaluate {tmp_path}/model.keras --widths 1 --data"
-    assert lines_of(capsys, f"{evaluate} {place}/photos")[0] == 0
+    code, _, err = lines_of(capsys, f"{evaluate} {place}/photos")
+    assert code == 0
+    # Photos of the training are among them: nothing says which ones.
+    beside = f"no data.json beside {tmp_path}/model.keras says what training held out"
+    assert err == [f"Testing on 30 photos, all of the folder: {beside}."]
     photos(tmp_path / "two", cat=2, dog=2)
     code, _, lines = lines_of(capsys, f"{evaluate} {tmp_path}/two")
     assert code == 2

@@ -55,7 +55,7 @@ def test_one_file(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ("{0}/none.tflite", "No such file.*none.tflite"),
+        ("{0}/none.tflite", "There is no file .*none.tflite"),
         ("{0}/text.tflite", "is not a TFLite file"),
         ("{0}/table.tflite", "must take one image"),
         ("{0}/each", "is a folder.*export the model without `--separate`"),

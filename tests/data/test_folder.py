@@ -337,7 +337,8 @@ def test_what_may_not_be_read_is_named(root, monkeypatch, capsys):
 
     monkeypatch.setattr(pathlib.Path, "open", refuse)
     load(root)
-    assert capsys.readouterr().err == f"{locked} cannot be read: permission denied.\n"
+    said = f"Left out: {locked} cannot be read: permission denied.\n"
+    assert capsys.readouterr().err == said
     scan = os.scandir
 
     def refuse_folder(path):

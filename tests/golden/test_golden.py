@@ -216,7 +216,8 @@ def test_what_a_later_version_wrote_is_told_apart(kind, name, command, kept, cap
     match = (
         rf"{re.escape(kept.name)}.*' was written by a later awn_keras: its schema "
         rf"has version {newer}, but awn_keras \S+ reads schemas up to version "
-        rf"{SCHEMAS[kind]}\. Update: `pip install --upgrade awn_keras`\."
+        rf"{SCHEMAS[kind]}\. Update awn_keras: `git pull` in its checkout"
+        r", then `pip install \.` there\."
     )
     assert re.search(match, error), error
 

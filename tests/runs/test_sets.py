@@ -71,7 +71,7 @@ def test_a_run_of_before_is_not_resumed_on_pixels(finished, tmp_path):
         (tmp_path / name).write_bytes((directory / name).read_bytes())
     old = lenet_3c1l((8, 8, 1), padding="same", filters=4, staircase="paper")
     old.save(tmp_path / "model.keras")
-    match = "another version of awn_keras: its network lacks preprocessing, and would"
+    match = "another version of awn_keras: its network lacks preprocessing\\. Training"
     with pytest.raises(ValueError, match=match):
         run(QUICK, tmp_path, resume=True, verbose=0)
 

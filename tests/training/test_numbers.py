@@ -121,7 +121,9 @@ def test_a_run_that_diverges_keeps_the_last_good_epoch(tmp_path):
     kernel = kept.trainable_weights[0]
     kernel.assign(np.full(kernel.shape, np.nan))
     kept.save(broken / "model.keras")
-    match = r"model\.keras has NaN or infinite numbers in weight '.*kernel', so training"
+    match = (
+        r"model\.keras has NaN or infinite numbers in weight '.*kernel', so training"
+    )
     with pytest.raises(AwnError, match=match):
         run(recipe, broken, resume=True, verbose=0)
     assert len(run(recipe, tmp_path, resume=True, verbose=0).history) == 2

@@ -250,11 +250,11 @@ def _choose(
         and all(v is None or getattr(row, name) == v for name, v in wanted.items())
     ]
     if not chosen:
-        asked = {name: value for name, value in wanted.items() if value is not None}
-        kinds = sorted({f"{row.target}, {row.threads} threads" for row in rows})
-        raise ArgumentError(
-            f"The report has no row with {asked}. Its rows have: {kinds or 'none'}."
-        )
+        asked = [f"`{name}={v!r}`" for name, v in wanted.items() if v is not None]
+        kinds = sorted({f"{row.target} (threads: {row.threads})" for row in rows})
+        such = f" with {', '.join(asked)}" if asked else ""
+        has = f"rows of {', '.join(kinds)}" if kinds else "no rows"
+        raise ArgumentError(f"The report has no row of a width{such}. It has {has}.")
     known = [(row.file, row.width, *row.key[:2], row.threads) for row in chosen]
     if len(set(known)) < len(known):
         raise ArgumentError(

@@ -158,6 +158,14 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
     assert second.startswith("0.25: width_025 of net.tflite, median 1 ms")
 
 
+def test_pick_claims_no_uncertainty_of_one_repetition(tmp_path, capsys):
+    Report([row(0.5, 2.0, p90_ms=2.5, spread=None)]).save(tmp_path / "r.json")
+    assert main(f"pick {tmp_path}/r.json --budget-ms 3".split()) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("0.5: width_050 of net.tflite, p90 2.5 ms")
+    assert "within" not in out
+
+
 def test_pick_says_where_the_median_would_decide_otherwise(tmp_path, capsys):
     rows = [row(0.5, 2.0, p90_ms=2.5), row(1.0, 4.0, p90_ms=6.0)]
     Report(rows).save(tmp_path / "r.json")
@@ -182,14 +190,14 @@ def test_pick_says_where_the_median_would_decide_otherwise(tmp_path, capsys):
             "`--budget-ms` must be above 0, and needs",
         ),
         ("benchmark a.tflite --budget-ms 0 --html x", "`--budget-ms` must be above 0"),
-        ("benchmark {tmp}/none.tflite", "No such file"),
+        ("benchmark {tmp}/none.tflite", "There is no file"),
         ("benchmark {tmp}/text.tflite", "is not a TFLite file"),
         ("benchmark {tmp}/text.tflite --dry", "is not a TFLite file"),
         ("benchmark {net} --targets npu", "`--targets` must be of"),
         ("benchmark {net} --dry --csv x.csv", "`--dry` writes no file"),
         ("benchmark {net} --dry --widths 0.3", "`--widths` must be widths of"),
         ("benchmark {net} --threads 1,x", "integers, separated by commas"),
-        ("benchmark {net} {tmp}/none.tflite", "No such file"),
+        ("benchmark {net} {tmp}/none.tflite", "There is no file"),
         ("benchmark {net} --output {net}", "is not a report of"),
         ("benchmark {net} --gpu", "need a device.*--targets cpu,gpu"),
         ("benchmark {net} --timeout -1", "`--timeout` must not be negative"),
@@ -207,10 +215,17 @@ def test_pick_says_where_the_median_would_decide_otherwise(tmp_path, capsys):
         ("benchmark {net} --ssh -oProxyCommand=x", "expected one argument"),
         ("benchmark {net} --ssh a;b", "`--ssh` must be a host"),
         ("benchmark {net} --dataset imagenet", "must be one of .*'fashion_mnist'"),
-        ("pick {tmp}/none.json --budget-ms 1", "No such file"),
+        ("pick {tmp}/none.json --budget-ms 1", "There is no file"),
         ("pick {tmp}/text.tflite --budget-ms 1", "is not a report of"),
-        ("pick {net} --budget-ms 1", "is not a report of .*FILE.benchmark.json"),
-        ("pick {tmp}/empty.json --budget-ms 1", "no row with"),
+        (
+            "pick {net} --budget-ms 1",
+            "is not a report of .*FILE.benchmark.json.*it is no text",
+        ),
+        ("pick {tmp}/empty.json --budget-ms 1", "no row of a width"),
+        (
+            "pick {tmp}/empty.json --budget-ms 1 --target cpu",
+            "no row of a width with `--target cpu`. It has no rows",
+        ),
         ("pick {tmp}/empty.json", "One of `--budget-ms` and `--budget-kb`"),
     ],
 )

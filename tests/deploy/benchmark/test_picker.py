@@ -124,7 +124,8 @@ def test_rows_that_cannot_be_compared_are_refused():
     ):
         pick_width(both, budget_ms=5)
     assert pick_width(both, budget_ms=5, target="gpu").width == 0.75
-    with pytest.raises(ValueError, match=r"no row with .*'android-gpu'"):
+    missing = r"with `target='android-gpu'`\. It has rows of cpu \(threads: 1\), gpu"
+    with pytest.raises(ValueError, match=f"no row of a width {missing}"):
         pick_width(both, budget_ms=5, target="android-gpu")
     with pytest.raises(ValueError, match="several values of `threads`: 1, 2"):
         pick_width(report().merged([report(threads=2)]), budget_ms=5)
@@ -136,7 +137,7 @@ def test_rows_that_cannot_be_compared_are_refused():
         ValueError, match=r"several different files named 'net\.tflite'"
     ):
         pick_width(again, budget_ms=5)
-    with pytest.raises(ValueError, match="Its rows have: none"):
+    with pytest.raises(ValueError, match="It has no rows"):
         pick_width(Report(), budget_ms=5)
 
 
