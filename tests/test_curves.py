@@ -148,7 +148,7 @@ def test_a_partial_number_of_macs_is_told_everywhere(tmp_path):
     assert curve.macs == [44, 120]
     _, narrow, _, note = str(curve).splitlines()
     assert "44+" in narrow.split()
-    assert note.endswith("not known: 'own', 'other'")
+    assert note.endswith("cannot be counted: 'own', 'other'")
     curve.to_json(tmp_path / "curve.json")
     content = json.loads((tmp_path / "curve.json").read_text())
     assert content.pop("auc") == curve.auc

@@ -140,7 +140,7 @@ def test_a_stock_kernel_has_nothing_forbidden():
     ("layer", "error", "match"),
     [
         (keras.layers.ReLU(), TypeError, "a layer with a kernel"),
-        (TriDense(3, name="late"), ValueError, "'late' is not built"),
+        (TriDense(3, name="late"), ValueError, "layer 'late' has no kernel yet"),
     ],
 )
 def test_kernel_refuses(layer, error, match):

@@ -98,7 +98,7 @@ def test_stock_layers_on_the_input_may_mix_channels(layer):
 @pytest.mark.parametrize(
     ("build", "match"),
     [
-        (L.MultiHeadAttention(1, 2), "use TriMultiHeadAttention, or give it an"),
+        (L.MultiHeadAttention(1, 2), "Or use TriMultiHeadAttention, or give"),
         (L.GroupQueryAttention(2, 2, 2), "use TriGroupQueryAttention, or give"),
         (L.RNN(L.LSTMCell(3)), "its state mixes all channels.*there is no Tri layer"),
         (

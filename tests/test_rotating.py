@@ -291,7 +291,7 @@ def test_samples_may_be_what_people_keep_them_in(tmp_path):
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 def test_what_cannot_be_rotated_is_told():
     model = trained(bottlenecks)
-    with pytest.raises(ValueError, match=r"`samples` must be .*\(None, 12, 12, 3\)"):
+    with pytest.raises(ValueError, match=r"`samples` must have .*\(None, 12, 12, 3\)"):
         rotate_channels(model, np.zeros((3, 8, 8, 3)), verbose=0)
     with pytest.raises(ValueError, match="`model` must be trained: 'bottlenecks'"):
         rotate_channels(bottlenecks(), inputs_of(model), verbose=0)

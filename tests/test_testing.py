@@ -155,7 +155,7 @@ def test_right_layers_pass(layer, shape):
 
 def test_a_layer_after_the_readout_passes():
     check_width_rule(Sorted(), (4, 6), place="tail")
-    with pytest.raises(ValueError, match="Put it after the readout"):
+    with pytest.raises(ValueError, match="Put the layer after the readout"):
         check_width_rule(Sorted(), (4, 6))
 
 
@@ -179,9 +179,9 @@ def test_wrong_layers_are_named(layer, match):
 @pytest.mark.parametrize(
     ("layer", "shape", "arguments", "match"),
     [
-        (L.ReLU(), (4, 0), {}, r"`input_shape` must be.*\(4, 0\)"),
-        (L.ReLU(), (), {}, r"`input_shape` must be.*\(\)"),
-        (L.ReLU(), (None, 4), {}, r"`input_shape` must be.*None"),
+        (L.ReLU(), (4, 0), {}, r"`input_shape` must have.*\(4, 0\)"),
+        (L.ReLU(), (), {}, r"`input_shape` must have.*\(\)"),
+        (L.ReLU(), (None, 4), {}, r"`input_shape` must have.*None"),
         (L.ReLU(), (4,), {"place": "stem"}, "`place` must be one of.*'stem'"),
         (L.ReLU, (4,), {}, "`layer` must be a Keras layer"),
     ],

@@ -25,7 +25,7 @@ def test_summary_with_milliseconds(trained, capsys):
     arguments = f"summary {trained}/model.keras --networks --time"
     assert main(arguments.split()) == 0
     announced, header, *rows = capsys.readouterr().out.splitlines()
-    assert announced.endswith(": 3")
+    assert " 3 widths" in announced
     assert header.endswith(" ms")
     assert [row.split()[0] for row in rows] == ["0.250000", "0.500000", "1.000000"]
     assert main([*arguments.split(), "--widths", "0.5"]) == 0

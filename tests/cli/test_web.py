@@ -29,7 +29,7 @@ def test_it_writes_a_page_and_says_how_to_open_it(folder, capsys):
     page = folder / "a_web" / "index.html"
     assert "<title>animals</title>" in page.read_text()
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{page} is for a web server.")
+    assert line.startswith(f"{page} needs a web server.")
     assert f"http.server --directory {page.parent}`" in line
 
 

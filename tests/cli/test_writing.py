@@ -221,7 +221,8 @@ def test_a_full_disk_leaves_what_was_there(name, left, made, canned, tmp_path, c
         with pytest.raises(OSError, match="told in one line"):
             write(made, disk)
         assert contents(disk) == before
-    assert re.search(f"No space left on device: '{disk}", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.search(rf"error: {disk}\S*: No space left on device\.", said)
 
 
 def test_a_model_for_which_there_is_no_room_leaves_nothing(made, tmp_path, capsys):
@@ -233,7 +234,7 @@ def test_a_model_for_which_there_is_no_room_leaves_nothing(made, tmp_path, capsy
         assert not list(disk.iterdir())
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"No space left on device: '{output}'" in error
+    assert f"{output}: No space left on device." in error
 
 
 def test_a_link_stays_a_link(made, tmp_path):

@@ -142,7 +142,7 @@ def test_there_may_be_no_gpu(no_gpu, several_widths, capfd):
 def test_the_engine_may_hang(monkeypatch, several_widths):
     content, x = several_widths
     monkeypatch.setattr(gpu, "RUN_TIMEOUT", 0.01)
-    with pytest.raises(GPUError, match=r"not done with signature .width_025. within"):
+    with pytest.raises(GPUError, match=r"did not finish signature .width_025. within"):
         run_on_gpu(content, [x], "width_025")
 
 

@@ -202,5 +202,5 @@ def test_what_is_no_file_of_this_model_is_refused(exported, tmp_path):
         verify_tflite(tmp_path / "half.tflite", model)
     with pytest.raises(ValueError, match=r"has width 0\.3, outside the model's"):
         verify_tflite(path, small_conv(min_width=0.5))
-    with pytest.raises(ValueError, match="`samples` must be at least one"):
+    with pytest.raises(ValueError, match="`samples` must have at least one"):
         verify_tflite(path, model, samples=np.zeros((2, 5)))

@@ -233,7 +233,7 @@ def test_results_of_a_later_version_are_told_apart(kept, tmp_path):
     path, run = result_of(kept, tmp_path / "results")
     assert load_result(run, path.parent)["curves"]
     rewrite(path, SCHEMAS["run"] + 1)
-    with pytest.raises(ValueError, match=r"version 2, and .*up to version 1\. Update"):
+    with pytest.raises(ValueError, match=r"version 2, but .*up to version 1\. Update"):
         load_result(run, path.parent)
 
 

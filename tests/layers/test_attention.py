@@ -427,7 +427,7 @@ def test_what_attention_cannot_be_is_refused():
     with pytest.raises(NotImplementedError, match="Keras quantization"):
         layer.quantize("int8")
     layer = TriMultiHeadAttention(2, 3, in_grades=np.zeros(8), out_grades=np.zeros(8))
-    with pytest.raises(ValueError, match=r"for 8 channels.*`value` of shape"):
+    with pytest.raises(ValueError, match=r"must have 8 channels.*`value` of shape"):
         layer.build((None, 5, 8), (None, 5, 6))
 
 

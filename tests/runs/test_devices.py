@@ -39,7 +39,7 @@ def test_one_device_is_the_default():
         ("tensorflow", "--strategy tpu", "`--strategy` must be one of mirrored, multi"),
         ("tensorflow", "--devices 1025", "`--devices` must be at least 1 and at most"),
         ("tensorflow", f"--devices {10**20}", "at least 1 and at most 1024. Received"),
-        ("tensorflow", "--devices 1000", "must be at most .* on this machine"),
+        ("tensorflow", "--devices 1000", "must be at most"),
         ("tensorflow", "--strategy mirrored", "must be a number on a machine without"),
         ("tensorflow", "--strategy data_parallel", "needs KERAS_BACKEND=jax"),
         ("jax", "--strategy mirrored --devices 2", "needs KERAS_BACKEND=tensorflow"),
@@ -52,7 +52,7 @@ def test_one_device_is_the_default():
         (
             "tensorflow",
             "--strategy multiworker",
-            "environment variable TF_CONFIG .*such as {",
+            "index of this machine, such as {",
         ),
         (
             "jax",

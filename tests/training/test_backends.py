@@ -206,7 +206,7 @@ def test_evaluate_at_a_width_leaves_the_models_own_alone():
     with pytest.raises(ValueError, match="`width` must be at least"):
         model.at(0.1)
     for method in ("predict", "evaluate"):
-        with pytest.raises(TypeError, match=r"view has its width, here 0.5: leave"):
+        with pytest.raises(TypeError, match=r"view has a fixed width, here 0.5. Leave"):
             getattr(model.at(0.5), method)(x, width=0.7)
     assert model.width == 1.0
 
