@@ -388,7 +388,7 @@ def test_width_not_in_the_file(saved):
 def test_width_not_in_the_file_on_the_command_line(saved, capsys):
     arguments = ("benchmark", saved / "model.tflite", "--dry", "--widths", "0.5")
     assert command(*arguments) == 2
-    match = r"`--widths` must be widths of '.*', \[0\.25, 1\.0\]\. .*or export the "
+    match = r"`--widths` must be widths of '.*': \[0\.25, 1\.0\]\. .*or export the "
     assert_one_line(capsys, match)
 
 
