@@ -31,7 +31,9 @@ def with_plain_sums(model: keras.Model) -> keras.Model:
     """
     if not _is_misread(model):
         return model
-    return keras.Model(*rebuild(model, _call), name=model.name)
+    # Without a name: a model or an `Add` may be called twice, and Keras wants names to
+    # be unique.
+    return keras.Model(*rebuild(model, _call))
 
 
 def _is_misread(model: keras.Model) -> bool:
@@ -50,7 +52,7 @@ def _call(node: Any, *args: Any, **kwargs: Any) -> Any:
     summands = keras.tree.flatten(args)
     if not _adds_as_bias(operation, summands):
         return operation(*args, **kwargs)
-    total = _Sum(name=f"{operation.name}_plain", autocast=False)(summands)
+    total = _Sum(autocast=False)(summands)
     is_mean = type(operation).__name__ == "Average"
     return keras.ops.divide(total, len(summands)) if is_mean else total
 

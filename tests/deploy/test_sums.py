@@ -99,6 +99,19 @@ def test_sums_in_a_nested_model():
     np.testing.assert_allclose(run(model, arrays), 2 * sum(arrays), rtol=1e-6)
 
 
+def test_layers_and_models_that_are_called_twice():
+    add = keras.layers.Add()
+    inner = model_of(keras.ops.add, (5, 5), (5, 1))
+
+    def call(x, y):
+        return inner([inner([add([x, y]), y]), add([y, y])])
+
+    arrays = [draw((5, 5)), draw((5, 1))]
+    result = run(model_of(call, (5, 5), (5, 1)), arrays)
+    # Five float32 additions round once each.
+    np.testing.assert_allclose(result, arrays[0] + 4 * arrays[1], rtol=1e-5, atol=1e-6)
+
+
 def test_layers_keep_their_weights():
     dense = keras.layers.Dense(1)
     model = model_of(lambda x: dense(x) + keras.ops.relu(dense(x)), (5, 3))
