@@ -19,6 +19,7 @@ from awn_keras.deploy.child import convert_in_child
 from awn_keras.deploy.convertible import check_convertible
 from awn_keras.deploy.joining import METADATA, Converted, join
 from awn_keras.deploy.manifests import PRECISIONS
+from awn_keras.deploy.ranges import widen_ranges
 from awn_keras.deploy.sums import with_plain_sums
 from awn_keras.errors import ArgumentError, AwnError, ExportError
 from awn_keras.extras import check_installed
@@ -161,6 +162,7 @@ def _convert(
     `models` are all models of the file, for messages.
     """
     import tensorflow as tf
+    from tensorflow.lite.python.convert import mlir_quantize
     from tensorflow.lite.python.convert_phase import ConverterError
 
     converter = _converter(function)
@@ -179,7 +181,11 @@ def _convert(
             # The warning concerns the converter's own use of the interpreter, with
             # which it measures int8 ranges.
             warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter")
-            return converter.convert()
+            if converter.representative_dataset is None:
+                return converter.convert()
+            # The converter's two steps, with ours between them.
+            converter._experimental_calibrate_only = True
+            return mlir_quantize(widen_ranges(converter.convert()))
     except (ConverterError, RuntimeError) as error:
         operators = _foreign_operators(str(error))
         if operators:

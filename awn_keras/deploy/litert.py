@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from awn_keras.deploy.attachments import LABELS, MANIFEST, attached, flatbuffer_of
 from awn_keras.deploy.checks import check_integer
 from awn_keras.deploy.manifests import parse_manifest, read_manifest
+from awn_keras.deploy.operators import check_scales
 from awn_keras.deploy.pixels import Pixels
 from awn_keras.deploy.signatures import signature_width
 from awn_keras.errors import ArgumentError, ArgumentTypeError, ExportError
@@ -261,7 +263,8 @@ class TFLiteFile:
         TypeError: If `source` is neither a path nor bytes, or `num_threads` is not an
             integer.
         ValueError: If `source` is not a whole TFLite file, if the file has no
-            signature, or if `num_threads` is below 1.
+            signature, if LiteRT cannot run an operator (see `check_scales`), or if
+            `num_threads` is below 1.
         OSError: If the file cannot be read.
     """
 
@@ -276,6 +279,14 @@ class TFLiteFile:
             raise ArgumentError(
                 f"'{self.name}' has no signatures; `export_tflite` writes them."
             )
+        check_scales(self._mapped(), self.name)
+
+    def _mapped(self) -> bytes | mmap.mmap:
+        """The bytes of the file, without reading all of them into memory."""
+        if isinstance(self._source, bytes):
+            return self._source
+        with Path(self._source).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     @classmethod
     def of(

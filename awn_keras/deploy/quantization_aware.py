@@ -31,6 +31,7 @@ import numpy as np
 
 from awn_keras.deploy.converter import custom_operators, input_name
 from awn_keras.deploy.metadata import check_metadata, with_metadata
+from awn_keras.deploy.operators import check_scales, kinds_of
 from awn_keras.deploy.pixels import Pixels, is_image_shape
 from awn_keras.deploy.signatures import signature_width
 from awn_keras.deploy.sizes import InputShape, at_input_shape, fitting_shapes
@@ -265,8 +266,9 @@ def convert_int8(
         TypeError: If `input_shape` is no shape, or if `metadata` cannot be stored as
             JSON.
         ValueError: If rows, cols or steps are unknown and `input_shape` is missing, if
-            `input_shape` does not fit, or if the number of `class_names` is not the
-            number of classes.
+            `input_shape` does not fit, if the number of `class_names` is not the number
+            of classes, or if LiteRT cannot run a layer because the range of its output
+            is almost 0 (see `check_scales`).
         ExportError: If the file would need operators that are not builtin, or would
             compute in float.
     """
@@ -317,6 +319,7 @@ def convert_int8(
             "operators that TFLite's builtin operators do not compute in int8: "
             f"{', '.join(refused)}."
         )
+    check_scales(content, model.name)
     return content if manifest is None else with_metadata(content, manifest)
 
 
@@ -356,12 +359,8 @@ def _float_operators(content: bytes) -> list[str]:
     """Names the operators of a TFLite file that read or write float tensors."""
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {
-        number: name
-        for name, number in vars(schema.BuiltinOperator).items()
-        if not name.startswith("_")
-    }
     model = schema.ModelT.InitFromPackedBuf(content, 0)
+    kinds = kinds_of(code.builtinCode for code in model.operatorCodes)
     computing = set()
     for graph in model.subgraphs:
         floats = {
@@ -370,9 +369,8 @@ def _float_operators(content: bytes) -> list[str]:
             if tensor.type == schema.TensorType.FLOAT32
         }
         for operator in graph.operators:
-            name = names[model.operatorCodes[operator.opcodeIndex].builtinCode]
             if floats.intersection((*operator.inputs, *operator.outputs)):
-                computing.add(name)
+                computing.add(kinds[operator.opcodeIndex])
     return sorted(computing - {"QUANTIZE", "DEQUANTIZE"})
 
 
@@ -556,5 +554,8 @@ def _set_ranges(
             name = weight.name.rpartition("/")[2].removesuffix(":0")
             tensor, _, end = name.rpartition("_")
             # No range is known for the two layers that replace a separable convolution.
-            if keys.get(tensor) in ranges:
-                weight.assign(ranges[keys[tensor]][end == "max"])
+            # A layer that gives 0 for all samples has no range. Then tfmot's range
+            # stays, because LiteRT cannot run layers with a range of almost 0.
+            low, high = ranges.get(keys.get(tensor, ""), (0.0, 0.0))
+            if low < high:
+                weight.assign(high if end == "max" else low)

@@ -312,16 +312,7 @@ def _run(
     signature = file.signatures[name]
     given = {tensor.name: inputs[tensor.name] for tensor in signature.inputs}
     if not on_gpu:
-        try:
-            return signature.run(given)
-        except RuntimeError as error:
-            raise ExportError(
-                f"LiteRT cannot run signature '{name}' of '{file.name}': {error} In an "
-                "int8 file the cause may be a layer whose outputs are 0 for all of "
-                "`representative`, such as a ReLU of few channels that is never "
-                "active, so that its values have no range. Train the model further, "
-                "leave the narrowest widths out, or use `precision='dynamic_range'`."
-            ) from error
+        return signature.run(given)
     outputs = run_on_gpu(file, list(given.values()), name).outputs
     names = [tensor.name for tensor in signature.outputs]
     return dict(zip(names, outputs, strict=True))

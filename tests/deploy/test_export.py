@@ -220,15 +220,16 @@ def test_int8_for_all_widths_on_the_same_ranges(lenet, tmp_path):
         np.testing.assert_allclose(got, wanted, atol=0.1 * np.abs(wanted).max())
 
 
-def test_a_layer_that_is_never_active_has_no_int8(tmp_path):
+def test_a_layer_that_is_never_active_runs_in_int8(tmp_path):
     model = small_dense()
     middle = next(layer for layer in model.layers if isinstance(layer, TriDense))
     middle.bias.assign(np.full(8, -100.0))  # its ReLU gives 0
+    model.layers[-1].bias.assign([1.0, -2.0, 3.0])
     x = inputs_of(model, 32)
     path = tmp_path / "model.tflite"
-    with pytest.raises(ExportError, match=r"LiteRT cannot run.*are 0 for all of"):
-        export_tflite(model, path, precision="int8", representative=x)
-    assert not path.exists()
+    records = export_tflite(model, path, precision="int8", representative=x)
+    # The outputs are the biases. They are rounded to a step: 1/255 of their range of 5.
+    assert max(record.largest_error for record in records) < 0.02
 
 
 def test_systems_of_ordinary_convolutions_have_a_copy_for_each_width(tmp_path):

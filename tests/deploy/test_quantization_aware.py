@@ -270,6 +270,18 @@ def test_without_representative_inputs_ranges_are_those_of_tfmot(tf_keras):
     assert (limits["post_activation_min"], limits["post_activation_max"]) == (-6, 6)
 
 
+def test_a_layer_that_gives_0_for_all_samples_keeps_the_range_of_tfmot(tf_keras):
+    model = small_dense()
+    kernel, bias = model.layers[1].get_weights()
+    model.layers[1].set_weights([kernel, bias - 1e3])
+    quantized = quantize_aware(model, 0.5, representative=inputs_of(model, 70))
+    limits = ranges(quantized, f"quant_{model.layers[1].name}")
+    assert (limits["post_activation_min"], limits["post_activation_max"]) == (-6, 6)
+    content = convert_int8(quantized, "width_050")
+    (outputs,) = run_tflite(content, [inputs_of(model, 5)])
+    assert np.isfinite(outputs).all()
+
+
 @pytest.mark.filterwarnings("ignore:.*has no Tri layer:UserWarning")
 def test_separable_convolutions(tf_keras):
     # As in a fresh process, where both Keras count from 0: tfmot gives the parts of a

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from awn_keras.deploy.litert import TFLiteFile
+from awn_keras.deploy.operators import kinds_of
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ def costs_of(content: bytes | TFLiteFile, file: str = "content") -> dict[str, Co
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(opened.content, 0))
-    names = {
-        value: name
-        for name, value in vars(schema.BuiltinOperator).items()
-        if not name.startswith("_")
-    }
+    # Old converters fill only the one-byte field `deprecatedBuiltinCode`.
+    kinds = kinds_of(
+        max(code.builtinCode, code.deprecatedBuiltinCode)
+        for code in model.operatorCodes
+    )
     return {
         definition.signatureKey.decode(): _Graph(
-            model, definition.subgraphIndex, names
+            model, definition.subgraphIndex, kinds
         ).costs()
         for definition in model.signatureDefs
     }
@@ -70,8 +71,8 @@ def costs_of(content: bytes | TFLiteFile, file: str = "content") -> dict[str, Co
 class _Graph:
     """One subgraph of a file."""
 
-    def __init__(self, model: Any, index: int, names: dict[int, str]) -> None:
-        self._model, self._names = model, names
+    def __init__(self, model: Any, index: int, kinds: list[str]) -> None:
+        self._model, self._kinds = model, kinds
         self._graph = model.subgraphs[index]
 
     def costs(self) -> Costs:
@@ -126,13 +127,10 @@ class _Graph:
         return None if None in counts else sum(count or 0 for count in counts)
 
     def _macs(self, operator: Any) -> int | None:
-        code = self._model.operatorCodes[operator.opcodeIndex]
-        # Old converters fill only the one-byte field `deprecatedBuiltinCode`.
-        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-        name = self._names.get(builtin, "")
-        if name in _UNCOUNTED:
+        kind = self._kinds[operator.opcodeIndex]
+        if kind in _UNCOUNTED:
             return None
-        count = _MACS.get(name)
+        count = _MACS.get(kind)
         if count is None:
             return 0
         return count(
