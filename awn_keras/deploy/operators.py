@@ -84,7 +84,11 @@ def check_scales(content: bytes | mmap.mmap, name: str) -> None:
 
 def _requantization_scale(graph: Any, operator: Any, places: tuple[int, int]) -> float:
     """The largest scale of an operator's channels; 0 for an operator of floats."""
+    if operator.InputsLength() <= max(places) or not operator.OutputsLength():
+        return 0.0  # LiteRT says what is wrong
     indices = [*map(operator.Inputs, places), operator.Outputs(0)]
+    if not all(0 <= index < graph.TensorsLength() for index in indices):
+        return 0.0
     quantizations = [graph.Tensors(index).Quantization() for index in indices]
     if any(entry is None or not entry.ScaleLength() for entry in quantizations):
         return 0.0

@@ -79,3 +79,11 @@ def test_the_limit_is_that_of_litert(int8):
 
 def test_numbers_of_unknown_operators_have_no_name():
     assert kinds_of([schema.BuiltinOperator.ADD, 12345]) == ["ADD", ""]
+
+
+@pytest.mark.parametrize("inputs", [[], [0, 1000, 1]])
+def test_damaged_operators_are_left_to_litert(int8, inputs):
+    model = schema.ModelT.InitFromPackedBuf(int8["int8"], 0)
+    for operator in model.subgraphs[0].operators:
+        operator.inputs = inputs
+    check_scales(pack(model), "a.tflite")
