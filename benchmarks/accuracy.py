@@ -1,19 +1,21 @@
-"""What networks of attention, prefix normalization and recurrence reach at all widths.
+"""Accuracy of networks with attention, normalization or recurrence at all widths.
 
     python -m benchmarks.accuracy [--names GRU ...] [--seeds 0 1 2] [--data-dir DIR]
         [--aeon DIR]
 
-Each network is trained as it is and as `to_any_width(network, min_width=0.25)`, by the
-same optimizer for as many epochs:
+Each network is trained twice: as a plain network, and after
+`to_any_width(network, min_width=0.25)`. Optimizer and number of epochs are equal:
 
 - ConvNeXtTiny of keras.applications and MobileViT-XXS (Mehta and Rastegari, ICLR 2022)
-  on the first images of CIFAR-10, 32x32, mirrored or not, tested on all 10,000;
-- two layers of GRU on BasicMotions (6 channels, 100 steps) and JapaneseVowels (12
-  channels, 7 to 29 steps, padded and masked), of which the package aeon has copies.
-  Only its files are read: `pip install --no-deps aeon` is enough.
+  train on the first images of CIFAR-10 (32x32, randomly mirrored). The test uses all
+  10,000 test images.
+- Two layers of GRU train on BasicMotions (6 channels, 100 steps) and on JapaneseVowels
+  (12 channels, 7 to 29 steps, padded and masked). The package aeon has copies of these
+  data sets. This script reads only the files of aeon, so `pip install --no-deps aeon`
+  is enough.
 
-AdamW, a warm-up over a tenth of the steps, then half a cosine. Runs that are finished
-are not run again.
+The optimizer is AdamW with a warm-up over a tenth of the steps, then half a cosine.
+Finished runs are not run again.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ L = keras.layers
 OUTPUT = Path(__file__).parents[1] / "results" / "accuracy.json"
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 MIN_WIDTH = WIDTHS[0]
-#: Samples and labels to train on, and to test on.
+#: Training samples and labels, then test samples and labels.
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -50,7 +52,7 @@ Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def convnext_tiny(shape: tuple[int, ...], classes: int) -> keras.Model:
-    """The stock network, whose stem makes 8x8 positions of 32x32 pixels."""
+    """Builds the stock network. Its stem turns 32x32 pixels into 8x8 positions."""
     return keras.applications.ConvNeXtTiny(
         input_tensor=L.RandomFlip("horizontal")(keras.Input(shape)),
         classes=classes,
@@ -60,9 +62,10 @@ def convnext_tiny(shape: tuple[int, ...], classes: int) -> keras.Model:
 
 
 def mobilevit_xxs(shape: tuple[int, ...], classes: int) -> keras.Model:
-    """Channels and depths of the paper, with strides for 32x32 pixels.
+    """Builds MobileViT-XXS with the paper's channels and depths, for 32x32 pixels.
 
-    The stem and the last stage keep the resolution, as attention needs patches of 2x2.
+    The stem and the last stage keep the resolution, because attention needs patches of
+    2x2 positions.
     """
     inputs = keras.Input(shape)
     x = L.RandomFlip("horizontal")(L.Rescaling(1 / 127.5, offset=-1)(inputs))
@@ -78,7 +81,7 @@ def mobilevit_xxs(shape: tuple[int, ...], classes: int) -> keras.Model:
 
 
 def gru(shape: tuple[int, ...], classes: int) -> keras.Model:
-    """Two layers of 64 units; steps of zeros are padding."""
+    """Builds two layers of 64 units. Steps that contain only zeros are padding."""
     inputs = keras.Input(shape)
     x = L.GRU(64, return_sequences=True)(L.Masking()(inputs))
     return keras.Model(inputs, L.Dense(classes)(L.GRU(64)(x)))
@@ -88,13 +91,17 @@ def gru(shape: tuple[int, ...], classes: int) -> keras.Model:
 
 
 def cifar10(count: int, args: argparse.Namespace) -> Data:
-    """Pixels and labels; the first `count` to train on."""
+    """Loads CIFAR-10. Only the first `count` images are for training."""
     data = load_data("cifar10", data_dir=args.data_dir)
     return data.x_train[:count], data.y_train[:count], data.x_test, data.y_test
 
 
 def series(name: str, args: argparse.Namespace) -> Data:
-    """Series of the UEA archive, standardized by the training set, then padded by 0."""
+    """Loads series of the UEA archive.
+
+    Channels are standardized with the mean and deviation of the training set. Then all
+    series are padded with zeros to the longest length.
+    """
     train, test = (read_ts(args.aeon / name / f"{name}_{p}.ts") for p in PARTS)
     steps = np.concatenate(train[0])
     mean, deviation = steps.mean(axis=0), steps.std(axis=0)
@@ -116,10 +123,10 @@ PARTS = ("TRAIN", "TEST")
 
 
 def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
-    """Reads a file of time series: a line a sample, `channel:channel:...:label`.
+    """Reads a file of time series with one `channel:channel:...:label` line per sample.
 
     Args:
-        path: A `.ts` file without time stamps and missing values.
+        path: A `.ts` file that has no time stamps and no missing values.
 
     Returns:
         Arrays `(steps, channels)` and the labels.
@@ -135,7 +142,7 @@ def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
 
 @dataclass(frozen=True)
 class Case:
-    """A network, what it learns, and how."""
+    """A network, its data, and the settings of its training."""
 
     network: Callable[[tuple[int, ...], int], keras.Model]
     data: Callable[[argparse.Namespace], Data]
@@ -163,7 +170,7 @@ ARMS = ("plain", "any_width")
 
 
 def measured(case: Case, arm: str, seed: int, data: Data) -> dict[str, Any]:
-    """Trains a network; accuracy and multiply-accumulates at its widths."""
+    """Trains a network; returns accuracy and multiply-accumulates at its widths."""
     keras.utils.set_random_seed(seed)
     x, y, x_test, y_test = data
     model = case.network(x.shape[1:], int(y.max()) + 1)
@@ -191,7 +198,7 @@ def measured(case: Case, arm: str, seed: int, data: Data) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs what is not finished."""
+    """Runs all runs that are not finished."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     networks = sorted({name for name, _ in CASES})
     parser.add_argument("--names", nargs="+", choices=networks, default=networks)
@@ -226,10 +233,10 @@ def main() -> None:
 
 
 def aeon_folder() -> Path:
-    """The series that come with the package aeon, which is not imported."""
+    """Returns the folder of the series in the package aeon, without importing aeon."""
     package = importlib.util.find_spec("aeon")
     if package is None or package.origin is None:
-        return Path("aeon/datasets/data")  # named in the error, if it is missing
+        return Path("aeon/datasets/data")  # the error about missing files names it
     return Path(package.origin).parent / "datasets" / "data"
 
 

@@ -1,10 +1,11 @@
-"""Runs exported files on two processors, and compares their outputs; see `.ci/arm`.
+"""Runs exported files on x86 and on ARM, and compares the outputs; see `.ci/arm`.
 
     python -m benchmarks.arm write|run|compare FOLDER
 
-`write` exports a file of each precision and runs it; `run` runs the same on another
-machine, with LiteRT, NumPy and Pillow alone; `compare` ends with exit code 1 if outputs
-differ by more than `TOLERANCES`. What it says goes to results/arm.json.
+`write` exports a file of each precision and runs the files. `run` runs the same files
+on another machine, which needs only LiteRT, NumPy and Pillow. `compare` writes the
+differences to results/arm.json, and ends with exit code 1 if outputs differ by more
+than `TOLERANCES`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import numpy as np
 from awn_keras import AnyWidthInterpreter
 
 OUTPUT = Path(__file__).parents[1] / "results" / "arm.json"
-#: Of the largest output, by precision: float32 sums in another order; float16 weights
-#: become float32 in the file; of int8, kernels of both processors may round a step of
-#: 1/255 otherwise, which later layers make larger.
+#: Largest difference for each precision, relative to the largest output. float32: the
+#: processors sum in different orders. float16: weights are converted to float32 before
+#: use, so the tolerance is the same. int8: kernels of the two processors may round a
+#: value differently by a step of 1/255, and later layers enlarge the difference.
 TOLERANCES = {"float32": 1e-5, "float16": 1e-5, "dynamic_range": 2e-2, "int8": 2e-2}
 WIDTHS = (0.25, 0.5, 1.0)
 _SAMPLES = 20
@@ -33,7 +35,7 @@ def write(folder: Path) -> None:
     """Exports a file of each precision.
 
     Args:
-        folder: Where to.
+        folder: The folder to write to.
     """
     import keras
 
@@ -64,7 +66,7 @@ def run(folder: Path) -> None:
     """Runs the files on this processor, and writes their outputs.
 
     Args:
-        folder: Where `write` put them.
+        folder: The folder that `write` wrote to.
     """
     images = np.load(folder / "images.npy")
     outputs: dict[str, Any] = {}
@@ -82,13 +84,13 @@ def run(folder: Path) -> None:
 
 
 def compare(folder: Path) -> bool:
-    """Compares what `run` wrote on x86 and on ARM.
+    """Compares the outputs that `run` wrote on x86 and on ARM.
 
     Args:
-        folder: Where it wrote it.
+        folder: The folder that `run` wrote to on both machines.
 
     Returns:
-        Whether they agree.
+        Whether all differences are within `TOLERANCES`.
     """
     here, there = (
         json.loads((folder / f"{machine}.json").read_text())

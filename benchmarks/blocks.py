@@ -1,11 +1,12 @@
-"""Times a step of training of networks of normalization and attention blocks.
+"""Times a training step of networks of normalization and attention blocks.
 
     python benchmarks/blocks.py [--steps 30] [--batch-size 32] [--output FILE]
 
-A vision transformer (4 blocks of 192 channels and 4 heads on 64 tokens) and a ConvNeXt
-(4 blocks of 96 channels on 8x8 positions), plain and any-width: with blocks of 8
-channels from 0.25 on, and with a grid of 4 widths; 4 widths in each step. The arms take
-turns in one process, so that drift of the machine meets all of them. Two minutes on 2
+The networks are a vision transformer (4 blocks of 192 channels and 4 heads on 64
+tokens) and a ConvNeXt (4 blocks of 96 channels on 8x8 positions). Each network has
+three arms: plain, any-width from 0.25 in blocks of 8 channels, and any-width with a
+grid of 4 widths. An any-width step trains 4 widths. The arms take turns in one process,
+so that a change in the speed of the machine affects all arms. Takes two minutes on two
 cores.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-# In `python benchmarks/blocks.py` its folder comes first.
+# `python benchmarks/blocks.py` puts the folder benchmarks first in `sys.path`.
 from train_step import compile_model, keras_step, measure
 
 from awn_keras import to_any_width
@@ -31,7 +32,7 @@ CLASSES = 10
 
 
 def transformer() -> keras.Model:
-    """Attention over 64 tokens, and a small dense network, four times."""
+    """Builds four blocks of attention over 64 tokens and two dense layers."""
     inputs = keras.Input((64, 48))
     x = L.Dense(192)(inputs)
     for _ in range(4):
@@ -44,7 +45,7 @@ def transformer() -> keras.Model:
 
 
 def convnext() -> keras.Model:
-    """A depthwise convolution, normalization and a small dense network, four times."""
+    """Builds four blocks of depthwise convolution, normalization and dense layers."""
     inputs = keras.Input((16, 16, 3))
     x = L.Conv2D(96, 2, 2)(inputs)
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""One trial of something that must hold however often it is tried."""
+"""The result of one trial of `benchmarks.reliability`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """What came of a trial.
+    """The result of a trial.
 
     Args:
-        seed: All that was drawn follows from it.
-        kind: Of what it was.
-        outcome: How it ended, in a word or two.
-        fault: What is wrong with that; empty if nothing.
-        count: How many of what is counted it was.
+        seed: The seed of all random choices in the trial.
+        kind: What was tried, such as the name of a command.
+        outcome: How the trial ended, in a word or two.
+        fault: What is wrong; empty if nothing is.
+        count: The number of tries in the trial.
     """
 
     seed: int

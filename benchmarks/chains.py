@@ -1,12 +1,14 @@
-"""Measures expansion, depthwise convolution and projection, whole and cut as a chain.
+"""Times inverted residuals whole and cut into blocks.
 
     python benchmarks/chains.py [--runs 100] [--output FILE]
 
-Inverted residuals of the sizes that MobileNetV2 has when it is balanced, with their
-shortcuts, cut into four blocks as a file of four widths is. The projection reads the
-blocks of the widest tensors: *joined* it copies them, *added* it has a kernel for each
-and adds what they give; `adding_pays` chooses. LiteRT (XNNPACK), one thread, medians,
-all in turns.
+An inverted residual is a chain of expansion, depthwise convolution and projection, with
+a shortcut. The sizes are those of a MobileNetV2 with `width_multiplier="balanced"`. The
+layers are cut into four blocks, as in a file of four widths. The projection reads the
+blocks of the widest tensor in one of two ways. *Joined*: the blocks are copied into one
+tensor. *Added*: each block has its own kernel, and the results are added. The exporter
+chooses with `adding_pays`. Times are medians with LiteRT (XNNPACK) on one thread; all
+variants take turns.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from awn_keras.files import write_whole
 from awn_keras.layouts import Cut
 
 OUTPUT = Path(__file__).parents[1] / "results" / "chains.json"
-#: Rows and cols, channels of the trunk, channels between.
+#: Number of rows (and of cols), channels of the trunk, channels after the expansion.
 SIZES = ((28, 32, 192), (14, 80, 464), (14, 112, 696), (7, 192, 1160))
 BLOCKS = 4
 
 
 def chain(size: int, channels: int, between: int) -> keras.Model:
-    """A layer that makes the trunk's blocks, and an inverted residual after it."""
+    """Builds a layer that makes the blocks of the trunk, then an inverted residual."""
     inputs = keras.Input((size, size, 8))
     x = shortcut = keras.layers.Conv2D(channels, 1, name="trunk")(inputs)
     x = keras.layers.Conv2D(between, 1, name="expand")(x)
@@ -44,7 +46,7 @@ def chain(size: int, channels: int, between: int) -> keras.Model:
 
 
 def cuts_of(channels: int, between: int) -> dict[str, Cut]:
-    """Where a file of four widths cuts the layers."""
+    """Returns where a file of four widths cuts the layers."""
     trunk, wide = (
         [8 * round(count * k / BLOCKS / 8) for k in range(1, BLOCKS + 1)]
         for count in (channels, between)
@@ -57,7 +59,7 @@ def cuts_of(channels: int, between: int) -> dict[str, Cut]:
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures all sizes, then prints and writes the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--output", type=Path, default=OUTPUT)

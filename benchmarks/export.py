@@ -1,27 +1,31 @@
-"""What exported files cost: weights, bytes, what they execute, and milliseconds.
+"""Measures exported files: weights, bytes, executed operations and milliseconds.
 
     python benchmarks/export.py [--networks 'NAME;...'] [--runs 100] [--output FILE]
                                 [--files FOLDER] [--only-convert]
     python benchmarks/export.py --seconds [--before CHECKOUT]
 
-Networks made any-width in several ways (`ARMS`): by the paper's staircase and by a
-nested one, widened by sqrt(2) everywhere and where it pays. Of each:
+Each network is converted to an any-width network in several ways (`ARMS`): with the
+paper's staircase or a nested staircase, widened by sqrt(2) in all layers or balanced.
+For each network, the script measures:
 
-- one file of four widths: bytes, weights that it stores, and for each width
-  multiply-accumulates of the slim network and of the file, active weights,
-  milliseconds; the same with dense kernels, and for the default also with eight widths;
-- what a user would take instead: plain networks, all layers narrower alike, with as
-  many weights as are active, and with as many multiply-accumulates as the file
-  executes;
-- an S-Net of the plain network, which has a copy for each of the four widths.
+- One file of four widths for each arm: its bytes and stored weights. For each width:
+  multiply-accumulates of the slim network and of the file, active weights, and
+  milliseconds. The default arm is also measured with dense kernels and with eight
+  widths.
+- Plain networks that a user could ship instead. All their layers are scaled by the same
+  factor, so that they have as many weights as are active in the file, or as many
+  multiply-accumulates as the file executes.
+- An S-Net of the plain network, which has a copy of the weights for each of the four
+  widths.
 
-LiteRT (XNNPACK), one thread, medians; the files take turns in one process, each width
-runs some times in a row. Weights are random: they change neither bytes nor time.
-`--only-convert` converts alone, beside other work: files that a later run finds in the
-folder are not made again. Remove them when what makes them has changed.
+Times are medians with LiteRT (XNNPACK) on one thread. The files take turns in one
+process, and each width runs some times in a row. Weights are random, because their
+values change neither bytes nor time. `--only-convert` writes the files without timing
+them, so it may run beside other work. A later run uses the files that are already in
+the folder. Remove the files after a change of the code that makes them.
 
-`--seconds` measures how long an export takes instead, against one conversion of the
-full width by TensorFlow's converter, each in a process of its own; `--before` names a
+`--seconds` measures how long an export takes, compared with one conversion of the full
+width by TensorFlow's converter. Each runs in a separate process. `--before` names a
 checkout of an earlier version to compare with.
 """
 
@@ -67,7 +71,7 @@ from benchmarks.networks import u_net
 
 OUTPUT = Path(__file__).parents[1] / "results" / "export.json"
 ROOT_2 = math.sqrt(2)
-#: The arm that is compared with dense kernels and eight widths.
+#: The arm that is also measured with dense kernels and with eight widths.
 DEFAULT = "nested, balanced"
 ARMS: dict[str, dict[str, Any]] = {
     "paper's, sqrt(2)": {"staircase": "paper", "width_multiplier": ROOT_2},
@@ -78,7 +82,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "divisor": 32,
     },
 }
-#: All layers of a plain network times one of these.
+#: Factors on the channels of all layers of a plain network.
 SIZES = np.arange(0.25, 1.46, 0.05).round(2).tolist()
 
 
@@ -89,8 +93,8 @@ class Case:
     Args:
         plain: Makes the plain network.
         min_width: The smallest width.
-        divisor: Channels of a block, unless an arm says so.
-        s_net: Whether an S-Net can be made of it.
+        divisor: Channels of a block, in arms that set no `divisor`.
+        s_net: Whether to measure an S-Net of the network, too.
     """
 
     plain: Callable[[], keras.Model]
@@ -99,19 +103,19 @@ class Case:
     s_net: bool = False
 
     def model(self, arm: Mapping[str, Any]) -> AnyWidthModel:
-        """The any-width model of an arm."""
+        """Builds the any-width model of an arm."""
         options = {"min_width": self.min_width, "divisor": self.divisor, **arm}
         return to_any_width(self.plain(), **options)
 
     def of_size(self, size: float) -> AnyWidthModel:
-        """The network with all layers wider or narrower, whole at its only width."""
+        """Builds the network with all channels times `size`, at full width only."""
         return to_any_width(
             self.plain(), width_multiplier=size, min_width=1.0, divisor=self.divisor
         )
 
 
 def application(name: str) -> keras.Model:
-    """A network of `keras.applications` for 224x224 images and 1000 classes."""
+    """Builds a network of `keras.applications` for 224x224 images and 1000 classes."""
     return getattr(keras.applications, name)(
         input_shape=(224, 224, 3), weights=None, classifier_activation=None
     )
@@ -135,7 +139,11 @@ CASES = {
 
 
 def widths_of(min_width: float, count: int) -> list[float]:
-    """So many widths, evenly spaced; not below those at which blocks appear."""
+    """Returns `count` evenly spaced widths.
+
+    Widths are rounded up to 4 digits. If they were rounded down, a width could lie just
+    below the width at which a block appears.
+    """
     even = np.linspace(min_width, 1.0, count)
     return [min_width, *(np.ceil(even[1:] * 1e4 - 1e-6) / 1e4).tolist()]
 
@@ -145,10 +153,10 @@ class File:
     """A file of one network at some widths.
 
     Args:
-        label: What is in it.
-        content: The file.
-        names: Its signatures, by width.
-        rows: What is known of each width.
+        label: A description of the contents.
+        content: The bytes of the file.
+        names: For each width, the name of its signature.
+        rows: For each width, the numbers known about it.
     """
 
     label: str
@@ -158,7 +166,7 @@ class File:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Bytes, and the weights that they hold."""
+        """The size of the file in bytes, and the number of weights in it."""
         return {
             "bytes": len(self.content),
             "stored_weights": constants(self.content).stored // 4,
@@ -166,10 +174,10 @@ class File:
 
 
 class Files:
-    """Files of a network, made if they are missing.
+    """Files of a network. A file is made only if it is missing.
 
     Args:
-        folder: Where they are kept.
+        folder: The folder that keeps the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -187,7 +195,7 @@ class Files:
     def of_model(
         self, label: str, model: MultiWidthModel, widths: Sequence[float], layout: str
     ) -> File:
-        """A file of some widths of a model."""
+        """Returns a file of some widths of a model."""
         cuts = choose_cuts(model, widths, layout)
         names = {width: width_signature(width) for width in widths}
 
@@ -207,7 +215,7 @@ class Files:
         return File(label, self._kept(label, make), names, rows)
 
     def of_plain(self, case: Case, costs: dict[str, Any]) -> File:
-        """A file of a plain network of a size, with what it costs."""
+        """Returns a file of a plain network whose size is `costs["size"]`."""
         label = f"plain, {costs['size']:g}"
 
         def make() -> bytes:
@@ -219,7 +227,12 @@ class Files:
 def alternatives(
     case: Case, files: Files, arms: Sequence[File]
 ) -> tuple[list[File], list[dict[str, Any]]]:
-    """Plain networks of equal weights, and of equal executed multiply-accumulates."""
+    """Finds plain networks like the files, by weights and by executed operations.
+
+    Returns:
+        The files of all chosen networks, and a row for each choice, which says what
+        the choice is equal to: the arm, its width, and weights or multiply-accumulates.
+    """
     plain = []
     for size in SIZES:
         model = case.of_size(size)
@@ -253,13 +266,13 @@ def _distance(
 
 
 def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
-    """All numbers of one network; with no `runs` its files are made, and no more."""
+    """Measures one network. If `runs` is 0, only makes the files; returns `None`."""
     case, files = CASES[name], Files(folder / name)
     few, many = (widths_of(case.min_width, count) for count in (4, 8))
     arms, more = [], []
     for label, changes in ARMS.items():
         if case.divisor == 1 and "divisor" in changes:
-            continue  # of few channels there are no such blocks
+            continue  # this network has too few channels for blocks of 32
         model = case.model(changes)
         arms.append(files.of_model(label, model, few, "auto"))
         if label == DEFAULT:
@@ -298,7 +311,11 @@ def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
 
 
 def time_in_turns(files: Sequence[File], runs: int) -> dict[tuple[str, float], float]:
-    """Medians of each signature of each file, in five rounds over all of them."""
+    """Times each signature of each file, in five rounds over all files.
+
+    Returns:
+        Median milliseconds, by label of the file and width.
+    """
     times: dict[tuple[str, float], list[float]] = {}
     rounds = 5
     each = -(-runs // rounds)
@@ -313,7 +330,7 @@ def time_in_turns(files: Sequence[File], runs: int) -> dict[tuple[str, float], f
 
 # ------------------------------------------------------------------- seconds of export
 
-#: Run in a process of its own, by the version that its PYTHONPATH names.
+#: A program for a separate process, whose PYTHONPATH names the version to measure.
 _EXPORT = """
 import json, math, sys, tempfile, time
 import keras
@@ -355,7 +372,7 @@ print(json.dumps({"seconds": seconds, "verification": verified[0], "bytes": size
 
 
 def seconds_of(what: str, count: int, checkout: Path) -> dict[str, Any]:
-    """How long an export takes, or a stock conversion."""
+    """Measures how long an export or a stock conversion takes."""
     result = subprocess.run(
         [sys.executable, "-c", _EXPORT, what, str(count)],
         env={**os.environ, "PYTHONPATH": str(checkout)},
@@ -371,7 +388,7 @@ def seconds_of(what: str, count: int, checkout: Path) -> dict[str, Any]:
 
 
 def measure_seconds(before: Path | None) -> Iterator[dict[str, Any]]:
-    """Seconds of exports of MobileNetV2: what is known after each of them."""
+    """Times exports of MobileNetV2; yields all results so far after each export."""
     here = Path(__file__).parents[1]
     runs = [("stock", 1, here), ("now", 4, here), ("now", 8, here)]
     if before is not None:
@@ -388,7 +405,7 @@ def measure_seconds(before: Path | None) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures the networks, then writes the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--networks", default=";".join(CASES), help="separated by ;")
     parser.add_argument("--runs", type=int, default=100)

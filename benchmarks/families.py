@@ -2,11 +2,12 @@
 
     python benchmarks/families.py [--families MobileNetV2 ...] [--output FILE]
 
-Each is built with fresh weights at its usual size (224x224; 299x299 for InceptionV3 and
-Xception), converted with `to_any_width(min_width=0.35, divisor=8)`, given random
-weights, and compared on one image with `slim(model, width)` at three widths. The
-difference is that of the logits, relative to the largest one. Times are of one run
-each.
+Each network is built with new weights at its usual size (224x224; 299x299 for
+InceptionV3 and Xception). The script converts the network with
+`to_any_width(min_width=0.35, divisor=8)` and gives it random biases and statistics. At
+three widths, the script compares the model with `slim(model, width)` on one image. The
+reported difference is the largest difference of a logit, relative to the largest logit.
+Each time is from one run.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ OUTPUT = Path(__file__).parents[1] / "results" / "families.json"
 
 
 def randomize(model: keras.Model) -> None:
-    """Gives statistics and factors values as training gives them."""
+    """Gives biases, factors and statistics random values, like those of training.
+
+    With the initial values 0 and 1, wrong slices of these weights would go unnoticed.
+    """
     rng = np.random.default_rng(0)
     for weight in model.weights:
         if "variance" in weight.path or "gamma" in weight.path:
@@ -98,7 +102,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
-    # What TensorFlow sets up in its first call belongs to no family.
+    # TensorFlow sets itself up in its first call. That time belongs to no family.
     keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3)])
     rows = []
     for family in args.families:

@@ -2,9 +2,10 @@
 
     python -m benchmarks.gallery [--litertjs FOLDER]
 
-Runs `awn demo --web`, which takes under two minutes on two cores, and draws its model.
-The picture of the page needs Debian's packages `chromium` and `chromium-driver`, and
-LiteRT.js (`tests/deploy/litertjs.sh FOLDER`); it is left as it is without `--litertjs`.
+Runs `awn demo --web`, which takes less than two minutes on two cores, and draws its
+model. The picture of the web page needs the Debian packages `chromium` and
+`chromium-driver`, and LiteRT.js (`tests/deploy/litertjs.sh FOLDER`). Without
+`--litertjs`, the picture of the web page does not change.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
-#: A drawing of a 3 by the mouse, in parts of the field.
+#: Positions of the mouse while it draws a 3, relative to the size of the field.
 _THREE = (
     *((0.3, 0.2), (0.5, 0.12), (0.68, 0.25), (0.6, 0.42), (0.45, 0.48)),
     *((0.65, 0.58), (0.7, 0.75), (0.5, 0.88), (0.28, 0.8)),
@@ -24,7 +25,7 @@ _THREE = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Makes the pictures."""
+    """Runs the demo and makes the pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--litertjs", type=Path, metavar="FOLDER")
     args = parser.parse_args(argv)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _draw_kernels(model: Path, target: Path) -> None:
-    """Draws a kernel at full width, and the part that half width copies."""
+    """Draws a kernel at full width, and the part of it that width 0.5 uses."""
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
 
@@ -67,7 +68,7 @@ def _draw_kernels(model: Path, target: Path) -> None:
 
 
 def _show_page(folder: Path, target: Path) -> None:
-    """Draws a digit on the page, and takes a picture of the page."""
+    """Draws a digit on the web page, and saves a picture of the page."""
     from tests.deploy.browser import Page, chromium, served
 
     with served(folder) as address, chromium("--window-size=1100,1250") as driver:

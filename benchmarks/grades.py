@@ -1,21 +1,22 @@
-"""What a staircase makes of accuracy: the paper's, a nested one, and plain networks.
+"""Accuracy with the paper's staircase, with a nested one, and of plain networks.
 
     python benchmarks/grades.py --directory runs/grades [--seeds 0 1] [--data-dir DIR]
 
-Four networks on Fashion-MNIST, each converted with `min_width=0.25`:
+Four networks train on Fashion-MNIST. Each is converted with `min_width=0.25`:
 
-- autoencoder: MLPerf Tiny's, of 784 inputs, with a code of 8 channels; mean squared
-  error of standardized pixels, 10 epochs;
-- u_net: finds the pixels of a garment in noise, 32x32, with 16 channels in all of its
-  decoder; intersection over union, 4,000 images, 6 epochs;
-- lenet: LeNet-3C1L (45 channels), accuracy, 4 epochs;
-- mobilenet: `keras.applications.MobileNetV2` with `alpha=0.35`, 32x32, accuracy,
-  10,000 images, 4 epochs.
+- autoencoder: the network of MLPerf Tiny, with 784 inputs and a code of 8 channels.
+  Measure: mean squared error of standardized pixels. 10 epochs.
+- u_net: finds the pixels of a garment in noise, 32x32. The decoder has 16 channels in
+  all stages. Measure: intersection over union. 4,000 images, 6 epochs.
+- lenet: LeNet-3C1L (45 channels). Measure: accuracy. 4 epochs.
+- mobilenet: `keras.applications.MobileNetV2` with `alpha=0.35`, 32x32. Measure:
+  accuracy. 10,000 images, 4 epochs.
 
-Adam at 1e-3 along half a cosine, the sandwich rule with 4 widths, the mean of their
-losses. `plain` is the same network of one width; in `stages` the autoencoder's code
-never has fewer than half of its channels. Finished arms are kept in `--directory` and
-not run again. An hour and a half for two seeds on 2 cores.
+The optimizer is Adam; its rate starts at 1e-3 and falls along half a cosine. Each step
+trains 4 widths by the sandwich rule, with the mean of their losses. The arm `plain` is
+the network before conversion. In the arm `stages`, the code of the autoencoder never
+has fewer than half of its channels. Finished arms are kept in `--directory` and not run
+again. Two seeds take an hour and a half on two cores.
 """
 
 from __future__ import annotations
@@ -45,17 +46,18 @@ WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Task:
-    """A network and what it learns.
+    """A network and its training.
 
     Args:
         network: Makes the plain network.
         divisor: Channels of a block.
         loss: The loss.
-        metric: Makes the metric that is reported.
+        metric: Makes the metric to report.
         epochs: Passes over the training data.
         batch_size: Samples in a step.
-        data: `data(images)` gives inputs and targets of training, then of the test.
-        stages: What differs in some layers, for the arm `stages`, if there is one.
+        data: A function of the images. It returns inputs and targets for training, then
+            inputs and targets for the test.
+        stages: The stages of the arm `stages`. `None` leaves out this arm.
     """
 
     network: Callable[[], keras.Model]
@@ -101,7 +103,7 @@ def _mobilenet() -> keras.Model:
     )
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9  # 0.999 is for more steps than there are here
+            layer.momentum = 0.9  # 0.999 would need more steps than these runs have
     return model
 
 
@@ -158,7 +160,7 @@ TASKS = {
 
 
 def build(task: Task, arm: str) -> keras.Model:
-    """The network of an arm, untrained."""
+    """Builds the untrained network of an arm."""
     model = task.network()
     if arm == "plain":
         return model
@@ -171,14 +173,14 @@ def build(task: Task, arm: str) -> keras.Model:
 
 
 def relative_macs(task: Task, arm: str) -> list[float]:
-    """Multiply-accumulates at each width, relative to the plain network's."""
+    """Counts multiply-accumulates at each width, relative to the plain network."""
     plain, model = task.network(), build(task, arm)
     widths = [1.0] if arm == "plain" else WIDTHS
     return [count_macs(model, width) / count_macs(plain) for width in widths]
 
 
 def train(name: str, arm: str, seed: int, images: ImageData) -> dict[str, Any]:
-    """Trains one network."""
+    """Trains one network and returns its test result at each width."""
     task = TASKS[name]
     keras.utils.set_random_seed(seed)
     model = build(task, arm)
@@ -208,7 +210,7 @@ def train(name: str, arm: str, seed: int, images: ImageData) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Trains what is missing, and writes the result."""
+    """Trains the arms that are not finished, and writes the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])

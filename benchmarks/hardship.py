@@ -1,7 +1,8 @@
-"""Commands of `awn` that are killed, or find a full disk, and what is left then.
+"""Trials that kill commands of `awn` or fill their disk, and check the files after.
 
-A process that has imported all, and computed nothing, forks one for each command: a
-kill takes as long as what is killed. TensorFlow starts its threads in the forks.
+Each command runs in a fork of this process, which has imported all modules already. So
+a trial does not spend its time on imports. This process must not compute anything with
+TensorFlow before it forks, because TensorFlow's threads would not survive a fork.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ _FILES = "--output out/r.json --csv out/r.csv --html out/r.html"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command, which writes to the folder `out`.
+    """A command that writes to the folder `out`.
 
     Args:
         words: The command.
-        older: What has written older files there.
-        again: What is called after a kill; `None` for the same.
-        together: Whether all files change together, or none.
+        older: The command that has written older files there; `None` if there are none.
+        again: The command to run after a kill; `None` runs `words` again.
+        together: Whether `out` must hold only old files or only new files, and never a
+            mixture.
     """
 
     words: str
@@ -80,7 +82,8 @@ SCENARIOS = {
     ),
     "demo": Scenario("demo --output out"),
 }
-#: Each has its turn; the demo takes as long as ten others.
+#: Scenarios in the order of their trials. The demo is in the list once and the others
+#: twice, because a demo takes as long as ten other commands.
 _TURNS = [name for name in SCENARIOS if name != "demo"] * 2 + ["demo"]
 _ON_DISK = [name for name in SCENARIOS if name != "demo"]
 
@@ -89,7 +92,7 @@ _ON_DISK = [name for name in SCENARIOS if name != "demo"]
 
 
 def _fork(folder: Path, words: str) -> int:
-    """Starts a command in a folder; returns its process."""
+    """Starts a command in a folder and returns the id of its process."""
     process = os.fork()
     if process:
         return process
@@ -104,11 +107,14 @@ def _fork(folder: Path, words: str) -> int:
         with inside(folder):
             code = cli.main(words.split(), log=folder / "log")
     finally:
-        os._exit(code)
+        os._exit(code)  # an error must not reach the parent's loop in the child
 
 
 def _wait(process: int, seconds: float | None = None) -> int | None:
-    """Waits for a process: its exit code; `None` if it took longer and is killed."""
+    """Waits for a process and returns its exit code.
+
+    With `seconds`, kills a process that takes longer and returns `None`.
+    """
     start = time.monotonic()
     while seconds is not None and time.monotonic() - start < seconds:
         ended, status = os.waitpid(process, os.WNOHANG)
@@ -126,7 +132,10 @@ def _run(folder: Path, words: str) -> int | None:
 
 
 def _make(folder: Path) -> None:
-    """Writes all that commands read, in a process of its own."""
+    """Writes the files that commands read, in a child process.
+
+    A child process, because this process must not compute before it forks.
+    """
     process = os.fork()
     if process:
         if _wait(process):
@@ -143,14 +152,14 @@ def _make(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Known:
-    """What a scenario leaves if nothing happens to it.
+    """The files of a scenario whose command is not disturbed.
 
     Args:
-        older: A folder of what was there before.
-        before: What is in it, as `_essence` tells.
-        after: What is there afterwards.
-        seconds: How long it takes.
-        size: Bytes of the files that are there afterwards.
+        older: A folder with the older files.
+        before: The contents of `older`, as `_essence` returns them.
+        after: The contents of `out` after the command, likewise.
+        seconds: How long the command takes.
+        size: Bytes of all files in `out` after the command.
     """
 
     older: Path
@@ -161,7 +170,7 @@ class _Known:
 
 
 class _Places:
-    """Places to run commands in, and what each command leaves there."""
+    """Makes folders to run commands in, and learns what each command writes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._place = folder, folder / "place"
@@ -170,13 +179,13 @@ class _Places:
         self._known: dict[str, _Known] = {}
 
     def fresh(self, name: str, folder: Path) -> Path:
-        """Makes another place, without `out`."""
+        """Makes another folder with all files that commands read, without `out`."""
         target = folder / name
         target.mkdir()
         return copy_of(self._place, target)
 
     def known(self, name: str) -> _Known:
-        """Runs a scenario once, as far as it has not been."""
+        """Returns what a scenario writes; runs the scenario on the first call."""
         if name not in self._known:
             self._known[name] = self._learn(name)
         return self._known[name]
@@ -205,12 +214,12 @@ def _expect(folder: Path, words: str) -> None:
 
 # ---------------------------------------------------------------------------- files
 
-#: Keys of JSON that differ from run to run.
+#: Keys of JSON whose values differ from run to run.
 _VOLATILE = {"environment", "time", "seconds", "shared_object_id"}
 
 
 def _essence(folder: Path) -> dict[str, Any]:
-    """What is in the files of a folder, but for times."""
+    """Returns the contents of the files in a folder, without times and machines."""
     return {
         name: _content(name, data)
         for name, data in contents(folder).items()
@@ -232,7 +241,10 @@ def _content(name: str, data: bytes) -> Any:
 
 
 def _model(data: bytes) -> Any:
-    """Layers and weights of a .keras file, whose bytes differ."""
+    """Returns the layers and weights of a .keras file.
+
+    Two files of the same model can have different bytes, so bytes cannot be compared.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         config = _steady(json.loads(archive.read("config.json")))
         weights = archive.read("model.weights.h5")
@@ -248,7 +260,7 @@ def _model(data: bytes) -> Any:
 
 
 def _rows(name: str, data: bytes) -> Any:
-    """What was measured, of a report: times differ."""
+    """Returns which rows a report has. Their times differ from run to run."""
     if name == "r.html":
         return data.count(b"<tr><td>cpu</td>")
     if name == "r.json":
@@ -265,7 +277,7 @@ def _steady(value: Any) -> Any:
 
 
 def _unreadable(folder: Path) -> str:
-    """Names a file that is not whole under its final name."""
+    """Names a file that is incomplete but has its final name; "" if none is."""
     for name, data in contents(folder).items():
         if ".partial" in name or name in ("lock", "filler"):
             continue
@@ -273,7 +285,7 @@ def _unreadable(folder: Path) -> str:
             _content(name, data)
             if name.endswith(".png"):
                 Image.open(io.BytesIO(data)).load()
-        except Exception as error:  # noqa: BLE001 -- whatever readers raise
+        except Exception as error:  # noqa: BLE001 -- readers raise many types
             return f"{name} is not whole: {type(error).__name__}: {error}"
         if name.endswith((".csv", ".txt")) and not data.endswith(b"\n"):
             return f"{name} is not whole"
@@ -281,7 +293,11 @@ def _unreadable(folder: Path) -> str:
 
 
 def _kept(scenario: Scenario, known: _Known, out: Path) -> str:
-    """Tells what is wrong with the files that a command left that did not end."""
+    """Checks the files of a command that was killed or refused.
+
+    Returns:
+        What is wrong with the files, or "".
+    """
     fault = _unreadable(out)
     if fault:
         return fault
@@ -295,8 +311,8 @@ def _kept(scenario: Scenario, known: _Known, out: Path) -> str:
         rows = now["r.json"]
         if now["r.csv"] != rows or now["r.html"] != len(rows):
             return (
-                f"the report tells of {rows}, its CSV of {now['r.csv']}, its page of "
-                f"{now['r.html']}"
+                f"the report has the rows {rows}, its CSV {now['r.csv']}, and its page "
+                f"has {now['r.html']} rows"
             )
     return ""
 
@@ -310,7 +326,7 @@ def _same(now: dict[str, Any], known: _Known) -> str:
 
 
 def kills(seeds: Iterator[int]) -> Iterator[Case]:
-    """Kills a command at a random moment, looks at its files, and calls it again."""
+    """Kills a command at a random moment, checks its files, and runs it again."""
     with tempfile.TemporaryDirectory() as root:
         places = _Places(Path(root))
         for seed in seeds:
@@ -335,7 +351,7 @@ def _after_kill(
     if fault:
         return fault
     if scenario.words.startswith("convert") and (place / "out/new.keras").exists():
-        return ""  # it is whole, and is not converted anew
+        return ""  # the file is complete, and a rerun would refuse to replace it
     code = _run(place, scenario.again or scenario.words)
     if code:
         return f"the rerun's exit code is {code}: {(place / 'stderr').read_text()}"
@@ -343,7 +359,7 @@ def _after_kill(
 
 
 def full_disks(seeds: Iterator[int]) -> Iterator[Case]:
-    """Runs a command whose disk has too little room, and again when it has enough."""
+    """Runs a command on a disk with too little space, then again with enough."""
     with tempfile.TemporaryDirectory() as root:
         places = _Places(Path(root))
         for seed in seeds:
@@ -358,7 +374,7 @@ def full_disks(seeds: Iterator[int]) -> Iterator[Case]:
 
 @contextlib.contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """A disk of 8 MB in a folder."""
+    """Mounts a disk of 8 MB on a folder."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "awn", str(folder)]
     subprocess.run(mount, check=True)
     try:
@@ -370,7 +386,7 @@ def _disk(folder: Path) -> Iterator[None]:
 def _on_disk(seed: int, name: str, known: _Known, place: Path) -> Case:
     scenario, out = SCENARIOS[name], place / "out"
     shutil.copytree(known.older, out, dirs_exist_ok=True)
-    # In pages of 4 kB: too little for what the command writes, in most cases.
+    # Whole pages of 4 kB, as tmpfs counts. Mostly too little for the command's files.
     room = 4096 * random.Random(seed).randrange(1 + known.size // 4096)
     free = shutil.disk_usage(out).free
     (out / "filler").write_bytes(bytes(max(0, free - room)))

@@ -1,13 +1,16 @@
-"""Measures what convolutions cost whole and cut, and fits the constants of the model.
+"""Times whole and cut convolutions, and fits the constants of the cost model.
 
     python benchmarks/layouts.py [--runs 30] [--output FILE]
 
-Convolutions with ReLU, alone in a signature each, whole and cut into 2, 3, 4 and 8 row
-blocks of which each reads as large a part of the inputs as of the outputs lies before
-its end (a triangle). LiteRT (XNNPACK), one thread, medians, all signatures in turns.
-The constants are fitted by non-negative least squares of relative errors; the table
-shows how much faster each cut is, and in brackets what the fitted model says. They are
-`awn_keras.layouts.COSTS`. Four minutes on 2 cores, most of it conversion.
+Each signature holds one convolution with ReLU. Each convolution is measured whole and
+cut into 2, 3, 4 and 8 blocks of outputs. The cuts form a triangle: the block that ends
+after a part of the outputs reads an equal part of the inputs. Times are medians with
+LiteRT (XNNPACK) on one thread; all signatures take turns.
+
+The constants are fitted by non-negative least squares of relative errors. They become
+`awn_keras.layouts.COSTS`. The printed table shows how many times faster each cut is
+than the whole convolution, and in brackets the prediction of the fitted model. Takes
+four minutes on two cores, mostly for conversion.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from awn_keras.environment import environment
 from awn_keras.layouts import Candidate, Cut, Work, work_of
 
 OUTPUT = Path(__file__).parents[1] / "results" / "layouts.json"
-#: Side of the kernel, rows and cols, input channels, output channels.
+#: Side of the kernel, number of rows (and of cols), input channels, output channels.
 SHAPES = (
     *((1, 112, 24, 136), (1, 56, 136, 32), (1, 56, 32, 200), (1, 56, 64, 128)),
     *((1, 28, 48, 272), (1, 28, 272, 48), (1, 28, 128, 128), (1, 14, 88, 544)),
@@ -41,12 +44,12 @@ BLOCKS = (1, 2, 3, 4, 8)
 
 
 def ends(channels: int, blocks: int) -> list[int]:
-    """Where blocks end: in multiples of 8, as channels of a mobile network come."""
+    """Returns the ends of blocks, in multiples of 8 as is usual in mobile networks."""
     return [max(8, 8 * round(channels * k / blocks / 8)) for k in range(1, blocks + 1)]
 
 
 def main() -> None:
-    """Measures, fits, prints, writes."""
+    """Measures the convolutions, fits the constants, prints and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -68,10 +71,10 @@ def main() -> None:
         )
         for blocks in BLOCKS:
             pairs = zip(ends(inputs, blocks), ends(outputs, blocks), strict=True)
-            found = Cut(tuple(dict.fromkeys(pairs)))
-            if len({out for _, out in found.ends}) < blocks:
-                continue  # fewer channels than that
-            option = None if blocks == 1 else found
+            triangle = Cut(tuple(dict.fromkeys(pairs)))
+            if len({out for _, out in triangle.ends}) < blocks:
+                continue  # too few channels for so many blocks
+            option = None if blocks == 1 else triangle
             name = f"s{len(networks)}"
             networks[name] = whole if option is None else cut(whole, {"layer": option})
             rows.append(
@@ -92,7 +95,7 @@ def main() -> None:
         row["microseconds"] = 1e3 * times[row.pop("signature")]
     matrix = np.array([row["work"] for row in rows])
     measured = np.array([row["microseconds"] for row in rows])
-    # A call from Python costs something, too, whatever is called.
+    # The column of ones fits the constant time of a call from Python.
     with_call = np.column_stack([matrix, np.ones(len(rows))])
     fit, _ = nnls(with_call / measured[:, None], np.ones(len(rows)))
     *costs, call = fit.tolist()

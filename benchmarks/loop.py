@@ -1,8 +1,8 @@
-"""The paper's algorithm 1 as it is written: a pass forward and backward for each width.
+"""Algorithm 1 of the paper, literally: a forward and backward pass for each width.
 
-The reference that tests compare `AnyWidthModel`'s one pass with. The gradients are the
-same, it takes much longer, and BatchNormalization updates its moving statistics once
-for each pass.
+Tests compare the single pass of `AnyWidthModel` with this reference. Both give the same
+gradients. The loop takes much longer, and BatchNormalization updates its moving
+statistics in each pass of the loop.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from awn_keras.training.samplers import draw_levels, loss_factors
 def train_by_the_loop(model: MultiWidthModel) -> MultiWidthModel:
     """Makes a compiled model run algorithm 1 in `fit` and `train_on_batch`.
 
+    The loop ignores distillation and `frozen_up_to`.
+
     Args:
-        model: The model; distillation and `frozen_up_to` are left out.
+        model: The model. Its `train_step` is replaced.
 
     Returns:
         The model.
@@ -39,7 +41,7 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
         data: `(x, y)` or `(x, y, sample_weight)`.
 
     Returns:
-        The logs: the loss over the widths, metrics at the last of them.
+        The logs: the loss over all widths, and the metrics at the last width.
     """
     batch = keras.utils.unpack_x_y_sample_weight(data)
     plan, networks = model.plan, model.networks
@@ -71,7 +73,7 @@ def loop_step(model: MultiWidthModel, data: Any) -> dict[str, Any]:
 def _sum(old: Any, new: Any) -> Any:
     if new is None:
         return old
-    # TensorFlow's gradient of an embedding has some of its rows, more than once, which
-    # Keras adds to what is dense only.
+    # TensorFlow's gradient of an embedding lists only some rows, and a row may occur
+    # twice. Keras can add such a gradient only to a dense tensor.
     old = keras.ops.zeros(new.shape, new.dtype) if old is None else old
     return keras.ops.add(old, new)

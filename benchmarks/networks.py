@@ -10,7 +10,7 @@ _L = keras.layers
 
 
 def autoencoder(inputs: int = 640) -> keras.Model:
-    """The autoencoder of MLPerf Tiny's anomaly detection: a code of 8 between 128s."""
+    """Builds the autoencoder of MLPerf Tiny's anomaly detection, with a code of 8."""
     x = start = keras.Input((inputs,), name="frame")
     for units in (128, 128, 128, 128, 8, 128, 128, 128, 128):
         name = "code" if units == 8 else None
@@ -27,7 +27,15 @@ def u_net(
     separable: bool = False,
     classes: int = 1,
 ) -> keras.Model:
-    """A U-Net: two convolutions a stage, transposed convolutions up, joined skips."""
+    """Builds a U-Net with two convolutions in each stage and concatenated skips.
+
+    Args:
+        size: Rows and cols of the image.
+        encoder: Channels of the stages of the encoder; the last is the bottom.
+        decoder: Channels of the stages of the decoder, one fewer than `encoder`.
+        separable: Whether the convolutions are separable.
+        classes: Channels of the output.
+    """
 
     def block(x: keras.KerasTensor, channels: int) -> keras.KerasTensor:
         for _ in range(2):

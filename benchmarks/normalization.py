@@ -1,16 +1,17 @@
-"""Normalization over channels in an any-width network, against BatchNormalization.
+"""Accuracy with normalization over channels, compared with BatchNormalization.
 
     python benchmarks/normalization.py [--seeds 0 1]
 
-A small ConvNeXt (three blocks of 32 channels) on scikit-learn's digits, 8x8, by AdamW
-from 0.002 (a warm-up, then half a cosine), batches of 32:
+A small ConvNeXt (three blocks of 32 channels) trains on the digits of scikit-learn
+(8x8). The optimizer is AdamW with a rate of 0.002 (a warm-up, then half a cosine) and
+batches of 32. The arms are:
 
-- plain: the network itself;
-- narrow: the plain network of 8 channels, as large as the narrowest width;
-- any_width: `to_any_width(plain, min_width=0.25)`, widths by the sandwich rule;
-- any_width_long: the same, with three times as many epochs.
+- plain: the plain network.
+- narrow: the plain network with 8 channels, as many as at the narrowest width.
+- any_width: `to_any_width(plain, min_width=0.25)`, with widths by the sandwich rule.
+- any_width_long: like any_width, with three times as many epochs.
 
-Finished arms are not run again. Ten minutes a seed on two cores.
+Finished arms are not run again. A seed takes ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ EPOCHS, RATE, BATCH = 20, 2e-3, 32
 
 
 def network(normalize: Callable[[], keras.Layer], channels: int) -> keras.Model:
-    """Three blocks of ConvNeXt at one resolution."""
+    """Builds three blocks of ConvNeXt at one resolution."""
     layers = keras.layers
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(channels, 2, padding="same")(layers.Rescaling(1 / 16)(inputs))
@@ -55,7 +56,7 @@ def network(normalize: Callable[[], keras.Layer], channels: int) -> keras.Model:
 
 
 def measured(name: str, arm: str, seed: int, data: ImageData) -> dict[str, Any]:
-    """Trains an arm; what it reached on the test set."""
+    """Trains an arm and returns its results on the test set."""
     keras.utils.set_random_seed(seed)
     model = network(NORMALIZATIONS[name], NARROW if arm == "narrow" else CHANNELS)
     is_any_width = arm.startswith("any_width")

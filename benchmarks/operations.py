@@ -1,12 +1,13 @@
-"""Which functions of keras.ops and which stock layers an any-width network takes.
+"""Checks which functions of keras.ops and which stock layers can be converted.
 
     python -m benchmarks.operations
 
-Each is called on feature maps before the readout, and on scores after it, in a network
-that is converted. What is taken must be exact: a slim network gives what the model
-gives. What is refused must not be: on some of the channels it does not give some of
-the result. Layers of which a Tri layer takes the place are told. Two minutes on two
-cores.
+Each function or layer is called in a network that is then converted, once on feature
+maps before the readout and once on scores after the readout. If the conversion accepts
+the call, a slim network must give the same outputs as the model. If the conversion
+refuses a call before the readout, the call must indeed mix channels: on some of the
+input channels, it must not give the same channels of the result. The result also names
+the layers that become Tri layers. Takes two minutes on two cores.
 """
 
 from __future__ import annotations
@@ -29,28 +30,29 @@ from awn_keras.layers.base import TriLayer
 L, ops = keras.layers, keras.ops
 OUTPUT = Path(__file__).parents[1] / "results" / "operations.json"
 ROWS, CHANNELS, SCORES = 4, 8, 6
-#: Rows and cols, steps, or steps, rows and cols.
+#: Shapes without batch and channels: images, sequences, volumes, and none.
 SHAPES = ((ROWS, ROWS), (ROWS,), (ROWS, ROWS, ROWS), ())
 SOME = (0, 3, 4)
 LAST = {"data_format": "channels_last"}
 
-#: Exact on inputs that happen to have no step of zeros alone.
+#: Seem not to mix channels on random inputs. Masking mixes them, but only at steps that
+#: contain only zeros, and random inputs have no such steps.
 SEEM_EXACT = ("Masking",)
 CORNERS = ((0.0, 0.0), (0.0, 3.0), (3.0, 0.0), (3.0, 3.0))
 
 
 def _matrices(x: Any) -> Any:
-    """Square ones, of cols and channels."""
+    """Cuts the channels so that cols and channels form square matrices."""
     return x[..., :ROWS]
 
 
 def _positive(x: Any) -> Any:
-    """Positive definite ones of any."""
+    """Makes positive definite matrices from any matrices."""
     return ops.matmul(x, ops.transpose(x, (0, 1, 3, 2))) + np.eye(ROWS, dtype="float32")
 
 
-#: How a function is called on a tensor `(batch, ROWS, ROWS, channels)`, where none of
-#: `WAYS` serves. `None` for what makes no tensor of a tensor.
+#: Calls on a tensor `(batch, ROWS, ROWS, channels)`, for functions that none of the
+#: `WAYS` can call. `None` if a function does not make a tensor from a tensor.
 CALLS: dict[str, Callable[[Any], Any] | None] = {
     "adaptive_average_pool": lambda x: ops.adaptive_average_pool(x, (2, 2), **LAST),
     "adaptive_max_pool": lambda x: ops.adaptive_max_pool(x, (2, 2), **LAST),
@@ -158,7 +160,8 @@ CALLS: dict[str, Callable[[Any], Any] | None] = {
     "unfold": lambda x: ops.unfold(x, 2),
     "where": lambda x: ops.where(x > 0, x, 0.5 * x),
 }
-#: Tried in this order: along rows where there is an axis.
+#: Ways to call a function, tried in this order. The axis of the rows comes first,
+#: because the default axis is often the one of the channels.
 WAYS: tuple[Callable[[Any, Any], Any], ...] = (
     lambda f, x: f(x, axis=1),
     lambda f, x: f(x),
@@ -173,7 +176,7 @@ WAYS: tuple[Callable[[Any, Any], Any], ...] = (
 
 
 def main() -> None:
-    """Tries all, and writes what came of it."""
+    """Tries all functions and layers, and writes the results."""
     keras.utils.set_random_seed(0)
     rows = [
         *(_tried("operation", name, call, SHAPES[0]) for name, call in _operations()),
@@ -187,11 +190,11 @@ def main() -> None:
             verdicts = [row[place]["verdict"] for row in rows if row["kind"] == kind]
             counts = {name: verdicts.count(name) for name in sorted(set(verdicts))}
             print(kind, place, counts)
-    print("exact, but refused, or taken, but not exact:", wrong)
+    print("wrong (refused but exact, or accepted but not exact):", wrong)
 
 
 def _operations() -> Iterator[tuple[str, Callable[[Any], Any] | None]]:
-    """Functions of keras.ops, with a call of each on a tensor."""
+    """Yields the functions of keras.ops, each with a way to call it on a tensor."""
     for module in (ops, ops.image):
         for name, function in sorted(vars(module).items()):
             if name.startswith("_") or not inspect.isfunction(function):
@@ -202,7 +205,7 @@ def _operations() -> Iterator[tuple[str, Callable[[Any], Any] | None]]:
 
 
 def _first_way(function: Callable[..., Any]) -> Callable[[Any], Any] | None:
-    """The first way to call a function that gives a tensor of a tensor's samples."""
+    """Returns the first way to call a function that keeps the axis of the samples."""
     x = ops.convert_to_tensor(_random((2, ROWS, ROWS, CHANNELS)))
     for way in WAYS:
         try:
@@ -211,17 +214,17 @@ def _first_way(function: Callable[..., Any]) -> Callable[[Any], Any] | None:
                 return lambda tensor, way=way: keras.tree.flatten(
                     way(function, tensor)
                 )[0]
-        except Exception:  # noqa: BLE001 - whatever a backend raises
+        except Exception:  # noqa: BLE001 - backends raise many types
             continue
     return None
 
 
 def _layers() -> Iterator[tuple[str, Callable[[Any], Any] | None, tuple[int, ...]]]:
-    """Stock layers, with a call of each on a tensor."""
+    """Yields the stock layers, each with a way to call it and a shape to call it on."""
     for name, layer_class in sorted(vars(L).items()):
         if not (inspect.isclass(layer_class) and issubclass(layer_class, L.Layer)):
             continue
-        # What prepares inputs is random in training, and nothing outside of it.
+        # Layers that prepare inputs are random in training and do nothing otherwise.
         if layer_class.__module__.startswith("keras.src.layers.preprocessing"):
             continue
         yield name, *_layer_call(layer_class)
@@ -230,7 +233,7 @@ def _layers() -> Iterator[tuple[str, Callable[[Any], Any] | None, tuple[int, ...
 def _layer_call(
     layer_class: type[L.Layer],
 ) -> tuple[Callable[[Any], Any] | None, tuple[int, ...]]:
-    """The first way to call a layer, and rows and cols of what it is called on."""
+    """Returns the first way to call a layer, and the shape (of `SHAPES`) that fits."""
     arguments: tuple[tuple[Any, ...], ...] = (
         *((), (2,), (0.5,), (8, 1), (2, 2), ((2, 1, 3),), ((2, -1, 8),), ("relu",)),
         *((L.ReLU(),), (L.Conv2D(8, 1),), (lambda y: 2 * y,)),
@@ -242,7 +245,7 @@ def _layer_call(
         for take in (lambda y: (y,), lambda y: ([y, y],), lambda y: (y, y)):
 
             def call(y: Any, args: Any = args, take: Any = take) -> Any:
-                # A layer inside of another is built for one size.
+                # An inner layer is built for one size, so each call needs a new one.
                 layer = layer_class(*map(_fresh, args))
                 return layer(*take(y))
 
@@ -250,7 +253,7 @@ def _layer_call(
                 y = keras.tree.flatten(call(x))[0]
                 if len(y.shape) >= 2 and y.shape[0] == 2:
                     return call, positions
-            except Exception:  # noqa: BLE001 - whatever a layer raises
+            except Exception:  # noqa: BLE001 - layers raise many types
                 continue
     return None, ()
 
@@ -285,7 +288,7 @@ def _tried(
 def _before(
     call: Callable[[Any], Any], shape: tuple[int, ...], *, checked: bool
 ) -> dict[str, str]:
-    """What comes of a call before the readout."""
+    """Tries a call before the readout and returns the verdict."""
 
     def build() -> keras.Model:
         inputs = keras.Input((*shape, 1))
@@ -300,7 +303,7 @@ def _before(
 
 
 def _after(call: Callable[[Any], Any], shape: tuple[int, ...]) -> dict[str, str]:
-    """What comes of a call after the readout."""
+    """Tries a call after the readout and returns the verdict."""
 
     def build() -> keras.Model:
         inputs = keras.Input((*shape, 1))
@@ -316,7 +319,7 @@ def _converted(
 ) -> dict[str, str]:
     try:
         plain = build()
-    except Exception as error:  # noqa: BLE001 - whatever Keras raises
+    except Exception as error:  # noqa: BLE001 - Keras raises many types
         return {"verdict": "not called", "reason": f"symbolic: {_line(error)}"}
     try:
         model = to_any_width(plain, divisor=1, readouts=readouts or ())
@@ -328,11 +331,11 @@ def _converted(
     )
     try:
         plain(x)
-    except Exception as error:  # noqa: BLE001 - taken on symbolic tensors alone
+    except Exception as error:  # noqa: BLE001 - works on symbolic tensors only
         return {"verdict": "not called", "reason": _line(error)}
     try:
         same = all(_slims(model, width, x) for width in (0.25, 0.5, 1.0))
-    except Exception as error:  # noqa: BLE001 - what converts must run
+    except Exception as error:  # noqa: BLE001 - a converted model must run
         return {"verdict": "wrong", "reason": f"taken, but: {_line(error)}"}
     if not same:
         return {"verdict": "wrong", "reason": "taken, but slim differs"}
@@ -340,7 +343,7 @@ def _converted(
 
 
 def _slims(model: keras.Model, width: float, x: np.ndarray) -> bool:
-    """Whether a slim network gives what a model gives."""
+    """Whether a slim network gives the same outputs as the model."""
     ours = keras.tree.flatten(model.at(width)(x, training=False))
     theirs = keras.tree.flatten(slim(model, width)(x, training=False))
     return all(
@@ -356,7 +359,7 @@ def _slims(model: keras.Model, width: float, x: np.ndarray) -> bool:
 
 
 def _is_exact(call: Callable[[Any], Any], shape: tuple[int, ...]) -> bool:
-    """Whether a call gives some of its channels of some of its input's, in training."""
+    """Whether a call on some input channels gives the same channels of the result."""
     x = _random((2, *shape, CHANNELS))
     try:
         whole, part = (
@@ -366,7 +369,7 @@ def _is_exact(call: Callable[[Any], Any], shape: tuple[int, ...]) -> bool:
             for y in (x, x[..., SOME])
         )
         wanted = whole[..., SOME]
-    except Exception:  # noqa: BLE001 - whatever a backend raises
+    except Exception:  # noqa: BLE001 - backends raise many types
         return False
     return part.shape == wanted.shape and np.allclose(part, wanted, atol=1e-5)
 

@@ -1,18 +1,24 @@
-"""What a pretrained start is worth on photos, and how much of it a triangle keeps.
+"""Accuracy on photos of any-width networks that start from trained weights.
 
     python -m benchmarks.photos [--photos cifar10 elpv] [--arms a,b] [--seeds 0 1]
         [--directory runs/photos] [--data-dir DIR]
 
-EfficientNet-Lite0 with ImageNet weights (extra `pretrained`), trained on photos of 10
-classes, 500 each, and tested on 200 each: images of CIFAR-10, written as JPEG of 96x96.
-`elpv` are the 2,624 photos of solar cells of the package elpv-dataset, defective ones
-and others, of which a fifth is held out to test on. 4 epochs, 12 in arms that say so;
-SGD from 0.02 (a warm-up, then half a cosine) with batches of 32, flipped and shifted,
-the mean of four widths' losses by the sandwich rule.
+The network is EfficientNet-Lite0 with ImageNet weights (extra `pretrained`). There are
+two sets of photos:
 
-`ARMS` says what differs. A run is one of `awn_keras.runs`: one that was killed goes on,
-and finished ones are not run again. Six to fifteen minutes a run on two cores; all of
-them take a night.
+- `cifar10`: images of CIFAR-10, written as JPEG of 96x96. Each of the 10 classes has
+  500 photos for training and 200 for the test.
+- `elpv`: the 2,624 photos of solar cells of the package elpv-dataset, in the classes
+  defective and functional. A fifth is held out for the test.
+
+Training takes 4 epochs, or 12 in arms whose name ends with `_12`. The optimizer is SGD
+with a rate of 0.02 (a warm-up, then half a cosine) and batches of 32. Photos are
+flipped and shifted. Each step trains four widths by the sandwich rule, with the mean of
+their losses.
+
+`ARMS` lists what differs between the arms. Runs are those of `awn_keras.runs`: a killed
+run continues, and a finished run is not run again. A run takes six to fifteen minutes
+on two cores; all runs take a night.
 """
 
 from __future__ import annotations
@@ -44,55 +50,57 @@ from awn_keras.runs.run import run
 OUTPUT = Path(__file__).parents[1] / "results" / "photos.json"
 NETWORK = "efficientnet_lite0"
 SIZE = 96
-#: As with trained weights, in all arms that do not say otherwise.
+#: Settings of all arms that do not set them, those from scratch too.
 STEPS: Mapping[str, Any] = {"batch_size": 32, "learning_rate": 0.02}
-#: Photos of each class, to train and to test on.
+#: Photos of each class of CIFAR-10, for training and for the test.
 TRAIN, TEST = 500, 200
 EPOCHS = 4
 GRID = (0.25, 0.5, 0.75, 1.0)
 WIDE = (0.5, 0.67, 0.83, 1.0)
-#: The first stages, in which most of the work and few of the weights are, stay whole.
+#: Keeps the first stages whole. They have most of the work and few of the weights.
 EARLY = {"stem_*": {"min_width": 1.0}, "block[1-5]_*": {"min_width": 1.0}}
 
-#: What trained weights are given on their way into the triangle.
+#: How trained weights come into the triangle: order of channels, and fading over 0.7 of
+#: the steps.
 FADE: Mapping[str, Any] = {"order": "reading", "fade": 0.7}
 ROTATED: Mapping[str, Any] = {**FADE, "rotate": True}
 
 
 def in_widths(*widths: float) -> Mapping[str, Any]:
-    """The part of a recipe that trains these widths and no others."""
+    """Returns the part of a recipe that trains only these widths."""
     return {"widths_grid": widths, "min_width": widths[0], "widths": widths}
 
 
 IN_WIDE = in_widths(*WIDE)
-#: What `awn train --weights imagenet` does.
+#: The recipe of `awn train --weights imagenet`.
 DEFAULT: Mapping[str, Any] = {**ROTATED, **in_widths(*TRAINED_WIDTHS)}
 PLAIN: Mapping[str, Any] = {"system": "plain"}
 ROTATED_WIDE: Mapping[str, Any] = {**ROTATED, **IN_WIDE}
 LONG = {"epochs": 3 * EPOCHS}
 
-#: What each arm changes of the recipe of `awn train --weights imagenet` without these.
+#: What each arm adds to the recipe of `awn train --weights imagenet`, after that recipe
+#: has lost its own settings for the triangle (`without_triangle`).
 ARMS: Mapping[str, Mapping[str, Any]] = {
-    # Plain networks and other systems, from the same weights.
+    # Plain networks and other systems. Only "plain_scratch" has no ImageNet weights.
     "plain": PLAIN,
     "plain_scratch": {**PLAIN, "weights": None},
     "s_net": {"system": "s_net"},
     "us_net": {"system": "us_net", "calibrations": (4,)},
-    # (a) The triangle at once.
+    # (a) The triangle from the first step, without fading.
     "hard": {"order": "importance"},
     "scratch": {"weights": None},
-    # (b) Fading, over which part of the steps.
+    # (b) Fading over other parts of the steps.
     "rotated_wide_hard": {**ROTATED_WIDE, "fade": 0.0},
     "rotated_wide_fade_0.5": {**ROTATED_WIDE, "fade": 0.5},
     "rotated_wide_fade_0.9": {**ROTATED_WIDE, "fade": 0.9},
     # (c) Distillation from the full width.
     "rotated_wide_distilled": {**ROTATED_WIDE, "distillation": 0.5, "late": 0.0},
-    # (d) Orders, and bases.
+    # (d) Orders of the channels, without and with rotation.
     "wide_keep": {"fade": FADE["fade"], **IN_WIDE},
     "wide_importance": {**FADE, **IN_WIDE, "order": "importance"},
     "wide_reading": {**FADE, **IN_WIDE},
     "rotated_wide": ROTATED_WIDE,
-    # (e) Few widths, wide ones, early stages that are whole; their part in the loss.
+    # (e) Fewer widths, other widths, whole early stages, other weights in the loss.
     "rotated_grid": {**ROTATED, **in_widths(*GRID)},
     "rotated_wide_early": {**ROTATED_WIDE, "stages": EARLY},
     "rotated_two": {**ROTATED, **in_widths(0.5, 1.0), "num_widths": 2},
@@ -102,7 +110,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "rotated_wide_power": {**ROTATED_WIDE, "width_power": 1.0},
     # (f) Growing.
     "grown": {"grow": 2**0.5},
-    # (g) Other rates, more steps.
+    # (g) Other rates, smaller batches, more epochs.
     "rotated_wide_0.04": {**ROTATED_WIDE, "learning_rate": 0.04},
     "rotated_wide_0.01": {**ROTATED_WIDE, "learning_rate": 0.01},
     "rotated_wide_16": {**ROTATED_WIDE, "batch_size": 16},
@@ -112,7 +120,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "rotated_two_12": {**ROTATED, **in_widths(0.5, 1.0), "num_widths": 2, **LONG},
     "default_12": {**DEFAULT, **LONG},
     "grown_12": {"grow": 2**0.5, **LONG},
-    # Augmentation: pixels of a shift, where others take an eighth of the side, 12.
+    # (h) Augmentation: a largest shift in pixels. Other arms shift by an eighth of the
+    # side, 12 pixels. Then smoothed labels.
     "plain_shift_0": {**PLAIN, "shift": 0},
     "plain_shift_4": {**PLAIN, "shift": 4},
     "rotated_wide_shift_0": {**ROTATED_WIDE, "shift": 0},
@@ -125,7 +134,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 
 
 def main() -> None:
-    """Runs the arms that are not finished, one seed after the other."""
+    """Runs the arms that are not finished, one seed after another."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--photos", nargs="+", choices=PHOTOS, default=["cifar10"])
@@ -145,7 +154,7 @@ def main() -> None:
 
 
 def write_cifar10(folder: Path, data_dir: Path | None) -> None:
-    """Writes images of CIFAR-10 as photos in folders of classes."""
+    """Writes images of CIFAR-10 as photos, in a folder for each class."""
     data = load_data("cifar10", data_dir=data_dir)
     for part, images, labels, count in (
         ("train", data.x_train, data.y_train, TRAIN),
@@ -163,7 +172,7 @@ def write_cifar10(folder: Path, data_dir: Path | None) -> None:
 
 
 def write_elpv(folder: Path, _: Path | None) -> None:
-    """Writes the photos of elpv-dataset (CC BY-NC-SA) in folders of classes."""
+    """Writes the photos of elpv-dataset (CC BY-NC-SA), in a folder for each class."""
     from elpv_dataset.utils import load_dataset
 
     images, probabilities, _ = load_dataset()
@@ -178,15 +187,19 @@ PHOTOS = {"cifar10": write_cifar10, "elpv": write_elpv}
 
 
 class _OfFourWidths(Recipe):
-    """A recipe for a network of which each width is measured by a pass of its own."""
+    """A recipe whose curve has only four widths.
+
+    S-Net and US-Net need a pass over the test set for each width, so a curve with all
+    widths would take too long.
+    """
 
     def curve_widths(self, _: Any) -> list[float]:
-        """The four of a grid."""
+        """Returns the four widths of `GRID`."""
         return list(GRID)
 
 
 def recipe_of(arm: str, seed: int, photos: Path) -> Recipe:
-    """The recipe of an arm."""
+    """Returns the recipe of an arm."""
     changes = dict(ARMS[arm])
     weights = changes.pop("weights", "imagenet")
     system = changes.pop("system", None)
@@ -197,13 +210,14 @@ def recipe_of(arm: str, seed: int, photos: Path) -> Recipe:
         recipe = paper_recipe(photos.name, NETWORK, system, weights=weights)
         if system != "plain":
             recipe = _OfFourWidths(**vars(recipe))
-    # From other weights nothing is to be kept by small steps; all else is to be equal.
+    # Small steps preserve trained weights. Arms from scratch do not need small steps,
+    # but take them, too, so that only the settings of the arm differ.
     common = {"epochs": EPOCHS, "seed": seed, "size": (SIZE, SIZE), **STEPS}
     return replace(recipe, folder=str(photos.resolve()), **{**common, **changes})
 
 
 def measured(arm: str, seed: int, photos: Path, directory: Path) -> dict[str, Any]:
-    """Trains an arm, or goes on; what it reached at its four widths."""
+    """Trains an arm, or continues; returns its results at up to four widths."""
     keras.backend.clear_session()
     recipe = recipe_of(arm, seed, photos)
     place = directory / f"{photos.name}_{arm}_seed{seed}"
@@ -237,7 +251,7 @@ def _widths(recipe: Recipe, smallest: float) -> tuple[float, ...]:
 
 
 def find(path: Path, photos: str, arm: str, seed: int) -> dict[str, Any] | None:
-    """What is finished of an arm."""
+    """Returns the record of a finished arm, or `None`."""
     if not path.exists():
         return None
     for record in json.loads(path.read_text()):
@@ -247,7 +261,7 @@ def find(path: Path, photos: str, arm: str, seed: int) -> dict[str, Any] | None:
 
 
 def save(path: Path, record: dict[str, Any]) -> None:
-    """Adds a record, in the order of `ARMS`."""
+    """Adds a record to the file and sorts all records by photos, arm and seed."""
     records = json.loads(path.read_text()) if path.exists() else []
     sets, arms = list(PHOTOS), list(ARMS)
 

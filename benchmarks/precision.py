@@ -1,15 +1,15 @@
-"""Accuracy of exported files at each precision and width, by running them.
+"""Measures the accuracy of exported files at each precision and width.
 
     python benchmarks/precision.py MODEL.keras --dataset fashion_mnist [--output FILE]
 
-`MODEL.keras` is a trained any-width model, such as `awn train` writes. A file holds 4
-widths; int8 ranges come from 200 training images. With quantization-aware training
-(the extra `quantization`) there is a file for each width: its slim network, trained for
-200 more steps of 128 images by SGD with momentum at a rate of 3e-4.
+`MODEL.keras` is a trained any-width model, for example from `awn train`. A file holds 4
+widths. The ranges of int8 come from 200 training images. With quantization-aware
+training (extra `quantization`), each width has its own file. The slim network of the
+width trains for 200 more steps of 128 images with SGD with momentum, at a rate of 3e-4.
 
-All test images go through LiteRT. Reported are accuracy, bytes, the largest difference
-of outputs from the float model, and for how many images the answer is the same. Five
-minutes for LeNet-3C1L.
+LiteRT runs the files on all test images. The result has the accuracy, the bytes, the
+largest difference of an output from the float model, and the part of the images with an
+equal answer. Takes five minutes for LeNet-3C1L.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STEPS = 200
 def exported_at(
     precision: str, model: Any, widths: list[float], data: ImageData
 ) -> dict[float, tuple[bytes, str]]:
-    """For each width the file that has it, and its signature."""
+    """Exports a model; returns the file and the signature name of each width."""
     representative = data.train(200)[0][0]
     if precision == QUANTIZATION_AWARE:
         return {
@@ -58,15 +58,15 @@ def exported_at(
             samples=data.test(100)[0][0],
         )
         content = path.read_bytes()
-    return {one.width: (content, one.signature) for one in exported}
+    return {record.width: (content, record.signature) for record in exported}
 
 
 def trained_file(
     model: Any, width: float, data: ImageData, representative: np.ndarray
 ) -> bytes:
-    """The int8 file of one width after quantization-aware training."""
+    """Makes the int8 file of a width, with quantization-aware training."""
     quantized = quantize_aware(model, width, representative=representative)
-    import tf_keras  # after tfmot, which wants to choose
+    import tf_keras  # after `quantize_aware`, as tfmot must choose the Keras version
 
     tf_keras.utils.set_random_seed(0)
     quantized.compile(
@@ -80,7 +80,7 @@ def trained_file(
 
 
 def main() -> None:
-    """Exports, runs, prints, writes."""
+    """Exports the files, runs them, prints and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--dataset", default="fashion_mnist")

@@ -1,18 +1,22 @@
-"""What an early answer costs: narrow first and then refined, against wide alone.
+"""Times an early answer and its refinement, compared with the wide width alone.
 
     python benchmarks/refinement.py [--models 'NAME;...'] [--runs 100] [--files FOLDER]
                                     [--only-convert] [--output FILE]
 
-For LeNet-3C1L with 128 channels and `keras.applications.MobileNetV2` made any-width
-with `width_multiplier=sqrt(2)` (1000 classes): milliseconds of
-`AnytimeInterpreter.run` at the narrow width, of it and `refine` together, and of the
-wide width alone, in the same LiteRT engine (CompiledModel) and in the one that
-`AnyWidthInterpreter` uses; bytes of the file with and without the two signatures that
-this takes, and of the activations that are kept in memory between them.
+The networks are LeNet-3C1L with 128 channels and `keras.applications.MobileNetV2` (1000
+classes), converted with `width_multiplier=sqrt(2)`. For each network, the script
+measures:
 
-XNNPACK, one thread, medians; all take turns in one process, on one sample. Weights are
-random. With `--only-convert` files are made, for a later run with the same `--files`;
-remove them when what makes them has changed.
+- milliseconds of `AnytimeInterpreter.run` at the narrow width;
+- milliseconds of `AnytimeInterpreter.run` and `refine` together;
+- milliseconds of the wide width alone, in the same LiteRT engine (CompiledModel) and in
+  the engine of `AnyWidthInterpreter`;
+- bytes of the file with and without the two signatures that a refinement needs;
+- bytes of the activations that stay in memory between the two signatures.
+
+Times are medians with XNNPACK on one thread, for one sample; all calls take turns in
+one process. Weights are random. `--only-convert` makes the files for a later run with
+the same `--files`. Remove the files after a change of the code that makes them.
 """
 
 from __future__ import annotations
@@ -41,7 +45,10 @@ NAMES = [name for name in CASES if name != "LeNet-3C1L, 45 channels"]
 
 
 def files_of(name: str, folder: Path) -> tuple[Path, Path, Refinement]:
-    """A file with a refinement and one without, which are made if missing."""
+    """Returns a file with a refinement, a file without, and the pair of widths.
+
+    Missing files are made.
+    """
     with_it, without = (folder / f"{name}, {kind}.tflite" for kind in ("both", "one"))
     keras.utils.set_random_seed(0)
     model = CASES[name].model()
@@ -55,7 +62,7 @@ def files_of(name: str, folder: Path) -> tuple[Path, Path, Refinement]:
 
 
 def alone(path: Path, signature: str, shape: tuple[int, ...]) -> Callable[[Any], Any]:
-    """Runs one signature by a CompiledModel, as `AnytimeInterpreter` does two."""
+    """Makes a function that runs a signature in the engine of `AnytimeInterpreter`."""
     model = CompiledModel.from_file(str(path))
     known = model.get_signature_list()[signature]
     inputs, outputs = (
@@ -76,14 +83,14 @@ def alone(path: Path, signature: str, shape: tuple[int, ...]) -> Callable[[Any],
 
 
 def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
-    """All numbers of one network; with no `runs` its files are made, and no more."""
+    """Measures one network. If `runs` is 0, only makes the files; returns `None`."""
     path, without, pair = files_of(name, folder)
     if not runs:
         return None
     known = TFLiteFile(path).signatures
     wide = width_signature(pair.wide)
     (image,), (scores,) = known[wide].inputs, known[wide].outputs
-    kept = [one for one in known[pair.refine].inputs if one.name != image.name]
+    kept = [x for x in known[pair.refine].inputs if x.name != image.name]
     x = np.random.default_rng(0).random(image.shape, "float32")
     anytime, switching = AnytimeInterpreter(path), AnyWidthInterpreter(path)
     compiled = alone(path, wide, scores.shape)
@@ -96,30 +103,30 @@ def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
     times: dict[str, list[float]] = {key: [] for key in calls}
     for turn in range(runs + 5):
         for key, call in calls.items():
-            call()  # the second of two: weights are warm, as for a camera
+            call()  # warms the caches, as the frame before does for a camera
             start = time.perf_counter()
             call()
             if turn >= 5:
                 times[key].append(1e3 * (time.perf_counter() - start))
     answers = [calls[key]() for key in ("both", "wide")]
-    found = {key: statistics.median(one) for key, one in times.items()}
+    medians = {key: statistics.median(values) for key, values in times.items()}
     return {
         "network": name,
         "widths": [pair.narrow, pair.wide],
-        "ms": found,
-        "ratio": found["both"] / found["wide"],
-        "ratio_to_any_width_interpreter": found["both"]
-        / found["wide, AnyWidthInterpreter"],
+        "ms": medians,
+        "ratio": medians["both"] / medians["wide"],
+        "ratio_to_any_width_interpreter": medians["both"]
+        / medians["wide, AnyWidthInterpreter"],
         "bytes": path.stat().st_size,
         "bytes_without": without.stat().st_size,
         "activations_kept": len(kept),
-        "activation_bytes": sum(4 * int(np.prod(one.shape)) for one in kept),
+        "activation_bytes": sum(4 * int(np.prod(each.shape)) for each in kept),
         "largest_difference": float(np.abs(answers[0] - answers[1]).max()),
     }
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures the networks, prints and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=";".join(NAMES), help="separated by ;")
     parser.add_argument("--runs", type=int, default=100)
@@ -130,7 +137,7 @@ def main() -> None:
     if args.only_convert and not args.files:
         parser.error("--only-convert needs --files")
     rows = {}
-    if args.output.exists():  # of networks that are not measured now
+    if args.output.exists():  # keeps the rows of networks that are not measured now
         old = json.loads(args.output.read_text())["networks"]
         rows = {row["network"]: row for row in old}
     measured = False

@@ -1,22 +1,26 @@
-"""Tries what must hold however often it is tried, and counts.
+"""Repeats trials of the package thousands of times and counts the failures.
 
     python -m benchmarks.reliability [--kills 200] [--full-disks 60] [--files 1000]
         [--arguments 200] [--graphs 10000] [--switches 100000] [--output FILE]
 
-What to expect: no failure; some hours for all of it on two cores, most of them random
-graphs. Counts are saved as they come: a run that is ended goes on from them. A failure
-is listed with its seed, from which all that was drawn in it follows: the same trial
-again is `--worker PART SEED SEED+1`.
+Expect no failure. All parts together take some hours on two cores; random graphs take
+most of the time. The counts are saved after each trial, and a new run continues from
+the saved counts. Each failure is listed with its seed. The seed determines all random
+choices of a trial, so `--worker PART SEED SEED+1` repeats the trial.
 
-- kills: `kill -9` at a random moment of train, export, evaluate, benchmark, convert and
-  demo; then all files are whole, those that belong together are together, none is lost,
-  and a rerun gives what an uninterrupted run does.
-- full_disks: a small tmpfs under the same commands (needs root).
-- files, arguments: damaged files and bad arguments, as in tests/fuzz: one line, exit
-  code 2, no traceback, nothing changed.
-- graphs: random graphs of tests/graphs.py: `slim` = model = TFLite at three widths.
-- switches: of the width of one `AnyWidthInterpreter`, and of one model, by 8 threads at
-  once: no wrong answer, no growth of memory.
+- kills: Each trial sends `kill -9` at a random moment of train, export, evaluate,
+  benchmark, convert or demo. Afterwards, all files must be complete, files of one
+  command must belong together, and no file may be lost. A rerun must write the same
+  files as a run without a kill.
+- full_disks: The same commands, without demo, write to a small tmpfs with too little
+  space (needs root).
+- files, arguments: Commands get damaged files or bad arguments, as in tests/fuzz. A
+  command that refuses must print one line, end with exit code 2 without a traceback,
+  and change no file.
+- graphs: For random graphs of tests/graphs.py, `slim`, the model and a TFLite file must
+  agree at three widths.
+- switches: 8 threads change the width of one `AnyWidthInterpreter`, or of one model, at
+  the same time. No answer may be wrong, and memory must not grow.
 """
 
 from __future__ import annotations
@@ -40,16 +44,19 @@ from typing import Any
 from benchmarks.cases import Case
 
 OUTPUT = Path(__file__).parents[1] / "results" / "reliability.json"
-#: Seconds that a trial may take; a demo and its rerun take a minute.
+#: Seconds that a trial may take. The longest trial, a demo and its rerun, takes about a
+#: minute.
 _PATIENCE = 600
-#: Graphs in a trial: hypothesis begins each with the smallest one.
+#: Graphs in a trial. More than one, because the first graph that hypothesis draws in a
+#: trial is always the smallest graph.
 _GRAPHS = 25
-#: Switches in a trial, and by how many threads.
+#: Changes of the width in a trial, and the number of threads that make them.
 _SWITCHES, _THREADS = 1000, 8
-#: A tenth of the trials of switches is of a model, which takes longer: so many.
+#: Changes in a trial of a model (every tenth trial of switches). Fewer, because a model
+#: is slower than an interpreter.
 _OF_MODEL = 80
-#: By how much the memory may grow from the 20th trial on, in MB: what is kept for each
-#: width and thread is there by then.
+#: MB by which the memory may grow after the 20th trial. Before that, it grows because
+#: data for each width and thread is allocated on first use and kept.
 _GROWTH = 30
 
 
@@ -95,7 +102,7 @@ def _arguments(seeds: Iterator[int]) -> Iterator[Case]:
 def _commands(
     seeds: Iterator[int], words_of: Callable[[int], tuple[str, list[str]]]
 ) -> Iterator[Case]:
-    """Runs commands in this process, each in a folder of its own."""
+    """Runs commands in this process, each in a separate folder."""
     import tensorflow as tf
 
     from tests.fuzz.commands import inside, run
@@ -117,7 +124,7 @@ def _commands(
 
 
 def _graphs(seeds: Iterator[int]) -> Iterator[Case]:
-    """Draws graphs; an example that raises is a failure, and the next one comes."""
+    """Draws graphs and tries each. An exception counts as a failure of its graph."""
     import hypothesis
     import tensorflow as tf
     from hypothesis import strategies as st
@@ -140,9 +147,9 @@ def _graphs(seeds: Iterator[int]) -> Iterator[Case]:
         def try_graphs(data: Any) -> None:
             try:
                 reason = _try_graph(data.draw)
-            except hypothesis.errors.HypothesisException:  # no graph that is meant
-                raise
-            except Exception as error:  # noqa: BLE001 -- a failure, whatever it is
+            except hypothesis.errors.HypothesisException:
+                raise  # hypothesis rejects this draw; the package did not fail
+            except Exception as error:  # noqa: BLE001 -- any exception is a failure
                 reason = f"{type(error).__name__}: {error}"[:500]
             cases.append(reason and f"graph {len(cases)}: {reason}")
 
@@ -152,7 +159,11 @@ def _graphs(seeds: Iterator[int]) -> Iterator[Case]:
 
 
 def _try_graph(draw: Any) -> str:
-    """Compares a graph at three widths: the model, `slim`, and a file."""
+    """Compares the model of a random graph with `slim` and a file at each width.
+
+    Returns:
+        The first difference, or "" if there is none.
+    """
     import hypothesis
     import keras
     import numpy as np
@@ -191,14 +202,14 @@ def _try_graph(draw: Any) -> str:
             for name, got in answers.items():
                 for output, other in zip(got, wanted, strict=True):
                     scale = max(np.abs(other).max(), 1e-3)
-                    # float32 sums in another order, through some ten layers.
+                    # float32 sums in another order, through about ten layers.
                     if not np.abs(np.asarray(output) - other).max() <= 1e-4 * scale:
                         return f"{name} differs at width {width}"
     return ""
 
 
 def _switches(seeds: Iterator[int]) -> Iterator[Case]:
-    """Lets threads switch the width of one interpreter, and of one model."""
+    """Lets threads change the width of one interpreter, and of one model."""
     import numpy as np
 
     from awn_keras import AnyWidthInterpreter, export_tflite
@@ -214,7 +225,7 @@ def _switches(seeds: Iterator[int]) -> Iterator[Case]:
         wanted = {width: np.asarray(runner.run(x, width=width)) for width in widths}
 
         def switch(seed: int, count: int) -> int:
-            """Switches, and counts wrong answers."""
+            """Changes the width, and returns the number of wrong answers."""
             rng, wrong = random.Random(seed), 0
             for _ in range(count // _THREADS):
                 width = rng.choice(widths)
@@ -223,7 +234,7 @@ def _switches(seeds: Iterator[int]) -> Iterator[Case]:
                     if count == _OF_MODEL
                     else runner.run(x, width=width)
                 )
-                # The same sums in another order.
+                # float32 sums in another order.
                 close = np.allclose(got, wanted[width], rtol=1e-4, atol=1e-4)
                 wrong += not close
             return wrong
@@ -248,7 +259,8 @@ def _megabytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-#: What is tried, how often unless told otherwise, and how much of that a trial is.
+#: For each part: the function that yields cases, the default number of tries, and the
+#: number of tries in a trial (a trial has one seed).
 PARTS: dict[str, tuple[Callable[[Iterator[int]], Iterator[Case]], int, int]] = {
     "kills": (_kills, 200, 1),
     "full_disks": (_full_disks, 60, 1),
@@ -263,7 +275,7 @@ PARTS: dict[str, tuple[Callable[[Iterator[int]], Iterator[Case]], int, int]] = {
 
 
 def worker(part: str, first: int, last: int) -> None:
-    """Tries cases, and writes a line of JSON for each to stdout.
+    """Runs trials, and writes a line of JSON for each case to stdout.
 
     Args:
         part: One of `PARTS`.
@@ -271,7 +283,7 @@ def worker(part: str, first: int, last: int) -> None:
         last: The seed after the last one.
     """
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what commands and libraries print is no case
+    os.dup2(2, 1)  # keeps the output of commands and libraries out of the cases
 
     def seeds() -> Iterator[int]:
         for seed in range(first, last):
@@ -285,13 +297,16 @@ def worker(part: str, first: int, last: int) -> None:
 
 
 def measure(part: str, wanted: int, result: dict[str, Any], save: Any) -> None:
-    """Tries cases in a process that may end, until there are as many as wanted.
+    """Runs trials in a child process until the wanted number of tries is counted.
+
+    If the child process dies, its trial counts as a failure, and a new process starts
+    with the next seed.
 
     Args:
         part: One of `PARTS`.
-        wanted: How many of what it counts.
-        result: The part's counts so far, which change.
-        save: Called after each change.
+        wanted: The number of tries to reach.
+        result: The counts of the part so far. They are updated.
+        save: Called without arguments after each update.
     """
     while result["count"] < wanted:
         more = -(-(wanted - result["count"]) // PARTS[part][2])
@@ -316,12 +331,12 @@ def measure(part: str, wanted: int, result: dict[str, Any], save: Any) -> None:
 
 
 def add(result: dict[str, Any], case: Case, seconds: float) -> None:
-    """Counts a case.
+    """Adds a case to the counts.
 
     Args:
-        result: Counts so far, which change.
-        case: It.
-        seconds: How long it took.
+        result: The counts so far. They are updated.
+        case: The case to add.
+        seconds: How long the case took.
     """
     result["trials"] = case.seed + 1
     result["count"] += case.count
@@ -335,7 +350,7 @@ def add(result: dict[str, Any], case: Case, seconds: float) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Tries what there is to be tried."""
+    """Runs the trials of all parts, or of one part as a worker."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for part, (_, count, _) in PARTS.items():
         parser.add_argument(f"--{part.replace('_', '-')}", type=int, default=count)

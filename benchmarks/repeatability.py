@@ -1,12 +1,16 @@
-"""Do two runs of `awn benchmark` say the same? Do medians rise with width?
+"""Checks that two runs of `awn benchmark` agree, and that times rise with the width.
 
     python benchmarks/repeatability.py FILE.tflite --dataset fashion_mnist
 
-`FILE.tflite` is an export of a trained model, best at 8 widths. It is measured twice on
-the CPU, one thread, and once on LiteRT's GPU engine if there is a GPU (one in software
-gives right numbers, but no speed to speak of). Reported are both runs, the accuracy of
-each width, Spearman's rank correlation of width and median, and the largest difference
-between the two runs of a width's median relative to the full width's. Five minutes.
+`FILE.tflite` is an export of a trained model, preferably at 8 widths. The script
+measures the file twice on the CPU, on one thread. If there is a GPU, the script also
+measures the file once on LiteRT's GPU engine. A GPU in software gives correct outputs,
+but its times mean nothing.
+
+The result has both runs, the accuracy of each width, and Spearman's rank correlation of
+width and median. It also has the largest difference between the two runs. For this
+difference, each median is divided by the median of the full width in its run. Takes
+five minutes.
 """
 
 from __future__ import annotations
@@ -26,18 +30,18 @@ OUTPUT = Path(__file__).parents[1] / "results" / "benchmark.json"
 
 
 def medians(report: Report) -> np.ndarray:
-    """Medians on the CPU, widths ascending."""
+    """Returns the medians on the CPU, in the order of the widths."""
     return np.array([r.median_ms for r in report.sorted() if r.target == "cpu"])
 
 
 def spearman(values: np.ndarray) -> float:
-    """Rank correlation with their order."""
+    """Returns the rank correlation of values with their positions."""
     ranks = np.argsort(np.argsort(values))
     return float(np.corrcoef(np.arange(len(values)), ranks)[0, 1])
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures the file, prints and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--dataset", default="fashion_mnist")
@@ -47,25 +51,26 @@ def main() -> None:
     args = parser.parse_args()
     data = load_data(args.dataset, data_dir=args.data_dir)
     accuracy = accuracies(args.file, *data.test(len(data.y_test))[0])
-    # This machine changes its pace from second to second: many short repetitions.
+    # The speed of a shared machine changes from second to second. Medians of many short
+    # repetitions are steadier.
     how = {"accuracy": accuracy, "repeats": args.repeats, "min_seconds": 0.1}
     first = benchmark_tflite(args.file, **how)
     second = benchmark_tflite(args.file, **how)
     on_gpu = benchmark_tflite(args.file, targets=["gpu"], accuracy=accuracy, repeats=3)
     first = first.merged([on_gpu])
-    one, other = medians(first), medians(second)
-    ratios = (one / one[-1]) / (other / other[-1])
+    ours, theirs = medians(first), medians(second)
+    ratios = (ours / ours[-1]) / (theirs / theirs[-1])
     gpu = [row for row in first.rows if row.target == "gpu"]
     result = {
-        "what": f"{args.file.stem} at {len(one)} widths, {len(data.y_test):,} images",
-        "spearman": [spearman(one), spearman(other)],
+        "what": f"{args.file.stem} at {len(ours)} widths, {len(data.y_test):,} images",
+        "spearman": [spearman(ours), spearman(theirs)],
         "largest_difference": float(np.abs(ratios - 1).max()),
         "gpu_error": max((row.largest_error or 0.0 for row in gpu), default=None),
         "gpu_fully_accelerated": all(row.fully_accelerated for row in gpu)
         and bool(gpu),
         "runs": [
             {
-                # Without the machine's name.
+                # The report names the machine. Results show only its processor.
                 "rows": [
                     {**asdict(row), "device": environment()["processor"]}
                     for row in report.sorted()

@@ -1,21 +1,23 @@
-"""Projects MobileNetV2's step time onto 1 to 1024 devices, on paper.
+"""Estimates the step time of MobileNetV2 on 1 to 1024 devices from one measured step.
 
     python benchmarks/scaling.py --measure [--steps 10] [--batch-size 32]
     python benchmarks/scaling.py [--accelerator 100]
 
-With `--measure` it times a step on one device of this machine: `mobilenet_v2` as `awn
-train` builds it for ImageNet's shape, the sandwich rule, four widths (some minutes on 2
-cores; run it on a quiet machine). Without, it takes the time from results/scaling.json
-and projects again. The rest is arithmetic and no measurement:
+With `--measure`, the script times a training step on one device of this machine. The
+model is `mobilenet_v2` as `awn train` builds it for the shape of ImageNet, with four
+widths by the sandwich rule. This takes some minutes on two cores and needs a quiet
+machine. Without `--measure`, the time comes from results/scaling.json. The rest is
+arithmetic, not measurement:
 
-- Each device keeps its batch size, so that n devices train n times the samples a step.
-- A step's gradients, 4 bytes for each trainable weight, are summed by a ring: every
+- Each device keeps its batch size. So n devices train n times as many samples in a
+  step.
+- The gradients of a step have 4 bytes for each trainable weight. A ring sums them: each
   device sends 2 (n - 1) / n times their size.
-- Links carry what is quoted for them; nothing overlaps with computing, and messages
-  have no latency. Real libraries overlap, which is better; real links do not reach
-  their numbers, and latency grows with n, which is worse.
-- An accelerator is `--accelerator` times faster than this machine: an assumption, not
-  a measurement.
+- Links reach their quoted speed. Sending does not overlap with computing, and messages
+  have no latency. Real libraries overlap, which makes a step faster. Real links are
+  slower than quoted, and latency grows with n, which makes a step slower.
+- An accelerator is `--accelerator` times faster than this machine. This is an
+  assumption, not a measurement.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ RESULT = Path(__file__).parents[1] / "results" / "scaling.json"
 SHAPE, CLASSES = (224, 224, 3), 1000
 DEVICES = (1, 2, 4, 8, 64, 512, 1024)
 
-#: GB/s of 1e9 bytes that a device sends, and where the number is from.
+#: GB/s (1e9 bytes) that a device sends in one direction, and the source of the number.
 LINKS = {
     "NVLink 4": (450.0, "quoted for H100 SXM: 900 GB/s, both directions together"),
     "TPU v5p": (600.0, "cloud.google.com/tpu/docs/v5p: 1200 GB/s, bidirectional"),
@@ -48,7 +50,7 @@ LINKS = {
 
 
 def build() -> keras.Model:
-    """The model, compiled as a plain user does."""
+    """Builds the model and compiles it as a user would."""
     model = mobilenet_v2(SHAPE, CLASSES)
     model.compile(
         keras.optimizers.SGD(0.01, momentum=0.9),
@@ -60,7 +62,7 @@ def build() -> keras.Model:
 
 
 def measure(model: keras.Model, batch_size: int, steps: int) -> float:
-    """Milliseconds of a training step, the median."""
+    """Returns the median time of a training step in milliseconds."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(batch_size, *SHAPE)).astype("float32")
     labels = rng.integers(0, CLASSES, batch_size)
@@ -69,19 +71,20 @@ def measure(model: keras.Model, batch_size: int, steps: int) -> float:
         start = time.perf_counter()
         model.train_on_batch(images, labels)
         times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[2:])  # The first traces, the second warms up.
+    return statistics.median(times[2:])  # the first traces, the second warms up
 
 
 def project(step_ms: float, gradient_bytes: float) -> list[dict[str, Any]]:
-    """Steps of n devices, each with a batch of its own.
+    """Estimates the step time for each number of devices and each link.
 
     Args:
         step_ms: Time of a step on one device, in ms.
         gradient_bytes: Size of all gradients.
 
     Returns:
-        A row for each number of devices; by link the time of the sum and of the whole
-        step in ms, and `step_ms` over the latter as `efficiency`.
+        A row for each number of devices. For each link, a row has the time of the sum
+        and of the whole step in ms, and as `efficiency` the part of the whole step that
+        computing takes.
     """
     rows = []
     for count in DEVICES:
@@ -99,7 +102,7 @@ def project(step_ms: float, gradient_bytes: float) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measures if asked to, projects, and writes the result."""
+    """Measures if asked to, makes the estimates, and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--steps", type=int, default=10)

@@ -1,12 +1,13 @@
-"""Counts sizes of the package's modules, and places that know a layer class.
+"""Counts lines of the package's modules, and modules that check for a layer class.
 
-    python benchmarks/structure.py                # the table of this checkout
-    python benchmarks/structure.py --before REV   # and of a revision; keeps both in
-                                                  # results/structure.json
+    python benchmarks/structure.py                # prints the table of this checkout
+    python benchmarks/structure.py --before REV   # also the table of a revision; writes
+                                                  # both to results/structure.json
 
 A *place that knows a layer class* is a module outside of `rules/` and `layers/` that
-asks for a class of Keras' layers or for a Tri layer: in `isinstance`, in a comparison
-of types, in a table by class. Making a layer is no such place.
+checks for a class of Keras layers or for a Tri layer: with `isinstance`, with a
+comparison of types, or with a table whose keys are classes. A module that only creates
+layers does not count.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "results" / "structure.json"
 LIMIT = 450  # lines
-#: Names that modules give `keras.layers`.
+#: Names that modules use for `keras.layers`.
 _LAYERS = ("keras.layers", "layers", "_L", "L")
-#: Bases of all layers: asking for these is asking for no class.
+#: Base classes of all layers. A check for a base class does not count.
 _GENERAL = ("Layer", "Wrapper")
 
 
 def modules(package: Path) -> dict[str, ast.Module]:
-    """The modules of a package, parsed, by path."""
+    """Parses the modules of a package; returns them by path."""
     return {
         path.relative_to(package).as_posix(): ast.parse(path.read_text())
         for path in sorted(package.rglob("*.py"))
@@ -37,7 +38,7 @@ def modules(package: Path) -> dict[str, ast.Module]:
 
 
 def sizes(package: Path) -> dict[str, int]:
-    """Lines of each module."""
+    """Counts the lines of each module."""
     return {
         path.relative_to(package).as_posix(): len(path.read_text().splitlines())
         for path in sorted(package.rglob("*.py"))
@@ -45,7 +46,7 @@ def sizes(package: Path) -> dict[str, int]:
 
 
 def classes_asked_for(module: ast.Module) -> list[str]:
-    """Names of the layer classes that a module asks for, one for each time."""
+    """Lists the layer classes that a module checks for, once for each check."""
     skipped = {*_made(module), *_written_types(module)}
     names = []
     for node in ast.walk(module):
@@ -64,7 +65,7 @@ def classes_asked_for(module: ast.Module) -> list[str]:
 
 
 def _made(module: ast.Module) -> Iterator[int]:
-    """`id` of the classes that are called, or handed on to be called."""
+    """Yields the `id` of classes that are called, or passed on to be called."""
     for node in ast.walk(module):
         if isinstance(node, ast.Call):
             yield id(node.func)
@@ -74,7 +75,7 @@ def _made(module: ast.Module) -> Iterator[int]:
 
 
 def _written_types(module: ast.Module) -> Iterator[int]:
-    """`id` of what annotations name."""
+    """Yields the `id` of names in type annotations."""
     for node in ast.walk(module):
         for annotation in ("annotation", "returns"):
             for part in ast.walk(getattr(node, annotation, None) or ast.Pass()):
@@ -82,7 +83,7 @@ def _written_types(module: ast.Module) -> Iterator[int]:
 
 
 def places(package: Path) -> dict[str, list[str]]:
-    """Modules that know layer classes, and which."""
+    """Returns the layer classes that each module checks for, if there are any."""
     asked = {
         path: classes_asked_for(module)
         for path, module in modules(package).items()
@@ -92,7 +93,7 @@ def places(package: Path) -> dict[str, list[str]]:
 
 
 def count(package: Path) -> dict[str, object]:
-    """All that this script tells of a package."""
+    """Returns all counts of a package."""
     lines = sizes(package)
     return {
         "modules": len(lines),
@@ -104,7 +105,7 @@ def count(package: Path) -> dict[str, object]:
 
 
 def at_revision(revision: str) -> dict[str, object]:
-    """What `count` tells of an earlier revision."""
+    """Returns all counts of an earlier revision."""
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(
             ["git", "archive", revision, "awn_keras"],
@@ -117,7 +118,7 @@ def at_revision(revision: str) -> dict[str, object]:
 
 
 def table(counts: dict[str, object]) -> str:
-    """A count as text."""
+    """Formats the counts as text."""
     lines = [f"{counts['modules']} modules of {counts['lines']} lines; the longest:"]
     lines += [f"  {size:5} {path}" for path, size in counts["longest"].items()]
     known = counts["places_that_know_a_layer"]
@@ -127,7 +128,7 @@ def table(counts: dict[str, object]) -> str:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Prints the tables; with `--before`, writes the counts, too."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", metavar="REV", help="a revision to compare with")
     args = parser.parse_args()

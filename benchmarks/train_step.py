@@ -1,27 +1,31 @@
-"""Times a step of training and of evaluation against a plain network and the loop.
+"""Times training and evaluation steps, compared with a plain network and with loops.
 
     KERAS_BACKEND=jax python benchmarks/train_step.py [--steps 40] [--batch-size 128]
         [--precision mixed_bfloat16] [--output FILE]
 
-LeNet-3C1L (45 channels) at 32x32x3. All arms run in one process, taking turns, so
-that drift of the machine meets all of them; reported are medians and their ratios to
-the plain full-width Keras model of the same backend. Three to ten minutes on 2 cores.
-The arms with a star are TensorFlow's only.
+The network is LeNet-3C1L (45 channels) at 32x32x3. All arms run in one process and take
+turns, so that a change in the speed of the machine affects all arms. The result has
+medians, and their ratios to the plain full-width Keras model of the same backend. Takes
+three to ten minutes on two cores. Arms with a star run only with TensorFlow.
 
-- plain: the same network of ordinary convolutions, full width only;
-- plain, 32 channels: the one that an AWN of 45 is compared with, whose weights are
-  about as many as those of the AWN that are not zero;
-- one pass, 4 widths: `AnyWidthModel` with the sandwich rule, its default;
-- one pass, all widths: every distinct width in every step, weighed alike, or as the
-  sandwich rule draws them (`expected=True`);
-- sliced loop*: algorithm 1 of the paper as its authors run it, a forward and backward
-  pass for each of 4 widths, through convolutions sliced to the width. (Fixed widths
-  0.25, 0.5, 0.75, 1, so that all slices are static: the fastest loop there can be.)
-- US-Net*, S-Net*: `awn_keras.baselines` as the paper's table 2 has them, 32 channels,
-  4 widths a step, drawn and fixed; both slice at run time;
-- masked loop: the same by `benchmarks/loop.py`, the reference for tests: every pass
-  runs the whole trunk;
-- evaluation, plain and at all widths: what `evaluate` and `fit`'s validation run.
+- plain: the same network with ordinary convolutions, at full width only.
+- plain, 32 channels: a plain network. It has about as many weights as the any-width
+  network of 45 channels has weights that are not zero.
+- one pass, 4 widths: `AnyWidthModel` with the sandwich rule, the default.
+- one pass, all widths: all distinct widths in each step. The losses have equal weights,
+  or (arm "as drawn") the weights that the sandwich rule gives on average
+  (`expected=True`).
+- sliced loop*: algorithm 1 of the paper as its authors run it. Each of 4 widths has a
+  forward and a backward pass through convolutions that are sliced to the width. The
+  widths are fixed (0.25, 0.5, 0.75, 1), so that all slices are static. No loop can be
+  faster.
+- US-Net*, S-Net*: models of `awn_keras.baselines` with 32 channels, as in table 2 of
+  the paper. Each step has 4 widths, drawn for US-Net and fixed for S-Net. Both slice at
+  run time.
+- masked loop: algorithm 1 in `benchmarks/loop.py`, the reference for tests. Each pass
+  runs the whole trunk.
+- evaluation, plain and at all widths: a step of `evaluate`, and of the validation in
+  `fit`.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from typing import Any
 import keras
 import numpy as np
 
-# In `python benchmarks/train_step.py` its folder comes first.
+# `python benchmarks/train_step.py` puts the folder benchmarks first in `sys.path`.
 from loop import train_by_the_loop
 
 from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, lenet_3c1l, slim
@@ -48,13 +52,14 @@ from awn_keras.slices import active_slices
 
 SHAPE, CLASSES = (32, 32, 3), 10
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-#: Steps of the US-Net before the clock: each new size of a slice is prepared once.
+#: Steps of the US-Net before it is timed. Each new size of a slice needs preparation
+#: once, which must not count.
 WARM_UP = 150
 RESULTS = Path(__file__).parents[1] / "results"
 
 
 def compile_model(model: keras.Model, **kwargs: Any) -> keras.Model:
-    """The same optimizer, loss and metrics for all arms."""
+    """Compiles a model with the optimizer, loss and metrics of all arms."""
     model.compile(
         keras.optimizers.SGD(0.01, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -65,12 +70,17 @@ def compile_model(model: keras.Model, **kwargs: Any) -> keras.Model:
 
 
 def keras_step(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
-    """A step of training as Keras compiles it; returns when the numbers are there."""
+    """Makes a function that runs a training step of Keras and waits for its logs."""
     return lambda: model.train_on_batch(x, y)
 
 
 def weight_sources(model: AnyWidthModel, network: keras.Model, width: float) -> dict:
-    """For each weight of a slimmed network: the model's weight, and which part."""
+    """Finds where each weight of a slim network comes from.
+
+    Returns:
+        By `id` of the slim network's weight: the model's weight, and the indices of the
+        part that the slim network has.
+    """
     nodes = {node.operation.name: node for node in model.propagation.nodes}
     sources = {}
     for layer in network.layers:
@@ -87,7 +97,7 @@ def weight_sources(model: AnyWidthModel, network: keras.Model, width: float) -> 
 
 
 def part(full: keras.Variable, index: tuple[np.ndarray, ...]) -> Any:
-    """Cuts a weight; by slicing where the channels are a prefix, else by gathering."""
+    """Cuts a weight by slicing if the channels are a prefix, else by gathering."""
     import tensorflow as tf
 
     value = full.value
@@ -104,18 +114,18 @@ def part(full: keras.Variable, index: tuple[np.ndarray, ...]) -> Any:
 
 
 def keras_evaluation(model: keras.Model, x: Any, y: Any) -> Callable[[], Any]:
-    """A step of evaluation as Keras compiles it."""
+    """Makes a function that runs an evaluation step of Keras and waits for its logs."""
     return lambda: model.test_on_batch(x, y)
 
 
 def measure(steps: dict[str, Callable[[], Any]], count: int) -> list[dict[str, Any]]:
-    """Runs all steps in turns; ratios are to the first one."""
+    """Times all steps in turns. Ratios are relative to the first step."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for index in range(count + 3):
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if index >= 3:  # the first trace and warm up
+            if index >= 3:  # the first three trace and warm up
                 times[name].append(1000 * (time.perf_counter() - start))
     plain = statistics.median(next(iter(times.values())))
     return [
@@ -131,9 +141,10 @@ def measure(steps: dict[str, Callable[[], Any]], count: int) -> list[dict[str, A
 
 
 def sliced_loop_step(model: AnyWidthModel, x: Any, y: Any) -> Callable[[], Any]:
-    """Algorithm 1 with slicing: one pass of a slimmed network for each width.
+    """Makes a step of algorithm 1 with slicing: a pass of a slim network per width.
 
-    The slimmed networks lend only their graphs; weights are slices of the model's.
+    Only the graphs of the slim networks are used. Their weights are slices of the
+    model's weights.
     """
     import tensorflow as tf
 
@@ -175,20 +186,20 @@ def sliced_loop_step(model: AnyWidthModel, x: Any, y: Any) -> Callable[[], Any]:
 
 
 def plain_model() -> keras.Model:
-    """The same network of ordinary convolutions, of full width."""
+    """Builds the same network with ordinary convolutions, at full width."""
     return keras.models.clone_model(slim(lenet_3c1l(SHAPE, CLASSES), 1.0))
 
 
 def sliced_systems(
     small: Callable[[], keras.Model],
 ) -> dict[str, keras.Model]:
-    """The paper's systems with a pass for each width.
+    """Builds the systems of the paper that run a pass for each width.
 
     Args:
-        small: Makes an ordinary network.
+        small: Makes the ordinary network.
 
     Returns:
-        Compiled models by name of their arm.
+        Compiled models by the name of the arm.
     """
     from awn_keras.baselines import SNet, USNet
 
@@ -203,7 +214,7 @@ def sliced_systems(
 
 
 def main() -> None:
-    """Runs all arms and writes the table."""
+    """Times all arms, prints and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=128)

@@ -2,10 +2,10 @@
 
     python benchmarks/update_readme.py [--check]
 
-A block between `<!-- NAME -->` and `<!-- /NAME -->` is replaced by the table of that
-name; results/paper gets its README.md and its figures. With `--check` nothing is
-written; the exit code is 1 if a page (pictures apart) is not what the command would
-write.
+The command replaces each block between `<!-- NAME -->` and `<!-- /NAME -->` by the
+table NAME of `BLOCKS`. It also writes README.md and the figures of results/paper. With
+`--check`, the command writes nothing. It then ends with exit code 1 if a page differs
+from what the command would write. Pictures are not checked.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def load(name: str) -> dict[str, Any]:
-    """Reads a result."""
+    """Reads a file of results."""
     return json.loads((ROOT / "results" / f"{name}.json").read_text())
 
 
 def where(environment: dict[str, Any]) -> str:
-    """The line below a table: what it was measured with."""
+    """Returns the line below a table that names machine, versions and date."""
     packages = environment["packages"]
     return (
         f"{environment['processor']}, {environment['cores']} cores, TensorFlow "
@@ -52,31 +52,41 @@ def where(environment: dict[str, Any]) -> str:
 
 
 def table(head: list[str], rows: list[list[str]], column: str = "---:") -> str:
-    """A Markdown table, numbers to the right; words with "---" as `column`."""
+    """Formats a table in Markdown.
+
+    Args:
+        head: Titles of the columns.
+        rows: Cells.
+        column: Alignment of all columns but the first. The default aligns numbers to
+            the right; "---" aligns words to the left.
+    """
     lines = [head, ["---", *[column] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 PAPER = ROOT / "results" / "paper"
-#: Heads of the columns that hold the accuracy at both ends of the widths.
+#: Titles of the columns with the accuracy at the narrowest and at the full width.
 ENDS = tables.ENDS
 
 
 def table2(dataset: str = "fashion_mnist", **kind: Any) -> str:
-    """All systems on a data set, beside the paper's numbers."""
+    """Makes table 2 of a data set: all systems beside the paper's numbers."""
     runs = runs_of("table2", dataset, seeds=10, **kind)
     return tables.table_2(finished_runs(runs, PAPER)).markdown()
 
 
 def fashion_mnist() -> str:
-    """Some widths of AWN+RS, means over the finished seeds, and a plain network's."""
+    """Makes the table of four widths of AWN+RS and of a plain network.
+
+    Accuracies are means over the finished seeds.
+    """
     results = _table2_results("awn_rs")
     curve = results[0]["curves"][0]
     plain = _table2_results("us_net")[0]["curves"][0]
     model = lenet_3c1l(DATASETS["fashion_mnist"], 10, staircase="paper")
     rows = []
     for wanted in (0.25, 0.5, 0.75, 1.0):
-        index, other = (tables.index_at(one, wanted) for one in (curve, plain))
+        index, other = (tables.index_at(each, wanted) for each in (curve, plain))
         accuracies = [result["curves"][0]["accuracy"][index] for result in results]
         rows.append(
             [
@@ -108,27 +118,30 @@ def _improved(dataset: str, systems: list[str] | None = None) -> list[tables.Fin
 
 
 def improvements(dataset: str) -> str:
-    """Changes of the paper's recipe, all epochs."""
+    """Makes the table of changes to the paper's recipe, with all epochs."""
     return tables.improvements(_improved(dataset)).markdown()
 
 
 def changes_in_five_epochs() -> str:
-    """All finished changes of the paper's recipe, two data sets, at five epochs."""
-    found = {}
+    """Makes the table of changes to the paper's recipe, with five epochs."""
+    by_label = {}
     for dataset, scale in (("fashion_mnist", 0.25), ("cifar10", 0.05)):
         kind = {"seeds": 10, "scale": scale, "precision": "mixed_bfloat16"}
         finished = finished_runs(runs_of("improvements", dataset, **kind), PAPER)
         for run, result in finished:
-            found.setdefault(run.label, {}).setdefault(dataset, []).append(result)
+            by_label.setdefault(run.label, {}).setdefault(dataset, []).append(result)
     rows = []
-    for label, by_dataset in found.items():
+    for label, by_dataset in by_label.items():
         row = [label]
         for dataset in _COMPARED:
             results = by_dataset.get(dataset, [])
             row += [str(len(results)), *tables.auc_and_ends(results)]
         rows.append(row)
     results = [
-        result for one in found.values() for some in one.values() for result in some
+        result
+        for by_dataset in by_label.values()
+        for of_dataset in by_dataset.values()
+        for result in of_dataset
     ]
     head = ["change"]
     for name in _COMPARED.values():
@@ -143,23 +156,23 @@ def changes_in_five_epochs() -> str:
 
 
 def widths_in_a_step() -> str:
-    """Figure 4: AUC against the number of widths in a step."""
+    """Makes the table of figure 4: AUC by the number of widths in a step."""
     runs = runs_of("figure4", seeds=10, precision="mixed_bfloat16")
     return tables.figure_4(finished_runs(runs, PAPER)).markdown()
 
 
 def full_width_only() -> str:
-    """Figure 6: triangular and ordinary convolutions, cut without narrow training."""
+    """Makes the table of figure 6: networks that are cut but trained at full width."""
     runs = runs_of("figure6", seeds=10, precision="mixed_bfloat16")
     return tables.figure_6(finished_runs(runs, PAPER)).markdown()
 
 
-#: Data sets with several recipes, and how they are called.
+#: Data sets with several recipes, and their names in tables.
 _COMPARED = {"fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 
 
 def recommended() -> str:
-    """The recipes of `awn train` beside the paper's."""
+    """Makes the table of the recipes of `awn train` beside the paper's recipe."""
     rows = []
     for dataset, name in _COMPARED.items():
         reported = tables.percent([TABLE_2["lenet_3c1l", dataset]["awn_rs", 0]])
@@ -176,21 +189,27 @@ def recommended() -> str:
     head = ["recipe", "seeds", "AUC", "AUC of the best epoch", *ENDS]
     return (
         f"{table(head, rows)}\n\n"
-        "Our rows: training steps in mixed_bfloat16 (the table above: float32), "
-        "after the last epoch (20 on Fashion-MNIST, 100 on CIFAR-10). The recipes were "
-        f"chosen on these test sets. {tables.BEST_EPOCH}"
+        "In our rows, training steps run in mixed_bfloat16 (in the table above: "
+        "float32). AUC and accuracy are those after the last epoch (20 on "
+        "Fashion-MNIST, 100 on CIFAR-10). The recipes were chosen on these test sets. "
+        f"{tables.BEST_EPOCH}"
     )
 
 
 def individual(dataset: str, scale: float = 1.0) -> str:
-    """Plain networks trained one by one, for all epochs or part of them."""
+    """Makes the table of plain networks that are trained one by one.
+
+    Args:
+        dataset: Name of the data set.
+        scale: The part of the paper's epochs that they train for.
+    """
     kind = {"seeds": 10, "scale": scale, "precision": "mixed_bfloat16"}
     runs = runs_of("individual", dataset, **kind)
     return tables.individual(finished_runs(runs, PAPER)).markdown()
 
 
 def wide_end() -> str:
-    """Full width of networks that train for it alone, and for all widths."""
+    """Makes the table of full-width accuracy after training one or all widths."""
     kind = {"seeds": 10, "precision": "mixed_bfloat16"}
     alone = {
         "fashion_mnist": [("figure4", "awn_rs_1", "AWN")],
@@ -228,19 +247,20 @@ def wide_end() -> str:
         f"{table(head, rows)}\n\n"
         "Training steps in mixed_bfloat16. Percent of the test set after the last "
         "epoch (20 on Fashion-MNIST, 100 on CIFAR-10). The paper's recipe, except in "
-        "the last row of each data set. Full width alone: one loss, at the rate at "
-        "which AWN+RS sums four.\n" + "\n".join(machines)
+        "the last row of each data set. Full width alone: each step has one loss, at "
+        "the learning rate at which AWN+RS trains the sum of four losses.\n"
+        + "\n".join(machines)
     )
 
 
 def equal_macs(dataset: str, **kind: Any) -> str:
-    """All systems within budgets of MACs."""
+    """Makes the table of all systems at equal budgets of MACs."""
     runs = runs_of("table2", dataset, seeds=10, **kind)
     return tables.at_equal_macs(finished_runs(runs, PAPER)).markdown()
 
 
 def train_step(name: str = "train_step") -> str:
-    """Step times against the plain network."""
+    """Makes the table of step times, relative to the plain network."""
     result = load(name)
     rows = [
         [row["arm"], f"{row['median_ms']:.0f} ms", f"{row['ratio_to_plain']:.2f}x"]
@@ -256,7 +276,7 @@ def train_step(name: str = "train_step") -> str:
 
 
 def blocks() -> str:
-    """Step times of networks of normalization and attention blocks."""
+    """Makes the table of step times of normalization and attention blocks."""
     result = load("blocks")
     head = ["network", "training step", "median time", "time / plain"]
     rows = [
@@ -276,7 +296,10 @@ def blocks() -> str:
 
 
 def backends() -> str:
-    """Step times on each backend, and before one step served all of them."""
+    """Makes the table of step times on each backend.
+
+    The first row is TensorFlow before the step for all backends existed.
+    """
     files = {
         "TensorFlow, before": "train_step_before",
         "TensorFlow": "train_step",
@@ -301,14 +324,15 @@ def backends() -> str:
     result = load("train_step")
     return (
         f"{table(head, rows)}\n\n"
-        f"{result['what']}, float32, batch {result['batch_size']}. Each row is one "
-        "process, and its ratios compare with the same backend. "
+        f"{result['what']}, float32, batch {result['batch_size']}. Each row was "
+        "measured in one process. Ratios are relative to the plain step on the same "
+        "backend. "
         f"{where(result['environment'])}"
     )
 
 
 def export() -> str:
-    """Weights, bytes, executed MACs and milliseconds of exported files."""
+    """Makes the table of exported files: weights, bytes, MACs and milliseconds."""
     result = load("export")
     rows = []
     for network in result["networks"]:
@@ -354,9 +378,9 @@ def export() -> str:
         "Widths: 0.25, 0.5, 0.75 and 1. For MobileNetV2 and EfficientNetB0: 0.35, "
         "0.5667, 0.7834 and 1. MACs: multiply-accumulates that the file executes. Time "
         "/ plain: the time of the file, divided by the time of a plain network with as "
-        "many weights as are active at this width. Rows of plain networks: one file "
-        "for "
-        f"each width, in the size closest to `{BALANCED}`, and the sum of their sizes. "
+        "many weights as are active at this width. A row of plain networks has one "
+        "file for each width, with about as many weights or MACs as the row "
+        f"`{BALANCED}` has. Its size is the sum of these files. "
         f"{result['what']}, medians of {runs} runs, one process. "
         f"{where(result['environment'])}"
     )
@@ -375,7 +399,7 @@ def _counted(count: float) -> str:
 
 
 def _to_plain(network: dict[str, Any], arm: str, widths: list[float]) -> list[str]:
-    """Milliseconds over those of plain networks of as many weights."""
+    """Returns the time at each width, relative to a plain network of equal weights."""
     plain = {
         (row["arm"], row["width"]): row["ms"]
         for row in network["alternatives"]
@@ -389,7 +413,7 @@ def _to_plain(network: dict[str, Any], arm: str, widths: list[float]) -> list[st
 
 
 def export_seconds() -> str:
-    """How long an export takes."""
+    """Makes the table of how long an export takes."""
     result = load("export")["seconds"]
     (stock,) = (row for row in result["rows"] if row["what"] == "stock")
     rows = []
@@ -417,7 +441,7 @@ def export_seconds() -> str:
 
 
 def chains() -> str:
-    """Inverted residuals, whole and cut."""
+    """Makes the table of inverted residuals, whole and cut."""
     result = load("chains")
     rows = [
         [
@@ -435,13 +459,15 @@ def chains() -> str:
     ]
     return (
         f"{table(head, rows)}\n\n"
+        "Whole kernels: one kernel for each layer. Joined: the blocks that the "
+        "projection reads are copied into one tensor. "
         f"{result['what']}, medians of {result['runs']} runs that take turns. "
         f"{where(result['environment'])}"
     )
 
 
 def _speed(network: dict[str, Any], arm: str) -> list[str]:
-    """What one file costs and gains: a row."""
+    """Returns the row of a file in the table `speed`."""
     file = network["files"][arm]
     narrow, *_, wide = file["widths"]
     plain = [
@@ -462,7 +488,7 @@ def _speed(network: dict[str, Any], arm: str) -> list[str]:
 
 
 def speed() -> str:
-    """What one file costs and gains, in one line for each network."""
+    """Makes the table of what a file with 4 widths costs and saves."""
     result = load("export")
     rows = []
     for network in result["networks"]:
@@ -499,7 +525,7 @@ def speed() -> str:
 
 
 def in_short() -> str:
-    """What a user gets, against what she would ship instead: four rows."""
+    """Compares one any-width network with plain networks for each width."""
     result = load("export")
     (network,) = (n for n in result["networks"] if n["network"].startswith("MobileNet"))
     arm = f"{BALANCED}, blocks of 32"
@@ -553,7 +579,11 @@ def in_short() -> str:
 
 
 def _reached(label: str) -> Callable[[float], float]:
-    """Mean accuracy at a width of finished runs on Fashion-MNIST, over seeds."""
+    """Returns a function that gives the mean accuracy at a width on Fashion-MNIST.
+
+    Args:
+        label: Label of the finished runs. The mean is over their seeds.
+    """
     kind = {"seeds": 10, "precision": "mixed_bfloat16"}
     runs = [
         *runs_of("improvements", "fashion_mnist", **kind),
@@ -572,7 +602,7 @@ def _reached(label: str) -> Callable[[float], float]:
 
 
 def benchmark() -> str:
-    """A report of `awn benchmark`, and how well two agree."""
+    """Makes the table of two runs of `awn benchmark`."""
     result = load("benchmark")
     first, second = (run["rows"] for run in result["runs"])
     again = {row["width"]: row for row in second}
@@ -596,32 +626,34 @@ def benchmark() -> str:
     return (
         f"{table(head, rows)}\n\n{result['what']}. Rank correlation of width and "
         "median in the two runs: "
-        f"{', '.join(f'{one:.3g}' for one in result['spearman'])}. The medians of the "
-        f"two runs differ by {result['largest_difference']:.0%} of the full width's "
-        "median at most. The outputs of the GPU differ from those of the CPU by "
+        f"{', '.join(f'{value:.3g}' for value in result['spearman'])}. After division "
+        "by the full width's median of its run, the medians of the two runs differ by "
+        f"at most {result['largest_difference']:.0%}. The outputs of the GPU differ "
+        "from those of the CPU by at most "
         f"{result['gpu_error']:.0e}. One thread. "
         f"{where(result['environment'])}"
     )
 
 
 def refinement() -> str:
-    """An early answer and the refined one, against the wide width alone."""
+    """Makes the table of an early answer and its refinement."""
     result = load("refinement")
-    runs = " or ".join(map(str, sorted({one["runs"] for one in result["networks"]})))
+    counts = sorted({network["runs"] for network in result["networks"]})
+    runs = " or ".join(map(str, counts))
     rows = []
-    for one in result["networks"]:
-        narrow, wide = one["widths"]
-        ms = one["ms"]
+    for network in result["networks"]:
+        narrow, wide = network["widths"]
+        ms = network["ms"]
         rows.append(
             [
-                one["network"],
+                network["network"],
                 f"{narrow:g}, then {wide:g}",
                 f"{ms['first']:.3g} ms",
                 f"{ms['both']:.3g} ms",
                 f"{ms['wide']:.3g} ms",
-                f"{one['ratio']:.2f}x",
-                f"{one['bytes'] / one['bytes_without']:.2f}x",
-                f"{one['activation_bytes'] / 1e6:.2g} MB",
+                f"{network['ratio']:.2f}x",
+                f"{network['bytes'] / network['bytes_without']:.2f}x",
+                f"{network['activation_bytes'] / 1e6:.2g} MB",
             ]
         )
     head = [
@@ -638,18 +670,18 @@ def refinement() -> str:
 
 
 def precision() -> str:
-    """Accuracy of files at each precision, by running them."""
+    """Makes the table of the accuracy of files at each precision."""
     result = load("precision")
     widths = sorted({row["width"] for row in result["rows"]})
-    found = {(row["precision"], row["width"]): row for row in result["rows"]}
+    known = {(row["precision"], row["width"]): row for row in result["rows"]}
     rows = []
     for name in dict.fromkeys(row["precision"] for row in result["rows"]):
-        first = found[name, widths[0]]
+        first = known[name, widths[0]]
         rows.append(
             [
                 name,
                 f"{first['file_bytes'] / 1e3:.0f} kB",
-                *(f"{found[name, width]['accuracy']:.2%}" for width in widths),
+                *(f"{known[name, width]['accuracy']:.2%}" for width in widths),
             ]
         )
     head = [
@@ -665,7 +697,7 @@ def precision() -> str:
 
 
 def families() -> str:
-    """What converts, and that slimming is exact."""
+    """Makes the table of networks of `keras.applications` that convert."""
     result = load("families")
     narrow, *_ = result["widths"]
     rows, refused = [], []
@@ -699,7 +731,7 @@ def families() -> str:
 
 
 def zoo() -> str:
-    """What the zoo shows of each architecture."""
+    """Makes the table of all architectures of the zoo."""
     result = load("zoo")
     rows, refused = [], []
     for row in result["rows"]:
@@ -747,7 +779,7 @@ def zoo() -> str:
     )
 
 
-#: Architectures of the zoo in its short table.
+#: Architectures in the short table of the zoo.
 KNOWN = (
     *("ResNeXt", "MobileNetV4-conv", "EfficientNet", "ConvNeXt", "ViT-Tiny"),
     *("MobileViT-XXS", "U-Net", "SSD-Lite", "MLPerf Tiny: DS-CNN", "CRNN"),
@@ -755,7 +787,7 @@ KNOWN = (
 
 
 def zoo_in_short() -> str:
-    """Some rows of the zoo, and how many there are."""
+    """Makes the short table of the zoo, with the number of all architectures."""
     result = load("zoo")
     rows = {row["name"]: row for row in result["rows"]}
     shown = [
@@ -785,7 +817,7 @@ def zoo_in_short() -> str:
 
 
 def operations() -> str:
-    """What the census of layers and functions found."""
+    """Makes the lists of layers and functions that convert or are refused."""
     result = load("operations")
     parts = []
     for kind, title in (("layer", "Layers"), ("operation", "Functions")):
@@ -842,7 +874,7 @@ def _names(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _reason(message: str) -> str:
-    """The first sentence of a refusal, without the names of model and layer."""
+    """Returns the first sentence of a refusal, without names of model and layer."""
     finding = message.split(" cannot become any-width: - ", 1)[-1]
     if finding.startswith("No width rule"):
         return "has no width rule"
@@ -851,7 +883,7 @@ def _reason(message: str) -> str:
 
 
 def accuracy() -> str:
-    """Any-width networks of attention, normalization and recurrence, and plain ones."""
+    """Makes the table of accuracy with attention, normalization or recurrence."""
     runs = load("accuracy")["runs"]
     cases: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for run in runs:
@@ -893,7 +925,7 @@ def accuracy() -> str:
 
 
 def waste() -> str:
-    """What reaches no output, in the paper's staircase and in a nested one."""
+    """Makes the table of MACs and weights that no output depends on."""
     result = load("waste")
     by_case: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
@@ -933,7 +965,7 @@ def waste() -> str:
 
 
 def staircases() -> str:
-    """Accuracy in the paper's staircase and in a nested one."""
+    """Makes the table of accuracy with the paper's staircase and a nested one."""
     result = load("grades")
     by_arm: dict[tuple[str, str], list[list[float]]] = {}
     macs = {
@@ -973,7 +1005,7 @@ def staircases() -> str:
 
 
 def warm_start() -> str:
-    """Epochs to an AUC, with and without trained weights."""
+    """Makes the table of epochs to an AUC, with and without trained weights."""
     result = load("warm_start")
     names = {
         "scratch": "from scratch",
@@ -1008,9 +1040,9 @@ def warm_start() -> str:
 
 
 def scaling() -> str:
-    """A projection of step times onto many devices."""
+    """Makes the table of estimated step times on many devices."""
     if not (ROOT / "results" / "scaling.json").exists():
-        return "Not there yet: `python benchmarks/scaling.py --measure` makes it."
+        return "No result yet. Run `python benchmarks/scaling.py --measure`."
     result = load("scaling")
     measured, links = result["measured"], result["links"]
     rows = []
@@ -1046,7 +1078,7 @@ def scaling() -> str:
     )
 
 
-#: Titles of the arms of benchmarks/photos.py.
+#: Titles of the arms of benchmarks/photos.py in tables.
 _STARTS = {
     "plain": "plain",
     "plain_scratch": "plain, from scratch",
@@ -1097,7 +1129,7 @@ _PHOTOS = {
 
 
 def photos(name: str) -> str:
-    """Accuracy on photos from trained weights, by how they come into the triangle."""
+    """Makes the table of accuracy on photos, with a row for each arm."""
     records = json.loads((ROOT / "results" / "photos.json").read_text())
     records = [record for record in records if record["photos"] == name]
     by_arm: dict[str, list[dict[str, Any]]] = {}
@@ -1135,7 +1167,7 @@ _NORMALIZATIONS = {
 
 
 def normalization() -> str:
-    """Normalization over channels, plain and any-width."""
+    """Makes the table of accuracy with each normalization."""
     result = load("normalization")
     means: dict[tuple[str, str, str], float] = {}
     for name, arm, number in itertools.product(
@@ -1177,7 +1209,7 @@ def normalization() -> str:
     )
 
 
-#: Parts of `benchmarks.reliability`, and what is counted of each.
+#: Parts of `benchmarks.reliability`, and what each part counts.
 _TRIED = {
     "kills": "commands killed at a random moment",
     "full_disks": "commands on a full or nearly full disk",
@@ -1189,7 +1221,7 @@ _TRIED = {
 
 
 def reliability() -> str:
-    """What was tried, how often, and what failed."""
+    """Makes the table of tries and failures."""
     result = load("reliability")
     rows = [
         [title, f"{part['count']:,}", str(len(part["failures"]))]
@@ -1203,7 +1235,7 @@ def reliability() -> str:
 
 
 def walk() -> str:
-    """How long the commands of docs/photos.md take."""
+    """Makes the table of how long the commands of docs/photos.md take."""
     result = load("walk")
     rows = [[row["step"], _duration(row["seconds"])] for row in result["steps"]]
     rows.append(["total", _duration(sum(row["seconds"] for row in result["steps"]))])
@@ -1220,7 +1252,7 @@ def _duration(seconds: float) -> str:
     return f"{int(seconds + 0.5) // 60} min {int(seconds + 0.5) % 60} s"
 
 
-#: The tables, and the page that each is on.
+#: The blocks of each page, and the functions that make them.
 BLOCKS = {
     ROOT / "README.md": {"in_short": in_short},
     ROOT / "docs" / "paper.md": {"table2": table2, "recommended": recommended},
@@ -1302,7 +1334,7 @@ def main() -> None:
 
 
 def stale(page: Path) -> None:
-    """Ends the program because of a page."""
+    """Ends the program because a page is not up to date."""
     sys.exit(
         f"{page.relative_to(ROOT)} is not what `python benchmarks/update_readme.py` "
         "writes."

@@ -1,10 +1,11 @@
-"""Runs the commands of docs/photos.md in a fresh environment, and takes their times.
+"""Runs the commands of docs/photos.md in a new virtual environment and times them.
 
     python benchmarks/walk.py [--folder FOLDER] [--output results/walk.json]
 
-The commands are the blocks of `sh` on the page, in its order. The last block is a web
-server: it is asked for the page, and ended. Packages come from pip's index, so that the
-time of installing depends on the connection and on pip's cache.
+The commands are the `sh` blocks of the page, in the order of the page. The last block
+starts a web server. The script requests the web page from the server, then ends the
+server. Packages come from pip's index, so the time of the installation depends on the
+connection and on pip's cache.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from awn_keras.files import write_whole
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "photos.md"
 OUTPUT = ROOT / "results" / "walk.json"
-#: Tries, a second apart, to reach a server that has just started.
+#: Number of tries to reach a server that has just started, one each second.
 TRIES = 20
 
 
 def main() -> None:
-    """Runs the commands in an empty folder."""
+    """Runs and times the commands, and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="default: a new one")
+    parser.add_argument("--folder", type=Path, help="default: a new folder")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp())
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def steps_of(page: str) -> list[tuple[str, list[str]]]:
-    """The headings of a page below which there are commands, and their blocks."""
+    """Returns the headings of a page that have commands, each with its blocks."""
     steps = []
     for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
         title, _, text = section.partition("\n")
@@ -67,25 +68,25 @@ def steps_of(page: str) -> list[tuple[str, list[str]]]:
 
 
 def run(block: str, folder: Path) -> None:
-    """Runs commands; the first that fails ends all."""
+    """Runs a block of commands; ends with an error at the first that fails."""
     subprocess.run(program(block), cwd=folder, env=outside(), check=True)
 
 
 def program(block: str) -> list[str]:
-    """Bash, in the environment that the commands have made."""
+    """Wraps a block for Bash; enters the environment that the first block makes."""
     block = block.replace("ADDRESS", shlex.quote(str(ROOT)))
     enter = "if [ -e environment ]; then . environment/bin/activate; fi"
     return ["bash", "-c", f"set -e\n{enter}\n{block}"]
 
 
 def outside() -> dict[str, str]:
-    """The variables of a shell that knows nothing of this Python's packages."""
+    """Returns environment variables without those that point to this Python."""
     own = ("PYTHONPATH", "VIRTUAL_ENV", "KERAS_BACKEND")
     return {name: value for name, value in os.environ.items() if name not in own}
 
 
 def check_served(block: str, folder: Path) -> None:
-    """Asks a server for its page."""
+    """Starts a server, requests its page, and ends the server."""
     with subprocess.Popen(
         program("exec " + block), cwd=folder, env=outside()
     ) as server:
@@ -95,11 +96,11 @@ def check_served(block: str, folder: Path) -> None:
                 try:
                     with urllib.request.urlopen("http://localhost:8000") as page:
                         if b"awn" not in page.read():
-                            raise SystemExit("The server gives another page.")
+                            raise SystemExit("The server returned another page.")
                         return
                 except urllib.error.URLError:
                     continue
-            raise SystemExit("The server does not answer.")
+            raise SystemExit("The server did not answer.")
         finally:
             server.terminate()
 

@@ -1,19 +1,19 @@
-"""Epochs to a given AUC: from scratch, and from the weights of a trained network.
+"""Counts epochs to a given AUC, from scratch and from the weights of a trained network.
 
     python benchmarks/warm_start.py --directory runs/warm_start [--seeds 0 1 2]
 
-A plain LeNet-3C1L (23 channels) is trained on Fashion-MNIST for 10 epochs at full
-width only. Then three any-width networks of the same size are trained for 8 epochs
-each, by the same recipe (SGD 0.01 with momentum 0.9, batch 128, sandwich rule with 4
-widths, mean of the losses), and the AUC on the test set is taken before the first and
-after every epoch:
+A plain LeNet-3C1L (23 channels) trains on Fashion-MNIST for 10 epochs, at full width
+only. Then three any-width networks of equal size train for 8 epochs each. Their recipe
+is SGD at 0.01 with momentum 0.9, batches of 128, and the mean of the losses of 4 widths
+by the sandwich rule. The AUC on the test set is measured before the first epoch and
+after each epoch:
 
-- scratch: `to_any_width` of the untrained network;
-- keep: `to_any_width(trained)`;
+- scratch: `to_any_width` of the untrained network.
+- keep: `to_any_width(trained)`.
 - importance: `to_any_width(trained, order="importance")`.
 
-Finished arms are kept in `--directory` and not run again. 45 minutes a seed on 2
-cores.
+Finished arms are kept in `--directory` and not run again. A seed takes 45 minutes on
+two cores.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OUTPUT = Path(__file__).parents[1] / "results" / "warm_start.json"
 
 
 def compile_model(model: keras.Model, rate: Any = 0.01, **kwargs: Any) -> None:
-    """The same optimizer, loss and metrics for all arms."""
+    """Compiles a model with the optimizer, loss and metrics of all arms."""
     model.compile(
         keras.optimizers.SGD(rate, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -48,13 +48,13 @@ def compile_model(model: keras.Model, rate: Any = 0.01, **kwargs: Any) -> None:
 
 
 def untrained(data: ImageData) -> keras.Model:
-    """The plain network, with fresh weights."""
+    """Builds the plain network with new weights."""
     model = lenet_3c1l(filters=FILTERS, preprocessing=data.preprocessing())
     return keras.models.clone_model(slim(model, 1.0))
 
 
 def plain(data: ImageData, seed: int, directory: Path) -> keras.Model:
-    """The plain network, trained at full width."""
+    """Returns the plain network, trained at full width; trains it if it is missing."""
     path = directory / f"plain_{seed}.keras"
     if path.exists():
         return keras.saving.load_model(path)
@@ -71,14 +71,14 @@ def plain(data: ImageData, seed: int, directory: Path) -> keras.Model:
     model.fit(batches, epochs=PLAIN_EPOCHS, shuffle=False, verbose=2)
     partial = path.with_name("partial.keras")
     model.save(partial)
-    partial.replace(path)
+    partial.replace(path)  # a killed run leaves no incomplete file under the final name
     return model
 
 
 def converted(
     arm: str, trained: keras.Model, data: ImageData, seed: int
 ) -> AnyWidthModel:
-    """An arm's network before its first epoch."""
+    """Builds the network of an arm, as it is before the first epoch."""
     keras.utils.set_random_seed(100 + seed)
     source = untrained(data) if arm == "scratch" else trained
     order = "importance" if arm == "importance" else "keep"
@@ -86,7 +86,7 @@ def converted(
 
 
 def curve_of(arm: str, data: ImageData, seed: int, directory: Path) -> dict[str, Any]:
-    """AUC and accuracies before the first and after every epoch."""
+    """Trains an arm; returns AUC and accuracies before and after each epoch."""
     path = directory / f"{arm}_{seed}.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -117,12 +117,12 @@ def curve_of(arm: str, data: ImageData, seed: int, directory: Path) -> dict[str,
 
 
 def epochs_to(auc: list[float], target: float) -> int | None:
-    """Epochs until an AUC is reached first; `None` if it never is."""
+    """Counts the epochs until the AUC reaches a target; `None` if it never does."""
     return next((epoch for epoch, value in enumerate(auc) if value >= target), None)
 
 
 def main() -> None:
-    """Runs what is missing, and writes the result."""
+    """Runs the arms that are not finished, and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -1,13 +1,16 @@
-"""Counts what networks compute and store on which no output depends.
+"""Counts operations and weights of networks that no output depends on.
 
     python benchmarks/waste.py [--output FILE]
 
-Networks are converted with `min_width=0.25`, blocks of 8 channels and of 1, in the
-paper's staircase and in a nested one. *Unread* are the multiply-accumulates and weights
-of the full width that the plain network has and the any-width one leaves out, because
-no output depends on the channels. *Networks* are the widths at which a channel appears;
-for blocks of 8, *answers* are how many of them give outputs of their own, bit by bit,
-on one random input.
+Networks are converted with `min_width=0.25`, in blocks of 8 channels and of 1 channel,
+with the paper's staircase and with a nested staircase.
+
+- *Unread*: the multiply-accumulates and weights that the plain network has, but the
+  any-width network at full width does not compute and store, because no output depends
+  on their channels.
+- *Networks*: the number of widths at which a channel appears.
+- *Answers*: the number of these widths whose outputs differ in any bit, for one random
+  input. Only for blocks of 8.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ DIVISORS = (8, 1)
 
 
 def application(name: str, **arguments: Any) -> keras.Model:
-    """A network of `keras.applications` for 96x96 images and 10 classes."""
+    """Builds a network of `keras.applications` for 96x96 images and 10 classes."""
     return getattr(keras.applications, name)(
         input_shape=(96, 96, 3),
         weights=None,
@@ -57,7 +60,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
 
 
 def thresholds(model: AnyWidthModel) -> np.ndarray:
-    """The widths at which some channel appears, `min_width` first."""
+    """Returns the widths at which a channel appears; `min_width` is the first."""
     grades = [
         grades
         for layer in model.layers
@@ -70,7 +73,7 @@ def thresholds(model: AnyWidthModel) -> np.ndarray:
 
 
 def answers(model: AnyWidthModel, widths: np.ndarray) -> int:
-    """How many different outputs a model with random weights has at some widths."""
+    """Counts the different outputs of a model with random weights at some widths."""
     rng = np.random.default_rng(0)
     for weight in model.weights:
         value = rng.uniform(0.5, 1.0, weight.shape)
@@ -86,7 +89,7 @@ def answers(model: AnyWidthModel, widths: np.ndarray) -> int:
 
 
 def measure(name: str, staircase: str, divisor: int) -> dict[str, Any]:
-    """Converts one network and counts."""
+    """Converts a network and returns its counts."""
     plain = NETWORKS[name]()
     model = to_any_width(plain, divisor=divisor, staircase=staircase)
     widths = thresholds(model)
@@ -102,7 +105,7 @@ def measure(name: str, staircase: str, divisor: int) -> dict[str, Any]:
             count_macs(model, width) / count_macs(plain) for width in WIDTHS
         ],
         "networks": len(widths),
-        # With blocks of one channel there are thousands.
+        # Blocks of one channel have thousands of widths, too many to run.
         "answers": answers(model, widths) if divisor > 1 else None,
         "distinct_widths": len(model.distinct_widths),
     }
@@ -111,7 +114,7 @@ def measure(name: str, staircase: str, divisor: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Counts all, and writes the result."""
+    """Counts for all networks, and writes the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()

@@ -1,13 +1,19 @@
-"""Checks what an any-width network promises on many architectures.
+"""Checks on many architectures that an any-width network keeps its promises.
 
     python -m benchmarks.zoo [--names RegNetY U-Net ...] [--output FILE]
 
-Each is built small by `tests/zoo`, converted with `to_any_width(min_width=0.25)`, given
-random biases and statistics, and checked: `slim` at five of its widths, gradients of
-one pass over three of them, some steps of training, files at the narrowest and the full
-width, float32 and int8. The result is saved after each architecture; those that it has
-are not measured again unless `--names` says so. Those of KerasHub and kimm are left out
-where these are not installed.
+`tests/zoo` builds a small network of each architecture. The script converts the network
+with `to_any_width(min_width=0.25)` and draws random biases and statistics. The checks
+are:
+
+- `slim` at five widths;
+- gradients of one pass over three widths;
+- some steps of training;
+- float32 and int8 files at the narrowest and the full width.
+
+The result is saved after each architecture. An architecture that is in the result is
+not measured again, unless `--names` names it. Architectures of KerasHub or kimm are
+left out if these packages are not installed.
 """
 
 from __future__ import annotations
@@ -46,10 +52,10 @@ from tests.zoo.collections import missing
 
 OUTPUT = Path(__file__).parents[1] / "results" / "zoo.json"
 MIN_WIDTH = 0.25
-#: Words that every vocabulary of the zoo has at least.
+#: Each vocabulary of the zoo has at least this many words.
 WORDS = 50
-#: A weight whose gradient is smaller than this part of the largest of all has none but
-#: for rounding, such as a bias before a normalization.
+#: A gradient below this part of the largest gradient is only a rounding error. For
+#: example, the gradient of a bias before a normalization is 0 in theory.
 NEGLIGIBLE = 1e-2
 STEPS = 4
 
@@ -58,14 +64,14 @@ def converted(name: str) -> AnyWidthModel:
     """Builds and converts an architecture.
 
     Args:
-        name: One of the zoo.
+        name: Name of an architecture of the zoo.
 
     Returns:
-        The model, with random biases, factors and statistics, and without dropout,
-        which draws anew in each pass of a loop over widths.
+        The model, with random biases, factors and statistics. Dropout is off, because
+        each pass of a loop over widths would drop other values.
 
     Raises:
-        ConversionError: If it cannot be converted.
+        ConversionError: If the architecture cannot be converted.
     """
     keras.utils.set_random_seed(0)
     model = to_any_width(ARCHITECTURES[name](), min_width=MIN_WIDTH)
@@ -78,14 +84,14 @@ def converted(name: str) -> AnyWidthModel:
 
 
 def samples_of(model: AnyWidthModel, count: int = 4) -> Any:
-    """Random samples: words where integers go in, else standard normal numbers.
+    """Draws random samples: words for inputs of integers, else normal numbers.
 
     Args:
         model: The model.
-        count: How many.
+        count: Number of samples.
 
     Returns:
-        An array `(count, ...)`; for several inputs a list of them.
+        An array `(count, ...)`, or a list of arrays if the model has several inputs.
     """
     rng = np.random.default_rng(1)
     x = [
@@ -98,37 +104,40 @@ def samples_of(model: AnyWidthModel, count: int = 4) -> Any:
 
 
 def some_widths(model: AnyWidthModel, count: int = 5) -> list[float]:
-    """At most `count` distinct widths, the first and the last among them."""
+    """Returns at most `count` distinct widths, with the first and the last."""
     widths = model.distinct_widths
     places = np.linspace(0, len(widths) - 1, min(count, len(widths))).round()
     return [widths[int(place)] for place in places]
 
 
 def slim_difference(model: AnyWidthModel, width: float, x: Any) -> float:
-    """Compares `slim` with the model, and counts of weights and operations.
+    """Compares a slim network with the model, and its size with the counts.
 
     Args:
         model: The model.
-        width: One of its widths.
+        width: A width of the model.
         x: Samples.
 
     Returns:
         The largest difference of an output, relative to its largest number.
 
     Raises:
-        AssertionError: If the slim network has not as many weights, or operations, as
-            were counted.
+        AssertionError: If the slim network has another number of weights or operations
+            than `count_parameters` and `count_macs` of the model return.
     """
     small = slim(model, width)
     counted = count_macs(model, width), count_parameters(model, width)
     real = count_macs(small), small.count_params()
     if counted != real:
-        raise AssertionError(f"At width {width} {counted} are counted, not {real}.")
+        raise AssertionError(
+            f"At width {width}, the counts of the model are {counted}, but the slim "
+            f"network has {real}."
+        )
     return difference(small(x, training=False), model.at(width)(x, training=False))
 
 
 def difference(got: Any, wanted: Any) -> float:
-    """The largest difference, relative to the largest number of each array."""
+    """Returns the largest difference, relative to the largest number of an array."""
     return max(
         float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-9))
         for a, b in _pairs(got, wanted)
@@ -136,7 +145,11 @@ def difference(got: Any, wanted: Any) -> float:
 
 
 def noise(got: Any, wanted: Any) -> float:
-    """The root mean square of differences, relative to each array's deviation."""
+    """Returns the root mean square of the differences, relative to the deviation.
+
+    The deviation is that of the numbers in the wanted array. With several arrays, the
+    largest result counts.
+    """
     return max(
         float(np.sqrt(np.mean((a - b) ** 2)) / max(b.std(), 1e-9))
         for a, b in _pairs(got, wanted)
@@ -152,7 +165,7 @@ def _pairs(got: Any, wanted: Any) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _answers(model: AnyWidthModel, count: int = 4) -> list[np.ndarray]:
-    """Noise in the shape of the model's outputs."""
+    """Draws random targets in the shapes of the model's outputs."""
     rng = np.random.default_rng(2)
     return [rng.normal(size=(count, *y.shape[1:])) for y in model.outputs]
 
@@ -164,15 +177,16 @@ def _compile(model: AnyWidthModel, optimizer: Any, widths: list[float]) -> None:
         losses if len(losses) > 1 else losses[0],
         widths=FixedWidths(widths),
         report_widths=[],
-        run_eagerly=True,  # a few steps take less time than a trace of them
+        run_eagerly=True,  # tracing takes more time than the few steps do
     )
 
 
 class _Recorder(keras.optimizers.SGD):
-    """Keeps the gradients that it is given, and changes nothing."""
+    """An optimizer that records the gradients and changes no weight."""
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        # A sum with zeros has all rows, where TensorFlow gives some of an embedding's.
+        # TensorFlow's gradient of an embedding has only some rows. The sum with zeros
+        # has all rows.
         self.grads = [
             np.asarray(keras.ops.add(keras.ops.zeros(weight.shape), grad))
             for grad, weight in zip(grads, trainable_variables, strict=True)
@@ -183,12 +197,13 @@ def gradient_difference(model: AnyWidthModel, x: Any) -> float:
     """Compares the gradients of one pass with those of a pass for each width.
 
     Args:
-        model: The model; its statistics change.
+        model: The model. It is compiled anew; its weights are as before at the end.
         x: Samples.
 
     Returns:
-        The largest difference of a weight's gradients, relative to the largest of
-        them, or to a hundredth of the largest of all if that is more.
+        The largest difference in the gradient of a weight. It is relative to the
+        largest number in the gradient of this weight, or to `NEGLIGIBLE` times the
+        largest number in all gradients, if that is more.
     """
     y = _answers(model)
     before = model.get_weights()
@@ -200,7 +215,7 @@ def gradient_difference(model: AnyWidthModel, x: Any) -> float:
             train_by_the_loop(model)
         model.train_on_batch(x, y)
         both.append(model.optimizer.grads)
-    del model.train_step  # the loop's
+    del model.train_step  # removes the loop, so that the method of the class is back
     model.set_weights(before)
     largest = max(np.abs(grad).max(initial=0) for grad in both[1])
     return max(
@@ -211,11 +226,11 @@ def gradient_difference(model: AnyWidthModel, x: Any) -> float:
 
 
 def losses_of_training(model: AnyWidthModel, x: Any) -> list[float]:
-    """Trains some steps on one batch.
+    """Trains some steps on one batch with random targets.
 
     Args:
         model: The model; its weights change.
-        x: Samples, answered by noise.
+        x: Samples.
 
     Returns:
         The first and the last loss.
@@ -244,19 +259,21 @@ def file_differences(
         precision: `"float32"` or `"int8"`.
 
     Returns:
-        For each width `difference`, for int8 `noise`.
+        For each width, the result of `difference`, or of `noise` for int8.
 
     Raises:
-        ExportError: If TFLite has no builtin operators for it.
+        ExportError: If the model cannot be exported, for example because TFLite has no
+            builtin operator for a layer.
     """
     given: dict[str, Any] = {"samples": x, "verbose": 0}
     measure = difference
     if precision == "int8":
-        # Here the file is measured: no tolerance is too large.
+        # The error is measured here, so the export must not refuse a large error.
         given |= {"representative": samples_of(model, 32), "tolerance": 1e9}
         measure = noise
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # Random networks have no clear answers, which integers may change.
+        # A random network has no clear classes. So the rounding of int8 often changes
+        # the class, and the warning about it says nothing.
         warnings.filterwarnings("ignore", message=".*give equal classes for only")
         path = Path(folder) / "model.tflite"
         export_tflite(model, path, widths=widths, precision=precision, **given)
@@ -275,10 +292,10 @@ def measure(name: str) -> dict[str, Any]:
     """Runs all checks on an architecture.
 
     Args:
-        name: One of the zoo.
+        name: Name of an architecture of the zoo.
 
     Returns:
-        What was measured, for JSON.
+        The results, as values for JSON.
     """
     row: dict[str, Any] = {"name": name, "converts": True}
     try:
@@ -306,7 +323,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and writes the result."""
+    """Measures the architectures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--names", nargs="+", choices=ARCHITECTURES, metavar="NAME")
     parser.add_argument("--output", type=Path, default=OUTPUT)
