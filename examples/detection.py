@@ -1,10 +1,10 @@
-"""Finds digits in an image: a detector at any width, the paper's future work.
+"""Finds digits in an image with an any-width detector, the paper's future work.
 
     python examples/detection.py [--quick]
 
-An image contains one to three of scikit-learn's digits. As in CenterNet (Zhou et al.,
-2019), the network says for each of 12x12 places whether a digit has its center there,
-and which digit. Writes a picture, and a TFLite file of four widths.
+An image contains one to three digits of scikit-learn. As in CenterNet (Zhou et al.,
+2019), each of 12x12 places gets 10 scores: is the center of this digit here? Writes a
+picture, and a TFLite file of four widths.
 """
 
 import sys
@@ -24,7 +24,7 @@ QUICK = "--quick" in sys.argv  # a few steps only
 
 
 def scenes(digits, labels, count, rng):
-    """Images `(count, 48, 48, 1)`, and maps of the centers `(count, 12, 12, 10)`."""
+    """Makes images `(count, 48, 48, 1)` and center maps `(count, 12, 12, 10)`."""
     images = rng.uniform(0, 0.4, (count, SIZE, SIZE, 1)).astype("float32")
     centres = np.zeros((count, SIZE // CELL, SIZE // CELL, 10), "float32")
     for i in range(count):
@@ -58,7 +58,7 @@ def main():
     model.compile("adam", keras.losses.BinaryFocalCrossentropy(gamma=2.0))
     model.fit(x, y, batch_size=32, epochs=1 if QUICK else 12)
 
-    most = y_test.sum((1, 2, 3)).argmax()  # an image of three digits
+    most = y_test.sum((1, 2, 3)).argmax()  # an image with three digits
     _, axes = pyplot.subplots(1, len(WIDTHS), figsize=(10, 3), layout="constrained")
     for ax, width in zip(axes, WIDTHS, strict=True):
         scores = model.predict(x_test, width=width, verbose=0)

@@ -1,11 +1,11 @@
-"""Recognizes a word: recurrent layers over a spectrogram, at any width.
+"""Recognizes a word with any-width recurrent layers over a spectrogram.
 
     python examples/keyword_spotting.py [--data FOLDER] [--quick]
 
 FOLDER has a folder of WAV files for each word, like Google's Speech Commands. Without
-FOLDER, the script makes up five "words": whistles in noise. The model takes the sound
-itself, 1 s of 16,000 samples, so an app has nothing to compute. Writes a picture, and
-a TFLite file of four widths.
+`--data`, the script makes up five "words": whistles in noise. The input of the model is
+the sound, 1 s with 16,000 samples. The spectrogram is part of the model, so an app does
+not compute it. Writes a picture, and a TFLite file of four widths.
 """
 
 import argparse
@@ -23,7 +23,7 @@ BENDS = {"rise": 1.0, "fall": -1.0, "stay": 0.0, "hill": 2.0, "valley": -2.0}
 
 
 def made_up(count, rng):
-    """Whistles whose pitch bends as their name says, in noise."""
+    """Makes whistles in noise. The pitch rises or falls as the name says."""
     labels = rng.integers(len(BENDS), size=count)
     time = np.linspace(0, 1, RATE)
     sounds = np.empty((count, RATE), "float32")
@@ -36,7 +36,7 @@ def made_up(count, rng):
 
 
 def words_of(folder):
-    """Sounds and labels of a folder of WAV files, for training and for the test."""
+    """Reads sounds and labels for training and test, and the names of the words."""
     split = {"validation_split": 0.2, "subset": "both", "seed": 0}
     parts = keras.utils.audio_dataset_from_directory(
         folder, output_sequence_length=RATE, **split

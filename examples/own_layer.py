@@ -1,12 +1,12 @@
-"""A layer of your own in an any-width network, and the checks that it must pass.
+"""Uses a layer of your own in an any-width network, and checks the layer.
 
     python examples/own_layer.py [--quick]
 
-A gate multiplies each channel by a number that depends on the channel's mean over the
-image. The gate reads its own channel only, so the channel stays the same at every
-width. The gate has two weights for each channel, and a rule that says which axis of
-these weights is the channels. Writes a picture: the accuracy of a network with gates at
-all widths.
+The layer is a gate. It multiplies each channel by a number that depends on the mean of
+the channel over the image. Each channel reads only itself, so it stays the same at
+every width. The gate has two weights for each channel. A width rule says which axis of
+these weights is the axis of the channels. Writes a picture: the accuracy of a network
+with gates at all widths.
 """
 
 import sys
@@ -24,7 +24,7 @@ QUICK = "--quick" in sys.argv  # a few steps only
 
 @keras.saving.register_keras_serializable(package="examples")
 class ChannelGate(keras.layers.Layer):
-    """Multiplies each channel by a sigmoid of its own mean."""
+    """Multiplies each channel by a sigmoid of the channel's mean."""
 
     def build(self, input_shape):
         channels = (input_shape[-1],)
@@ -36,12 +36,12 @@ class ChannelGate(keras.layers.Layer):
         return x * keras.ops.sigmoid(mean * self.scale + self.offset)
 
 
-# The rule: the last axis of both weights is the channels.
+# The rule: the last axis of both weights is the axis of the channels.
 register_width_rule(ChannelGate, WidthRule(in_axes={"scale": -1, "offset": -1}))
 
 
 def network(data):
-    """A stock network with gates, for images of digits."""
+    """Builds a stock network with gates, for images of digits."""
     x = inputs = keras.Input(data.input_shape)
     x = data.preprocessing()(x)
     for filters in (32, 64, 64):
@@ -55,7 +55,7 @@ def network(data):
 def main():
     OUTPUT.mkdir(exist_ok=True)
 
-    # Values, gradients, slimming, saving: an error says which check failed, and why.
+    # Checks values, gradients, slimming and saving. An error names the failed check.
     check_width_rule(ChannelGate(), (8, 8, 16))
 
     data = load_data("digits")

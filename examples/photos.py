@@ -1,11 +1,11 @@
-"""Recognizes photos: a pretrained network, fine-tuned for four widths.
+"""Recognizes photos with a pretrained network, fine-tuned for four widths.
 
     python examples/photos.py FOLDER [--quick]
 
 FOLDER has a folder of photos for each class. Install `"awn_keras[all,pretrained]"`
-first. `awn train --data FOLDER` does the same in the shell, and docs/photos.md has the
-times. Writes a picture, and a TFLite file for an app: pixels in, probabilities out,
-names of classes inside.
+first. `awn train --data FOLDER` does the same in the shell, and docs/photos.md says how
+long it takes. Writes a picture, and a TFLite file for an app. The file takes pixels,
+returns probabilities, and holds the names of the classes.
 """
 
 import argparse
@@ -40,8 +40,8 @@ def main():
     train = data.train(8 if args.quick else 32)
     steps = epochs * len(train)
     base = efficientnet_lite0(data.input_shape, data.classes, weights="imagenet")
-    # Rotated, so that narrow widths keep most of the ImageNet weights. The weights that
-    # the triangle forbids fade out during the first 70 % of the steps.
+    # Rotation lets narrow widths keep most of what the ImageNet weights compute. The
+    # weights that the triangle forbids fade out during the first 70 % of the steps.
     base = rotate_channels(base, train)
     trained = {"order": "reading", "fade": steps * 7 // 10, "bn_momentum": 0.95}
     model = to_any_width(base, widths_grid=WIDTHS, **trained)

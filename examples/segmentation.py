@@ -1,9 +1,9 @@
-"""Finds the pixels of a digit: a converted U-Net, at any width.
+"""Finds the pixels of a digit with a U-Net, converted to an any-width network.
 
     python examples/segmentation.py [--quick]
 
-An image is one of scikit-learn's digits at a random place on noise, and the mask is its
-ink. Writes a picture, and a TFLite file of four widths.
+An image has a digit of scikit-learn at a random place on noise. The mask marks the
+pixels of the digit. Writes a picture, and a TFLite file of four widths.
 """
 
 import sys
@@ -25,7 +25,7 @@ L = keras.layers
 
 
 def scenes(digits, count, rng):
-    """Images `(count, 32, 32, 1)` of digits on noise, and their masks."""
+    """Makes images `(count, 32, 32, 1)` of digits on noise, and their masks."""
     images = rng.uniform(0, 0.6, (count, SIZE, SIZE, 1)).astype("float32")
     masks = np.zeros_like(images)
     for i in range(count):

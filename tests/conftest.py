@@ -1,16 +1,17 @@
-"""Fixtures and small networks that several test files use."""
+"""Fixtures, marks and small networks for several test files."""
 
 import inspect
 import os
 import sys
 import warnings
 
-# Before TensorFlow is imported: no GPU, fewer native log lines.
+# TensorFlow reads these when it is imported: no GPU, fewer native log lines.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# JAX compiles for most of the time of its tests: less thoroughly takes a part of it.
+# Compilation takes most of the time of tests with JAX. Fewer optimizations make it
+# shorter.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# PyTorch's threads wait for each other where several tests run at once.
+# With several tests at once, PyTorch's threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
@@ -20,15 +21,17 @@ import pytest
 
 from awn_keras import AnyWidthModel, TriConv2D, TriDense, slim
 
-# Keras builds take tens of milliseconds, so that a deadline would only add noise.
+# Building a Keras model takes tens of milliseconds, and sometimes much longer. A
+# deadline would fail tests at random.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci")
 
 
 def _let_tests_read_tensors():
-    """Makes PyTorch's tensors arrays for NumPy, as those of TensorFlow and JAX are.
+    """Lets NumPy read PyTorch's tensors that need gradients, but only in tests.
 
-    For tests alone: what awn_keras hands to NumPy must be without gradients.
+    Tensors of TensorFlow and JAX can be read already. In awn_keras the error of PyTorch
+    remains, because the package must detach a tensor before it passes it to NumPy.
     """
     import torch
 
@@ -49,7 +52,8 @@ if BACKEND == "torch":
     _let_tests_read_tensors()
 
 
-#: For a test among those of all backends that is about TensorFlow, or too long.
+#: For a test in a file for all backends that concerns only TensorFlow, or takes too
+#: long on other backends.
 on_tensorflow = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="runs on TensorFlow only"
 )
@@ -57,7 +61,10 @@ on_tensorflow = pytest.mark.skipif(
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first: the last tests to end are then short ones."""
+    """Runs files with slow tests first.
+
+    Then short tests run last, and no core waits long for another at the end.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -67,15 +74,15 @@ def _seed():
     keras.utils.set_random_seed(0)
 
 
-#: For tests that run a step a few times: tracing it takes longer than running it.
+#: For tests that run a step only a few times. Tracing would take longer than the steps.
 eagerly = pytest.mark.eager
-#: For one of those that is about traced functions.
+#: For a test that needs traced functions in a file that is marked `eagerly`.
 traced = pytest.mark.eager(False)
 
 
 @pytest.fixture(autouse=True)
 def _eager(request):
-    """Runs TensorFlow's functions as Python, where a test or its file is marked so."""
+    """Runs TensorFlow's functions as Python if a test or its file has the mark."""
     mark = request.node.get_closest_marker("eager")
     if mark is None or mark.args == (False,) or BACKEND != "tensorflow":
         yield
@@ -84,7 +91,8 @@ def _eager(request):
 
     tf.config.run_functions_eagerly(True)
     with warnings.catch_warnings():
-        # "... this option does not apply to tf.data functions"; nor need it.
+        # TensorFlow warns that the option does not apply to tf.data functions. Tests do
+        # not need it there.
         warnings.filterwarnings("ignore", message="Even though the `tf.config")
         yield
     tf.config.run_functions_eagerly(False)
@@ -92,7 +100,7 @@ def _eager(request):
 
 @pytest.fixture(autouse=True)
 def _no_figures():
-    """Closes what a test drew: Matplotlib warns of more than twenty open figures."""
+    """Closes the figures of a test. Matplotlib warns of more than 20 open figures."""
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
@@ -100,14 +108,15 @@ def _no_figures():
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_gpu():
-    # Seconds for each file, on a GPU in software; tests/deploy/test_gpu.py has it.
+    # Verification on a GPU in software takes seconds for each file. Only
+    # tests/deploy/test_gpu.py tests it.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("awn_keras.deploy.verification.gpu_is_available", lambda: False)
         yield
 
 
 def stem_and_trunk(inputs, channels=(6, 8), **conv):
-    """Conv stem, then Tri convolutions, each with normalization and ReLU."""
+    """Adds a stem and Tri convolutions, each with normalization and ReLU."""
     x = keras.layers.Conv2D(channels[0], 3, padding="same", use_bias=False)(inputs)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
     for count in channels[1:]:
@@ -117,7 +126,10 @@ def stem_and_trunk(inputs, channels=(6, 8), **conv):
 
 
 def small_conv(min_width=0.25, **kwargs):
-    """6x6x2 images, 3 classes; the readout has several features a channel."""
+    """Builds a classifier of 6x6x2 images with 3 classes.
+
+    `Flatten` gives the readout several features for each channel.
+    """
     inputs = keras.Input((6, 6, 2))
     x = keras.layers.MaxPooling2D()(stem_and_trunk(inputs))
     outputs = keras.layers.Dense(3)(keras.layers.Flatten()(x))
@@ -125,7 +137,7 @@ def small_conv(min_width=0.25, **kwargs):
 
 
 def small_dense(**kwargs):
-    """4 inputs, 3 classes."""
+    """Builds a classifier of 4 numbers with 3 classes."""
     inputs = keras.Input((4,))
     x = keras.layers.Dense(8, activation="relu")(inputs)
     x = TriDense(8, activation="relu")(x)
@@ -133,11 +145,11 @@ def small_dense(**kwargs):
 
 
 def rich(**kwargs):
-    """Two inputs and outputs; every way of joining and reshaping channels.
+    """Builds a model with many ways to join and reshape channels.
 
-    Depthwise and squeeze-and-excite blocks, Add, Concatenate (which unsorts the
-    grades), PReLU, Reshape, operators, a fixed branch into the tail, a readout that
-    is a convolution.
+    It has two inputs and two outputs, depthwise and squeeze-and-excite blocks, Add,
+    Concatenate (after which the grades are not sorted), PReLU, Reshape, operators, a
+    branch of constant size into the tail, and a convolution as a readout.
     """
     image = keras.Input((6, 6, 2), name="image")
     vector = keras.Input((3,), name="vector")
@@ -171,18 +183,18 @@ HAS_ADAPTIVE_POOLING = hasattr(keras.layers, "AdaptiveMaxPooling2D")
 
 
 def newer(layer_class, **arguments):
-    """Of some arguments those that the installed version of Keras has."""
+    """Selects the arguments that the installed version of Keras supports."""
     known = arguments_of(layer_class)
     return {name: value for name, value in arguments.items() if name in known}
 
 
 def arguments_of(layer_class):
-    """Names of what a layer's constructor takes."""
+    """Returns the names of the arguments of a layer's constructor."""
     return set(inspect.signature(layer_class).parameters)
 
 
 def inputs_of(model, count=5):
-    """Random inputs for a model, with its structure; small numbers for integers."""
+    """Draws inputs in the structure of a model's inputs; integers are below 9."""
     rng = np.random.default_rng(1)
 
     def draw(x):
@@ -195,7 +207,7 @@ def inputs_of(model, count=5):
 
 
 def at_width(model, width, x, **kwargs):
-    """The outputs of a model at a width, flat, as arrays."""
+    """Returns the outputs of a model at a width as a flat list of arrays."""
     model.width = width
     return [
         keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(x, **kwargs))
@@ -203,19 +215,19 @@ def at_width(model, width, x, **kwargs):
 
 
 def assert_slims(model):
-    """Compares `slim` with a model of one output."""
+    """Checks that `slim` agrees with a model with one output, at three widths."""
     x = inputs_of(model)
     for width in (0.25, 0.5, 1.0):
         np.testing.assert_allclose(
             at_width(model, width, x)[0],
             keras.ops.convert_to_numpy(slim(model, width)(x)),
-            rtol=1e-4,  # the same sums in another order
+            rtol=1e-4,  # float32 sums in another order
             atol=1e-5,
         )
 
 
 def classification(model, **kwargs):
-    """Compiles a model of one output of logits."""
+    """Compiles a model with one output, logits, for classification."""
     model.compile(
         **{
             "optimizer": "sgd",
@@ -228,6 +240,6 @@ def classification(model, **kwargs):
 
 
 def labelled(model, count=40):
-    """Random inputs with labels for `classification`."""
+    """Draws inputs and labels for a model of `classification`."""
     rng = np.random.default_rng(2)
     return inputs_of(model, count), rng.integers(0, 3, count)

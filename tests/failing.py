@@ -1,4 +1,4 @@
-"""Lets what `awn_keras.files` asks of the system fail, one call after the other."""
+"""Makes a chosen system call of `awn_keras.files` fail."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ import pytest
 
 from awn_keras import files
 
-#: All by which files change; each is made to fail.
+#: All calls that change files. Tests make each call fail.
 CALLS = {
     "write": (os, "write"),
     "fsync": (os, "fsync"),
@@ -19,10 +19,10 @@ CALLS = {
 
 
 class Fault:
-    """A call that fails, or would have.
+    """Whether a call was made to fail.
 
     Attributes:
-        came: Whether it was made.
+        came: Whether the call was made, and so failed.
     """
 
     def __init__(self):
@@ -31,7 +31,12 @@ class Fault:
 
 @contextlib.contextmanager
 def failing(call, number):
-    """Lets a call find no space left when it is made for the `number`-th time."""
+    """Makes a call of `awn_keras.files` fail with "no space left".
+
+    Args:
+        call: A key of `CALLS`.
+        number: Which call fails; 0 is the first.
+    """
     owner, name = CALLS[call]
     original = getattr(owner, name)
     fault, count = Fault(), 0
@@ -44,7 +49,7 @@ def failing(call, number):
         if count - 1 != number:
             return original(*args)
         fault.came = True
-        if call == "write":  # a part gets there
+        if call == "write":  # a full disk still takes a part
             original(args[0], args[1][:2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -54,7 +59,7 @@ def failing(call, number):
 
 
 def contents(folder):
-    """All files in and below a folder, by name; links are followed."""
+    """Reads all files in a folder and its subfolders, by name. Follows links."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -64,7 +69,7 @@ def contents(folder):
 
 @contextlib.contextmanager
 def small_disk(folder, kilobytes):
-    """Mounts a disk of so many kB on a folder, which is made."""
+    """Makes a folder and mounts a disk of `kilobytes` kB on it."""
     import subprocess
 
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Random functional graphs out of all layers that can be converted."""
+"""Random functional graphs of layers that can be converted."""
 
 from functools import partial
 
@@ -13,18 +13,24 @@ L = keras.layers
 
 
 def random_graph(draw, max_steps=7):
-    """A plain functional model: images in, one or two readouts, branches between.
+    """Draws a plain functional model of images with branches and one or two readouts.
 
-    `draw` is hypothesis' `data.draw`. It is called in the test's body: Keras draws
-    random seeds while layers are built, which a strategy must not.
+    Args:
+        draw: `data.draw` of hypothesis. Call this function in the body of a test, not
+            in a strategy: Keras draws random seeds while it builds layers, and a
+            strategy must not draw them.
+        max_steps: Largest number of steps between stem and readout.
     """
     return _Builder(draw).model(draw(st.integers(1, max_steps)))
 
 
 def random_sequences(draw, max_steps=3):
-    """A plain functional model of recurrent layers: a series in, a readout.
+    """Draws a plain functional model of sequences with recurrent layers.
 
-    `draw` as for `random_graph`. Few layers, as each of them is as many as steps.
+    Args:
+        draw: As for `random_graph`.
+        max_steps: Largest number of layers. It is small, because an unrolled recurrent
+            layer has operations for each step of the sequence.
     """
     return _Recurrent(draw).model(draw(st.integers(1, max_steps)))
 
@@ -45,7 +51,7 @@ class _Recurrent:
             x = self.layer(x, last=True)
         else:
             x = self.draw(st.sampled_from((L.Flatten(), L.GlobalMaxPooling1D())))(x)
-        # One layer at least whose channels come and go.
+        # At least one layer must have a number of channels that depends on the width.
         return keras.Model(inputs, L.Dense(2)(L.Dense(4, activation="relu")(x)))
 
     def channels(self):
@@ -55,7 +61,7 @@ class _Recurrent:
         return self.draw(st.booleans())
 
     def recurrent(self, units, last=False, go_backwards=False):
-        """A layer that gives sequences, or, if it is the last one, a state."""
+        """Draws a layer that returns sequences or, if `last`, only the last state."""
         kinds = (
             *(L.LSTM, L.SimpleRNN),
             *(partial(L.GRU, reset_after=after) for after in (True, False)),
@@ -85,7 +91,7 @@ class _Recurrent:
 
 
 class _Builder:
-    """Draws one graph; `tensors` are those that the next layer may read."""
+    """Draws a graph. The next layer may read any of `tensors`."""
 
     def __init__(self, draw):
         self.draw = draw
@@ -121,7 +127,7 @@ class _Builder:
         )
         for _ in range(steps):
             self.tensors.append(self.draw(st.sampled_from(kinds))(self.read()))
-        # All that nothing reads yet goes into the first readout.
+        # Nothing reads the newest tensor yet, so the first readout reads it.
         outputs = [self.readout(self.tensors[-1], "first")]
         if self.flag():
             outputs.append(self.readout(self.read(), "second"))
@@ -172,7 +178,7 @@ class _Builder:
         return L.Dense(units, activation="swish")(x)
 
     def attention(self, x):
-        """Positions look at each other, or at those of another branch."""
+        """Adds attention of positions to each other, or to another branch."""
         ops, shape = keras.ops, x.shape
         x = ops.reshape(x, (-1, shape[1] * shape[2], shape[3]))
         looked_at = [x, self.dense(x, shape[3])][self.flag()]
@@ -227,7 +233,7 @@ class _Builder:
         return self.draw(st.sampled_from(kinds))(x)
 
     def branch(self, x):
-        """A tensor of x's shape, made by other layers."""
+        """Makes another tensor with the shape of `x`."""
         kinds = (self.convolution, self.separable, self.transposed, self.dense)
         return self.draw(st.sampled_from(kinds))(x, x.shape[-1])
 
@@ -255,7 +261,7 @@ class _Builder:
         return L.Multiply()([x, squeezed])
 
     def decoder(self, x):
-        """From features to feature maps, normalized or not."""
+        """Makes feature maps from features, with or without normalization."""
         channels = self.channels()
         x = L.Dense(9 * max(channels, 2))(L.GlobalAveragePooling2D()(x))
         x = L.BatchNormalization()(x) if self.flag() else x
@@ -272,7 +278,8 @@ class _Builder:
             lambda x: ops.tanh(x) ** 2 + ops.rsqrt(x**2 + 1),
             lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), axis=1),
             lambda x: ops.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))),
-            # Less than the mean: what is left is not zero, and has its sign.
+            # Subtracts only a part of the mean. At a single position, the difference
+            # to the whole mean would be 0, or a rounding error with a random sign.
             lambda x: x - ops.sum(x, axis=(1, 2), keepdims=True) / 144,
             lambda x: ops.softmax(x, axis=1),
             lambda x: ops.reshape(
@@ -283,14 +290,14 @@ class _Builder:
         return self.draw(st.sampled_from(kinds))(x)
 
     def grouped(self, x):
-        """A convolution in groups, not with one for each channel."""
+        """Adds a convolution in groups of more than one channel."""
         groups = [g for g in (1, 2, 3, 4) if x.shape[-1] % g == 0 and x.shape[-1] > g]
         groups = self.draw(st.sampled_from(groups or [1]))
         filters = groups * self.draw(st.integers(1, 4))
         return L.Conv2D(filters, 3, padding="same", groups=groups)(x)
 
     def parts(self, x):
-        """Some channels go another way."""
+        """Treats some channels differently from others."""
         channels, ops = x.shape[-1], keras.ops
         if channels % 2:
             beside = [(0, 0), (0, 0), (0, 0), (1, 2)]
@@ -316,5 +323,5 @@ class _Builder:
         return self.draw(st.sampled_from(kinds))(x)
 
     def gate(self, x):
-        """One channel for all others."""
+        """Multiplies all channels by one channel."""
         return x * L.Conv2D(1, 1, activation="sigmoid")(x)

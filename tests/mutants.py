@@ -1,22 +1,25 @@
-"""Damaged copies of files: of JSON a value swapped or a key gone, of bytes any part."""
+"""Damaged copies of files.
+
+In JSON, a value is replaced or a key is removed. In other files, any bytes change.
+"""
 
 import copy
 import itertools
 import json
 import random
 
-#: What takes the place of a value; the last two are not even read as such.
+#: Values that replace a value of a file.
 WRONG = [
     *(None, True, -1, 0, 1.5, 10**30, 1e308, float("nan"), float("inf")),
     *("", "text", "../../etc/passwd", "/etc/passwd", "<script>alert(1)</script>"),
     *([], {}, [[1]], {"a": 1}, list(range(3)), "é\n\0"),
 ]
-#: Numbers of four bytes that sizes and places in files are not.
+#: Numbers of four bytes that are no valid sizes or offsets in a file.
 _NUMBERS = [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 
 
 def mutants(content, count, seed=0):
-    """Yields text of JSON, each with one fault, and what the fault is."""
+    """Yields texts of JSON with one fault each, and a description of the fault."""
     rng = random.Random(seed)
     yield "[" * 100_000, "deep"
     yield json.dumps(content)[:-2], "cut"
@@ -36,8 +39,8 @@ def mutants(content, count, seed=0):
 
 
 def mutant(content, rng):
-    """One of `mutants`, and its fault, of JSON as bytes."""
-    # The first three are of all of it: one case of ten.
+    """Returns JSON with one fault as bytes, and a description of the fault."""
+    # The first three mutants damage the whole text. One case in ten is enough for them.
     which = rng.randrange(3) if rng.random() < 0.1 else 3
     texts = mutants(json.loads(content), 1, rng.randrange(2**32))
     text, what = next(itertools.islice(texts, which, None))
@@ -45,9 +48,10 @@ def mutant(content, rng):
 
 
 def damaged(content, rng):
-    """Bytes with one fault, and what the fault is."""
+    """Returns bytes with one fault, and a description of the fault."""
     content = bytearray(content)
-    # Heads and tails say how the rest is to be read.
+    # The start and the end of a file often say how to read the rest. So they get more
+    # faults than other places.
     edge = rng.choice([64, 2000, len(content)])
     place = rng.randrange(max(1, min(edge, len(content))))
     if rng.random() < 0.3:
@@ -91,7 +95,7 @@ def _empty(content, part, rng):
     content.clear()
 
 
-#: What may happen to a part of a file.
+#: Kinds of damage to a part of a file.
 _FAULTS = {
     "cut": _cut,
     "flipped": _flip,
@@ -105,7 +109,7 @@ _FAULTS = {
 
 
 def _places(value):
-    """Each owner and key of a value."""
+    """Yields each container in a value with each of its keys or indices."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inside in list(items):
         yield value, key

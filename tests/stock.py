@@ -1,10 +1,11 @@
-"""Small networks, each of stock layers that are seldom in a network of images."""
+"""Small networks of stock layers that networks of images seldom use."""
 
 import keras
 import numpy as np
 
 L, ops = keras.layers, keras.ops
-#: The first of each of two groups of 8 channels, then the second of each, and so on.
+#: Shuffles two groups of 8 channels: the first channel of each group, then the second
+#: channel of each group, and so on.
 SHUFFLE = [place for first in range(8) for place in (first, first + 8)]
 
 
@@ -33,7 +34,10 @@ def _video(*layers):
 
 
 def _series(*layers):
-    """Recurrent layers on the inputs themselves; few steps, as each is a layer."""
+    """Builds a network whose recurrent layers read the inputs.
+
+    It has few steps, because an unrolled layer has operations for each step.
+    """
     inputs = x = keras.Input((4, 3))
     for layer in layers:
         x = layer(x)
@@ -41,7 +45,7 @@ def _series(*layers):
 
 
 def _temporal_convolutions():
-    """A residual block of dilated causal convolutions, and a GRU that reads it."""
+    """Builds a residual block of dilated causal convolutions, then a GRU."""
     inputs = keras.Input((4, 3))
     x = shortcut = L.Conv1D(16, 2, padding="causal", activation="relu")(inputs)
     for rate in (1, 2):
@@ -52,7 +56,7 @@ def _temporal_convolutions():
 
 
 def _vision_transformer():
-    """Patches as tokens, and two blocks of attention and a small dense network."""
+    """Builds patches as tokens, then two blocks of attention and dense layers."""
     inputs = keras.Input((8, 8, 3))
     x = L.Conv2D(16, 4, strides=4)(inputs)
     x = L.Reshape((4, 16))(x)
@@ -67,17 +71,18 @@ def _vision_transformer():
 
 
 def _tokens():
-    """Words, of which some only fill up, as a decoder sees those before."""
+    """Builds causal attention over words, some of which are padding."""
     inputs = keras.Input((5,), dtype="int32")
     x = L.Dense(16)(L.Embedding(9, 8, mask_zero=True)(inputs))
     y = L.MultiHeadAttention(4, 4)(x, x, use_causal_mask=True)
     x = L.LayerNormalization()(L.Add()([x, y]))
-    # Not a mean over the words: of those that only fill up it would be 0 / 0.
+    # Reads the last word instead of a mean over all words. For a sample that contains
+    # only padding, a mean would be 0 / 0.
     return keras.Model(inputs, L.Dense(2)(x[:, -1]))
 
 
 def _convolutional_recurrent():
-    """Columns of an image as steps, as a reader of text lines sees them."""
+    """Builds a network that reads the columns of an image as steps, like text lines."""
     return _images(
         L.MaxPooling2D(2),
         _conv(),
@@ -89,7 +94,7 @@ def _convolutional_recurrent():
 
 
 def _decoder():
-    """From features to feature maps, as a VAE does, with a shortcut of the same."""
+    """Builds feature maps from features in two branches, as in a VAE, and adds them."""
     inputs = keras.Input((5,))
     x = L.BatchNormalization()(L.Dense(96)(L.Dense(12, activation="relu")(inputs)))
     maps = L.Reshape((2, 3, 16))
@@ -111,7 +116,7 @@ def _of_each_step():
 
 
 def _convnext_block():
-    """ConvNeXt's block, between two resolutions."""
+    """Builds a block of ConvNeXt between two resolutions."""
     inputs = keras.Input((6, 6, 3))
     x = L.LayerNormalization(epsilon=1e-6)(L.Conv2D(16, 2, strides=2)(inputs))
     y = L.LayerNormalization()(L.DepthwiseConv2D(3, padding="same")(x))
@@ -122,7 +127,7 @@ def _convnext_block():
 
 
 def _twice_normalized():
-    """Two branches that share their normalization, with other channels in between."""
+    """Builds two branches that share a normalization layer."""
     inputs = keras.Input((8, 3))
     normalize = L.LayerNormalization()
     first, second = normalize(L.Dense(16)(inputs)), normalize(L.Dense(16)(inputs))
@@ -138,7 +143,7 @@ def _readout_of_each_step():
 
 
 def _of_parts(*functions):
-    """Feature maps, each function of them after a convolution of its own."""
+    """Makes a builder of a network that has a convolution before each function."""
 
     def network():
         inputs = keras.Input((6, 6, 3))
@@ -151,7 +156,7 @@ def _of_parts(*functions):
 
 
 def _resnext(x):
-    """A block of ResNeXt, and of RegNet: a bottleneck of 4 groups."""
+    """Adds a block of ResNeXt or RegNet: a bottleneck with 4 groups."""
     y = L.ReLU()(L.BatchNormalization()(L.Conv2D(32, 1, use_bias=False)(x)))
     y = L.Conv2D(32, 3, padding="same", groups=4, use_bias=False)(y)
     y = L.Conv2D(16, 1)(L.ReLU()(L.BatchNormalization()(y)))
@@ -159,7 +164,7 @@ def _resnext(x):
 
 
 def half_shuffled(x):
-    """A unit of ShuffleNetV2."""
+    """Adds a unit of ShuffleNetV2."""
     kept, x = ops.split(x, 2, axis=-1)
     x = ops.concatenate([kept, _conv(8)(x)], axis=-1)
     return ops.take(x, SHUFFLE, axis=-1)
@@ -177,7 +182,7 @@ def _shuffled_by_operations(x):
 
 
 def _cross_stage(x):
-    """C2f, as YOLOv8 has it."""
+    """Adds C2f, the block of YOLOv8."""
     parts = ops.split(x, 2, axis=-1)
     for _ in range(2):
         parts.append(parts[-1] + _conv(8)(_conv(8)(parts[-1])))
@@ -185,7 +190,7 @@ def _cross_stage(x):
 
 
 def _partly_convolved(x):
-    """A block of FasterNet."""
+    """Adds a block of FasterNet."""
     y = L.Concatenate()([_conv(4)(x[..., :4]), x[..., 4:]])
     return x + L.Conv2D(16, 1)(L.Conv2D(32, 1, activation="relu")(y))
 
@@ -196,7 +201,7 @@ def _gated(x):
 
 
 def _with_positions(x):
-    """Constants that follow the channels."""
+    """Adds and multiplies constants that have the axis of the channels."""
     positions = np.sin(np.arange(36 * 16, dtype="float32")).reshape(6, 6, 16)
     return (x + positions) * np.linspace(0.5, 2, 16, dtype="float32")
 
@@ -206,7 +211,7 @@ def _every_second(x):
 
 
 def _shortcut(x):
-    """A residual block of more channels, without weights in its shortcut."""
+    """Adds a residual block with more channels and a shortcut without weights."""
     y = L.BatchNormalization()(L.Conv2D(24, 3, strides=2, padding="same")(x))
     return ops.relu(y + ops.pad(x[:, ::2, ::2], [(0, 0), (0, 0), (0, 0), (4, 4)]))
 
@@ -217,7 +222,7 @@ def _unevenly_split(x):
 
 
 def _upsampled(x):
-    """By subpixels, as ESPCN does, and back."""
+    """Upsamples by subpixels, as in ESPCN, and downsamples again."""
     return ops.space_to_depth(L.ReLU()(ops.depth_to_space(x, 2)), 2)
 
 
@@ -228,7 +233,8 @@ def _upsampled_by_shapes(x):
 
 
 def backwards(x, step=1):
-    """Every `step`-th channel from behind; PyTorch has no slices of negative step."""
+    """Returns every `step`-th channel, from the last to the first."""
+    # PyTorch has no slices with a negative step.
     if keras.backend.backend() == "torch":
         return ops.flip(x, axis=-1)[..., ::step]
     return x[..., ::-step]
@@ -332,9 +338,10 @@ NETWORKS = {
     ),
     "heads": lambda: _steps(L.Dense(32), L.Reshape((8, 2, 16)), L.Dense(16)),
 }
-#: Those that cannot be widened, as arrays in them follow the channels.
+#: Networks that cannot be widened, because constants in them have the axis of the
+#: channels.
 OF_ONE_SIZE = ("positions",)
-#: Those that a file cannot hold, as TFLite has no builtin operators for them.
+#: Networks that a file cannot hold, because TFLite has no builtin operators for them.
 NO_FILES = {
     "adaptive3d": lambda: _video(
         L.AdaptiveAveragePooling3D((3, 4, 4)), L.AdaptiveMaxPooling3D(2), L.Dense(16)

@@ -1,7 +1,8 @@
-"""A headless Chromium, LiteRT.js and a web server, for tests of pages.
+"""Runs a headless Chromium, LiteRT.js and a web server, for tests of pages.
 
-Debian's packages `chromium` and `chromium-driver`; `tests/deploy/litertjs.sh FOLDER`
-fetches LiteRT.js, and the environment variable AWN_LITERTJS names that folder.
+Chromium comes from the Debian packages `chromium` and `chromium-driver`.
+`tests/deploy/litertjs.sh FOLDER` fetches LiteRT.js. The environment variable
+AWN_LITERTJS names that folder.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ needs_browser = pytest.mark.skipif(
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--window-size=1200,1000"),
-    # No requests of its own, and a camera that needs no permission.
+    # No background requests, and a camera that needs no permission.
     *("--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--disable-quic", "--no-first-run"),
     *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
@@ -39,7 +40,7 @@ FLAGS = (
 
 @contextlib.contextmanager
 def chromium(*flags):
-    """A driver of a new browser."""
+    """Starts a new browser, and yields its driver."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -58,7 +59,7 @@ def chromium(*flags):
 
 @contextlib.contextmanager
 def served(folder):
-    """The address of a folder that is served from this machine."""
+    """Serves a folder on this machine, and yields the address."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
@@ -82,9 +83,11 @@ class Page:
         self.driver = driver
 
     def open(self, address, *, before=""):
-        """Opens a page, and waits until it is ready or has told why it is not.
+        """Opens a page, and waits until it is ready or shows an error.
 
-        `before` is JavaScript that runs before the page's own.
+        Args:
+            address: Address of the page.
+            before: JavaScript that runs before the scripts of the page.
         """
         script = self.driver.execute_cdp_cmd(
             "Page.addScriptToEvaluateOnNewDocument", {"source": before}
@@ -95,7 +98,7 @@ class Page:
         return self
 
     def wait(self, condition, seconds=60):
-        """Waits until JavaScript finds something to be so."""
+        """Waits until a condition in JavaScript is true."""
         from selenium.webdriver.support.ui import WebDriverWait
 
         script = f"const status = document.getElementById('status'); return {condition}"
@@ -104,7 +107,7 @@ class Page:
         )
 
     def js(self, code, *arguments):
-        """What an async function of that body returns."""
+        """Runs `code` as the body of an async function, and returns its result."""
         return self.driver.execute_script(
             f"return (async () => {{ {code} }})()", *arguments
         )
@@ -113,12 +116,12 @@ class Page:
         return self.driver.find_element("id", identifier)
 
     def text(self, identifier):
-        """What an element says, also where it is hidden."""
+        """Returns the text of an element, even of a hidden element."""
         return self.find(identifier).get_property("textContent").strip()
 
     @property
     def problem(self):
-        """The message that is shown, if there is one."""
+        """The error message on the page, or "" if there is none."""
         shown = self.find("problem")
         return shown.text if shown.is_displayed() else ""
 
@@ -133,13 +136,13 @@ class Page:
         self.idle()
 
     def choose_photo(self, path, identifier="file"):
-        # Whether it worked or not, the field is emptied at the end.
+        # The page clears the field at the end, after success and after an error.
         self.find(identifier).send_keys(str(path))
         self.wait(f"document.getElementById('{identifier}').value === ''")
         self.idle()
 
     def draw(self, points):
-        """Draws a line by the mouse; points are in 0..1."""
+        """Draws a line with the mouse. Points are in 0..1 of the field."""
         from selenium.webdriver.common.action_chains import ActionChains
 
         paper = self.find("paper")
@@ -155,7 +158,7 @@ class Page:
 
     @property
     def answers(self):
-        """`[(label, percent), ...]` as they are shown."""
+        """The answers on the page as `[(label, percent), ...]`."""
         rows = self.js(
             "return [...document.querySelectorAll('#answers li')].map((li) => "
             "[...li.children].slice(0, 2).map((span) => span.textContent))"

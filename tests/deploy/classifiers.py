@@ -1,4 +1,4 @@
-"""Small classifiers of images, for tests of what files say and take."""
+"""Small classifiers of images, for tests of files and their metadata."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ NAMES = ["cat", "dog", "snow leopard", "größe"]
 def classifier(
     *, shape=(12, 16, 3), dtype="float32", before=(), answers="logits", classes=4
 ):
-    """An image to scores; `before` are layers on the image."""
+    """Builds a classifier of images. `before` are layers before the stem."""
     image = keras.Input(shape, dtype=dtype, name="photo")
     x = image
     for layer in before:
@@ -19,7 +19,7 @@ def classifier(
     x = keras.layers.Conv2D(8, 3, activation="relu")(x)
     x = TriConv2D(8, 3, activation="relu")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    # Scores that differ: of a net without training they hardly do.
+    # Makes scores of classes differ, which an untrained network hardly does.
     kernel = keras.initializers.RandomNormal(stddev=3, seed=1)
     activation = "softmax" if answers == "activation" else None
     x = keras.layers.Dense(
@@ -33,16 +33,16 @@ def classifier(
 
 
 def of_pixels(**kwargs):
-    """One that takes pixels 0..255."""
+    """Builds a classifier that takes pixels 0..255."""
     return classifier(before=[keras.layers.Rescaling(1 / 127.5, -1)], **kwargs)
 
 
 def pixels(count, shape=(12, 16, 3), seed=0):
-    """Random pixels, uint8."""
+    """Draws random images, uint8."""
     return np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype("uint8")
 
 
 def softmax(x):
-    """By definition, in float64."""
+    """Computes softmax by its definition, in float64."""
     powers = np.exp(np.asarray(x, "float64"))
     return powers / powers.sum(-1, keepdims=True)

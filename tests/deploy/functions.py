@@ -1,4 +1,4 @@
-"""Functions of a user's own, in a module of their own."""
+"""Functions and layers of a user, in a separate module."""
 
 import keras
 
@@ -13,14 +13,14 @@ def doubled(x):
 
 
 class Each(keras.layers.Layer):
-    """A loop over samples or steps."""
+    """A layer with a loop over samples or steps."""
 
     def call(self, x):
         return keras.ops.map(lambda row: 2.0 * keras.ops.tanh(row), x)
 
 
 class Thrice(keras.layers.Layer):
-    """A loop that the converter can take."""
+    """A layer with a loop that the converter accepts."""
 
     def call(self, x):
         return keras.ops.fori_loop(0, 3, lambda _, y: 1.5 * keras.ops.tanh(y), x)

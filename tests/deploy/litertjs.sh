@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Fetches LiteRT.js, as `npm install` would lay it, for tests and for `awn web --litertjs`:
+# Fetches LiteRT.js into the folders that `npm install` would make, for tests and for
+# `awn web --litertjs`:
 #
 #     tests/deploy/litertjs.sh FOLDER     # then: --litertjs FOLDER/@litertjs/core
 #                                         # tests: AWN_LITERTJS=FOLDER
 #
-# Needs npm, and nothing that it would install: packages are unpacked only. Tarballs that
-# lie in FOLDER already are taken as they are.
+# Needs npm. Packages are only unpacked, so none of their scripts run. If a tarball is
+# in FOLDER already, it is used instead of a download.
 set -euo pipefail
 
 version=2.5.3

@@ -1,7 +1,8 @@
-"""MediaPipe, in a Python of its own.
+"""Runs MediaPipe in another Python.
 
-It cannot be installed beside TensorFlow: AWN_MEDIAPIPE_PYTHON names a Python of an
-environment of its own (`pip install mediapipe==1.2.3`).
+MediaPipe cannot be installed beside TensorFlow. The environment variable
+AWN_MEDIAPIPE_PYTHON names the Python of an environment that has it (`pip install
+mediapipe==1.2.3`).
 """
 
 import json
@@ -20,7 +21,7 @@ needs_mediapipe = pytest.mark.skipif(
 
 
 def classified(photo, *files):
-    """The finished process that classifies a photo with model files."""
+    """Classifies a photo with each model file, and returns the finished process."""
     return subprocess.run(
         [PYTHON, PROGRAM, photo, *files],
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
@@ -31,7 +32,7 @@ def classified(photo, *files):
 
 
 def answers_of(photo, *files):
-    """For each file its `[[label, score], ...]`, the most likely first."""
+    """Returns `[[label, score], ...]` for each file, the most likely class first."""
     done = classified(photo, *files)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -1,7 +1,7 @@
-"""Classifies a photo by MediaPipe; runs in an environment that has it, and no Keras.
+"""Classifies a photo with MediaPipe, in an environment without Keras.
 
-Arguments: a PNG, then model files. Prints JSON: for each file its categories, the most
-likely first, as [name, score].
+The arguments are a PNG and model files. Prints JSON: for each file a list of [name,
+score], the most likely category first.
 """
 
 import json
@@ -23,5 +23,5 @@ for model in models:
     )
     with vision.ImageClassifier.create_from_options(options) as classifier:
         (head,) = classifier.classify(image).classifications
-    answers.append([[one.category_name, one.score] for one in head.categories])
+    answers.append([[each.category_name, each.score] for each in head.categories])
 json.dump(answers, sys.stdout)

@@ -1,10 +1,10 @@
-"""Bad arguments of every command, from what its parser says of its options."""
+"""Draws bad arguments for each command, based on the options of its parser."""
 
 import argparse
 
 from awn_keras.cli import build_parser
 
-#: What each command runs with in a place, before some of it is made wrong.
+#: Correct arguments of each command, to which bad ones are added.
 USUAL = {
     "demo": "--output new",
     "train": "--dataset digits --filters 4 --epochs 1 --output new",
@@ -19,7 +19,7 @@ USUAL = {
     "benchmark": "net.tflite --output new.json",
     "pick": "report.json --budget-ms 3",
 }
-#: What would ask another machine.
+#: Options to leave out: `--help` ends at once, `--download` needs the network.
 _LEFT_OUT = {"help", "download"}
 _TEXTS = [
     *("", " ", "x", "é\U0001f600", "\udcff", "-", "--", "-1", "None", "a" * 5000),
@@ -45,7 +45,7 @@ _LISTS = [
     *('{"*": {"min_width": 2}}', '{"*": {"divisor": "8"}}', '{"[": {"divisor": 8}}'),
     *('{"": null}', "[" * 10_000, "balanced", "cpu", "gpu", "cpu,cpu", "cpu,x"),
 ]
-#: Words that mean something to some option.
+#: Words that are valid values of some option.
 _WORDS = [
     *("digits", "mnist", "cifar10", "lenet_3c1l", "mobilenet_v2", "resnet50", "keras"),
     *("int8", "float16", "uint8", "logits", "probabilities", "dense", "triangular"),
@@ -57,14 +57,14 @@ _WORDS = [
 
 
 def bad_arguments(command, rng):
-    """A command's words with up to three of them wrong, or others added.
+    """Draws a command with up to three bad, missing or additional arguments.
 
     Args:
-        command: Its name.
+        command: Name of the command.
         rng: A `random.Random`.
 
     Returns:
-        All words, the command first.
+        All words, beginning with the command.
     """
     words = USUAL[command].split()
     actions = [action for action in _actions(command) if action.dest not in _LEFT_OUT]
@@ -93,7 +93,7 @@ def _option(action, rng):
     if action.nargs == 0:
         return name
     value = rng.choice(_values(action, rng))
-    # As one word, a value may begin with a dash.
+    # Only in one word, as `--name=value`, may a value begin with a dash.
     return [f"{name[0]}={value}"] if name and rng.random() < 0.5 else [*name, value]
 
 

@@ -1,4 +1,4 @@
-"""Runs commands of `awn` in this process, and tells what is wrong with how they end."""
+"""Runs commands of `awn` in this process, and checks how they end."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ from tests.failing import contents
 
 
 class TakenError(BaseException):
-    """A command took all that it was given, and was to begin what takes long."""
+    """A command accepted its arguments and files, and began its slow work."""
 
 
 def _take(*args, **kwargs):
@@ -37,7 +37,7 @@ def _no_network(*args, **kwargs):
     raise urllib.error.URLError("no network")
 
 
-#: Where the work of commands begins, in the place of which they end.
+#: Functions that begin the slow work of commands. Calls to them end the command.
 _WORK = [
     *((keras.Model, "fit"), (MultiWidthModel, "fit")),
     *((export, "convert"), (tuning, "convert")),
@@ -52,12 +52,12 @@ def run(words):
         words: The command and its arguments.
 
     Returns:
-        What is wrong with how it ended, "" if nothing, and whether it was refused.
-        Nothing is wrong if it did its work, or began what takes long, or ended as it
-        should: with exit code 2, one line on stderr, and all files as they were.
+        A description of what is wrong ("" if nothing is), and whether the command
+        refused. Nothing is wrong if the command did its work or began its slow work. A
+        refusal must have exit code 2 and one line on stderr, and change no file.
     """
     before = contents(Path())
-    # As `_awn` has them.
+    # `_awn` sets these encodings, too.
     out, err = (
         io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
         for _ in range(2)
@@ -75,7 +75,7 @@ def run(words):
         warned = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         for hidden in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
-            warnings.simplefilter("ignore", hidden)  # as Python does by itself
+            warnings.simplefilter("ignore", hidden)  # Python ignores these by default
         # Tests run TensorFlow's functions as Python; `awn` does not.
         warnings.filterwarnings("ignore", message="Even though the `tf.config")
         try:
@@ -105,7 +105,8 @@ def _describe(log):
 
 
 def _fault_of_refusal(command, said, warned, before):
-    # Notes may come first. What cannot be converted is told in a line for each reason.
+    # Notes may come before the error. The error about a network that cannot be
+    # converted has a line for each reason.
     mark = next(
         (x for x in (f"awn {command}: error: ", "awn: error: ") if x in said), ""
     )
@@ -115,12 +116,12 @@ def _fault_of_refusal(command, said, warned, before):
     if "Traceback" in said:
         return f"there is a traceback: {said}"
     if warned:
-        return f"there is a warning, too: {[str(one.message) for one in warned]}"
+        return f"there is a warning, too: {[str(each.message) for each in warned]}"
     after = contents(Path())
     changed = {
         name for name in {*before, *after} if before.get(name) != after.get(name)
     }
-    if command == "benchmark":  # what could not be measured is in its report
+    if command == "benchmark":  # writes a report about what it could not measure
         changed -= {name for name in changed if _is_report(name)}
     return f"files changed: {sorted(changed)}: {said}" if changed else ""
 
@@ -131,12 +132,12 @@ def _is_report(name):
 
 @contextlib.contextmanager
 def inside(folder):
-    """Makes a folder the current one, and the place of all that is looked for."""
+    """Makes a folder the current folder, with its own programs, caches and data."""
     folder = Path(folder).resolve()
-    found = {
+    variables = {
         "PATH": f"{folder / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin",
         **{name: str(folder / "cache") for name in ("XDG_CACHE_HOME", "HOME")},
         "TFDS_DATA_DIR": str(folder / "sets"),
     }
-    with contextlib.chdir(folder), mock.patch.dict(os.environ, found):
+    with contextlib.chdir(folder), mock.patch.dict(os.environ, variables):
         yield

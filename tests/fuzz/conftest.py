@@ -5,8 +5,8 @@ import pytest
 from tests.fuzz.commands import inside
 from tests.fuzz.places import copy_of, make_place
 
-#: Cases of each kind of file and of each command. For more, set AWN_FUZZ=1000 and run
-#: `pytest tests/fuzz`.
+#: Number of cases for each kind of file, and for each command. For more cases, run
+#: `AWN_FUZZ=1000 pytest tests/fuzz`.
 CASES = int(os.environ.get("AWN_FUZZ", "12"))
 
 
@@ -17,7 +17,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def fresh(place, tmp_path):
-    """A function that makes another copy of the place the current folder."""
+    """Returns a function that enters a new copy of the place."""
     count = 0
 
     def enter():

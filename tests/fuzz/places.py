@@ -1,4 +1,4 @@
-"""A folder with each kind of file that commands read, and how each may be damaged."""
+"""Makes a folder with each kind of file that commands read, and damages the files."""
 
 import io
 import json
@@ -24,17 +24,18 @@ from tests.experiments.test_reproduce import table_2_runs
 from tests.mutants import damaged, mutant
 
 CLASSES = ["bird", "cat", "dog", "größe"]
-#: What `adb`, `ssh` and `scp` say in a place: the file beside them.
+#: A program in the place of `adb`, `ssh` and `scp`. It prints the text file beside it.
 _TOOL = '#!/bin/sh\ncat "$(dirname "$0")"/{}.txt\n'
 
 
 def make_place(folder):
-    """Writes the files; takes some seconds."""
+    """Writes all files into a folder. Takes some seconds."""
     model = classification(of_pixels())
     model.save(folder / "model.keras")
     plain = slim(small_dense(), 1.0)
+    # As if trained, because `convert` draws new weights for an untrained network.
     for weight in plain.weights:
-        weight.assign(weight + 0.1)  # as if trained: such are kept, others drawn anew
+        weight.assign(weight + 0.1)
     plain.save(folder / "plain.keras")
     said = {
         "widths": [0.5, 1.0],
@@ -79,7 +80,11 @@ def _write_tools(folder):
 
 
 def copy_of(place, folder):
-    """The same files in another folder, as links: a file is replaced, not changed."""
+    """Links all files into another folder.
+
+    Links are faster than copies. They are safe, because commands replace files instead
+    of changing them.
+    """
     for source in place.rglob("*"):
         target = folder / source.relative_to(place)
         if source.is_dir():
@@ -96,12 +101,12 @@ def copy_of(place, folder):
 
 
 def _json(content, rng):
-    """Damages JSON as values, more often than as bytes."""
+    """Damages JSON. Mostly a value, because few damaged bytes still make JSON."""
     return (mutant if rng.random() < 0.8 else damaged)(content, rng)
 
 
 def _entry(name, damage):
-    """Damages an entry of an archive, which is whole otherwise, checksums included."""
+    """Makes a function that damages an entry of a zip file. The zip stays valid."""
 
     def change(content, rng):
         new = io.BytesIO()
@@ -120,7 +125,7 @@ def _entry(name, damage):
 
 
 def _attachment(name, damage):
-    """Damages what is attached to a TFLite file."""
+    """Makes a function that damages a file that is attached to a TFLite file."""
 
     def change(content, rng):
         said = attached(content)
@@ -131,7 +136,7 @@ def _attachment(name, damage):
 
 
 def _flatbuffer(content, rng):
-    """Damages the TFLite file before what is attached to it."""
+    """Damages a TFLite file, but not the files that are attached to it."""
     said = attached(content)
     data, what = damaged(flatbuffer_of(content), rng)
     return attach(data, said), what
@@ -142,11 +147,12 @@ class Foreign:
     """A kind of file.
 
     Args:
-        path: One of it in a place.
-        damage: Damages its bytes by a `random.Random`; says how, too.
-        commands: What reads it.
-        may_not_matter: Whether a damage is passed over: the file is read no more, or
-            something else takes its place.
+        path: Path of a file of this kind.
+        damage: A function of the bytes and a `random.Random`. It returns damaged bytes
+            and a description of the damage.
+        commands: Commands that read the file.
+        may_not_matter: Whether no command needs to refuse. For example, a command may
+            skip the damaged file or make it anew.
     """
 
     path: str
@@ -253,14 +259,14 @@ FOREIGN = {
 
 
 def damage(kind, folder, rng):
-    """Damages a file of a kind in a place, and draws what reads it.
+    """Damages a file of a kind, and draws a command that reads it.
 
     Returns:
-        The command's words, and how the file was damaged.
+        The words of the command, and a description of the damage.
     """
     foreign = FOREIGN[kind]
     path = Path(folder) / foreign.path
     content, what = foreign.damage(path.read_bytes(), rng)
-    path.unlink()  # other places have it, too
+    path.unlink()  # other folders link to the same file, which must not change
     path.write_bytes(content)
     return rng.choice(foreign.commands).split(), what

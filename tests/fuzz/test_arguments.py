@@ -1,4 +1,4 @@
-"""Bad arguments end every command in one line, and nothing is half-written."""
+"""Bad arguments end a command with one line, and no file is left incomplete."""
 
 import hypothesis
 import pytest
@@ -26,7 +26,7 @@ def test_usual_arguments_are_taken(command, fresh):
 @pytest.mark.parametrize("command", USUAL)
 @hypothesis.settings(
     max_examples=2 * CASES,
-    # Each case has a folder of its own.
+    # The fixture is safe to share, because each case enters a new folder.
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(rng=st.randoms(use_true_random=False))

@@ -1,4 +1,4 @@
-"""A damaged file of any kind ends a command in one line, or does not matter."""
+"""A damaged file ends a command with one line, or does not matter."""
 
 import random
 from pathlib import Path

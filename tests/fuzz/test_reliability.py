@@ -1,4 +1,4 @@
-"""Counts of `benchmarks.reliability` add up, over runs that are ended, too."""
+"""`benchmarks.reliability` counts correctly, also after an interrupted run."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_cases_are_counted_and_failures_listed_with_their_seed():
 
 @pytest.fixture
 def workers(monkeypatch):
-    """Stands for processes that try: seed 2 ends them."""
+    """Replaces the worker processes. A worker that reaches seed 2 dies."""
     started = []
 
     class Process:

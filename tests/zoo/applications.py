@@ -1,6 +1,6 @@
-"""Networks of `keras.applications`, whole, on the smallest images that they take.
+"""Whole networks of `keras.applications`, for the smallest images that they accept.
 
-Minutes for each: only `python -m benchmarks.zoo` runs them.
+Each takes minutes, so only `python -m benchmarks.zoo` runs them.
 """
 
 from functools import partial

@@ -1,7 +1,8 @@
-"""Architectures: a name, and a function that makes a small plain model of it.
+"""Architectures by name, each with a function that builds a small plain model.
 
-Each has the blocks of its architecture, their kernels, activations, branches and
-shuffles, but few of them, and small inputs: what converts does not depend on size.
+A model has the blocks of its architecture, with their kernels, activations, branches
+and shuffles. It has few blocks and small inputs, because whether a network converts
+does not depend on its size.
 """
 
 from tests.zoo.applications import APPLICATIONS
@@ -13,7 +14,7 @@ from tests.zoo.pixels import PIXELS
 from tests.zoo.sounds import SOUNDS
 from tests.zoo.tiny import TINY
 
-#: Those that take seconds.
+#: Architectures that take only seconds.
 SMALL = {**IMAGES, **TINY, **ATTENTION, **PIXELS, **SOUNDS, **FEATURES}
-#: `collections.missing` says which of them lack a package.
+#: `collections.missing` says which architectures need a package that is not installed.
 ARCHITECTURES = {**SMALL, **COLLECTIONS, **APPLICATIONS}

@@ -11,7 +11,8 @@ from tests.zoo.features import words
 class AddPositions(keras.layers.Layer):
     """Adds a learned vector to each position.
 
-    Input and output: `(batch, ..., channels)`; all sizes but the batch are known.
+    Input and output have the shape `(batch, ..., channels)`. All sizes except the batch
+    must be known.
     """
 
     def build(self, input_shape):
@@ -52,7 +53,7 @@ def vit_tiny():
 
 
 def deit_distilled():
-    """A stem of convolutions, two answers: of the classes and of a teacher."""
+    """A stem of convolutions and two outputs: for the classes and for a teacher."""
     inputs = keras.Input((32, 32, 3))
     x = L.Conv2D(32, 3, 2, padding="same", activation="gelu")(inputs)
     x = L.Conv2D(32, 3, 4, padding="same")(x)
@@ -62,7 +63,7 @@ def deit_distilled():
 
 
 def mobilevit_block(x, filters, depth=1):
-    """Attention between the pixels of all 2x2 patches that have the same place."""
+    """Attention between pixels at equal positions of all 2x2 patches."""
     _, rows, cols, channels = x.shape
     y = conv(x, channels, activation="silu")
     y = L.Conv2D(filters, 1, use_bias=False)(y)
@@ -117,7 +118,7 @@ def language_model():
 
 
 def conformer():
-    """Half a feed-forward block, attention, convolution, the other half."""
+    """Attention and convolution between two halves of a feed-forward block."""
 
     def half(x):
         y = L.Dense(64, activation="silu")(L.LayerNormalization()(x))
@@ -149,7 +150,7 @@ def audio_transformer():
 
 
 def sequential_recommender():
-    """SASRec: causal attention over what a user has seen, scores of what is next."""
+    """SASRec: causal attention over past items, scores for the next item."""
     inputs, x = words(10, 24)
     x = AddPositions()(L.Dense(24)(x))
     x = transformed(x, 2, 12, "relu", use_causal_mask=True)
@@ -158,7 +159,7 @@ def sequential_recommender():
 
 
 def detection_transformer():
-    """DETR's encoder on a feature map; a box for each place."""
+    """The encoder of DETR on a feature map, with a box for each position."""
     inputs = keras.Input((32, 32, 3))
     x = conv(conv(inputs, 16, strides=2), 32, strides=4)
     x = transformed(AddPositions()(L.Reshape((16, 32))(x)), activation="relu")

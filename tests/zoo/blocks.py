@@ -1,4 +1,4 @@
-"""What many architectures are made of."""
+"""Blocks that many architectures share."""
 
 import keras
 
@@ -29,7 +29,7 @@ def squeeze_and_excite(x, ratio=4, gate="sigmoid"):
 
 
 def inverted(x, filters, expand=4, size=3, strides=1, activation="relu6", excite=False):
-    """MobileNetV2's block; with `excite`, EfficientNet's."""
+    """The block of MobileNetV2, or with `excite` the block of EfficientNet."""
     shortcut, channels = x, x.shape[-1]
     x = conv(x, channels * expand, 1, activation=activation)
     x = depthwise(x, size, strides, activation)
@@ -40,7 +40,7 @@ def inverted(x, filters, expand=4, size=3, strides=1, activation="relu6", excite
 
 
 def residual(x, filters, strides=1):
-    """ResNet's basic block."""
+    """The basic block of ResNet."""
     y = conv(conv(x, filters, strides=strides), filters, activation=None)
     if strides > 1 or x.shape[-1] != filters:
         x = conv(x, filters, 1, strides, activation=None)
@@ -48,7 +48,7 @@ def residual(x, filters, strides=1):
 
 
 def classifier(stages, shape=(32, 32, 3), classes=CLASSES):
-    """A network of images: `stages`, mean over all pixels, class scores."""
+    """Builds a classifier of images: `stages`, a mean over all pixels, a readout."""
     inputs = keras.Input(shape)
     x = L.GlobalAveragePooling2D()(stages(inputs))
     return keras.Model(inputs, L.Dense(classes)(x))

@@ -1,7 +1,7 @@
-"""Networks of KerasHub and of kimm, as small as their options allow.
+"""Networks of KerasHub and kimm, as small as their options allow.
 
-They are there if the package is; `.ci/collections` installs both. Nothing is
-downloaded: all weights are random.
+They need their package; `.ci/collections` installs both packages. All weights are
+random, so nothing is downloaded.
 """
 
 from importlib.util import find_spec
@@ -10,13 +10,13 @@ import keras
 
 from tests.zoo.blocks import CLASSES, L
 
-#: What `pip install` needs for a package.
+#: The argument of `pip install` for each package.
 PACKAGES = {"keras_hub": "keras-hub==0.32.0", "kimm": "kimm==0.2.5"}
 IMAGE, LARGE = (32, 32, 3), (64, 64, 3)
 
 
 def missing(name):
-    """What is to be installed for an architecture, if it is not."""
+    """Returns the package to install for an architecture, or `None`."""
     package = name.split(".")[0]
     if package in PACKAGES and find_spec(package) is None:
         return PACKAGES[package]
@@ -24,10 +24,10 @@ def missing(name):
 
 
 def classified(backbone):
-    """A backbone with a mean over positions, and class scores."""
+    """Adds a mean over positions and a readout to a backbone."""
     x = backbone.output
     if isinstance(x, dict):
-        *_, x = x.values()  # those of all stages
+        *_, x = x.values()  # the output of the last stage
     pooling = L.GlobalAveragePooling1D if x.ndim == 3 else L.GlobalAveragePooling2D
     return keras.Model(backbone.inputs, L.Dense(CLASSES)(pooling()(x)))
 
@@ -67,7 +67,7 @@ def hub_densenet():
 
 
 def hub_efficientnet():
-    """One block of each kind."""
+    """EfficientNet with a block of each kind."""
     kinds = ("v1", "fused", "unfused", "cba")
     return classified(
         hub().EfficientNetBackbone(
@@ -91,7 +91,7 @@ def hub_efficientnet():
 
 
 def hub_mobilenet():
-    """MobileNetV3, with its classifier."""
+    """MobileNetV3 with its classifier."""
     backbone = hub().MobileNetBackbone(
         stackwise_expansion=[[32, 48], [64, 64]],
         stackwise_num_blocks=[2, 2],
@@ -177,7 +177,7 @@ def hub_csp_cs3():
 
 
 def hub_hgnet_v2():
-    """With affine maps of two numbers after each activation, and light convolutions."""
+    """HGNetV2 with light convolutions, and a scale and bias after each activation."""
     return classified(
         hub().HGNetV2Backbone(
             depths=[1, 1],
@@ -210,7 +210,7 @@ def hub_vgg():
 
 
 def hub_encoder():
-    """A backbone for others, of images of any size."""
+    """A backbone for other networks, for images of any size."""
     return hub().ResNetBackbone(
         [64], [3], [64, 64, 96, 96], [1] * 4, [1, 2, 2, 2], "basic_block"
     )
@@ -230,7 +230,7 @@ def hub_deeplab():
 
 
 def hub_retinanet():
-    """Its pyramid of features, and a map of scores on each."""
+    """The pyramid of features of RetinaNet, with a map of scores on each level."""
     backbone = hub().RetinaNetBackbone(
         hub_encoder(), min_level=3, max_level=5, use_p5=False, image_shape=LARGE
     )
@@ -270,7 +270,7 @@ def hub_swin():
 
 
 def kimm_network(module, name, shape=IMAGE, **options):
-    """A network of a class, smaller than the public ones, which are its presets."""
+    """Builds a network of a private class, smaller than the public presets."""
     from importlib import import_module
 
     network = getattr(import_module(f"kimm._src.models.{module}"), name)
@@ -336,7 +336,7 @@ def kimm_inception_next():
     return kimm_network(
         "inception_next",
         "InceptionNeXt",
-        shape=LARGE,  # or its last normalization has one pixel of each sample
+        shape=LARGE,  # or the last normalization has only one pixel of each sample
         depths=[1] * 4,
         hidden_channels=[24, 48, 64, 64],
     )

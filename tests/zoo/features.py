@@ -47,7 +47,7 @@ def char_cnn():
 
 
 def dpcnn():
-    """A deep pyramid of words: each level halves the steps."""
+    """A deep pyramid over words. Each level halves the number of steps."""
     inputs, x = words(16)
     x = L.Conv1D(32, 3, padding="same")(x)
     for _ in range(2):
@@ -70,7 +70,7 @@ def wide_and_deep():
 
 
 def two_towers():
-    """The scalar product of what each tower says."""
+    """The scalar product of the outputs of two towers."""
 
     def tower(name):
         inputs = keras.Input((1,), dtype="int32", name=name)
@@ -83,7 +83,7 @@ def two_towers():
 
 
 def neural_cf():
-    """Neural collaborative filtering: a product of embeddings beside a network."""
+    """Neural collaborative filtering: a product of embeddings beside dense layers."""
     user, item = (keras.Input((1,), dtype="int32", name=n) for n in ("user", "item"))
 
     def embedded(x, size):
@@ -98,7 +98,7 @@ def neural_cf():
 
 
 def dlrm():
-    """Scalar products of all pairs of embeddings and of a network's answer."""
+    """Scalar products of all pairs of embeddings and the output of dense layers."""
     numbers = keras.Input((6,), name="numbers")
     kinds = keras.Input((3,), dtype="int32", name="kinds")
     x = L.Dense(8)(L.Dense(24, activation="relu")(numbers))
@@ -110,7 +110,7 @@ def dlrm():
 
 
 def cross_network():
-    """Deep and cross, version 2: products with the first features."""
+    """Deep and cross network, version 2, with products with the first features."""
     inputs = keras.Input((16,))
     first = x = L.Dense(32)(inputs)
     for _ in range(2):
@@ -129,7 +129,7 @@ def highway():
 
 
 def swiglu():
-    """Feed-forward blocks of language models: normalized, gated, added."""
+    """Feed-forward blocks of language models, with normalization and gates."""
     inputs = keras.Input((8, 16))
     x = L.Dense(32)(inputs)
     for _ in range(2):
@@ -152,7 +152,7 @@ def autoencoder():
 
 
 def vae():
-    """Noise comes in between mean and variance, and the decoder."""
+    """A VAE, with noise between the encoder and the decoder."""
     inputs = keras.Input((16, 16, 1))
     x = conv(conv(inputs, 16, strides=2), 32, strides=2)
     x = L.Dense(32, activation="relu")(L.Flatten()(x))
@@ -195,7 +195,7 @@ def discriminator():
 
 
 def nerf():
-    """A field of color and density; the position comes in again half way."""
+    """A field of color and density. The position is an input again in the middle."""
     position, direction = keras.Input((24,), name="x"), keras.Input((12,), name="d")
     x = L.Dense(32, activation="relu")(L.Dense(32, activation="relu")(position))
     x = L.Concatenate()([x, position])
@@ -215,7 +215,7 @@ def siren():
 
 
 def pointnet():
-    """Dense layers of each point, the largest of all points, and of both."""
+    """Dense layers of each point, a maximum over all points, dense layers of both."""
     inputs = keras.Input((24, 3))
     x = L.Dense(16, activation="relu")(inputs)
     local = L.BatchNormalization()(x)
@@ -235,7 +235,7 @@ def deep_sets():
 
 
 def dueling_dqn():
-    """Values of actions: of the state, and of each action less their mean."""
+    """Values of actions: the value of the state plus the advantage of each action."""
     inputs = keras.Input((20, 20, 4))
     x = L.Conv2D(16, 8, 4, activation="relu")(inputs)
     x = L.Flatten()(L.Conv2D(32, 3, activation="relu")(x))
@@ -253,7 +253,7 @@ def actor_critic():
 
 
 def siamese():
-    """Two images through the same layers; the distance of what they say."""
+    """The distance of two images after layers that both share."""
     first, second = (keras.Input((16, 16, 1), name=name) for name in ("a", "b"))
     shared = [
         L.Conv2D(16, 3, 2, activation="relu"),
@@ -273,7 +273,7 @@ def siamese():
 
 
 def nbeats():
-    """Each block takes what it explains away from the input of the next one."""
+    """Each block subtracts the part that it explains from the input of the next."""
     inputs = x = keras.Input((12,))
     forecasts = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Classifiers of images, each with the blocks of its architecture, two or three."""
+"""Classifiers of images, each with two or three blocks of its architecture."""
 
 import keras
 
@@ -109,7 +109,7 @@ def se_resnet():
 
 
 def sk_resnet():
-    """Selective kernels: the softmax of two branches is a sigmoid."""
+    """Selective kernels. The softmax of two branches is written as a sigmoid."""
 
     def block(x, filters):
         small, large = conv(x, filters), conv(x, filters, dilation_rate=2)
@@ -152,7 +152,7 @@ def densenet():
 
 
 def repvgg():
-    """As it is trained: three branches a convolution."""
+    """RepVGG as it is trained, with three branches for each convolution."""
 
     def block(x, filters, strides=1):
         branches = [conv(x, filters, size, strides, activation=None) for size in (3, 1)]
@@ -164,7 +164,7 @@ def repvgg():
 
 
 def mobileone():
-    """As it is trained: several copies of each depthwise and pointwise branch."""
+    """MobileOne as it is trained, with copies of depthwise and pointwise branches."""
 
     def block(x, filters, strides=1):
         branches = [depthwise(x, 3, strides, None) for _ in range(2)]
@@ -238,7 +238,7 @@ def mobilenet_v4_conv():
     def stages(x):
         x = conv(conv(x, 16, strides=2), 32)  # a fused block
         x = conv(x, 24, 1)
-        x = universal(x, 32, 5, 5, strides=2)  # with both depthwise
+        x = universal(x, 32, 5, 5, strides=2)  # both depthwise convolutions
         x = universal(x, 32, 0, 3)  # inverted bottleneck
         x = universal(x, 32, 3, 0)  # as in ConvNeXt
         return conv(universal(x, 32, 0, 0), 64, 1)  # feed-forward
@@ -318,7 +318,7 @@ def convnext():
 
 
 def convnext_v2():
-    """With global response normalization, whose mean is over channels."""
+    """ConvNeXt with global response normalization, which has a mean over channels."""
 
     def respond(x):
         size = ops.sqrt(ops.sum(ops.square(x), axis=(1, 2), keepdims=True))
@@ -334,7 +334,7 @@ def convnext_v2():
 
 
 def inceptionnext():
-    """Depthwise kernels of bands, each on a part of the channels."""
+    """Depthwise kernels of several shapes, each on a part of the channels."""
 
     def block(x):
         whole, square, row, column = ops.split(x, [16, 20, 24], axis=-1)
@@ -364,7 +364,7 @@ def convmixer():
 
 
 def mlp_mixer():
-    """Dense layers over patches, which have the patches as channels."""
+    """Dense layers over patches, for which the patches are the channels."""
     inputs = keras.Input((32, 32, 3))
     x = L.Reshape((16, 32))(L.Conv2D(32, 8, 8)(inputs))
     for _ in range(2):
@@ -390,7 +390,7 @@ def poolformer():
 
 
 def cspdarknet():
-    """C2f and fast spatial pyramid pooling, as in YOLOv8's backbone."""
+    """C2f and fast spatial pyramid pooling, as in the backbone of YOLOv8."""
 
     def cross_stage(x, filters):
         parts = list(ops.split(conv(x, filters, 1, activation="silu"), 2, axis=-1))
@@ -415,7 +415,7 @@ def cspdarknet():
 
 
 def hrnet():
-    """Two resolutions side by side, each of which reads the other."""
+    """Two resolutions in parallel. Each reads the other."""
 
     def stages(x):
         high = residual(conv(x, 16, strides=2), 16)
@@ -430,7 +430,7 @@ def hrnet():
 
 
 def cbam():
-    """Convolutional block attention: its second gate reads all channels."""
+    """Convolutional block attention. The second gate reads all channels."""
 
     def block(x):
         x = squeeze_and_excite(x)
@@ -443,7 +443,7 @@ def cbam():
 
 
 def spatial_gates():
-    """Block attention, its second gate of weights of its own."""
+    """Convolutional block attention whose second gate is a convolution."""
 
     def block(x):
         x = squeeze_and_excite(x)

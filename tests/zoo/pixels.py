@@ -1,4 +1,4 @@
-"""Networks that answer for each pixel or place: masks, boxes, images."""
+"""Networks with an output for each pixel or position: masks, boxes, images."""
 
 import keras
 
@@ -31,7 +31,7 @@ def unet():
 
 
 def attention_unet():
-    """Gates on the skips: a sum of both, and one channel that says where."""
+    """A U-Net with gates on the skips. A gate has one channel."""
 
     def gated(skip, x):
         y = L.Add()([conv(skip, 8, 1, activation=None), conv(x, 8, 1, activation=None)])
@@ -80,7 +80,7 @@ def deeplab():
 
 
 def pspnet():
-    """Pooling at several scales, each resized to the feature map."""
+    """Pooling at several scales. Each result is resized to the feature map."""
     inputs = keras.Input((32, 32, 3))
     x = residual(conv(inputs, 16, strides=2), 32, strides=2)
     parts = [x]
@@ -92,7 +92,7 @@ def pspnet():
 
 
 def bisenet():
-    """A path of detail and one of context, joined by gates."""
+    """A path for details and a path for context, joined by gates."""
 
     def refined(x):
         y = L.GlobalAveragePooling2D(keepdims=True)(x)
@@ -108,7 +108,7 @@ def bisenet():
 
 
 def hourglass():
-    """Two stacks for key points, each with an output; the second reads the first."""
+    """Two stacks for key points, each with an output. The second reads the first."""
 
     def stack(x):
         down = residual(L.MaxPooling2D()(x), 16)
@@ -144,7 +144,7 @@ def ssd():
 
 
 def retinanet():
-    """A pyramid of features, and heads that all of its levels share."""
+    """A pyramid of features with heads that all levels share."""
     inputs = keras.Input((32, 32, 3))
     third = residual(conv(inputs, 16, strides=2), 24, strides=2)
     fourth = residual(third, 32, strides=2)
@@ -161,7 +161,7 @@ def retinanet():
 
 
 def centernet():
-    """A heat map, sizes and offsets; transposed convolutions bring the size back."""
+    """A heat map, sizes and offsets, upsampled by transposed convolutions."""
     inputs = keras.Input((32, 32, 3))
     x = residual(residual(conv(inputs, 16, strides=2), 32, strides=2), 48, strides=2)
     for filters in (32, 16):
@@ -180,7 +180,7 @@ def zeros_beside(x, filters):
 
 
 def blazeface(widen=zeros_beside):
-    """Depthwise 5x5 blocks; where a block has more channels, zeros join the old."""
+    """Depthwise 5x5 blocks. A shortcut to more channels is padded with zeros."""
 
     def block(x, filters, strides=1):
         y = L.DepthwiseConv2D(5, strides, padding="same")(x)
@@ -202,12 +202,12 @@ def blazeface(widen=zeros_beside):
 
 
 def blazeface_projected():
-    """BlazeFace, where a convolution brings the channels that are added."""
+    """BlazeFace with a convolution in a shortcut to more channels."""
     return blazeface(lambda x, filters: L.Conv2D(filters, 1)(x))
 
 
 def yolo():
-    """A backbone, a neck of two directions, and heads without anchors."""
+    """A backbone, a neck with two directions, and heads without anchors."""
 
     def silu(x, filters, size=3, strides=1):
         return conv(x, filters, size, strides, "silu")
@@ -243,7 +243,7 @@ def espcn():
 
 
 def edsr():
-    """Residual blocks without normalization, a pixel shuffle before the last one."""
+    """Residual blocks without normalization, and a pixel shuffle before the output."""
     inputs = keras.Input((12, 12, 3))
     x = first = L.Conv2D(16, 3, padding="same")(inputs)
     for _ in range(2):
@@ -256,7 +256,7 @@ def edsr():
 
 
 def rrdb():
-    """ESRGAN's residual blocks of dense blocks."""
+    """The residual blocks of ESRGAN, made of dense blocks."""
 
     def dense(x):
         parts = [x]
@@ -275,7 +275,7 @@ def rrdb():
 
 
 def dncnn():
-    """The noise of an image, which is taken away from it."""
+    """Predicts the noise of an image, and subtracts it."""
     inputs = keras.Input((16, 16, 1))
     x = L.Conv2D(32, 3, padding="same", activation="relu")(inputs)
     for _ in range(3):
@@ -286,7 +286,7 @@ def dncnn():
 
 
 def style_transfer():
-    """Johnson's network: instance normalization, residual blocks, upsampling."""
+    """Style transfer by Johnson et al., with instance normalization."""
 
     def block(x, filters, size=3, strides=1, activation="relu"):
         x = L.Conv2D(filters, size, strides, padding="same")(x)
@@ -302,7 +302,7 @@ def style_transfer():
 
 
 def pix2pix():
-    """A U-Net of strided convolutions, with dropout on its way up."""
+    """A U-Net of strided convolutions, with dropout in the decoder."""
 
     def down(x, filters):
         x = L.Conv2D(filters, 4, 2, padding="same", use_bias=False)(x)

@@ -25,7 +25,7 @@ def tcn():
 
 
 def tcn_pooled():
-    """The same, with the mean over all steps at its end."""
+    """Residual blocks of dilated convolutions, with a mean over all steps."""
     inputs = x = keras.Input((32, 8))
     for rate in (1, 2, 4):
         y = x
@@ -39,7 +39,7 @@ def tcn_pooled():
 
 
 def crnn():
-    """A reader of text lines: convolutions, then two directions over columns."""
+    """Reads text lines: convolutions, then recurrent layers over the columns."""
     inputs = keras.Input((16, 32, 1))
     x = L.MaxPooling2D()(conv(inputs, 16))
     x = L.MaxPooling2D((4, 4))(conv(x, 32))
@@ -63,7 +63,7 @@ def deep_speech():
 
 
 def rnnoise():
-    """Gains of bands, and whether somebody speaks, from three GRUs."""
+    """Three GRUs that give the gains of bands and whether somebody speaks."""
     inputs = keras.Input((6, 20))
     x = L.Dense(16, activation="tanh")(inputs)
     voice = L.GRU(16, activation="relu", return_sequences=True, unroll=True)(x)
@@ -77,7 +77,7 @@ def rnnoise():
 
 
 def wavenet():
-    """Gated dilated convolutions; all layers' skips are added."""
+    """Gated dilated convolutions. The skips of all layers are added."""
     inputs = keras.Input((64, 1))
     x = L.Conv1D(24, 2, padding="causal")(inputs)
     skips = []
@@ -95,7 +95,7 @@ def wavenet():
 
 
 def melgan():
-    """From mel bands to sound: transposed convolutions and dilated residuals."""
+    """Makes sound from mel bands, with transposed and dilated convolutions."""
 
     def leaky(x):
         return L.LeakyReLU(negative_slope=0.2)(x)
@@ -175,7 +175,7 @@ def matchboxnet():
 
 
 def bc_resnet():
-    """Broadcast residuals: a mean over bands goes back to each of them."""
+    """Broadcast residuals: a mean over bands is added to each band."""
 
     def block(x):
         y = depthwise(x, (3, 1), activation=None)
@@ -211,7 +211,7 @@ def inception_time():
 
 
 def lstnet():
-    """Convolution, GRU, and a linear forecast of the last values beside them."""
+    """A convolution and a GRU, beside a linear forecast from the last values."""
     inputs = keras.Input((16, 6))
     x = L.Conv1D(24, 6, activation="relu")(inputs)
     x = L.GRU(24, activation="relu", unroll=True)(x)
@@ -231,7 +231,7 @@ def ecg_resnet():
 
 
 def attention_pooling():
-    """Weights of the steps, a softmax over time, instead of a mean."""
+    """Attentive pooling: a softmax over time weighs the steps."""
     inputs = keras.Input((16, 8))
     x = L.Conv1D(32, 3, padding="same", activation="relu")(inputs)
     x = L.Conv1D(32, 3, padding="same", activation="relu")(x)

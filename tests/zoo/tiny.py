@@ -1,4 +1,4 @@
-"""MLPerf Tiny's four networks, at their true sizes."""
+"""The four networks of MLPerf Tiny, in their original size."""
 
 import keras
 
@@ -6,7 +6,7 @@ from tests.zoo.blocks import L, conv, depthwise, residual
 
 
 def keyword_spotting():
-    """DS-CNN: 49 frames of 10 features, 12 words."""
+    """DS-CNN for 49 frames of 10 features and 12 words."""
     inputs = keras.Input((49, 10, 1))
     x = L.Dropout(0.2)(conv(inputs, 64, (10, 4), 2))
     for _ in range(4):
@@ -16,7 +16,7 @@ def keyword_spotting():
 
 
 def visual_wake_words():
-    """MobileNetV1, a quarter wide: 96x96 pixels, a person or none."""
+    """MobileNetV1 with alpha 0.25 for 96x96 pixels and two classes: person or none."""
     return keras.applications.MobileNet(
         (96, 96, 3),
         alpha=0.25,
@@ -34,7 +34,7 @@ def resnet8():
 
 
 def anomaly_detection():
-    """An autoencoder of 5 frames of 128 mel bands, its code 8 numbers."""
+    """An autoencoder of 5 frames of 128 mel bands, with a code of 8 numbers."""
     inputs = x = keras.Input((640,))
     for units in (*[128] * 4, 8, *[128] * 4):
         x = L.ReLU()(L.BatchNormalization()(L.Dense(units)(x)))
