@@ -1,4 +1,4 @@
-"""Networks of keras.applications by name: pixels in, logits out."""
+"""Networks of keras.applications by name take pixels and return logits."""
 
 import importlib
 
@@ -29,7 +29,7 @@ def test_names_are_found_however_they_are_written():
 
 @pytest.mark.parametrize("name", WAYS)
 def test_pixels_are_scaled_as_the_family_does(name, monkeypatch):
-    """The network gives what its trunk gives for what `preprocess_input` makes."""
+    """The network preprocesses pixels as `preprocess_input` does."""
     function = applications._function_of(name)
     trunks = []
 
@@ -43,7 +43,7 @@ def test_pixels_are_scaled_as_the_family_does(name, monkeypatch):
     network = application(name, (size, size, 3), 5, weights="imagenet", dropout=0.0)
     twin = function(include_top=False, input_shape=(size, size, 3), weights=None)
     twin.set_weights(trunks[0].get_weights())
-    if name == "ResNet50":  # its kernels were made for blue, green, red
+    if name == "ResNet50":  # its weights expect blue, green, red
         kernel = twin.get_layer("conv1_conv").kernel
         kernel.assign(keras.ops.convert_to_numpy(kernel)[:, :, ::-1])
     pixels = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype("f4")
@@ -51,7 +51,7 @@ def test_pixels_are_scaled_as_the_family_does(name, monkeypatch):
     features = keras.ops.convert_to_numpy(twin(module.preprocess_input(pixels.copy())))
     kernel, bias = network.get_layer("logits").get_weights()
     wanted = features.mean(axis=(1, 2)) @ kernel + bias
-    # Scaled by another formula; many layers make more of that.
+    # Pixels are scaled by another formula, and many layers enlarge the rounding error.
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(network(pixels)), wanted, rtol=1e-3, atol=1e-4
     )
@@ -84,7 +84,7 @@ def test_unknown_names_and_sizes_are_refused():
 
 def test_missing_weights_are_said_to_be_missing(monkeypatch):
     def fails(*args, **kwargs):
-        # What Keras says without internet access.
+        # The error of Keras without internet access.
         raise Exception("URL fetch failure on https://x.h5: None -- [Errno -2]")  # noqa: TRY002
 
     module = importlib.import_module("keras.src.applications.mobilenet_v2")

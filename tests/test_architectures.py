@@ -53,7 +53,7 @@ def test_weights_are_drawn_as_by_the_authors():
     for name, size in (("conv1", 3), ("conv2", 3), ("conv3", 5)):
         kernel = model.get_layer(name).get_weights()[0]
         drawn = kernel[kernel != 0]
-        # A thousand numbers or more: their standard deviation is known to 2 %.
+        # With a thousand numbers or more, the error of the deviation is about 2 %.
         expected = np.sqrt(2 / (size * size * 128))
         assert drawn.std() == pytest.approx(expected, rel=0.1)
     assert model.get_layer("logits").get_weights()[0].std() == pytest.approx(
@@ -173,7 +173,7 @@ def test_mobilenet_is_made_of_what_the_paper_names(plain_mobilenet):
         wanted = keras.layers.DepthwiseConv2D if depthwise else TriConv2D
         assert type(layer) is wanted
         assert layer.kernel_size == ((3, 3) if depthwise else (1, 1))
-    # An expansion of 1 is none.
+    # An expansion of 1 adds no layer.
     assert "block1_expand_conv" not in {layer.name for layer in convolutions}
     for layer in plain_mobilenet.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -211,12 +211,12 @@ def test_a_slim_mobilenet_is_the_model_at_its_width(mobilenet):
     (wanted,) = at_width(mobilenet, 0.5, x, training=False)
     mobilenet.width = 1.0
     got = keras.ops.convert_to_numpy(small(x, training=False))
-    # 52 convolutions sum up to hundreds of float32 numbers in another order.
+    # 52 convolutions with float32 sums of up to hundreds of numbers in another order.
     np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_mobilenet_weights_are_drawn_as_by_the_authors(plain_mobilenet):
-    # Thousands of numbers each: their standard deviation is known to some percent.
+    # With thousands of numbers, the error of the deviation is a few percent.
     for name, variance in (
         ("block16_project_conv", 2 / 160),
         ("head_conv", 2 / 1280),
@@ -242,7 +242,7 @@ def test_a_step_lowers_the_loss_of_a_mobilenet():
     assert penalty == pytest.approx(0.5e-4 * squares, rel=1e-5)
     # A short step: the gradient is long (its square is about 1000), because the last
     # normalizations see one pixel of each of 16 images. The same widths in both steps.
-    # Eager, for compiling takes longer than two steps.
+    # Eager, because compilation takes longer than two steps.
     classification(
         model,
         optimizer=keras.optimizers.SGD(1e-5),
@@ -268,14 +268,14 @@ def test_arguments_reach_the_mobilenet():
     assert model.output_shape == (None, 7)
     assert model.get_layer("stem_conv").filters == 16
     assert not model.losses
-    # Rounded to nothing, a layer keeps one block.
+    # A layer that would round to no channels keeps one block.
     tiny = mobilenet_v2((8, 8, 3), width_multiplier=0.1)
     assert tiny.get_layer("block1_project_conv").filters == 8
 
 
 @pytest.mark.parametrize(
     ("size", "macs", "end"),
-    # At 32 the paper's network; from 96 on as many as keras.applications' at its size.
+    # At 32, as in the paper. From 96 on, as many as in keras.applications at that size.
     [(32, 87_976_448, 4), (64, 97_806_848, 4), (96, 55_021_952, 3)],
 )
 def test_strides_of_mobilenet_v2_follow_the_size(size, macs, end):
@@ -288,7 +288,7 @@ def test_mobilenet_v2_of_photos_has_the_macs_of_keras_applications():
     shape = (96, 96, 3)
     ours = mobilenet_v2(shape, 1000, width_multiplier=1.0, triangular=False)
     theirs = keras.applications.MobileNetV2(shape, weights=None)
-    # Theirs pads before strides, which adds nothing.
+    # The network of keras.applications has padding layers, which have no MACs.
     assert count_macs(ours) == count_macs(theirs)
 
 

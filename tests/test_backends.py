@@ -1,4 +1,4 @@
-"""What holds if Keras does not run on TensorFlow, each in a process of its own."""
+"""What works if Keras does not run on TensorFlow. Each test starts a process."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ OTHERS = ("jax", "torch")
 
 
 def run(code, backend, *arguments, check=True):
-    """Runs code on a backend, where TensorFlow cannot be imported."""
+    """Runs code on a backend in a process that cannot import TensorFlow."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     code = "import sys; sys.modules['tensorflow'] = None\n" + code

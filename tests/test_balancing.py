@@ -24,7 +24,7 @@ L = keras.layers
 
 
 def wide_and_narrow_end():
-    """Few channels on many pixels, where cutting does not pay; then the reverse."""
+    """First few channels on many pixels, where cuts are slow. Then the opposite."""
     x = inputs = keras.Input((32, 32, 3), name="image")
     x = L.Conv2D(16, 3, padding="same", name="stem")(x)
     x = L.ReLU()(L.Conv2D(16, 3, padding="same", name="early")(x))
@@ -50,7 +50,7 @@ def test_a_balanced_network_computes_and_stores_as_much_as_the_plain_one():
     }
     for name in ("stem", "early"):
         assert filters[name][0] == filters[name][1]
-    # Those that are added to each other have as many.
+    # Layers whose outputs are added have equal numbers of channels.
     assert filters["late2"] == filters["late3"]
     assert filters["late3"][0] > 256
     x = inputs_of(model, 2)

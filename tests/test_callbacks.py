@@ -50,7 +50,7 @@ def test_tensorboard_has_a_run_for_each_width(tmp_path):
     assert scalars(tmp_path / "validation", "epoch_auc") == pytest.approx(
         history["val_auc"], rel=1e-6
     )
-    # Each in one place only.
+    # Each value is logged in one place only.
     tags = EventAccumulator(str(tmp_path / "validation")).Reload().Tags()["tensors"]
     assert not [tag for tag in tags if "_w" in tag]
 
@@ -134,7 +134,7 @@ def test_the_progress_bar_of_evaluate_has_no_widths(capsys):
 
 
 def quiet(model, x, y, **kwargs):
-    """Fits, and gives the warnings that it brings."""
+    """Calls `fit` and returns its warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         model.fit(x, y, verbose=0, **kwargs)

@@ -34,9 +34,9 @@ def test_the_closed_form_equals_brute_force_over_all_widths(into, out, divisor):
     for width in np.unique(thresholds[thresholds > 0]):
         present = active_channels(out, width, divisor, 0.0, "paper")
         readable = active_channels(into, width, divisor, 0.0, "paper")
-        # Active output channels may not read what is not there.
+        # Active output channels must not read inactive input channels.
         expected[readable:, :present] = False
-    # Below the first threshold only the channels of grade 0 are there.
+    # Below the first threshold, only the channels of grade 0 are active.
     expected[
         np.count_nonzero(channel_grades(into, divisor) == 0) :,
         : np.count_nonzero(channel_grades(out, divisor) == 0),

@@ -76,7 +76,7 @@ def train_a_little(model):
         weight.assign(value)
     for layer in model._flatten_layers():
         if isinstance(layer, L.Normalization):
-            layer.finalize_state()  # it computes with what it derives from its weights
+            layer.finalize_state()  # derives values from the new weights
     return model
 
 
@@ -85,7 +85,7 @@ def outputs_of(model, x):
 
 
 def conv_net(classes=3, name="net", top=True):
-    """Stem, two convolutions with normalization, one of them added back."""
+    """A stem and two convolutions with normalization. One has a shortcut."""
     inputs = keras.Input((6, 6, 2), name="image")
     x = L.Conv2D(8, 3, padding="same", name="stem")(inputs)
     x = L.ReLU(name="relu")(L.BatchNormalization(name="bn")(x))
@@ -138,7 +138,7 @@ def family(name, size):
 @pytest.mark.parametrize(("name", "size"), FAMILIES.items(), ids=FAMILIES)
 @eagerly
 def test_a_family_converts_slims_exactly_and_trains(name, size):
-    keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
+    keras.utils.set_random_seed(0)  # pytest-randomly has set another seed
     model = to_any_width(family(name, size), min_width=0.35)
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 255, (8, size, size, 3)).astype("float32")
@@ -154,7 +154,7 @@ def test_a_family_converts_slims_exactly_and_trains(name, size):
     }
     assert len(hidden) > 15
     whole = keras.Model(model.input, [tensor for tensor, _ in hidden.values()])(x)
-    # At 1 nothing is sliced: the families that are trained show that the copy is whole.
+    # Width 1 slices nothing. Tests that train families compare the whole copy.
     for width in (0.35, 0.6, 1.0) if name in TRAINED else (0.35, 0.6):
         small = slim(model, width)
         tensors = {n.operation.name: n.outputs[0] for n in graph_nodes(small)}
@@ -169,9 +169,9 @@ def test_a_family_converts_slims_exactly_and_trains(name, size):
 def check_that_a_step_lowers_the_loss(model, x):
     for layer in model.layers:
         if isinstance(layer, L.Dropout):
-            layer.rate = 0.0  # chance would blur the comparison of two losses
+            layer.rate = 0.0  # dropout would blur the comparison of two losses
     model.compile(
-        # A short step: statistics of 8 samples make the loss steep and rough.
+        # A small step, because statistics of only 8 samples make the loss steep.
         keras.optimizers.SGD(1.0, global_clipnorm=1e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         widths=FixedWidths([0.35, 0.6, 1.0]),
@@ -183,7 +183,7 @@ def check_that_a_step_lowers_the_loss(model, x):
 
 
 def assert_within(got, wanted):
-    """1e-4 of the largest value: float32 sums through some 100 layers."""
+    """Allows 1e-4 of the largest value for float32 sums through about 100 layers."""
     for one, other in zip(got, wanted, strict=True):
         assert np.isfinite(one).all()
         scale = np.abs(other).max()
@@ -225,7 +225,7 @@ def hidden_of(model, names):
 
 
 def grades_of_channels(model):
-    """Grades of all tensors of the trunk, by the names of what gives them."""
+    """Grades of all tensors of the trunk, by the name of the layer that makes them."""
     kinds = model.propagation.kinds
     return {
         node.operation.name: kinds[id(node.outputs[0])].grades
@@ -235,7 +235,7 @@ def grades_of_channels(model):
 
 
 def gradients(model, x, y, loop):
-    """What a step of SGD with rate 1 subtracts."""
+    """Gradients: the part that a step of SGD with rate 1 subtracts."""
     values = model.get_weights()
     model.compile(
         keras.optimizers.SGD(1.0),
@@ -259,7 +259,7 @@ def assert_one_pass_trains_as_the_loop(model, x):
     largest = max(np.abs(gradient).max() for gradient in loop)
     for got, wanted in zip(one_pass, loop, strict=True):
         # float32 sums in another order. A bias before a normalization has the gradient
-        # 0, as a sum of terms as large as other gradients.
+        # 0, but its terms are as large as those of other gradients.
         atol = 1e-4 * np.abs(wanted).max() + 1e-5 * largest
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=atol)
 
@@ -274,7 +274,7 @@ def assert_one_pass_trains_as_the_loop(model, x):
 )
 @eagerly
 def test_random_graphs(data, min_width, divisor, multiplier):
-    keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
+    keras.utils.set_random_seed(0)  # pytest-randomly has set another seed
     assert_exact(random_graph(data.draw), min_width, divisor, multiplier)
 
 
@@ -290,7 +290,7 @@ def test_random_graphs(data, min_width, divisor, multiplier):
 )
 @eagerly
 def test_random_sequences(data, min_width, divisor, multiplier):
-    keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
+    keras.utils.set_random_seed(0)  # pytest-randomly has set another seed
     assert_exact(random_sequences(data.draw), min_width, divisor, multiplier)
 
 
@@ -301,8 +301,8 @@ def assert_exact(plain, min_width, divisor, multiplier):
             plain, min_width=min_width, divisor=divisor, width_multiplier=multiplier
         )
     except ValueError as error:
-        # What may be wrong with these graphs: too few channels, or parts of channels
-        # that would end within a channel if they were wider.
+        # Random graphs may be refused for two reasons: they have too few channels, or
+        # wider parts of channels would end within a channel.
         assume("only one network" not in str(error))
         unfit = ("cannot widen", "no whole number of them")
         assume(multiplier == 1 or not any(text in str(error) for text in unfit))
@@ -427,7 +427,7 @@ def test_no_layer_of_the_tail_mixes_samples(layer):
 @given(st.data())
 @eagerly
 def test_reordering_leaves_the_outputs_of_random_graphs(data):
-    keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
+    keras.utils.set_random_seed(0)  # pytest-randomly has set another seed
     plain = random_graph(data.draw)
     train_a_little(plain)
     x = inputs_of(plain, 3)
@@ -545,7 +545,7 @@ def test_tri_layers_of_a_plain_model_get_their_place():
 
 
 def test_a_head_that_mixes_again_stays_in_the_tail():
-    """What comes after an output's last layer that mixes channels is not the trunk."""
+    """Layers after the last layer that mixes channels do not belong to the trunk."""
     inputs = keras.Input((4,))
     x = L.Dense(8, name="hidden")(L.Dense(8)(inputs))
     scores = L.Dense(3, name="scores")(x)
@@ -602,7 +602,8 @@ def test_initializers_that_hold_an_array(width_multiplier):
     plain = keras.Model(inputs, L.Dense(3)(x))
     model = to_any_width(plain, width_multiplier=width_multiplier, divisor=4)
     bias = keras.ops.convert_to_numpy(model.get_layer("tri").bias)
-    # Twelve numbers cannot be those eight: they are drawn as by default.
+    # A layer that is widened to 12 channels cannot use the 8 numbers of the array. It
+    # uses the default initializer.
     wanted = np.arange(8.0) if width_multiplier == 1 else np.zeros(12)
     np.testing.assert_array_equal(bias, wanted)
 
@@ -923,7 +924,7 @@ def test_of_a_frozen_model_what_was_cut_is_trained_and_the_rest_stays():
     nodes = [node.operation for node in model.propagation.nodes]
     frozen = [layer for layer in nodes if layer.weights and not layer.trainable]
     cut = nodes.index(conv)
-    # Before the cut all is as it was; after it normalization learns, too.
+    # Before the cut nothing changes. After the cut, normalization learns, too.
     assert all(
         nodes.index(layer) < cut or not isinstance(layer, L.BatchNormalization)
         for layer in frozen
@@ -1027,7 +1028,7 @@ def test_a_call_of_its_own_is_refused():
     with pytest.raises(TypeError, match=r"'own' \(OwnCall\) overrides `call`"):
         to_any_width(own)
     inputs = keras.Input((4,))
-    # Within a model it is opened.
+    # Inside another model, it is opened like any nested model.
     outer = keras.Model(inputs, L.Dense(2)(own(inputs)))
     model = to_any_width(outer)
     assert sum(isinstance(layer, TriDense) for layer in model.layers) == 1
@@ -1063,12 +1064,12 @@ def test_what_follows_from_a_finding_is_none():
     ops = keras.ops
     inputs = keras.Input((8, 8, 3))
     x = L.Permute((3, 1, 2), name="cause")(L.Conv2D(16, 3, padding="same")(inputs))
-    for _ in range(4):  # nothing here is known to be wrong, were it not for the cause
+    for _ in range(4):  # the cause hides whether these layers are right
         x = L.Add()([x, L.BatchNormalization()(x)])
         x = L.Reshape((16, 8, 8))(L.Reshape((8, 128))(x))
         x = L.Multiply()([x, ops.mean(x, axis=-1, keepdims=True)])
         x = ops.softmax(ops.matmul(x, ops.transpose(x, (0, 1, 3, 2))))
-    x = L.Attention(name="other")([x, x])  # in no place
+    x = L.Attention(name="other")([x, x])  # refused at any place
     x = L.Conv2D(8, 3)(L.Permute((2, 3, 1))(x))
     x = L.Conv2D(8, 3)(L.Softmax(name="third")(x))
     with pytest.raises(ConversionError) as error:
@@ -1080,7 +1081,7 @@ def test_what_follows_from_a_finding_is_none():
 
 
 def test_one_reason_at_tensors_of_many_sizes_is_one_finding():
-    """Gates of all channels at each of three stages, as CBAM has them."""
+    """Gates that read all channels in three stages, as in CBAM."""
     inputs = x = keras.Input((16, 16, 3))
     for filters in (16, 32, 64):
         x = L.Conv2D(filters, 3, strides=2, padding="same")(x)
@@ -1173,7 +1174,7 @@ def test_an_any_width_model_is_refused():
 
 
 def two_headed():
-    """An image and a vector in; classes and a number out."""
+    """Takes an image and a vector. Returns classes and a number."""
     image, vector = (
         keras.Input((6, 6, 2), name="image"),
         keras.Input((4,), name="vector"),
@@ -1211,7 +1212,7 @@ def data_for_two_heads(model, count=64):
 
 
 def test_a_two_headed_model_trains_every_readout_at_every_width(tmp_path):
-    keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
+    keras.utils.set_random_seed(0)  # pytest-randomly has set another seed
     plain = two_headed()
     model = compile_two_headed(
         to_any_width(plain, divisor=1), widths=FixedWidths([0.25, 0.6, 1.0])
@@ -1225,8 +1226,8 @@ def test_a_two_headed_model_trains_every_readout_at_every_width(tmp_path):
         assert f"number_mae_w{width}" in after
         # Half of the samples are of each class.
         assert after[f"classes_accuracy_w{width}"] > 0.7
-    # At width 0.25 the number comes from 2 channels: that it is trained there, too, is
-    # what the next test says exactly.
+    # At width 0.25, the number comes from only 2 channels. The next test checks that
+    # this width is trained, too.
     assert after["number_mae_w100"] < 0.7 * before["number_mae_w100"]
     curve = trade_off_curve(model, x, y)
     assert len(curve.accuracy) == len(model.distinct_widths)
@@ -1294,14 +1295,14 @@ def bright_squares(count=64, size=16):
 
 @pytest.mark.slow
 def test_a_segmentation_network_end_to_end(tmp_path):
-    keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
+    keras.utils.set_random_seed(0)  # pytest-randomly has set another seed
     model = to_any_width(u_net(), divisor=1)
     assert isinstance(model.get_layer("up16"), TriConv2DTranspose)
     x, y = bright_squares()
     classification(model, optimizer=keras.optimizers.Adam(0.01))
     model.fit(x[:48], y[:48], batch_size=8, epochs=30, verbose=0)
     curve = trade_off_curve(model, x[48:], y[48:])
-    # 14 % of the pixels are the square's: 0.86 is what no learning gives.
+    # The square has 14 % of the pixels, so a model that learns nothing reaches 0.86.
     assert curve.accuracy[-1] > 0.9
     assert min(curve.accuracy) > 0.8
     for width in (0.25, 0.5, 1.0):
@@ -1340,7 +1341,7 @@ def chirps(count=160, frames=40, coefficients=10):
 
 @pytest.mark.slow
 def test_a_keyword_network_end_to_end(tmp_path):
-    keras.utils.set_random_seed(0)  # pytest-randomly has set one of its own
+    keras.utils.set_random_seed(0)  # pytest-randomly has set another seed
     model = to_any_width(keyword_net(), divisor=1)
     assert isinstance(model.get_layer("causal"), TriConv1D)
     x, y = chirps()
@@ -1373,7 +1374,7 @@ def test_separable_convolutions_become_triangular():
 
 
 class OwnStem(L.Layer):
-    """A stem whose attributes are called otherwise than its arguments."""
+    """A stem whose attributes have other names than its arguments."""
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)

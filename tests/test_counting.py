@@ -68,7 +68,7 @@ def test_macs_at_a_width_are_those_of_the_slimmed_network(make):
 @pytest.mark.parametrize("make", [small_conv, rich])
 def test_counting_at_many_widths_is_counting_at_each(make):
     model = make()
-    # More widths than there are networks, some of them at a grade itself.
+    # More widths than there are networks. Some widths are equal to a grade.
     widths = [*np.linspace(0.25, 1.0, 61).tolist(), 0.25, *model.distinct_widths]
     assert macs_at(model, widths).tolist() == [count_macs(model, w) for w in widths]
     counts = parameters_at(model, widths)
@@ -112,7 +112,7 @@ def test_several_entries_for_each_channel_by_hand():
 
 def test_macs_of_tri_layers_by_hand():
     for width, into, out in ((0.2, 1, 2), (0.5, 3, 4), (1.0, 6, 8)):
-        # At the positions of the inputs: 4x4, though it gives 8x8.
+        # Counted at the 4x4 positions of the inputs, though the output has 8x8.
         macs = 16 * 2 * into + 16 * 9 * into * out + out * 3
         assert count_macs(transposed(), width) == macs
         macs = 9 * 2 * into + 4 * 3 * into * out + 4 * out * 3
@@ -223,7 +223,7 @@ def test_a_width_below_min_width_is_refused():
 
 
 def test_active_parameters_are_those_that_no_triangle_forbids():
-    """Counted once more by the brute force definition."""
+    """Counts again: the weights of the slim model without its forbidden entries."""
     model = small_conv(divisor=2)
     grades = [channel_grades(n, divisor=2, min_width=0.25) for n in (6, 8)]
     for width in (0.25, 0.5, 1.0):
@@ -263,7 +263,7 @@ def test_macs_of_a_cut_layer_by_hand():
     # The first 32 channels read 32, the others all 64.
     assert count_macs(model) - halves == whole // 4
     assert count_macs(model, layout="triangular", widths=[1.0]) == count_macs(model)
-    # What is not among the file's widths is cut for, too.
+    # Width 0.5 is not in the file, but is counted as if the file were cut there, too.
     narrow = count_macs(model, 0.5, layout="triangular", widths=[1.0])
     assert narrow == count_macs(model, 0.5)
 
@@ -340,7 +340,7 @@ LSTM = 7 * 4 * (3 * 5 + 5 * 5)
             ),
             LSTM + 7 * 3 * (3 * 5 + 5 * 5),
         ),
-        # The second cell reads the 5 values that the first one gives.
+        # The second cell reads the 5 outputs of the first cell.
         (
             lambda: L.RNN([L.LSTMCell(5), L.GRUCell(2)]),
             LSTM + 7 * 3 * (5 * 2 + 2 * 2),
@@ -351,7 +351,7 @@ LSTM = 7 * 4 * (3 * 5 + 5 * 5)
         (lambda: L.EinsumDense("btc,cd->btd", (None, 4)), 7 * 3 * 4),
         (lambda: L.EinsumDense("...c,cd->...d", 4), 7 * 3 * 4),
         (lambda: L.EinsumDense("abc,bcd->ad", 4), 7 * 3 * 4),
-        # Steps are summed first, as neither the kernel nor the result has them.
+        # Steps are summed first, because neither kernel nor result has this axis.
         (lambda: L.EinsumDense("abc,cd->ad", 4), 3 * 4),
     ],
 )
@@ -387,7 +387,8 @@ def test_macs_of_a_recurrent_convolution_by_hand(sequences):
 
 
 def test_macs_of_attention_by_hand():
-    # 6 positions of 8 channels look at 10 of 4; 2 heads, keys of 3, values of 5.
+    # 6 positions of 8 channels attend to 10 positions of 4 channels, with 2 heads, keys
+    # of 3 and values of 5.
     layer = L.MultiHeadAttention(2, 3, value_dim=5)
     kernels = 6 * 8 * 2 * 3 + 10 * 4 * 2 * 3 + 10 * 4 * 2 * 5 + 6 * 2 * 5 * 8
     products = 6 * 10 * 2 * (3 + 5)
@@ -395,7 +396,7 @@ def test_macs_of_attention_by_hand():
     query, value = keras.Input((6, 8)), keras.Input((10, 4))
     named = L.MultiHeadAttention(2, 3, value_dim=5)(value=value, query=query)
     assert count_macs(keras.Model([query, value], named)) == kernels + products
-    # Of 4x5 positions those of a column look at each other: 4 of each.
+    # Of 4x5 positions, the 4 positions of a column attend to each other.
     layer = L.MultiHeadAttention(2, 3, attention_axes=(1,))
     kernels = 4 * 5 * 4 * (8 * 2 * 3)
     products = 4 * 5 * 4 * 2 * (3 + 3)
@@ -485,7 +486,7 @@ def test_inner_layers_that_cannot_be_counted_make_the_outer_one_unknown():
     product = keras.ops.einsum("abc,abd->acd", inputs, inputs)
     with pytest.raises(NotImplementedError, match="Use a layer in its place"):
         count_macs(keras.Model(inputs, product))
-    # A cell of one's own that is a stock one has the gates of that.
+    # A subclass of a stock cell has the gates of the stock cell.
     assert counted(L.RNN(OwnCell(5)), (7, 3)) == 7 * (3 * 5 + 5 * 5)
 
 

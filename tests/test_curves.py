@@ -109,7 +109,7 @@ def test_str_is_a_table(curve_of_model):
         *("width", "accuracy", "loss", "MACs", "in", "a", "file", "parameters")
     ]
     assert [line.split()[0] for line in lines[1:]] == ["0.2500", "0.5000", "1.0000"]
-    # A curve that was written before does not know what a file executes.
+    # A curve of an earlier version has no executed MACs.
     unknown = TradeOffCurve([0.5], [0.9], [1.0], [10], [5], {})
     assert str(unknown).splitlines()[1].split()[-3:] == ["10", "-", "5"]
 

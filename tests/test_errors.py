@@ -61,7 +61,7 @@ def test_a_command_puts_its_names_in_the_place_of_arguments():
         "`--precision='int8'` needs `--representative`; see `keras.Model`. Received: "
         "x=`1`"
     )
-    # Python's users see what they typed.
+    # In Python, the message has the name that the user typed.
     assert str(error).startswith("`precision='int8'` needs `representative`; see")
 
 

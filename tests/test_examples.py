@@ -1,4 +1,4 @@
-"""Each example runs as it stands, in its quick mode, and is short."""
+"""Each example is short and runs unchanged in its quick mode."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def test_an_example_is_short(name):
 
 
 def test_a_folder_of_sounds_is_read(tmp_path, monkeypatch):
-    """As of Speech Commands; the example itself makes its sounds up."""
+    """Reads a folder like Speech Commands, with sounds that the example makes."""
     import tensorflow as tf
 
     monkeypatch.syspath_prepend(str(FOLDER))

@@ -1,4 +1,7 @@
-"""What `pip install awn_keras` leaves out: each in a process that lacks it."""
+"""Errors about packages that `pip install awn_keras` does not install.
+
+Each test starts a process in which a package is missing.
+"""
 
 import importlib.util
 import json
@@ -29,7 +32,7 @@ model = awn_keras.AnyWidthModel(inputs, keras.layers.Dense(2)(x), min_width=0.25
 
 
 def run(code, *arguments, backend="jax", missing=LEFT_OUT):
-    """Runs code where packages cannot be imported."""
+    """Runs code in a process that cannot import some packages."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     hidden = tuple(name for name in missing if name != backend)
@@ -80,7 +83,7 @@ CALLS = {
 
 @pytest.fixture(scope="module")
 def told():
-    """By call what it tells and the package that its error names."""
+    """For each call: the message of its `ImportError`, and the missing package."""
     code = """
 import awn_keras.data, json
 told = {}

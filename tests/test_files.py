@@ -37,7 +37,7 @@ def test_text_and_bytes(tmp_path):
 @pytest.mark.parametrize("call", CALLS)
 def test_a_failure_leaves_the_old_file_and_nothing_else(call, tmp_path):
     write_whole(tmp_path / "a", "old")
-    # It names the file that was to be written, not the one beside it.
+    # The error names the final file, not the temporary file beside it.
     match = f"No space left on device: '{tmp_path / 'a'}'$"
     with failing(call, 0), pytest.raises(OSError, match=match):
         write_whole(tmp_path / "a", "new content")
@@ -54,7 +54,7 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path):
 
 
 def open_files(folder):
-    """What this process has open in a folder."""
+    """Returns the open files of this process in a folder."""
     files = (os.path.realpath(f) for f in Path("/proc/self/fd").iterdir())
     return [file for file in files if file.startswith(str(folder))]
 
@@ -84,7 +84,7 @@ def test_several_writers_leave_one_whole_file(tmp_path):
             assert path.read_text() in texts
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, texts))  # raises what a writer raised
+        list(pool.map(write, texts))  # raises the error of a writer
     assert names(tmp_path) == ["shared.txt"]
 
 
@@ -130,7 +130,7 @@ def test_all_files_change_or_none(call, old, links, tmp_path, monkeypatch):
         assert not open_files(folder)
         if not fault.came:
             break
-    # Three files, and with fsync the folder.
+    # Three files, and with fsync also the folder.
     assert number == 3 + (call == "fsync")
 
 
@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_the_old_files(size, tmp_path):
 KILLED = """
 import sys, types
 from pathlib import Path
-package = types.ModuleType("awn_keras")  # All of it would take its time.
+package = types.ModuleType("awn_keras")  # importing all of it would take long
 package.__path__ = [sys.argv[2]]
 sys.modules["awn_keras"] = package
 from awn_keras.files import whole_file

@@ -1,4 +1,4 @@
-"""A trained network as the narrowest width of a larger one."""
+"""A trained network becomes the narrowest width of a larger network."""
 
 import keras
 import numpy as np
@@ -32,7 +32,7 @@ def residual():
 NETWORKS = {
     "conv": lambda: conv_net((8, 16)),
     "residual": residual,
-    # 12 and 20 are no multiples of 8: blocks are smaller there.
+    # 12 and 20 are not multiples of 8, so these layers have smaller blocks.
     "odd sizes": lambda: conv_net((12, 20)),
     "decoder": stock.NETWORKS["decoder"],
     "cross-stage": stock.NETWORKS["cross-stage"],

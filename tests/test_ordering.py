@@ -1,4 +1,4 @@
-"""Places of a trained model's channels, in an order that loses little."""
+"""Orders of the channels of a trained model that lose few weights."""
 
 import itertools
 
@@ -33,7 +33,7 @@ def chain(seed):
 
 
 def loss_of(model, places, grades):
-    """What is lost where each layer's channels have these places, written out."""
+    """Computes by the definition what an order of all channels loses."""
     kernels = {layer.name: layer.get_weights()[0] for layer in model.layers[1:]}
     strength = {name: np.abs(kernel).sum(axis=0) for name, kernel in kernels.items()}
     at = {name: grades[places[name]] for name in places}

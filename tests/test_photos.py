@@ -1,4 +1,4 @@
-"""One photo, from a file of any kind to pixels of one size."""
+"""Reading a photo of any file format as pixels of a given size."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_a_large_jpeg_is_read_as_well_as_a_png_of_it(tmp_path):
     )
     jpeg = read_photo(save(tmp_path / "a.jpg", image, quality=95), SHAPE)
     png = read_photo(save(tmp_path / "a.png", image), SHAPE)
-    # A JPEG that is decoded at a part of its size is averaged in another way.
+    # A JPEG that is decoded at a smaller size averages pixels differently.
     np.testing.assert_allclose(jpeg.astype(int), png, atol=4)
 
 

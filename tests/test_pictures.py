@@ -37,7 +37,7 @@ def test_curves_are_drawn_over_what_is_asked_for(x, first, label):
     np.testing.assert_allclose(other.get_ydata(), [70, 80, 90])
     assert mine.get_label() == "mine, AUC 85.00 %"
     assert (ax.get_xlabel(), ax.get_ylabel()) == (label, "accuracy (%)")
-    # Told apart by colour and, without colour, by their marks.
+    # Curves differ in color, and in marks for readers who see no color.
     assert mine.get_color() != other.get_color()
     assert mine.get_marker() != other.get_marker()
 

@@ -1,4 +1,4 @@
-"""Weights that come in a package, read without the library that wrote them."""
+"""Weights from a package are read without the library that wrote them."""
 
 import importlib.util
 import io
@@ -23,7 +23,7 @@ packaged = pytest.mark.skipif(
 
 
 def saved(tensors):
-    """What PyTorch's older format has: pickles, then the numbers of each storage."""
+    """Writes PyTorch's older format: pickles, then the numbers of each storage."""
     import torch
 
     file = io.BytesIO()

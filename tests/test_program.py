@@ -1,4 +1,4 @@
-"""`_awn.py`, with a stand-in for the package: what becomes of native log lines."""
+"""`_awn.py` handles native log lines. A stand-in replaces the package."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The README's code runs, and what it promises is there."""
+"""The code of the README runs and keeps the promises of the README."""
 
 import importlib.util
 import os

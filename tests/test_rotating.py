@@ -1,4 +1,4 @@
-"""Bottlenecks in a basis in which the directions that are read most come first."""
+"""Rotation of bottlenecks: directions that are read most come first."""
 
 import functools
 
@@ -26,7 +26,7 @@ def convolution(x, filters, size, name, *, linear=False, bias=False, **kwargs):
 
 
 def block(x, name, filters=8, *, strides=1, bias=False):
-    """An inverted residual: what it gives is a bottleneck."""
+    """Adds an inverted residual, whose output is a bottleneck."""
     y = convolution(x, 24, 1, f"{name}_expand")
     y = L.DepthwiseConv2D(3, strides, "same", use_bias=False, name=f"{name}_dw")(y)
     y = L.ReLU(6.0)(L.BatchNormalization(name=f"{name}_dw_bn")(y))
@@ -35,7 +35,7 @@ def block(x, name, filters=8, *, strides=1, bias=False):
 
 
 def bottlenecks(between=lambda x: x, *, bias=False):
-    """Blocks on a bottleneck; `between` is done to it."""
+    """Builds blocks on a bottleneck. `between` changes the bottleneck."""
     inputs = keras.Input((12, 12, 3))
     x = convolution(inputs, 16, 3, "stem", strides=2)
     x = block(x, "first", strides=2, bias=bias)
@@ -132,7 +132,7 @@ def test_the_copy_computes_what_the_model_computes(network):
 
 
 def bottleneck_of(model, name, x):
-    """What the readers of a bottleneck get, `(samples and positions, channels)`."""
+    """The inputs of a bottleneck's readers, `(samples and positions, channels)`."""
     read = values(keras.Model(model.input, model.get_layer(name).output), x)
     return read.reshape(-1, read.shape[-1])
 
@@ -146,7 +146,7 @@ def test_channels_of_a_bottleneck_are_uncorrelated_and_of_equal_size(network):
     of_reader = next(n.name for n in copy.layers if n.name.startswith(readers[network]))
     spread = np.cov(bottleneck_of(copy, of_reader, x).T)
     size = np.trace(spread) / len(spread)
-    # Of directions of which a sample has next to nothing the variance is cut off.
+    # The variance of directions that the samples hardly have is cut off.
     largest = np.diag(spread) > 0.99 * size
     assert largest.sum() >= len(spread) - 2
     np.testing.assert_allclose(
@@ -158,7 +158,7 @@ def test_channels_of_a_bottleneck_are_uncorrelated_and_of_equal_size(network):
 
 
 def reading(kernel):
-    """How much of what a layer reads comes from each channel, all of one size."""
+    """The part of each channel in the input of a layer, if all have equal size."""
     parts = np.square(kernel.astype("float64")).reshape(-1, *kernel.shape[-2:]).sum(0)
     return (parts / parts.sum(axis=0)).mean(axis=1)
 
@@ -250,7 +250,7 @@ def test_channels_that_are_known_one_by_one_stay(kind):
 
 @pytest.mark.filterwarnings("ignore:.*has no linear bottleneck")
 def test_what_is_added_to_each_channel_leaves_them_as_they_are():
-    """Of the image one channel, the same at every width."""
+    """Reads one channel of the image, which is the same at every width."""
     inputs = keras.Input((12, 12, 1))
     x = block(convolution(inputs, 8, 3, "stem"), "first", strides=2)
     x = L.Add()([x, L.AveragePooling2D(2)(inputs)])
@@ -282,7 +282,7 @@ def test_samples_may_be_what_people_keep_them_in(tmp_path):
     generator = ((part, labels) for part in (x[:5], x[5:]))
     copy = rotate_channels(model, generator, batch_size=3, verbose=0)
     for ours, theirs in zip(copy.get_weights(), wanted, strict=True):
-        # Sums of batches in another order; a direction's sign is whatever it is.
+        # Sums of batches in another order. The sign of a direction is arbitrary.
         np.testing.assert_allclose(abs(ours), abs(theirs), rtol=0.01, atol=0.01)
     rotate_channels(model, photos(tmp_path / "photos", cat=3, dog=3), verbose=0)
 
@@ -306,7 +306,7 @@ def test_what_cannot_be_rotated_is_told():
 
 @pytest.mark.backends
 def test_channels_whose_kernels_are_zero_stay_so():
-    """As weight decay leaves them, where ReLU lets nothing through."""
+    """Weight decay leaves zero kernels for channels that ReLU always stops."""
     model = trained(bottlenecks)
     for name in ("second_expand_conv", "second_project_conv", "head_conv"):
         layer = model.get_layer(name)

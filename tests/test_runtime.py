@@ -1,4 +1,4 @@
-"""Running files on a machine that has LiteRT, NumPy and Pillow, and no Keras."""
+"""Files run on a machine with LiteRT, NumPy and Pillow, but without Keras."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ HIDDEN = (
 
 
 def hide(packages):
-    """Code after which packages cannot be imported."""
+    """Returns code that makes some packages impossible to import."""
     return f"""
 import sys
 

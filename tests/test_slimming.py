@@ -40,7 +40,7 @@ CASES = {
 
 
 def randomize(model):
-    """Gives every weight, moving statistics too, a value of its own."""
+    """Gives random values to all weights, also to moving statistics."""
     rng = np.random.default_rng(3)
     for weight in model.weights:
         value = rng.normal(size=weight.shape)
@@ -132,7 +132,7 @@ def test_a_trained_saved_and_loaded_model_slims(tmp_path):
     np.testing.assert_allclose(
         small.predict(x, verbose=0), at_width(model, 0.5, x)[0], atol=1e-5
     )
-    # The slimmed model needs nothing of awn_keras: it is saved and loaded as it is.
+    # The slim model can be saved and loaded without awn_keras.
     small.save(tmp_path / "small.keras")
     again = keras.saving.load_model(tmp_path / "small.keras", compile=False)
     np.testing.assert_array_equal(again(x), small(x))

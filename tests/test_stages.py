@@ -11,7 +11,7 @@ from tests.test_slimming import randomize
 
 
 def autoencoder():
-    """64 channels, a code of 8, and 64 again."""
+    """Builds an autoencoder with 64 channels, a code of 8, and 64 channels."""
     x = inputs = keras.Input((20,), name="frame")
     for units, name in ((64, "encoder"), (8, "code"), (64, "decoder")):
         x = keras.layers.Dense(units, activation="relu", name=name)(x)
@@ -71,7 +71,7 @@ def test_a_code_may_be_wider_than_its_width():
     for width, before, now in ((0.25, 2, 4), (0.5, 4, 4), (0.75, 6, 6), (1.0, 8, 8)):
         assert np.count_nonzero(grades_of(usual, "code") <= width) == before
         assert np.count_nonzero(grades_of(model, "code") <= width) == now
-    # All of it is read at full width, as before.
+    # At full width, all channels are read, as before.
     assert count_macs(model) == count_macs(usual) == count_macs(autoencoder())
 
 
@@ -119,7 +119,7 @@ def test_every_width_of_stages_is_what_its_slim_network_computes(tmp_path):
 def test_a_layer_that_is_whole_early_makes_whole_what_it_alone_reads():
     stages = {"code": {"min_width": 1.0}}
     model = to_any_width(autoencoder(), divisor=1, stages=stages)
-    # Channels that came after the code would be read by nobody.
+    # No layer would read channels that appear after the whole code is there.
     assert model.get_layer("code").masks["kernel"].all()
     assert count_macs(model, 0.25) > 20 * 64 + 64 * 8
 

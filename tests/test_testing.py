@@ -1,4 +1,4 @@
-"""The battery for layers of a user's own: layers that pass, and those that must not."""
+"""Checks of a user's own layers accept right layers and reject wrong layers."""
 
 import keras
 import numpy as np
@@ -46,7 +46,7 @@ class Unnamed(L.Layer):
 
 @own(WidthRule(in_axes={"positions": -1}))
 class Positions(L.Layer):
-    """Learned positions, as those of a Transformer."""
+    """Learned positions, as in a Transformer."""
 
     def build(self, shape):
         self.positions = self.add_weight(name="positions", shape=shape[1:])
@@ -116,7 +116,7 @@ class Forgetful(L.Layer):
 
 @own(None)
 class Stopped(L.Layer):
-    """Wrong: in training it gives other gradients, by the number of its channels."""
+    """Wrong: its gradients in training depend on the number of channels."""
 
     def call(self, x, training=False):
         return x / x.shape[-1] if training else x

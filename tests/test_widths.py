@@ -144,7 +144,7 @@ def test_a_layer_has_four_blocks_where_it_can(count, divisor):
     size = block_size(count, divisor)
     assert 1 <= size <= divisor
     assert count >= 4 * size or size == 1
-    # It is no smaller than it must be.
+    # The width is not smaller than necessary.
     assert size == divisor or count < 4 * (2 * size)
 
 
@@ -232,7 +232,7 @@ def test_what_is_always_on_leaves_the_steps_as_they_are(
     )
     assert np.all(more[usual != more] == 0)
     assert np.all(np.diff(more) >= 0)
-    # As many as a layer has whose smallest width this is.
+    # As many as in a layer whose smallest width is this width.
     wanted = active_channels(count, always_on, divisor, always_on, staircase)
     assert np.count_nonzero(more == 0) == wanted
 

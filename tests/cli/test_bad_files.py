@@ -1,4 +1,4 @@
-"""A bad file ends a command in one line, which names the file and what is wrong."""
+"""A bad file ends a command with one line that names the file and the fault."""
 
 import json
 import re
@@ -28,7 +28,7 @@ pytestmark = eagerly
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A model, its file and its folder of files, a photo, a report."""
+    """Makes a model, its file, its folder of files, a photo and a report."""
     folder = tmp_path_factory.mktemp("made")
     model = of_pixels()
     model.save(folder / "model.keras")
@@ -43,7 +43,7 @@ def made(tmp_path_factory):
 
 
 def told(words, capsys):
-    """The one line of a command that ends with code 2; `None` if it does its work."""
+    """Returns the error line of a command, or `None` if the command succeeds."""
     capsys.readouterr()
     try:
         code = main([str(word) for word in words])
@@ -62,7 +62,7 @@ def told(words, capsys):
 
 
 def repacked(source, path, changes):
-    """Writes an archive anew, with other contents of some entries."""
+    """Rewrites an archive with other contents of some entries."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
             new.writestr(name, changes.get(name, lambda data: data)(old.read(name)))
@@ -70,7 +70,7 @@ def repacked(source, path, changes):
 
 
 def config_of(change):
-    """Writes the model anew with another `config.json`."""
+    """Rewrites the model with another `config.json`."""
 
     def make(made, path):
         changed = {"config.json": lambda text: change(text.decode()).encode()}

@@ -1,4 +1,4 @@
-"""Files and names that want more than to be read get nothing."""
+"""Hostile files and names cannot run code, reach other files or change pages."""
 
 import html.parser
 import json

@@ -1,4 +1,4 @@
-"""Files that belong together change together, whatever fails, in every command."""
+"""In each command, files that belong together change together, even after faults."""
 
 import itertools
 import re

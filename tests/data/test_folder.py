@@ -1,4 +1,4 @@
-"""Folders of photos become data sets; broken ones give one clear line each."""
+"""Folders of photos become data sets. A broken folder gives one clear line."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""A crash of TFLite's converter costs an error, not the session."""
+"""A crash of TFLite's converter gives an error and does not end the session."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What a joined file holds, and that its signatures compute what they did alone."""
+"""A joined file holds all signatures, and each computes the same as before."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""MediaPipe itself classifies photos with exported files."""
+"""MediaPipe classifies photos with exported files."""
 
 import numpy as np
 import pytest

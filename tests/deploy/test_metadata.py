@@ -1,4 +1,4 @@
-"""What other programs read in an exported file, without any code of awn_keras."""
+"""Programs without code of awn_keras can read the metadata of an exported file."""
 
 import hashlib
 import json

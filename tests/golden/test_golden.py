@@ -1,4 +1,4 @@
-"""What earlier versions wrote gives the same numbers; later ones are told apart."""
+"""Files of earlier versions give equal numbers. Files of later versions are refused."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Attention Tri layers: whole heads come and go, and einsums have a triangle."""
+"""Tri layers of attention, whose width changes by whole heads, and of einsums."""
 
 import inspect
 from functools import partial

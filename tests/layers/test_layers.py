@@ -1,4 +1,4 @@
-"""One battery for all Tri layers, and what is special to each."""
+"""Tests that all Tri layers share, and tests of single layers."""
 
 import inspect
 from functools import partial

@@ -1,4 +1,4 @@
-"""Normalization of each channel by the channels of no larger grade."""
+"""Each channel is normalized with the channels of an equal or smaller grade."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Attention and einsums in any-width models: trunk, readout, and what is refused."""
+"""Attention and einsums in any-width models: trunk, readout and refusals."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Layers and functions of a user's own whose code shows what they do to channels."""
+"""A user's own layers and functions whose code shows how they treat channels."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Recurrent layers in any-width models: trunk, stem, readout, and what is refused."""
+"""Recurrent layers in any-width models: trunk, stem, readout and refusals."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Where a run trains; tests/training/test_devices.py has what is trained there."""
+"""The devices of a run. tests/training/test_devices.py tests training on devices."""
 
 import json
 import math

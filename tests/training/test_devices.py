@@ -1,4 +1,4 @@
-"""Several devices train what one does; see device_cases.py for what is run."""
+"""Several devices train the same as one device. device_cases.py has the cases."""
 
 import os
 import signal

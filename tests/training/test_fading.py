@@ -1,4 +1,4 @@
-"""What the triangle forbids fades out while a trained model trains."""
+"""Weights that the triangle forbids fade out in the training of a trained model."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Numbers that training cannot use are told, once, in words."""
+"""Training reports numbers that it cannot use, once and in words."""
 
 import json
 import re
