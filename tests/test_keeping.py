@@ -19,7 +19,7 @@ L, ops = keras.layers, keras.ops
 
 
 def recurrent():
-    """Feature maps, a projection of their rows, an RNN over them, scores."""
+    """Builds convolutions, a projection of the rows, an RNN over them, a readout."""
     inputs = keras.Input((8, 6, 1))
     x = L.Conv2D(8, 3, padding="same", activation="relu", name="stem")(inputs)
     x = L.Conv2D(8, 3, padding="same", activation="relu", name="conv")(x)
@@ -137,7 +137,7 @@ def test_all_before_it_stays_whole_and_nothing_behind():
     narrow = slim(model, 0.25)
     filters = {name: narrow.get_layer(name).filters for name in ("stem", "inner")}
     assert filters == {"stem": 8, "inner": 12}
-    # What is added to the stem has channels that are always there, too.
+    # A layer that is added to the stem keeps all its channels, too.
     assert narrow.get_layer("outer").filters == 8
     assert narrow.get_layer("wide").filters == 4
 

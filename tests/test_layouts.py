@@ -124,7 +124,7 @@ def test_adding_pays_where_inputs_are_many_and_outputs_few():
     assert not adding_pays(14 * 14, 14 * 14, [40, 64, 88, 112], 152)
     assert not adding_pays(1, 1, reads, 24)  # a dense layer
     assert not adding_pays(14 * 14, 14 * 14, [696], 24)
-    # What is added are outputs, which a transposed convolution has more of.
+    # Sums are over outputs, and a transposed convolution has more outputs than inputs.
     assert not adding_pays(14 * 14, 28 * 28, reads, 24)
     assert adding_pays(14 * 14, 7 * 7, [120, 240], 24)
     assert not adding_pays(14 * 14, 14 * 14, [120, 240], 96)
@@ -135,7 +135,7 @@ def test_auto_cuts_large_layers_and_leaves_small_ones():
     assert {"conv2", "conv3"} <= set(choose_cuts(large, WIDTHS))
     small = lenet_3c1l((28, 28, 1), filters=8, width_multiplier=1.0)
     assert choose_cuts(small, WIDTHS) == {}
-    # Early layers of MobileNetV2 are many pixels and few weights.
+    # Early layers of MobileNetV2 have many pixels and few weights.
     found = choose_cuts(mobilenet_v2((96, 96, 3), classes=1000), [0.35, 0.7, 1.0])
     assert "block2_expand_conv" not in found
     assert {"block16_expand_conv", "head_conv", "logits"} <= set(found)
@@ -155,7 +155,7 @@ def test_auto_follows_what_was_measured():
         return estimate(candidate, width, None) * (1 if option is None else factor)
 
     factor = 3
-    # The readout's time is nothing, and a copy for each width is much.
+    # The readout takes almost no time, but copies for all widths take much space.
     assert set(choose_cuts(model, WIDTHS, "auto", slow_when_cut)) == {"logits"}
     factor = 100
     assert choose_cuts(model, WIDTHS, "auto", slow_when_cut) == {}

@@ -24,7 +24,7 @@ def test_a_model_with_classes_of_its_own_is_to_be_loaded_in_python(tmp_path):
 
 @keras.saving.register_keras_serializable(package="tests.loading")
 class Meanwhile(keras.layers.Layer):
-    """Does something while it is built: what another thread does, in a test."""
+    """Runs `does` while it is built. So a test can act in the middle of loading."""
 
     does = staticmethod(lambda: None)
 
@@ -72,7 +72,7 @@ def test_threads_that_load_at_the_same_time_leave_keras_as_it_was(
     def in_first():
         monkeypatch.setattr(Meanwhile, "does", staticmethod(in_second))
         second.start()
-        # It is not to come in; half a second is long for what it would have to do.
+        # The second thread must wait. Half a second is much more than it would need.
         is_in.wait(timeout=0.5)
 
     monkeypatch.setattr(Meanwhile, "does", staticmethod(in_first))

@@ -48,7 +48,7 @@ ONE_HOT = keras.losses.CategoricalCrossentropy
 
 
 def stem(inputs, *layers):
-    """A stem, and layers one after the other."""
+    """Builds a stem and a chain of layers."""
     x = L.Conv2D(8, 3, padding="same")(inputs)
     for layer in layers:
         x = layer(x)
@@ -56,7 +56,7 @@ def stem(inputs, *layers):
 
 
 def command(*arguments):
-    """The exit code of `awn`."""
+    """Runs `awn` and returns the exit code."""
     try:
         return main([str(argument) for argument in arguments])
     except SystemExit as stop:  # argparse ends the process itself
@@ -230,7 +230,7 @@ def test_softmax_is_found_at_the_output_whose_loss_takes_logits():
         ("softmax", None),
         (None, SPARSE(from_logits=True)),
         ("relu", SPARSE(from_logits=True)),
-        # Logits with `from_logits=False`: may be meant otherwise.
+        # Logits with `from_logits=False` may be intended.
         (None, SPARSE()),
     ],
 )

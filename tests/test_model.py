@@ -45,7 +45,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def clone(model):
-    """A model of its own with the same weights."""
+    """Returns an independent copy of a model with equal weights."""
     copy = type(model).from_config(model.get_config())
     copy.set_weights(model.get_weights())
     return copy
@@ -261,7 +261,7 @@ def test_distinct_widths_are_one_for_each_network():
     model = small_conv(0.2)
     counts = [count_parameters(model, width) for width in model.distinct_widths]
     assert len(set(counts)) == len(counts)
-    # No other network exists between them.
+    # Widths between the distinct widths give no other networks.
     every = {count_parameters(model, width) for width in np.linspace(0.2, 1.0, 500)}
     assert every == set(counts)
 
@@ -279,7 +279,7 @@ def test_distinct_widths_of_a_grid_are_the_grid():
     assert model.min_width == 0.3
     assert model.distinct_widths == (0.3, 0.6, 1.0)
     x = inputs_of(model)
-    # Between two of them the smaller one runs.
+    # A width between two widths of the grid runs as the smaller width.
     np.testing.assert_array_equal(at_width(model, 0.59, x), at_width(model, 0.3, x))
 
 
@@ -514,7 +514,7 @@ def test_auc_over_chosen_widths():
     assert len(every) == len(model.distinct_widths)
     some = model.evaluate_widths(x, y, widths=[0.5, 1.0], verbose=0)["accuracy"]
     assert logs["auc"] == pytest.approx(some.mean())
-    # The choice is as before.
+    # The chosen width has not changed.
     again = model.evaluate(x, y, return_dict=True, verbose=0)
     assert again == pytest.approx(logs)
 
@@ -558,11 +558,12 @@ def test_without_an_accuracy_there_is_no_auc():
         {},
         # Keras refuses several steps at once with PyTorch.
         *([] if BACKEND == "torch" else [{"steps_per_execution": 3}]),
-        # Minutes with JAX; PyTorch does nothing else, and would compile for minutes.
+        # Eager steps take minutes with JAX, and are the only kind with PyTorch, which
+        # would compile for minutes.
         *([{"run_eagerly": True}] if BACKEND == "tensorflow" else []),
         *([{"jit_compile": True}] if BACKEND != "torch" else []),
         {"width_reduction": "sum"},
-        # Enough of them to reach the narrow end in most steps.
+        # With 8 widths, most steps have a narrow width.
         {"widths": UniformWidths(0.25, 1.0, 8, seed=0)},
     ],
     ids=str,
@@ -644,7 +645,7 @@ def test_dropout_and_noise_on_both_sides_of_the_readout():
     x, y = labelled(model)
     history = model.fit(x, y, epochs=2, validation_data=(x, y), verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    # Inference is deterministic.
+    # Inference gives the same numbers again.
     np.testing.assert_array_equal(
         model.predict(x, verbose=0), model.predict(x, verbose=0)
     )
@@ -657,7 +658,7 @@ def test_dropout_and_noise_on_both_sides_of_the_readout():
 def test_config_round_trip(make):
     model = make(divisor=2)
     copy = AnyWidthModel.from_config(json.loads(json.dumps(model.get_config())))
-    # JSON has no tuples.
+    # JSON has lists instead of tuples.
     assert json.dumps(copy.get_config()) == json.dumps(model.get_config())
     assert copy.distinct_widths == model.distinct_widths
 
@@ -674,7 +675,7 @@ def test_clone_model():
     blocks = small_conv(divisor=2)
     copy = keras.models.clone_model(blocks)
     assert copy.distinct_widths == blocks.distinct_widths
-    # Better an error than a model of other widths.
+    # An error is better than a model of other widths.
     with pytest.raises(ValueError, match=r"`AnyWidthModel.from_config\(model.get_con"):
         keras.models.clone_model(small_conv(0.6))
 
@@ -815,7 +816,7 @@ def test_a_model_of_one_network_is_refused():
 
 @pytest.mark.backends
 def test_in_the_papers_staircase_there_may_be_one_network():
-    # Its file may be from before; what comes after min_width is read by no one.
+    # An old file may hold this model. Nothing reads channels after min_width.
     inputs = keras.Input((4,))
     x = TriDense(1)(keras.layers.Dense(8)(inputs))
     outputs = keras.layers.Dense(3)(x)
@@ -832,7 +833,7 @@ def test_layers_cannot_serve_two_models_of_different_widths():
     model = small_conv()
     with pytest.raises(ValueError, match=r"already has other grades.*part of a model"):
         AnyWidthModel(model.input, model.output, min_width=0.5)
-    # With the same widths they can: the two share their layers.
+    # Models with equal widths can share layers.
     assert AnyWidthModel(model.input, model.output, min_width=0.25)
 
 

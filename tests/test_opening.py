@@ -20,7 +20,7 @@ L, ops = keras.layers, keras.ops
 
 
 class ConvBlock(L.Layer):
-    """A block whose config cannot make it again, as is usual."""
+    """A block that its config cannot rebuild, as is common in users' code."""
 
     def __init__(self, filters, residual=False):
         super().__init__()
@@ -38,7 +38,7 @@ class ConvBlock(L.Layer):
 
 
 class Twice(L.Layer):
-    """Blocks within a block."""
+    """A block that consists of blocks."""
 
     def __init__(self, filters):
         super().__init__()
@@ -83,7 +83,7 @@ class OwnKernel(L.Layer):
 
 
 class Numbers(ConvBlock):
-    """Its code needs numbers."""
+    """A block whose `call` fails on symbolic tensors."""
 
     def call(self, x):
         if isinstance(x, keras.KerasTensor):
@@ -98,7 +98,7 @@ class Numbers(ConvBlock):
 
 
 class Liar(Numbers):
-    """Its code does something else to numbers."""
+    """A block whose `call` treats arrays differently from symbolic tensors."""
 
     def call(self, x):
         y = self.conv(x)
@@ -113,7 +113,7 @@ def network(block):
 
 
 def assert_converts(plain, tri):
-    """Conversion finds `tri` Tri layers, and slims exactly."""
+    """Checks that conversion makes `tri` Tri layers, and that `slim` is exact."""
     model = to_any_width(plain, divisor=1)
     assert sum(isinstance(layer, TriConv2D) for layer in model.layers) == tri
     assert_slims(model)
@@ -125,7 +125,7 @@ def test_a_block_is_opened():
     weights = [ops.convert_to_numpy(w) for w in plain.weights]
     model = assert_converts(plain, 1)
     assert model.get_layer("conv").filters == 8
-    # The model that was given is as it was.
+    # Conversion does not change the given model.
     for before, after in zip(weights, plain.weights, strict=True):
         np.testing.assert_array_equal(before, ops.convert_to_numpy(after))
     assert {layer.name for layer in plain.layers} >= {"stem", "scores"}
@@ -251,7 +251,7 @@ def test_a_function_of_operations_is_opened():
 
 
 class Flattened(ConvBlock):
-    """It asks for the number of samples, and for sizes that follow from it."""
+    """A block that reads the number of samples, and computes sizes from it."""
 
     def call(self, x):
         batch, channels = ops.shape(x)[0], ops.shape(x)[-1]
@@ -262,7 +262,7 @@ class Flattened(ConvBlock):
 
 
 class Windows(ConvBlock):
-    """Windows of an image become samples."""
+    """A block that turns windows of an image into samples."""
 
     def call(self, x):
         batch, rows, *others = ops.shape(x)
@@ -275,7 +275,7 @@ class Moved(ConvBlock):
 
 
 class Token(ConvBlock):
-    """The same numbers before each sample's, as a class token is."""
+    """A block that puts equal numbers before each sample, like a class token."""
 
     def call(self, x):
         token = ops.tile(ops.ones((1, 1, *x.shape[2:])), (ops.shape(x)[0], 1, 1, 1))
@@ -304,7 +304,7 @@ def test_a_block_that_asks_for_the_size_of_a_batch_is_opened():
 @pytest.mark.parametrize(
     ("block", "match"),
     [
-        # That it mixes no samples cannot be told.
+        # Conversion cannot know that this block does not mix samples.
         (Windows(8), r"'windows.*must keep the channels|samples"),
         (Moved(8), r"'moved.*samples of a batch to another axis.*\(6, None, 6, 8\)"),
         (Token(8), r"'token.*needs the number of samples in a batch.*`Concatenate`"),
@@ -324,7 +324,7 @@ def test_what_cannot_be_opened_for_any_batch_is_said(block, match):
 
 
 class OfAnySize(ConvBlock):
-    """Its sequence was built for more rows and cols than come in."""
+    """A block whose inner model was built for larger images than its input."""
 
     def build(self, shape):
         self.branch = keras.Sequential([L.Conv2D(8, 1, name="branch"), L.ReLU()])
@@ -347,7 +347,7 @@ def test_a_sequence_in_a_block_takes_any_rows_and_cols():
 
 
 def quick_gelu(x):
-    """A function that Keras was not told of."""
+    """A function that is not registered with Keras."""
     return x * ops.sigmoid(1.702 * x)
 
 
@@ -382,7 +382,7 @@ class NoConfig(L.Layer):
 
 
 class OtherCode(Numbers):
-    """It can be made again, but of another size."""
+    """A block whose copy has another size."""
 
     def __init__(self, filters=4, **kwargs):
         super().__init__(filters)
@@ -432,7 +432,7 @@ def test_a_closed_function_stays_on_the_inputs():
 
 
 def pages(x):
-    """A function that fails with a text of many lines, as TensorFlow's functions do."""
+    """A function whose error has many lines, like errors of TensorFlow."""
     raise ValueError("numbers, please.\n\n```\n" + 50 * "x = Input(...)\n" + "```")
 
 
@@ -454,7 +454,7 @@ def centered(x):
 
 
 class Centering(L.Layer):
-    """A layer made of layers, of which one cannot convert."""
+    """A layer of several layers, one of which cannot be converted."""
 
     def __init__(self):
         super().__init__(name="centering")

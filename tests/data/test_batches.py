@@ -56,7 +56,7 @@ def test_augmentation_depends_on_seed_and_epoch_only():
 
 
 def image(rows=6, cols=5):
-    """Each pixel tells its place: row + col / 10, plus a second channel."""
+    """An image whose first channel encodes the position as row + col / 10."""
     row, col = np.meshgrid(np.arange(1.0, rows + 1), np.arange(cols), indexing="ij")
     return np.stack([row + col / 10, -row], axis=-1).astype("float32")
 
@@ -102,7 +102,7 @@ def test_flips_and_shifts_are_turned_off_one_by_one():
     }
     shifted = shift_and_flip(images, rng(0), shift=1, flip=False, border=-1)
     assert len({one.tobytes() for one in shifted}) == 9
-    # Without flips the same shifts are drawn.
+    # The shifts are equal with and without flips.
     both = shift_and_flip(images, rng(0), shift=1, border=-1)
     same = [np.array_equal(*pair) for pair in zip(both, shifted, strict=True)]
     assert 10 < sum(same) < 40

@@ -286,7 +286,7 @@ def test_what_is_left_out_is_told_by_one_line(make, line, root, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert sum(line in one for one in lines) == 1
     assert data.notes == tuple(lines)
-    # All others are there, and can be read.
+    # All other photos are in the data set and can be read.
     counts = np.bincount(np.concatenate([data.y_train, data.y_test]))
     assert counts.tolist() in ([6, 6], [1, 6], [8, 8], [8, 6])
     assert np.isfinite(data.train(4)[0][0]).all()

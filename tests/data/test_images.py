@@ -86,7 +86,7 @@ def test_training_images_are_augmented_as_the_set_says():
     one, two = data.train(8, seed=1), data.train(8, seed=1)
     np.testing.assert_array_equal(one[0][0], two[0][0])
     first = one[0][0]
-    # What a shift uncovers has the mean colour.
+    # A shift fills the free border with the mean color.
     border = set(map(tuple, np.rint(data.mean)[None]))
     assert border <= set(map(tuple, first.reshape(-1, 3)))
     one.on_epoch_end()

@@ -95,7 +95,7 @@ def test_names_may_have_spaces_and_accents_in_either_form(tmp_path):
         assert fingerprint([listing.train, listing.test]) == fingerprint(
             [listing.train[::-1], listing.test]
         )
-    # A copy on another system, which writes accents in another way, is the same set.
+    # A copy on a system that encodes accents differently gives the same data set.
     one, other = (list_photos(tmp_path / form, 0.3, 0) for form in ("NFC", "NFD"))
     assert names_of(one.test) == names_of(other.test)
 

@@ -13,7 +13,7 @@ from tests.runs.conftest import QUICK
 
 
 def test_older_recipes_are_still_read(tmp_path):
-    """What was written before there was a second architecture."""
+    """A result from before there was a second architecture."""
     old = """{
         "dataset": "digits", "architecture": "lenet_3c1l", "filters": 4,
         "width_multiplier": 1.4142135623730951, "epochs": 3, "batch_size": 128,
@@ -46,7 +46,7 @@ def test_a_run_writes_what_it_says(finished):
     assert content["seconds"] > 0
     with (directory / "curve.csv").open() as file:
         assert len(list(csv.reader(file))) == 1 + len(result.curve.widths)
-    # It learns: chance is 10 %.
+    # Chance is 10 %, so the network learns.
     assert result.curve.auc > 0.3
 
 

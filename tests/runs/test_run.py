@@ -16,7 +16,7 @@ from tests.runs.killing import KillAfter, KilledError
 
 
 class Epochs(keras.callbacks.Callback):
-    """Remembers which epochs were run."""
+    """Records the epochs that run."""
 
     def __init__(self):
         super().__init__()
@@ -216,7 +216,7 @@ def test_a_finished_run_in_mixed_precision_is_not_trained_again(tmp_path):
 
 
 def test_training_ends_when_the_best_epoch_is_long_ago(tmp_path):
-    # A rate that ruins what the first epochs learned.
+    # This rate destroys what the first epochs learned.
     recipe = replace(QUICK, epochs=30, patience=2, learning_rate=3.0)
     result = run(recipe, tmp_path, verbose=0)
     scores = [logs["val_auc"] for logs in result.history]
@@ -224,7 +224,7 @@ def test_training_ends_when_the_best_epoch_is_long_ago(tmp_path):
     assert len(scores) == best + 3 < 30
     assert result.curve.auc == pytest.approx(scores[best], abs=1e-6)
     assert (tmp_path / "best.keras").exists()
-    # A run that is over stays over.
+    # A finished run is not continued.
     again = run(recipe, tmp_path, resume=True, verbose=0)
     assert len(again.history) == len(scores)
     assert again.curve.auc == result.curve.auc

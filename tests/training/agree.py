@@ -19,7 +19,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def set_weights(model):
-    """Weights that do not depend on the backend; variances stay positive."""
+    """Sets weights that do not depend on the backend; variances are positive."""
     rng = np.random.default_rng(0)
     model.set_weights(
         [
@@ -67,7 +67,7 @@ def train(model, x, y, *, optimizer=None, loss=LOSS, **arguments):
 
 
 def cases(folder):
-    """Numbers of each case, by its name."""
+    """Computes the numbers of all cases, by name."""
     x, y = labelled(small_conv())
     first = set_weights(small_conv())
     first.compile("sgd", LOSS, widths=FixedWidths([0.25, 0.7, 1.0]))

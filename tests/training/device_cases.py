@@ -56,7 +56,7 @@ def network(normalization=None, regularizer=None):
 
 
 def built(scope=contextlib.nullcontext, optimizer=None, network=network, **compiled):
-    """The same initial weights wherever the model is built.
+    """Sets initial weights that do not depend on where the model is built.
 
     Args:
         scope: Gives the context to build in.
@@ -163,7 +163,7 @@ def uneven(strategy):
     """A last batch of 5: one replica has 3 of its samples and the other 2."""
     values = named("uneven, two", fitted(built(strategy.scope), count=BATCH + 5))
     x, y = data(BATCH + 5)
-    # A replica takes the mean over its part, and the step the mean of both.
+    # Each replica computes the mean over its samples. The step takes the mean of both.
     weight = np.ones(len(x), "float32")
     weight[-5:-2], weight[-2:] = 5 / 6, 5 / 4
     model = built()
@@ -172,7 +172,7 @@ def uneven(strategy):
 
 
 def accumulation(strategy):
-    """What is said of gradients that are to be accumulated."""
+    """The error about gradient accumulation."""
     model = built(
         strategy.scope,
         optimizer=lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
@@ -185,7 +185,7 @@ def accumulation(strategy):
 
 
 def several_steps(strategy):
-    """What is said of several steps by one call."""
+    """The error about several steps in one call."""
     try:
         built(strategy.scope, steps_per_execution=2)
     except NotImplementedError as error:
@@ -314,7 +314,7 @@ def process(rank, port):
 
 
 def one_process():
-    """What two processes are compared with."""
+    """The reference for the case of two processes."""
     model = built(widths=SandwichWidths(0.25, 1.0, 4, seed=3), frozen_up_to=0.25)
     return fitted(model)
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(path, case, *arguments, **environment):
-    """Starts a case in a process of its own, which writes to `path`."""
+    """Starts a case in a separate process, which writes to `path`."""
     with path.with_suffix(".log").open("w") as log:
         return subprocess.Popen(
             [
@@ -183,7 +183,7 @@ def on_jax(tmp_path_factory):
 
 @pytest.mark.parametrize("place", ["data", "model"])
 def test_jax_trains_on_two_devices_as_on_one(on_jax, place):
-    """With BatchNormalization: its statistics are those of the whole batch."""
+    """Statistics of BatchNormalization are those of the whole batch."""
     assert_same(on_jax, f"trained, {place}", "trained, one")
     assert_runs_as_slimmed(on_jax, place)
     for key in on_jax:

@@ -34,7 +34,7 @@ SPARSE = keras.losses.SparseCategoricalCrossentropy
 
 
 class Stream(keras.utils.PyDataset):
-    """Batches that no check of arrays sees."""
+    """Batches in a stream, which the check of arrays cannot read."""
 
     def __init__(self, x, y, batch_size=8):
         super().__init__()
@@ -49,7 +49,7 @@ class Stream(keras.utils.PyDataset):
 
 
 def told(call):
-    """What a call warns of."""
+    """Returns the warnings of a call."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         call()
@@ -74,7 +74,7 @@ def test_training_ends_once_the_loss_is_not_finite():
 
 
 def test_a_weight_that_is_not_finite_ends_training_though_the_loss_is():
-    # ReLU makes 0 of NaN with TensorFlow, and the loss looks as if all were well.
+    # With TensorFlow, ReLU turns NaN into 0, so the loss looks correct.
     model = classification(small_dense())
     x, y = labelled(model)
 

@@ -50,7 +50,7 @@ def test_a_sampler_of_an_older_file_draws():
 def test_the_smallest_width_of_a_sampler():
     assert SandwichWidths(0.3, 1.0).smallest == 0.3
     assert UniformWidths(0.5, 1.0).smallest == 0.5
-    # The range of random widths counts only if there are any.
+    # The range of random widths matters only if the sampler draws random widths.
     assert FixedWidths([0.75, 1.0]).smallest == 0.75
 
 
@@ -145,8 +145,8 @@ def test_expected_widths_count_as_often_as_they_would_be_drawn(make, a, b, kwarg
     fixed = model.networks.level_of(np.asarray(sampler.fixed))
     assert levels[: len(fixed)].tolist() == fixed.tolist()
     assert often.sum() == pytest.approx(sampler.num_widths)
-    # Instead of random numbers, so many evenly spread ones that each level's share is
-    # right to one of them.
+    # Evenly spread widths replace random ones. They are so many that the part of each
+    # level is exact, except for a single width.
     spread = np.linspace(sampler.min_width, sampler.max_width, 10_001)
     drawn = model.networks.level_of(spread)
     wanted = np.bincount(drawn, minlength=35) * sampler.num_random / len(spread)
@@ -166,7 +166,7 @@ def test_an_expected_sandwich_is_what_drawn_ones_give_on_average(reduction):
         return gradients_of_a_step(model, x, y, widths=widths, **arguments)
 
     got = gradients(SandwichWidths(0.25, 1.0, num_widths=3, expected=True))
-    # Of the widths drawn from [0.25, 1] so many run each network of the grid.
+    # `share` is the part of the widths in [0.25, 1] that run the network of `width`.
     wanted = 0
     for width, share in ((0.25, 0.15 / 0.75), (0.4, 0.4 / 0.75), (0.8, 0.2 / 0.75)):
         drawn = gradients(FixedWidths([0.25, 1.0, width]))
@@ -210,7 +210,8 @@ def test_drawing_needs_a_seed():
 
 @pytest.mark.backends
 def test_neighbouring_seeds_draw_other_widths():
-    # Not each other's, a step later, as the sum of seed and step would give.
+    # With the sum of seed and step as a seed, one sampler would draw the widths of the
+    # other a step later.
     model = lenet_3c1l()
     first, second = (
         [
