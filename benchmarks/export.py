@@ -1,8 +1,8 @@
 """Measures exported files: weights, bytes, executed operations and milliseconds.
 
-    python benchmarks/export.py [--networks 'NAME;...'] [--runs 100] [--output FILE]
+    python -m benchmarks.export [--networks 'NAME;...'] [--runs 100] [--output FILE]
                                 [--files FOLDER] [--only-convert]
-    python benchmarks/export.py --seconds [--before CHECKOUT]
+    python -m benchmarks.export --seconds [--before CHECKOUT]
 
 Each network is converted to an any-width network in several ways (`ARMS`): with the
 paper's staircase or a nested staircase, widened by sqrt(2) in all layers or balanced.

@@ -1,6 +1,6 @@
 """Accuracy with the paper's staircase, with a nested one, and of plain networks.
 
-    python benchmarks/grades.py --directory runs/grades [--seeds 0 1] [--data-dir DIR]
+    python -m benchmarks.grades --directory runs/grades [--seeds 0 1] [--data-dir DIR]
 
 Four networks train on Fashion-MNIST. Each is converted with `min_width=0.25`:
 

@@ -353,9 +353,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the trials of all parts, or of one part as a worker."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for part, (_, count, _) in PARTS.items():
-        parser.add_argument(f"--{part.replace('_', '-')}", type=int, default=count)
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--worker", nargs=3, metavar=("PART", "FIRST", "LAST"))
+        option, text = f"--{part.replace('_', '-')}", f"tries (default: {count:,})"
+        parser.add_argument(option, type=int, default=count, help=text)
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="file of counts")
+    parser.add_argument(
+        "--worker",
+        nargs=3,
+        metavar=("PART", "FIRST", "LAST"),
+        help="run the trials of seeds FIRST to LAST - 1 here, and print lines of JSON",
+    )
     args = parser.parse_args(argv)
     if args.worker:
         part, first, last = args.worker

@@ -1,6 +1,6 @@
 """Counts operations and weights of networks that no output depends on.
 
-    python benchmarks/waste.py [--output FILE]
+    python -m benchmarks.waste [--output FILE]
 
 Networks are converted with `min_width=0.25`, in blocks of 8 channels and of 1 channel,
 with the paper's staircase and with a nested staircase.
