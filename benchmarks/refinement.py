@@ -1,6 +1,6 @@
 """Times an early answer and its refinement, compared with the wide width alone.
 
-    python benchmarks/refinement.py [--models 'NAME;...'] [--runs 100] [--files FOLDER]
+    python -m benchmarks.refinement [--models 'NAME;...'] [--runs 100] [--files FOLDER]
                                     [--only-convert] [--output FILE]
 
 The networks are LeNet-3C1L with 128 channels and `keras.applications.MobileNetV2` (1000
@@ -27,21 +27,43 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from ai_edge_litert.compiled_model import CompiledModel
-from export import CASES
 
-from awn_keras import AnytimeInterpreter, AnyWidthInterpreter, export_tflite
+from awn_keras import (
+    AnytimeInterpreter,
+    AnyWidthInterpreter,
+    AnyWidthModel,
+    export_tflite,
+    lenet_3c1l,
+    to_any_width,
+)
 from awn_keras.deploy.litert import TFLiteFile
 from awn_keras.deploy.signatures import Refinement, width_signature
 from awn_keras.environment import environment
+from benchmarks.export import ROOT_2
 
 OUTPUT = Path(__file__).parents[1] / "results" / "refinement.json"
-NAMES = [name for name in CASES if name != "LeNet-3C1L, 45 channels"]
+
+
+def mobilenet(size: int) -> AnyWidthModel:
+    """Builds MobileNetV2 for square images of a size, and 1000 classes."""
+    plain = keras.applications.MobileNetV2(
+        input_shape=(size, size, 3), weights=None, classifier_activation=None
+    )
+    return to_any_width(plain, width_multiplier=ROOT_2, min_width=0.35, divisor=8)
+
+
+NETWORKS: dict[str, Callable[[], AnyWidthModel]] = {
+    "LeNet-3C1L, 128 channels": partial(lenet_3c1l, filters=128, width_multiplier=1.0),
+    "MobileNetV2, 96x96": partial(mobilenet, 96),
+    "MobileNetV2, 224x224": partial(mobilenet, 224),
+}
 
 
 def files_of(name: str, folder: Path) -> tuple[Path, Path, Refinement]:
@@ -51,7 +73,7 @@ def files_of(name: str, folder: Path) -> tuple[Path, Path, Refinement]:
     """
     with_it, without = (folder / f"{name}, {kind}.tflite" for kind in ("both", "one"))
     keras.utils.set_random_seed(0)
-    model = CASES[name].model()
+    model = NETWORKS[name]()
     pair = Refinement(model.min_width, 1.0)
     for path, refine in ((without, None), (with_it, (pair.narrow, pair.wide))):
         if not path.exists():
@@ -128,7 +150,7 @@ def measure(name: str, runs: int, folder: Path) -> dict[str, Any] | None:
 def main() -> None:
     """Measures the networks, prints and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=";".join(NAMES), help="separated by ;")
+    parser.add_argument("--models", default=";".join(NETWORKS), help="separated by ;")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--files", type=Path, help="folder to keep files in")
     parser.add_argument("--only-convert", action="store_true")
@@ -158,7 +180,7 @@ def main() -> None:
     if measured:
         result = {
             "what": "LiteRT, XNNPACK, one thread, float32, batch 1",
-            "networks": [rows[name] for name in NAMES if name in rows],
+            "networks": [rows[name] for name in NETWORKS if name in rows],
             "environment": environment(),
         }
         args.output.write_text(json.dumps(result, indent=1) + "\n")
