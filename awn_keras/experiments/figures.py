@@ -1,4 +1,4 @@
-"""The paper's figures from finished runs."""
+"""Draws the paper's figures from the results of finished runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from awn_keras.experiments.tables import curve_of
 from awn_keras.extras import check_installed
 from awn_keras.pictures import COLORS, new_figure, ordered_colors
 
-#: Colours of the systems.
+#: Colors of the systems. A system has the same color in every figure, also where it is
+#: trained at full width only.
 SYSTEM_COLORS = {
     "awn_rs": COLORS[0],
     "awn": COLORS[5],
@@ -29,9 +30,10 @@ def figure_5(finished: Sequence[Finished], individual: Sequence[Finished] = ()) 
     """Draws trade-off curves over width, as in the paper, and over executed MACs.
 
     Args:
-        finished: The runs.
-        individual: Plain networks trained one by one, to draw as points; the legend
-            says so if they were trained in another precision.
+        finished: Finished runs of `table2`.
+        individual: Finished runs of plain networks that were trained one by one. Each
+            network is a point. The legend names their precision if it differs from the
+            precision of `finished`.
 
     Returns:
         A Matplotlib figure.
@@ -58,7 +60,7 @@ def figure_6(finished: Sequence[Finished]) -> Any:
     """Draws trade-off curves over width.
 
     Args:
-        finished: The runs.
+        finished: Finished runs of `figure6`.
 
     Returns:
         A Matplotlib figure.
@@ -70,7 +72,7 @@ def figure_6(finished: Sequence[Finished]) -> Any:
 
 
 def _plot_curves(ax: Any, finished: Sequence[Finished], over: str) -> None:
-    """Accuracy over `widths` or `executed_macs`, means over seeds."""
+    """Draws the mean accuracy of all seeds over `widths` or `executed_macs`."""
     by_key: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for run, result in finished:
         for curve in result["curves"]:
@@ -103,7 +105,11 @@ _AXES = {
 
 
 def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> list[Any]:
-    """Plain networks, hollow and filled by recipe; returns handles for the legend."""
+    """Draws each plain network as a point, hollow or filled by its recipe.
+
+    Returns:
+        The handles for the legend.
+    """
     curves: dict[str, list[dict[str, Any]]] = {}
     for run, result in individual:
         curves.setdefault(run.label, []).append(result["curves"][0])
@@ -111,11 +117,12 @@ def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> li
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for suffix in ("", "_recommended"):
         for (kind, width), filters in sizes.items():
-            if same := curves.get(f"plain_{filters}{suffix}"):
-                right = 100 * float(np.mean([curve["accuracy"][0] for curve in same]))
-                at = width if over == "widths" else same[0]["macs"][0]
+            if seeds := curves.get(f"plain_{filters}{suffix}"):
+                right = 100 * float(np.mean([curve["accuracy"][0] for curve in seeds]))
+                at = width if over == "widths" else seeds[0]["macs"][0]
                 points.setdefault((kind, suffix), []).append((at, right))
-    # One network may be both: the triangle is seen within, and around, the square.
+    # Both markers of a network may be at the same point. The triangle is larger, so it
+    # stays visible around the square.
     kinds = {"params": ("^", 45, "as many weights"), "macs": ("s", 15, "as many MACs")}
     recipes = {
         "": ("none", "the paper's recipe"),
@@ -135,10 +142,10 @@ def _individual_points(ax: Any, individual: Sequence[Finished], over: str) -> li
 
 
 def figure_4(finished: Sequence[Finished]) -> Any:
-    """Draws AUC against the number of widths in a step.
+    """Draws AUC over the number of widths in a training step.
 
     Args:
-        finished: The runs.
+        finished: Finished runs of `figure4`.
 
     Returns:
         A Matplotlib figure.
@@ -152,6 +159,7 @@ def figure_4(finished: Sequence[Finished]) -> Any:
         if curve:
             aucs.setdefault(count, []).append(100 * curve["auc"])
     counts = [count for count in FIGURE_4_WIDTHS if count in aucs]
+    # "All widths" is no number, so the counts have equal distances on the axis.
     positions = np.arange(len(counts))
     means = [np.mean(aucs[count]) for count in counts]
     ax.plot(positions, means, "o-", color=SYSTEM_COLORS["awn_rs"])
@@ -172,14 +180,15 @@ def figure_4(finished: Sequence[Finished]) -> Any:
 
 
 def figure_2(finished: Sequence[Finished]) -> Any:
-    """Draws batch statistics of a channel at four widths, and the tracked ones.
+    """Draws batch statistics and moving statistics of a channel at four widths.
 
     Args:
-        finished: Runs with a `StatisticsTrace`; the first seed of each is drawn.
+        finished: Finished runs with a `StatisticsTrace`. For each system, the figure
+            shows the first run.
 
     Returns:
-        A Matplotlib figure: a row each for mean and variance, a column for each
-        system.
+        A Matplotlib figure with a column for each system. The upper row shows the mean,
+        the lower row the variance.
     """
     first: dict[str, dict[str, Any]] = {}
     for run, result in finished:
@@ -206,16 +215,16 @@ def figure_2(finished: Sequence[Finished]) -> Any:
 def plot_statistics(
     seen: dict[str, Any], axes: Any = None, *, legend: bool = True
 ) -> Any:
-    """Draws batch statistics of a channel at several widths, and the tracked ones.
+    """Draws batch statistics and moving statistics of a channel at several widths.
 
     Args:
-        seen: What a `StatisticsTrace` has seen: its `statistics`.
-        axes: Two Matplotlib axes, for mean and variance. `None` for new ones.
-        legend: Whether to say which width has which colour.
+        seen: The attribute `statistics` of a `StatisticsTrace`.
+        axes: Two Matplotlib axes, for mean and variance. `None` makes new axes.
+        legend: Whether a legend shows the color of each width.
 
     Returns:
-        The axes. Statistics of a batch are lines, those that the normalization would
-        use are dotted.
+        The axes. Solid lines are the statistics of a batch. Dotted lines are the moving
+        statistics, which BatchNormalization uses after training.
     """
     if axes is None:
         check_installed("A picture", "matplotlib")

@@ -1,4 +1,4 @@
-"""The paper's tables and figures: which runs they need, and the numbers it reports."""
+"""The runs of the paper's tables and figures, and the numbers in the paper."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from awn_keras.runs.presets import paper_recipe, recommended_recipe
 from awn_keras.runs.recipe import Recipe
 from awn_keras.slimming import slim
 
-#: Each seed is a run of each system: more is a slip.
+#: Each seed trains every system once. A larger number is a typing error.
 _MOST_SEEDS = 1000
-#: Names of the systems as the paper has them.
+#: Names of the systems in the paper.
 NAMES = {
     "shared_bn": "standard BN",
     "s_net": "S-Net",
@@ -31,7 +31,8 @@ TABLE_1 = {
     "s_net": (0.9905, 0.9893, 0.9891, 0.9869),
     "awn": (0.9897, 0.9887, 0.9882, 0.9843),
 }
-#: AUC; of US-Net with 4, 10 and 20 calibrated widths.
+#: AUC by architecture and data set, then by system and number of calibrated widths.
+#: Only US-Net is calibrated: at 4, 10 and 20 widths.
 TABLE_2: dict[tuple[str, str], dict[tuple[str, int], float]] = {
     key: {
         ("s_net", 0): s_net,
@@ -66,9 +67,9 @@ TABLE_2: dict[tuple[str, str], dict[tuple[str, int], float]] = {
 }
 #: AUC of networks trained at full width only, on CIFAR-10.
 FIGURE_6 = {"awn_full": 0.3585, "shared_bn_full": 0.2051}
-#: Numbers of widths in a step; `None` for all.
+#: Numbers of widths in a training step. `None` stands for all widths.
 FIGURE_4_WIDTHS = (1, 2, 4, 8, None)
-#: Steps between two looks at batch statistics for figure 2.
+#: Steps between two records of batch statistics for figure 2.
 TRACE_EVERY = 47
 
 
@@ -77,9 +78,11 @@ class PaperRun:
     """A training run that a table or figure needs.
 
     Args:
-        label: What sets it apart from others on the same data set.
-        recipe: Its recipe.
-        trace_every: Steps between two looks of a `StatisticsTrace`. `None` for none.
+        label: Name of the system or of the change. Runs on the same data set that
+            differ only in their seed have the same label.
+        recipe: Recipe of the run.
+        trace_every: Number of steps between two records of a `StatisticsTrace`. `None`
+            records nothing.
     """
 
     label: str
@@ -88,7 +91,7 @@ class PaperRun:
 
     @property
     def name(self) -> str:
-        """Name of its directory and of its result."""
+        """Name of the run's directory and of the file with its result."""
         recipe = self.recipe
         parts = [recipe.dataset, recipe.architecture, self.label]
         if self.trace_every is not None:
@@ -102,9 +105,9 @@ class Experiment:
     """A table or figure.
 
     Args:
-        title: What it shows.
-        datasets: Data sets that the paper has it for, the default first.
-        runs: `runs(dataset, architecture)` are its runs, with seed 0.
+        title: Title of the table or figure.
+        datasets: Data sets of the table or figure; the default first.
+        runs: Function `runs(dataset, architecture)` that returns the runs with seed 0.
     """
 
     title: str
@@ -134,7 +137,11 @@ def _of_systems(
 
 
 def _all_widths(paper: Recipe) -> dict[str, Any]:
-    """Changes for a step over all widths that is as long as the paper's."""
+    """Changes of the paper's recipe for steps over all widths.
+
+    The loss is the mean over all widths instead of a sum. Rate and decay are scaled, so
+    that a step is about as long as the paper's.
+    """
     return {"sampler": "all", **paper.as_mean}
 
 
@@ -149,7 +156,8 @@ def _figure_4(dataset: str, architecture: str) -> list[PaperRun]:
         else:
             changes = {"num_widths": count}
         recipe = replace(paper, **changes)
-        # The paper's own number of widths is its table's AWN+RS.
+        # With the paper's number of widths, the run is AWN+RS of table 2. The same
+        # label lets both share a result.
         label = f"awn_rs_{count or 'all'}" if recipe != paper else "awn_rs"
         runs.append(PaperRun(label, recipe))
     return runs
@@ -165,15 +173,16 @@ def _figure_6(dataset: str, architecture: str) -> list[PaperRun]:
 
 @cache
 def individual_sizes(dataset: str) -> dict[tuple[str, float], int]:
-    """Sizes the plain networks that an AWN with LeNet-3C1L is compared with.
+    """Chooses the sizes of the plain networks to compare with an AWN of LeNet-3C1L.
 
     Args:
         dataset: One of `awn_keras.data.DATASETS`.
 
     Returns:
-        Filters of the network that has as many weights as are active in the AWN
-        (`"params"`; those that the triangle forbids do not count), or as many MACs as
-        its slim network (`"macs"`), at each of `TABLE_1_WIDTHS`.
+        Number of filters of a plain network, by kind and width, for each of
+        `TABLE_1_WIDTHS`. The network of kind `"params"` has about as many weights as
+        are active in the AWN at the width; forbidden weights do not count. The network
+        of kind `"macs"` has as many MACs as the AWN's slim network.
     """
     awn = _lenet(dataset)
     weights = {
@@ -190,34 +199,38 @@ def individual_sizes(dataset: str) -> dict[tuple[str, float], int]:
     return sizes
 
 
-#: Arms of `improvements` that are recommended for a data set instead of the default.
+#: Label of the recommended run of `improvements`, by data set. `recommended_arm` holds
+#: the default for all other data sets.
 _RECOMMENDED_ARMS = {"cifar10": "expected_cosine", "cifar100": "expected_cosine"}
 
 
 def recommended_arm(dataset: str) -> str:
-    """Names the arm of `improvements` that is `recommended_recipe` for LeNet-3C1L.
+    """Names the run of `improvements` that uses `recommended_recipe` with LeNet-3C1L.
 
     Args:
         dataset: Name of a data set.
 
     Returns:
-        Its label.
+        The label of the run.
     """
     return _RECOMMENDED_ARMS.get(dataset, "cosine_fast_decay")
 
 
 def _individual(dataset: str, architecture: str) -> list[PaperRun]:
-    """Plain networks as large as the AWN is at four widths, each size once.
+    """Runs of plain networks of the sizes that an AWN has at four widths.
 
-    By the paper's recipe and by that of `awn train`; with the AWNs of both.
+    Each size is trained by the paper's recipe and by the recipe of `awn train`. The
+    runs of the AWN by both recipes follow.
     """
     if architecture != "lenet_3c1l":
         raise ArgumentError(
-            "Individual networks are sized by `filters`, which architecture="
-            f"'{architecture}' has not: take 'lenet_3c1l'."
+            "'individual' compares plain networks sized by `filters`, so "
+            "`architecture` must be 'lenet_3c1l'. Received: "
+            f"architecture={architecture!r}"
         )
     plain = paper_recipe(dataset, architecture, "plain")
-    # The mean of the losses is as large as one loss: its rate and decay are meant.
+    # `recommended_recipe` takes the mean of the losses, which is about as large as the
+    # single loss of a plain network. So its rate and decay also suit a plain network.
     mean = recommended_recipe(dataset, architecture)
     names = ("learning_rate", "schedule", "weight_decay")
     better = replace(plain, **{name: getattr(mean, name) for name in names})
@@ -231,9 +244,9 @@ def _individual(dataset: str, architecture: str) -> list[PaperRun]:
     return [*runs, *awns]
 
 
-@cache  # sizing the arms builds networks
+@cache  # because `_as_many_weights` builds networks
 def _improvements(dataset: str, architecture: str) -> list[PaperRun]:
-    """What may improve on the paper's recipe, one change at a time, and together."""
+    """Runs with single and combined changes that may improve the paper's recipe."""
     paper = paper_recipe(dataset, architecture)
     every = _all_widths(paper)
     decay = 2 * paper.weight_decay or 5e-4
@@ -241,13 +254,14 @@ def _improvements(dataset: str, architecture: str) -> list[PaperRun]:
     expected = {"sampler": "expected_sandwich"}
     late = {"distillation": 0.5, "late": 0.5}
     refined = {"frozen_up_to": 0.5, "late": 0.75}
-    # As the mean of four losses: a rate of 0.12, as is usual for one loss, with the
-    # paper's decay, with 5e-5, or with the usual 5e-4.
+    # AWN+RS sums four losses. The mean of the losses gives equal updates with four
+    # times the rate and a quarter of the decay (`as_mean`). So the rate here stands for
+    # 0.12, which is usual for one loss, and `4 * 5e-4` stands for the usual decay 5e-4.
     fast = {"learning_rate": 3 * paper.learning_rate, "schedule": "cosine"}
     arms: dict[str, dict[str, Any]] = {
         "awn_rs": {},
         "all_mean": mean,
-        "awn_rs_all": every,  # Figure 4's.
+        "awn_rs_all": every,  # also a run of figure 4
         "wide": {"width_power": 1.0},
         "late_distillation": late,
         "refined": refined,
@@ -266,7 +280,7 @@ def _improvements(dataset: str, architecture: str) -> list[PaperRun]:
         "expected_fast_decay": {**expected, **fast, "weight_decay": 4 * 5e-4},
         "longer": {"epochs": 2 * paper.epochs},
     }
-    if paper.weight_decay:  # Without any there is none to take less of.
+    if paper.weight_decay:  # "light" divides the decay, so there must be one
         light = {"schedule": "cosine", "weight_decay": paper.weight_decay / 5}
         arms["cosine_light"] = light
     if architecture == "lenet_3c1l":
@@ -281,7 +295,10 @@ def _improvements(dataset: str, architecture: str) -> list[PaperRun]:
 
 
 def _as_many_weights(dataset: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Channels with which other grades have as many active weights as the paper's."""
+    """Finds the size with which other grades have as many weights as the paper's.
+
+    Without this, a change of the grades would also change the size of the network.
+    """
     wanted = count_active_parameters(_lenet(dataset), 1.0)
     filters = min(
         range(32, 46),
@@ -301,7 +318,7 @@ def classes_of(dataset: str) -> int:
 
 
 def _lenet(dataset: str, **kwargs: Any) -> Any:
-    """LeNet-3C1L for a data set."""
+    """Builds LeNet-3C1L for a data set."""
     shape, classes = DATASETS[dataset], classes_of(dataset)
     padding = "same" if min(shape[:2]) < 16 else "valid"
     return lenet_3c1l(shape, classes, padding=padding, staircase="paper", **kwargs)
@@ -318,7 +335,7 @@ EXPERIMENTS = {
         "AUC of all systems", ("fashion_mnist", "cifar10", "cifar100"), _TABLE_2
     ),
     "figure2": Experiment(
-        "batch statistics of a channel at four widths, and what is tracked",
+        "batch statistics and moving statistics of a channel at four widths",
         ("mnist",),
         _of_systems("shared_bn", "s_net", "awn", trace=True),
     ),
@@ -356,18 +373,19 @@ def runs_of(
 
     Args:
         experiment: One of `EXPERIMENTS`.
-        dataset: Data set. `None` for the paper's first one.
+        dataset: Data set. `None` takes the experiment's default.
         architecture: Architecture.
-        seeds: Number of seeds, from 0; at most 1000.
+        seeds: Number of seeds, 1 to 1000. The first seed is 0.
         scale: See `Recipe`.
         precision: See `Recipe`.
-        systems: Labels of the runs to keep. `None` for all.
+        systems: Labels of the runs to keep. `None` keeps all.
 
     Returns:
-        The runs: all systems with the first seed, then with the next one.
+        The runs: all systems with the first seed, then all with the second, and so on.
 
     Raises:
-        ValueError: If a name or the number of seeds is wrong, or `systems` empty.
+        ValueError: If a name is not known, if the architecture does not fit the
+            experiment, if `seeds` is out of range, or if `systems` is empty.
     """
     if experiment not in EXPERIMENTS:
         raise ArgumentError(

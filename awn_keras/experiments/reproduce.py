@@ -1,4 +1,4 @@
-"""Runs what a table or figure of the paper needs and shows it beside the paper's."""
+"""Trains the runs of the paper's tables and figures, and writes a report on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ from awn_keras.schemas import (
     values,
 )
 
-#: How each experiment is shown: its table, and its figure if it has one.
+#: For each experiment, the function that makes the table, and the function that draws
+#: the figure if there is a figure.
 VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
     "table1": (tables.table_1, None),
     "table2": (tables.table_2, None),
@@ -44,15 +45,17 @@ VIEWS: dict[str, tuple[Callable[..., Table], Callable[..., Any] | None]] = {
     "individual": (tables.individual, None),
     "improvements": (tables.improvements, None),
 }
-#: Figures whose table another experiment has already.
+#: Experiments whose table is the table of another experiment. A report shows only their
+#: figure.
 _SAME_TABLE = ("figure2",)
-#: Runs of other tables that alone make no figure or study yet.
+#: Runs that an experiment shares with others. A section of a report needs a finished
+#: run that is not shared, because shared runs alone show nothing new.
 _ALONE = {
     "figure4": {"awn_rs"},
     "improvements": {"awn_rs"},
     "individual": {"awn_rs", *map(recommended_arm, DATASETS)},
 }
-#: Seeds that a report looks for.
+#: A report looks for so many seeds, from 0 on.
 SEEDS = 10
 
 
@@ -64,27 +67,30 @@ def load_result(run_: PaperRun, results: Path) -> dict[str, Any] | None:
         results: Directory of results.
 
     Returns:
-        Its result, or `None` if there is none.
+        The result of the run, or `None` if the run is not finished.
 
     Raises:
-        ValueError: If the file is damaged, of another recipe, or of a later schema.
+        ValueError: If the file of the result is damaged, has another recipe, or has a
+            later schema.
     """
     path = results / f"{run_.name}.json"
     if not path.exists():
         return None
     about = "the result of a run: remove it to run again"
     result = read_json(path, of_kind("run", _result), about)
+    # A result of an earlier version lacks fields that its recipe did not have. Their
+    # defaults stand for the behavior of that version.
     kept = {**Recipe().as_json(), **result["recipe"]}
     if kept != run_.recipe.as_json():
         raise ArgumentError(
-            f"{path} is the result of another recipe. Remove it to run again, or name "
-            "another directory of results."
+            f"{path} is the result of another recipe. Remove the file to run again, or "
+            "name another directory of results."
         )
     return result
 
 
 def _curve(value: Any, where: str) -> None:
-    """Takes a curve of a result: as many numbers as widths, in each column."""
+    """Checks a curve of a result: each list must have one number for each width."""
     columns = {
         "widths": items(number(0, 1), 1),
         "starts": items(number(0, 1)),
@@ -96,14 +102,14 @@ def _curve(value: Any, where: str) -> None:
     fields(known, set(known) - {"executed_macs"})(value, where)
     count = len(value["widths"])
     for name in set(columns) & set(value):
-        # Older results do not say what a file executes.
+        # Results of earlier versions have no executed MACs.
         if len(value[name]) != count and (name != "executed_macs" or value[name]):
             rule = f"a list of as many as there are widths, {count}"
             raise MisfitError(f"{where}.{name}", rule, value[name])
 
 
 def _environment(value: Any, where: str) -> None:
-    """Takes what `environment` says of a machine, as far as tables tell it."""
+    """Checks the fields of a result's environment that tables show."""
     backends = ("tensorflow", "jax", "torch")
     fields(
         {
@@ -119,7 +125,7 @@ def _environment(value: Any, where: str) -> None:
 
 
 def _result(value: Any, where: str) -> None:
-    """Takes what tables and figures read of a result."""
+    """Checks the fields of a result that tables and figures read."""
     best = fields({"epoch": number(0, whole=True), "auc": number(0)})
     fields(
         {
@@ -148,16 +154,17 @@ def run_missing(
     report: Callable[[str], None],
     **kwargs: Any,
 ) -> None:
-    """Runs what has no result yet, resuming what was interrupted.
+    """Trains the runs that have no result yet, and resumes interrupted runs.
 
-    Several processes may work on the same runs: each takes what no other is at.
+    Several processes may call this function for the same runs. Each process takes runs
+    that no other process is training.
 
     Args:
-        runs: The runs, in order.
-        results: Directory that receives a JSON file for each.
+        runs: The runs, in the order of training.
+        results: Directory that gets a JSON file for each run.
         work: Directory of checkpoints.
-        report: Is told what is run.
-        **kwargs: As in `run`.
+        report: Function that is called with a line of text about each run.
+        **kwargs: Further arguments of `run`.
 
     Raises:
         ValueError: See `load_result` and `run`.
@@ -171,11 +178,11 @@ def run_missing(
         with _claimed(work / paper_run.name) as claimed:
             if not claimed:
                 busy.append(paper_run)
-            # Another process may just have done so.
+            # Another process may have finished the run since the list was made.
             elif load_result(paper_run, results) is None:
                 _run(paper_run, results, work / paper_run.name, report, kwargs)
     for paper_run in busy:
-        report(f"{paper_run.name}: another process is at it")
+        report(f"{paper_run.name}: another process trains this run")
 
 
 def _run(
@@ -196,24 +203,26 @@ def _run(
 
 @contextlib.contextmanager
 def _claimed(directory: Path) -> Iterator[bool]:
-    """Whether this process alone may work in a directory."""
+    """A context that tells whether this process alone may work in a directory."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as file:
-        yield try_lock(file.fileno())  # until the file is closed, also by a kill
+        # The system frees the lock when the file is closed, also if the process is
+        # killed.
+        yield try_lock(file.fileno())
 
 
 # --------------------------------------------------------------------------- showing
 
 
 def finished_runs(runs: Sequence[PaperRun], results: Path) -> list[Finished]:
-    """Reads the runs that are finished.
+    """Reads the results of the runs that are finished.
 
     Args:
         runs: The runs.
         results: Directory of results.
 
     Returns:
-        Those that have a result, with it.
+        The finished runs, each with its result.
 
     Raises:
         ValueError: See `load_result`.
@@ -227,11 +236,11 @@ def show(experiment: str, finished: Sequence[Finished], results: Path) -> Table:
 
     Args:
         experiment: One of `EXPERIMENTS`.
-        finished: Its finished runs.
-        results: Directory of results; the figure is written there.
+        finished: The finished runs of the experiment.
+        results: Directory of results. The figure is written there.
 
     Returns:
-        The table; where there is a figure, its last note names the file.
+        The table. If there is a figure, the last note of the table links the file.
 
     Raises:
         OSError: If the figure cannot be written.
@@ -252,11 +261,13 @@ def show(experiment: str, finished: Sequence[Finished], results: Path) -> Table:
 
 
 def _plain_networks(recipe: Recipe, results: Path) -> list[Finished]:
-    """Plain networks of the same scale, in the precision that has run most of them.
+    """Finished plain networks of the recipe's scale, all in one precision.
 
-    Of two with as many it is the recipe's own.
+    The precision is the one with the most finished runs. If two precisions have equally
+    many, the recipe's precision wins.
     """
     most: list[Finished] = []
+    # `max` keeps the first of equal maxima, so the recipe's precision comes first.
     for precision in sorted(PRECISIONS, key=lambda name: name != recipe.precision):
         runs = runs_of(
             "individual",
@@ -277,7 +288,9 @@ def _unused(recipe: Recipe) -> tuple[str, ...]:
 
 @together()
 def write_report(results: Path) -> None:
-    """Writes `README.md` of a directory of results, and its figures, together.
+    """Writes `README.md` and the figures of a directory of results.
+
+    If writing one file fails, the others stay as they were.
 
     Args:
         results: The directory.
@@ -303,12 +316,15 @@ def write_report(results: Path) -> None:
 
 
 def _names(results: Path) -> set[str]:
-    """Names of the runs that a directory has results of."""
+    """Names of the finished runs, from the files of a directory."""
     return {path.stem for path in results.glob("*_seed*.json")}
 
 
 def _kinds(names: set[str]) -> list[tuple[float, str]]:
-    """Scales and precisions that runs may have, by their names."""
+    """All pairs of a precision and a scale that occurs in the names of the runs.
+
+    Scale 1 is not part of a name, so it is always in the list.
+    """
     scales = {1.0}
     for name in names:
         with contextlib.suppress(ValueError):
@@ -319,16 +335,16 @@ def _kinds(names: set[str]) -> list[tuple[float, str]]:
 def finished_kinds(
     experiment: str, dataset: str | None, architecture: str, results: Path
 ) -> dict[str, int]:
-    """Looks for results of an experiment of any scale and precision.
+    """Counts the results of an experiment for each scale and precision.
 
     Args:
         experiment: One of `EXPERIMENTS`.
-        dataset: Data set. `None` for the paper's first one.
+        dataset: Data set. `None` takes the experiment's default.
         architecture: Architecture.
         results: Directory of results.
 
     Returns:
-        The options of `awn reproduce` that show some, with the number of results.
+        Number of results by the options of `awn reproduce` that show them.
     """
     dataset = EXPERIMENTS[experiment].datasets[0] if dataset is None else dataset
     names = _names(results)
@@ -355,7 +371,7 @@ over all widths."""
 def _runs_of(
     experiment: str, dataset: str, architecture: str, scale: float, precision: str
 ) -> list[PaperRun]:
-    """All runs that a section of the report may have; none if it cannot be."""
+    """All runs of a section of the report; none if the architecture does not fit."""
     try:
         return runs_of(
             experiment,
@@ -365,16 +381,17 @@ def _runs_of(
             scale=scale,
             precision=precision,
         )
-    except ValueError:  # not for this architecture
+    except ValueError:  # the experiment is not for this architecture
         return []
 
 
 def _section(
     experiment: str, runs: Sequence[PaperRun], names: set[str], results: Path
 ) -> str | None:
-    """A section of the report, if any of its runs is finished."""
+    """A section of the report; `None` without a finished run that is not shared."""
     finished = finished_runs([run for run in runs if run.name in names], results)
-    # Reduced runs serve to compare; the one that others are compared with says nothing.
+    # Reduced runs are only compared with each other. So AWN+RS alone, with which the
+    # others are compared, makes no section.
     recipe = runs[0].recipe if runs else Recipe()
     alone = _ALONE.get(experiment, {"awn_rs"} if recipe.scale < 1 else set())
     if {run.label for run, _ in finished} <= alone:

@@ -1,4 +1,4 @@
-"""The paper's tables from finished runs, with its numbers beside ours."""
+"""Makes the paper's tables from finished runs, beside the paper's numbers."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ from awn_keras.runs.presets import paper_recipe
 from awn_keras.runs.recipe import Recipe
 from awn_keras.widths import name_at_width
 
-#: Widths of a mean that does not depend on how many a network has.
+#: Evenly spaced widths. The mean accuracy at these widths does not depend on the number
+#: of widths that a network has.
 _STAIRCASE = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
-#: Widths whose MACs are budgets: those that an S-Net lists, and between them.
+#: Widths whose MACs are budgets: the four widths of an S-Net, and the middles between
+#: them.
 _BUDGETS = tuple(0.25 + 0.125 * i for i in range(7))
-#: Heads of the columns that hold the accuracy at both ends of the widths.
+#: Heads of the columns with the accuracy at the narrowest and at full width.
 ENDS = ("accuracy at narrowest", "accuracy at full width")
-#: Fields of a recipe that a user chooses for a whole table.
+#: Fields of a recipe that a user chooses for a whole table. They do not count as a
+#: change of the paper's recipe.
 _ANY_RUN = ("scale", "precision", "seed")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text.
+    """A table of text.
 
     Args:
-        head: Titles of the columns.
-        rows: Cells, as many as titles.
-        notes: What a reader must know.
+        head: Heads of the columns.
+        rows: Rows of cells, one cell for each head.
+        notes: Lines below the table.
     """
 
     head: list[str]
@@ -49,7 +52,7 @@ class Table:
     notes: list[str]
 
     def __str__(self) -> str:
-        """For a terminal: columns set, the first to the left."""
+        """The table for a terminal, the first column aligned left, others right."""
         lines = [self.head, *self.rows]
         sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = []
@@ -62,14 +65,14 @@ class Table:
         return "\n".join([text[0], "-" * len(text[0]), *text[1:], "", *self.notes])
 
     def markdown(self) -> str:
-        """For a README."""
+        """The table in Markdown."""
         rule = ["---", *["---:"] * (len(self.head) - 1)]
         lines = ["| " + " | ".join(row) + " |" for row in [self.head, rule, *self.rows]]
         return "\n".join([*lines, "", *self.notes])
 
 
 def percent(values: Sequence[float]) -> str:
-    """Mean of fractions in percent, and their standard deviation if several."""
+    """Formats the mean of fractions in percent; of several, with standard deviation."""
     if not values:
         return "-"
     text = f"{100 * statistics.fmean(values):.2f}"
@@ -79,11 +82,12 @@ def percent(values: Sequence[float]) -> str:
 
 
 def accuracy_at(curve: dict[str, Any], width: float) -> float:
-    """Accuracy of the network that runs at a width.
+    """Returns the accuracy of the network that runs at a width.
 
     Args:
         curve: A curve of a result.
-        width: Width in [0, 1]; below the narrowest network it is that one's.
+        width: Width in [0, 1]. Below the range of the narrowest network, the function
+            takes the narrowest network.
 
     Returns:
         The accuracy.
@@ -95,33 +99,33 @@ def index_at(curve: dict[str, Any], width: float) -> int:
     """Finds the network that runs at a width.
 
     Args:
-        curve: A curve of a result. Its `widths` lie within the range of each network,
-            its `starts` are where these begin.
+        curve: A curve of a result. Each network runs in a range of widths. `starts`
+            holds the smallest width of each range, `widths` a width within each range.
         width: Width in [0, 1].
 
     Returns:
-        Its place in the curve.
+        Index of the network in the curve.
     """
     return max(int(np.searchsorted(curve["starts"], width, side="right")) - 1, 0)
 
 
 def curve_of(result: dict[str, Any], calibrated: int = 0) -> dict[str, Any] | None:
-    """The curve of a result for a number of calibrated widths, if there is one."""
+    """The curve of a result for a number of calibrated widths, or `None`."""
     curves = [c for c in result["curves"] if c["calibrated"] == calibrated]
     return curves[0] if curves else None
 
 
 def machine(environment: dict[str, Any]) -> str:
-    """Says what a run was made with.
+    """Describes the machine and the software of a run.
 
     Args:
-        environment: That of its result.
+        environment: The field `environment` of the run's result.
 
     Returns:
-        Processor, accelerators and versions, a sentence.
+        Processor, accelerators and versions, in a line.
     """
     versions = environment["packages"]
-    backend = environment.get("backend", "tensorflow")  # older results do not say
+    backend = environment.get("backend", "tensorflow")  # absent in old results
     name = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}[backend]
     kinds = sorted(set(environment.get("accelerators", ())))
     packages = [f"{name} {versions[backend]}", f"Keras {versions['keras']}"]
@@ -129,7 +133,7 @@ def machine(environment: dict[str, Any]) -> str:
 
 
 def _notes(finished: Sequence[Finished]) -> list[str]:
-    """Seeds, epochs and machine."""
+    """Notes on seeds, epochs, machine, precision and a reduced training."""
     if not finished:
         return ["No run is finished."]
     run, _ = finished[0]
@@ -162,7 +166,7 @@ def _by_label(finished: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
 
 
 def table_1(finished: Sequence[Finished]) -> Table:
-    """Accuracy at four widths."""
+    """Makes the table of the accuracy at four widths."""
     rows = []
     for label, results in _by_label(finished).items():
         curves = [curve_of(result) for result in results]
@@ -184,16 +188,14 @@ def table_1(finished: Sequence[Finished]) -> Table:
     head = ["system", "seeds", *(f"width {width:g}" for width in TABLE_1_WIDTHS)]
     note = (
         "Best epoch: the epoch with the highest AUC on the test set, as the code of "
-        "the "
-        "paper's authors chooses it. Only AWNs are evaluated after each epoch, of "
-        "which "
-        "the narrowest and the full width are logged."
+        "the paper's authors chooses it. Only AWNs are evaluated after each epoch. "
+        "Their logs hold the accuracy at the narrowest and at full width."
     )
     return Table(head, rows, [*_notes(finished), note])
 
 
 def _logs_of_best_epoch(result: dict[str, Any]) -> dict[str, Any]:
-    """What was logged after the epoch of the highest AUC."""
+    """The logs of the epoch with the highest AUC."""
     epoch = result["best_epoch"]["epoch"]
     return next(logs for logs in result["history"] if logs["epoch"] == epoch)
 
@@ -201,9 +203,10 @@ def _logs_of_best_epoch(result: dict[str, Any]) -> dict[str, Any]:
 def _systems(
     finished: Sequence[Finished],
 ) -> list[tuple[str, int, list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Table 2's systems: label, calibrated widths, results and their curves."""
+    """Systems of table 2: label, number of calibrated widths, results and curves."""
     by_label = _by_label(finished)
     rows = []
+    # All entries of `TABLE_2` have the same systems in the same order.
     for label, calibrated in TABLE_2["lenet_3c1l", "fashion_mnist"]:
         results = by_label.get(label, [])
         curves = [curve_of(result, calibrated) for result in results]
@@ -216,7 +219,7 @@ def _name(label: str, calibrated: int) -> str:
 
 
 def table_2(finished: Sequence[Finished]) -> Table:
-    """AUC of all systems."""
+    """Makes the table of the AUC of all systems."""
     rows = []
     recipe = finished[0][0].recipe if finished else None
     key = (recipe.architecture, recipe.dataset) if recipe else ("", "")
@@ -243,11 +246,13 @@ def table_2(finished: Sequence[Finished]) -> Table:
 
 
 def best_epoch(results: Sequence[dict[str, Any]]) -> str:
-    """Highest AUC on the test set after any epoch, of runs that know it.
+    """Formats the highest AUC on the test set after any epoch.
 
-    In 16 bits that may be the last one's in 32 bits, which is reported as the AUC.
+    Runs that were not evaluated after each epoch do not count.
     """
     known = [result for result in results if result["best_epoch"]]
+    # Epochs are evaluated in the precision of the training. With 16 bits, the last
+    # epoch may be best in 32 bits, which is its reported AUC.
     return percent([max(r["best_epoch"]["auc"], r["auc"]) for r in known])
 
 
@@ -265,16 +270,16 @@ def _millions(macs: int) -> str:
 
 
 def _within(curve: dict[str, Any], budget: int) -> float | None:
-    """Accuracy of the widest network of at most so many MACs, if there is one."""
+    """Accuracy of the widest network with at most `budget` executed MACs, or `None`."""
     fit = np.flatnonzero(np.asarray(curve["executed_macs"]) <= budget)
     return curve["accuracy"][fit[-1]] if len(fit) else None
 
 
 def at_equal_macs(finished: Sequence[Finished]) -> Table:
-    """Accuracy of each system's widest network within a budget of executed MACs.
+    """Makes the table of the accuracy within budgets of executed MACs.
 
-    The budgets are the MACs of the network that the sliced systems train, at the
-    widths of table 1 and between them, and those of the largest network of all.
+    For each system and budget, it shows the accuracy of the widest network within the
+    budget. The note of the table names the budgets.
     """
     systems = _systems(with_executed_macs(finished))
     curves = {label: measured[0] for label, _, _, measured in systems if measured}
@@ -305,7 +310,7 @@ def at_equal_macs(finished: Sequence[Finished]) -> Table:
 
 
 def figure_4(finished: Sequence[Finished]) -> Table:
-    """AUC against the number of widths in a step."""
+    """Makes the table of the AUC for each number of widths in a training step."""
     by_label = _by_label(finished)
     rows = []
     for count in FIGURE_4_WIDTHS:
@@ -324,7 +329,7 @@ def figure_4(finished: Sequence[Finished]) -> Table:
 
 
 def auc_and_ends(results: Sequence[dict[str, Any]]) -> list[str]:
-    """AUC, and accuracy at the narrowest and at full width, of the last epoch."""
+    """Cells after the last epoch: AUC, accuracy at the narrowest and at full width."""
     curves = [curve for result in results if (curve := curve_of(result))]
     return [
         percent([curve["auc"] for curve in curves]),
@@ -333,7 +338,7 @@ def auc_and_ends(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def figure_6(finished: Sequence[Finished]) -> Table:
-    """Networks trained at full width only."""
+    """Makes the table of networks trained at full width only."""
     names = {"awn_full": "triangular", "shared_bn_full": "ordinary"}
     paper_applies = finished and finished[0][0].recipe.dataset == "cifar10"
     rows = []
@@ -355,7 +360,7 @@ def figure_6(finished: Sequence[Finished]) -> Table:
 
 
 def improvements(finished: Sequence[Finished]) -> Table:
-    """Changes of the paper's recipe."""
+    """Makes the table of changes of the paper's recipe."""
     rows = []
     for label, results in _by_label(finished).items():
         curves = [curve for result in results if (curve := curve_of(result))]
@@ -388,13 +393,13 @@ def improvements(finished: Sequence[Finished]) -> Table:
 
 
 def _changes(recipe: Recipe) -> str:
-    """What sets a recipe apart from the paper's AWN+RS."""
+    """Lists the fields in which a recipe differs from the paper's AWN+RS."""
     paper = paper_recipe(recipe.dataset, recipe.architecture)
     paper = replace(paper, **{name: getattr(recipe, name) for name in _ANY_RUN})
     values = asdict(recipe)
     changed = {name for name in values if values[name] != getattr(paper, name)}
     if changed & {"distillation", "frozen_up_to"}:
-        changed.add("late")  # when they begin, the default, too
+        changed.add("late")  # the part of the training at which they begin
     return ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in values.items()
@@ -403,7 +408,7 @@ def _changes(recipe: Recipe) -> str:
 
 
 def individual(finished: Sequence[Finished]) -> Table:
-    """Plain networks trained one by one, beside the AWN at its widths."""
+    """Makes the table that compares plain networks, trained one by one, with an AWN."""
     kinds = {"params": "as many active weights", "macs": "as many MACs"}
     by_label = _by_label(finished)
     dataset = finished[0][0].recipe.dataset if finished else Recipe.dataset

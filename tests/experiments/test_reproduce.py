@@ -143,7 +143,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
         said = []
         arguments = (RUNS[:1], tmp_path / "results", tmp_path / "work")
         run_missing(*arguments, report=said.append, verbose=0)
-        assert said == [f"{RUNS[0].name}: another process is at it"]
+        assert said == [f"{RUNS[0].name}: another process trains this run"]
         other.kill()
     # A kill releases it.
     run_missing(*arguments, report=said.append, verbose=0)
@@ -192,7 +192,7 @@ def test_a_process_that_is_killed_loses_an_epoch_at_most(tmp_path):
 
 def test_results_of_another_recipe_are_refused(tmp_path):
     invented(PaperRun("awn_rs", replace(QUICK, epochs=2)), tmp_path)
-    with pytest.raises(ValueError, match=r"result of another recipe. Remove it"):
+    with pytest.raises(ValueError, match=r"result of another recipe. Remove the file"):
         load_result(RUNS[0], tmp_path)
 
 
@@ -476,7 +476,7 @@ def test_figure_2_has_a_column_for_each_system(tmp_path):
     figure = reproduce.figures.figure_2(finished_runs(runs, tmp_path))
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert titles == ["standard BN", "S-Net", "AWN"]
-    # Two widths, each with its batches and what is tracked.
+    # Two widths, each with batch statistics and moving statistics.
     assert all(len(ax.lines) == 4 for ax in figure.axes)
     assert list(figure.axes[0].lines[0].get_ydata()) == [1, 2, 3]
 
