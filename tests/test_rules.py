@@ -190,7 +190,7 @@ def conv_after_batch_norm(x):
         (TriConv2D(4, 1, activation=L.PReLU()), "must act on each channel alone"),
         (L.Activation(L.BatchNormalization()), "must act on each channel alone"),
         (L.Dropout(0.1, noise_shape=(None, 1, 1, 6)), "last of `noise_shape` must be"),
-        (keras.ops.softmax, "acts on the channels.*Put it after the readout"),
+        (keras.ops.softmax, "acts on the channels.*Put the operation after the"),
         (lambda x: Doubled()(x), "No width rule for operation.*Use a layer in its"),
         (
             lambda x: x * np.ones((2, 1, 1, 1), "float32"),

@@ -223,12 +223,12 @@ class SlicedModel(MultiWidthModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Makes a model as a file describes it; see `keras.Model.from_config`.
+        """Makes the model that a config describes; see `keras.Model.from_config`.
 
         Raises:
             NotImplementedError: If Keras does not run on TensorFlow.
         """
-        _check_backend(cls)  # before a layer fails to be made
+        _check_backend(cls)  # before Keras makes layers, with a less clear error
         return super().from_config(config, custom_objects)
 
     def _propagate(self, widths: Widths) -> Propagation:
@@ -243,7 +243,7 @@ class SlicedModel(MultiWidthModel):
     # ----------------------------------------------------------------- running
 
     def _features(self, inputs: Any, training: bool | None) -> Any:
-        return inputs  # nothing is shared between widths
+        return inputs  # widths share no computation
 
     def _outputs_at(self, levels: Any, features: Any, training: bool | None) -> Any:
         return [
@@ -252,10 +252,10 @@ class SlicedModel(MultiWidthModel):
         ]
 
     def _run(self, run: Pass, inputs: Any) -> Any:
-        """Runs the model once.
+        """Runs the model at one level.
 
         Returns:
-            Its outputs, in their structure.
+            The outputs, in the structure of `self.output`.
         """
         tensors = {
             id(x): keras.ops.convert_to_tensor(value)
@@ -292,11 +292,11 @@ class SlicedModel(MultiWidthModel):
     # ----------------------------------------------------------- normalization
 
     def _normalization(self, layer: Any, run: Pass) -> dict[str, Any]:
-        """The numbers of a BatchNormalization at a level, whole, by weight name."""
+        """The weights of a BatchNormalization at a level by name, for all channels."""
         return {w.name: keras.ops.convert_to_tensor(w) for w in layer.weights}
 
     def _track(self, layer: Any, level: Any, statistics: dict[str, Any]) -> None:
-        """Keeps new moving statistics of a BatchNormalization, whole."""
+        """Assigns new moving statistics of a BatchNormalization, for all channels."""
         for name, value in statistics.items():
             getattr(layer, name).assign(value)
 
@@ -306,6 +306,7 @@ class SlicedModel(MultiWidthModel):
         numbers = {
             k: active_part(value, 0, levels, run.level) for k, value in whole.items()
         }
+        # A calibration collects batch statistics and must not change moving statistics.
         measures = run.batch_statistics is not None
         tracks = bool(run.training and layer.trainable and not measures)
         y, mean, variance = _normalized(layer, numbers, x, tracks or measures)
@@ -328,7 +329,7 @@ class SlicedModel(MultiWidthModel):
         return keras.ops.cast(y, layer.compute_dtype)
 
     def weight_values(self, layer: keras.Layer, width: float) -> list[np.ndarray]:
-        """Gives a layer's weights; a BatchNormalization's are those of the width.
+        """Returns a layer's weights; of a BatchNormalization, its weights at a width.
 
         Args:
             layer: A layer of the model.
@@ -345,7 +346,7 @@ class SlicedModel(MultiWidthModel):
 
     @property
     def _normalizations(self) -> list[Any]:
-        """The BatchNormalizations whose channels come and go, each once."""
+        """Each BatchNormalization whose channels come and go, once."""
         flows = self.propagation.flows
         return list(
             {
@@ -385,14 +386,15 @@ class Statistics(keras.layers.Layer):
         self.built = True
 
     def of_row(self, row: Any) -> dict[str, Any]:
-        """The weights of one width, by name."""
+        """The weights of one width by name."""
         return {w.name: tf.gather(w.value, row) for w in self.weights}
 
 
 def _normalized(
     layer: Any, numbers: dict[str, Any], x: Any, by_batch: bool
 ) -> tuple[Any, Any, Any]:
-    """The output of a BatchNormalization, and the mean and variance that it uses."""
+    """Output of a BatchNormalization, and the mean and variance that it uses."""
+    # The statistics of a batch need float32 in mixed precision, too.
     x = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
     mean, variance = (numbers[name] for name in _STATISTICS)
     if by_batch:
@@ -412,13 +414,13 @@ def _normalized(
 def _check_backend(model_class: type) -> None:
     check_runs_on_tensorflow(
         model_class.__name__,
-        "it cuts its weights to sizes that are known at run time only",
+        "it cuts its weights to sizes that are known only at run time",
         "(`AnyWidthModel` runs on every backend.)",
     )
 
 
 def _is_normalization(layer: Any) -> bool:
-    """Whether a layer is a BatchNormalization, but not of a subclass."""
+    """Whether a layer is a BatchNormalization and no subclass, which may differ."""
     return type(layer) is _L.BatchNormalization
 
 
@@ -433,8 +435,8 @@ def _check_can_be_sliced(layer: Any, flow: Flow) -> None:
     if weighted and not normalization and type(layer) not in _RUNNERS:
         names = ", ".join(sorted(c.__name__ for c in _RUNNERS))
         raise UnsupportedError(
-            f"{where} cannot be sliced to a width: of the layers with weights these "
-            f"can be: BatchNormalization, {names}. (`AnyWidthModel` takes more.)"
+            f"{where} cannot be sliced to a width. Layers with weights that can be "
+            f"sliced are BatchNormalization, {names}. (`AnyWidthModel` takes more.)"
         )
     if getattr(layer, "groups", 1) != 1 or (
         not isinstance(layer, keras.Layer)
@@ -444,8 +446,8 @@ def _check_can_be_sliced(layer: Any, flow: Flow) -> None:
         )
     ):
         raise UnsupportedError(
-            f"{where} cannot be sliced to a width: its arguments depend on the number "
-            "of channels. (`AnyWidthModel` takes it.)"
+            f"{where} cannot be sliced to a width, because its arguments depend on the "
+            "number of channels. (`AnyWidthModel` takes this layer.)"
         )
     if getattr(layer, "activity_regularizer", None) is not None and weighted:
         raise UnsupportedError(

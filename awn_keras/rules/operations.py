@@ -1,8 +1,9 @@
-"""Functions of `keras.ops`, such as the `+` between tensors.
+"""Width rules of operations of `keras.ops`, such as the `+` between tensors.
 
-Most of them treat each channel by itself. The tables here say which do: some act on
-each entry, others along the axes that `along` finds. Before the readout these must be
-rows and cols, as samples are apart and channels come and go with the width.
+Most operations treat each channel separately. The tables below sort the operations.
+Some act on single entries. Others act along certain axes, which the rule made by
+`along` checks. Before the readout, an operation may act along rows and cols, but not
+along samples, which must stay separate, or channels, which come and go with the width.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ Along = Callable[[LayerCall], set[int]]
 
 
 def _element_wise(call: LayerCall) -> Kind:
+    """Rule of an operation that computes each entry from the entries at its place."""
     rank = max(map(len, call.input_shapes))
     flow = call.flow(call.kinds, call.kinds[0])
     of_channels = [
@@ -49,30 +51,32 @@ def _element_wise(call: LayerCall) -> Kind:
         has_samples = len(shape) > rank or (len(shape) == rank and shape[0] != 1)
         if has_samples or (has_channels and id(value) not in of_channels):
             raise call.error(
-                "an array must have one entry for all samples. Of channels, which come "
-                "and go with the width, it must have one for all or one for each, and "
-                "then be an argument by itself. Use a layer in its place. Received: an "
-                f"array of shape {shape}"
+                "an array must have one entry for all samples. Along the channels, it "
+                "must have one entry, or be an argument by itself with an entry for "
+                "each channel. Use a layer instead of the array. Received: an array of "
+                f"shape {shape}"
             )
     return merge(call)
 
 
 def arrays_of_channels(operation: Any, flow: Flow) -> dict[str, tuple[Any, int]]:
-    """Finds the arrays that have an entry for each channel, as positions may have.
+    """Finds the arrays in a call that have an entry for each channel.
+
+    An example is an array of position embeddings that is added to a tensor.
 
     Args:
         operation: Any operation or layer.
-        flow: What comes in and goes out.
+        flow: Inputs and outputs of the operation.
 
     Returns:
-        Arguments of an operation's call by name, each with the axis, a negative number,
-        that follows the channels.
+        The arrays by the name of their argument, each with the axis that follows the
+        channels, as a negative number. Empty for a layer.
     """
     rule, channels = rule_of(operation), flow.output_shape[-1:]
     if rule is None or isinstance(operation, keras.Layer) or channels in ((), (1,)):
         return {}
     if all(shape[-1:] != channels for shape in flow.input_shapes):
-        return {}
+        return {}  # the channels come from the array itself, not from an input
     axes: Mapping[str, Any] = rule.in_axes
     if rule.kind is _element_wise:
         axes = dict.fromkeys(flow.constants, -1)
@@ -86,13 +90,13 @@ def arrays_of_channels(operation: Any, flow: Flow) -> dict[str, tuple[Any, int]]
 
 
 def _normalized(call: LayerCall) -> Kind:
-    """Rule of a normalization by given means and variances of channels."""
+    """Rule of `batch_normalization` with constant arrays of statistics."""
     rank = len(call.input_shapes[0])
     if len(call.kinds) > 1 or call.layer.axis % rank != rank - 1:
         raise call.error(
-            "must have arrays as `mean`, `variance`, `offset` and `scale`, with an "
-            "entry for each channel, and the channels as `axis`. Use "
-            "keras.layers.BatchNormalization in its place."
+            "`mean`, `variance`, `offset` and `scale` must be arrays with an entry for "
+            "each channel, and `axis` must be the axis of the channels. Use "
+            "keras.layers.BatchNormalization instead."
         )
     return merge(call)
 
@@ -103,14 +107,14 @@ def _depthwise(call: LayerCall) -> Kind:
     kernel = call.constants.get("kernel")
     if kernel is None or np.shape(kernel)[-1] != 1:
         raise call.error(
-            "must have an array as `kernel`, of shape (..., channels, 1). Use "
-            "keras.layers.DepthwiseConv2D in its place."
+            "`kernel` must be an array of shape (..., channels, 1). Use "
+            "keras.layers.DepthwiseConv2D instead."
         )
     return merge(call)
 
 
 def _constants(call: LayerCall) -> list[Any]:
-    """Arguments that are no tensors of the graph. A list of numbers is an array."""
+    """Arguments that are not tensors of the graph. A list of numbers is an array."""
     arguments = call.node.arguments
     return _without_tensors([*arguments.args, *arguments.kwargs.values()])
 
@@ -138,7 +142,7 @@ def along(axes: Along) -> Callable[[LayerCall], Kind]:
     """Makes the rule of an operation that may act only along rows and cols.
 
     Args:
-        axes: Finds the axes that a call acts on.
+        axes: Function that returns the axes along which a call acts.
 
     Returns:
         The `kind` of a `WidthRule`.
@@ -152,9 +156,10 @@ def along(axes: Along) -> Callable[[LayerCall], Kind]:
             names = {0: "the samples", len(shape) - 1: "the channels"}
             raise call.error(
                 f"acts on {' and '.join(names[axis] for axis in sorted(wrong))} of an "
-                f"input of shape {shape}. Before the readout it may act along rows and "
-                "cols only, because samples must stay separate, and channels come and "
-                f"go with the width. Put it after the readout.{_gate(call, wrong)}"
+                f"input of shape {shape}. Before the readout, an operation may act "
+                "along rows and cols only, because samples must stay separate, and "
+                "channels come and go with the width. Put the operation after the "
+                f"readout.{_gate(call, wrong)}"
             )
         return merge(call)
 
@@ -162,7 +167,7 @@ def along(axes: Along) -> Callable[[LayerCall], Kind]:
 
 
 def _gate(call: LayerCall, axes: set[int]) -> str:
-    """The way out for a spatial gate that reads all channels."""
+    """The way out for a spatial gate that reads all channels; empty for other calls."""
     shape = call.input_shapes[0]
     if axes != {len(shape) - 1} or call.output_shape != (*shape[:-1], 1):
         return ""
@@ -189,7 +194,7 @@ def _axis(call: LayerCall) -> set[int]:
 
 
 def _quantile(call: LayerCall) -> set[int]:
-    # Several quantiles make a new first axis.
+    # Several quantiles add a first axis, which takes the place of the samples.
     several = any(np.ndim(value) for value in _constants(call))
     return _axis(call) | ({0} if several else set())
 
@@ -206,6 +211,7 @@ def _inserted(call: LayerCall) -> set[int]:
     """The old axes that a new axis would displace: 0, the last, or neither."""
     rank, new_rank = len(call.input_shapes[0]), len(call.output_shape)
     places = _axes_of(call, call.layer.axis, new_rank)
+    # A new last axis takes the place of the channels, which were the last axis.
     return ({0} & places) | ({rank - 1} if new_rank - 1 in places else set())
 
 
@@ -216,8 +222,10 @@ def _squeezed(call: LayerCall) -> set[int]:
 
 
 def _moved(call: LayerCall) -> set[int]:
+    # NumPy moves the axes of an array whose axis `i` has `i + 1` entries. So the new
+    # shape tells where each axis went, whatever signs or lists the arguments use.
     operation, axes = call.layer, np.arange(len(call.input_shapes[0]))
-    shape = np.empty(np.arange(1, len(axes) + 1))  # axis i has i + 1 entries
+    shape = np.empty(np.arange(1, len(axes) + 1))
     name = type(operation).__name__
     if name == "Transpose":
         shape = np.transpose(shape, operation.axes)
@@ -290,7 +298,11 @@ def _crossed(call: LayerCall) -> set[int]:
 
 
 def _spatial(axes: int) -> Along:
-    """Operations on rows and cols of `(batch, rows, cols, channels)`."""
+    """Finds no axis for an input with `axes` axes, as `(batch, rows, cols, channels)`.
+
+    An input with another number of axes, such as an image without a batch, is reported
+    to act on the samples.
+    """
 
     def along(call: LayerCall) -> set[int]:
         return set() if len(call.input_shapes[0]) == axes else {0}
@@ -307,9 +319,9 @@ def _reshape(call: LayerCall) -> Kind:
     same_batch = new[0] in (-1, call.input_shapes[0][0])
     if not same_batch or (-1 not in new[1:] and sizes[0] != sizes[1]):
         raise call.error(
-            f"must keep the samples separate. Received: newshape={new} for an input of "
-            f"shape {call.input_shapes[0]}. Begin `newshape` with -1, and let the rest "
-            "have as many entries as a sample."
+            "must keep the samples separate. Begin `newshape` with -1. The product of "
+            "the other sizes must be the number of entries of a sample. Received: "
+            f"newshape={new} for an input of shape {call.input_shapes[0]}"
         )
     return arranged(call)
 
@@ -342,6 +354,7 @@ def resized(
     if resize is not None:
         changes = resize(operation, replace(flow, sources=sources()), ends())
     elif arrays:
+        # `sources` holds the old place of each channel of the new size.
         changes = {
             name: np.take(keras.ops.convert_to_numpy(array), sources(), axis)
             for name, (array, axis) in arrays.items()
@@ -367,6 +380,7 @@ def resized(
 
 def _resized_shape(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, Any]:
     *others, last = operation.newshape
+    # The last axis may hold several channels of the input, or a part of them.
     left = last if last == -1 else last * round(ends[-1]) // flow.input_shapes[0][-1]
     return {"newshape": (*others, left)}
 
@@ -374,7 +388,8 @@ def _resized_shape(operation: Any, flow: Flow, ends: np.ndarray) -> dict[str, An
 # ----------------------------------------------------------------------------- tables
 
 _LINEAR = ("Add", "Subtract")
-#: They treat each entry separately. The second argument is a table for all entries.
+#: Operations on single entries. Their second argument is a table for all entries, so
+#: its size has nothing to do with the channels.
 _LOOKED_UP = "Digitize IsIn"
 _OF_AXIS = (
     "All Amax Amin Any Append Argmax Argmin Argpartition Argsort "
@@ -403,7 +418,7 @@ _ALONG: dict[str, Along] = {
     "PerspectiveTransform Resize": _spatial(4),
     "AdaptiveAveragePool AdaptiveMaxPool AveragePool MaxPool": lambda _: set(),
 }
-#: They mix channels, or entries whose origin is not known.
+#: Operations that mix channels, or whose outputs cannot be traced to certain entries.
 _MIXING = (
     "BroadcastTo CTCDecode CTCLoss CategoricalCrossentropy Cholesky Conv "
     "ConvTranspose Det Diag Diagonal Dot "
@@ -416,7 +431,7 @@ _MIXING = (
 
 
 def _function_of(name: str) -> Any:
-    """The function of `keras.ops` that a class belongs to, or `None`."""
+    """The function of `keras.ops` for the name of a class of operations, or `None`."""
     letters = [f"_{c.lower()}" if c.isupper() else c for c in name]
     return getattr(keras.ops, "".join(letters).lstrip("_"), None)
 

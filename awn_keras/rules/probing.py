@@ -19,7 +19,8 @@ from awn_keras.rules.registry import LayerCall
 _SAMPLES = 3
 #: Size of rows or cols that are not known.
 _UNKNOWN = 4
-#: A batch may change the order of sums, and half precision has about three digits.
+#: A batch may change the order of sums. `float16` has about three digits, `bfloat16`
+#: two.
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
 
 
@@ -43,14 +44,16 @@ def check_each_sample_alone(call: LayerCall) -> None:
         ]
     except Exception as error:  # a backend may raise any error
         raise call.error(
-            f"cannot be tried on a batch of {_SAMPLES} samples, as must be possible "
-            f"after a readout, where a batch holds several widths: {error}"
+            f"fails on a trial batch of {_SAMPLES} samples. After a readout, a batch "
+            "holds samples of several widths, so an operation must run on batches of "
+            f"any size. The error: {error}"
         ) from error
     for whole, *parts in zip(together, *alone, strict=True):
         if not _agree(whole, parts):
             raise call.error(
-                "mixes the samples of a batch (an axis of 0, say), and cannot stand "
-                "after a readout, where a batch holds several widths."
+                "mixes the samples of a batch, for example by `axis=0`. After a "
+                "readout, a batch holds samples of several widths, so an operation "
+                "must treat each sample separately."
             )
 
 

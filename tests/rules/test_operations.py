@@ -189,7 +189,7 @@ def test_models_with_operations_slim_and_widen():
             lambda x: ops.max(x, -1, keepdims=True) * np.ones(6, "float32"),
             "acts on the channels",
         ),
-        (lambda x: x[..., :1] * np.ones(6, "float32"), "one for all or one for each"),
+        (lambda x: x[..., :1] * np.ones(6, "float32"), "an entry for each channel"),
         (
             lambda x: ops.select([x > 0, x > 1], [x, np.ones(6, "float32")], 0.0),
             "be an argument by itself",
@@ -206,11 +206,11 @@ def test_models_with_operations_slim_and_widen():
         ),
         (
             lambda x: ops.batch_normalization(x, FACTORS[:4], FACTORS[:4], 1),
-            "the channels as `axis`",
+            "`axis` must be the axis of the channels",
         ),
         (
             lambda x: ops.depthwise_conv(x, np.ones((2, 2, 6, 2)), data_format=LAST),
-            "must have an array as `kernel`",
+            "`kernel` must be an array",
         ),
         (lambda x: ops.top_k(x, 2)[0], "mixes channels"),
         (lambda x: ops.einsum("bhwc,bhwd->bcd", x, x), "mixes channels"),

@@ -74,5 +74,5 @@ def test_an_operation_that_mixes_samples_is_refused_after_a_readout(operation):
 
 
 def test_an_operation_that_cannot_be_tried_is_refused():
-    with pytest.raises(ValueError, match="cannot be tried on a batch of 3 samples"):
+    with pytest.raises(ValueError, match="fails on a trial batch of 3 samples"):
         with_tail(lambda x: ops.reshape(x, (8, 4, 6)))
