@@ -83,9 +83,9 @@ class TradeOffCurve:
             )
 
     def __str__(self) -> str:
-        """The curve as a table."""
+        """The curve as a table. The column "executed" holds `executed_macs`."""
         lines = [
-            f"{'width':>8} {'accuracy':>9} {'loss':>8} {'MACs':>13} {'in a file':>13} "
+            f"{'width':>8} {'accuracy':>9} {'loss':>8} {'MACs':>13} {'executed':>13} "
             f"{'parameters':>11}" + ("      ms" if self.milliseconds else "")
         ]
         accuracy = self.accuracy or [float("nan")] * len(self.widths)

@@ -68,11 +68,12 @@ class NetworkList:
     def __str__(self) -> str:
         """A table of width, MACs and parameters, with percentages of width 1.
 
-        The table also shows the MACs in a file and, if measured, its latency in ms.
+        The column "executed" holds `executed_macs`. If the latency was measured, a
+        column shows it in ms.
         """
         # Six digits are enough for a typed width to select the same network again.
         lines = [
-            f"{'width':>8} {'MACs':>14} {'% of full':>9} {'in a file':>14} "
+            f"{'width':>8} {'MACs':>14} {'% of full':>9} {'executed':>14} "
             f"{'parameters':>12} {'% of full':>9} {'active':>12}"
             + ("      ms" if self.milliseconds else "")
         ]
@@ -251,7 +252,7 @@ class ModelSummary:
                 for layer in self.layers
             ),
             ["total MACs", "", "", *blank, *macs, "", ""],
-            ["in a file", "", "", *blank, *executed, "", ""],
+            ["executed MACs", "", "", *blank, *executed, "", ""],
             ["parameters", "", "", *blank, *_thousands(self.parameters), "", ""],
         ]
         if self.milliseconds:
@@ -268,7 +269,7 @@ class ModelSummary:
             [
                 f"Model '{self.name}', MACs for one sample. Masked: share of a kernel "
                 "that is always zero. Read: share of the channels on which an output "
-                "depends. In a file: MACs after export_tflite has cut the kernels.",
+                "depends. Executed: MACs in an exported file, which skips zeros.",
                 *(titles, columns, rule, *layers, rule, *totals),
                 *uncounted_note(self.uncounted),
             ]

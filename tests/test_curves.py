@@ -106,7 +106,7 @@ def test_plot(curve_of_model, tmp_path):
 def test_str_is_a_table(curve_of_model):
     lines = str(curve_of_model[0]).splitlines()
     assert lines[0].split() == [
-        *("width", "accuracy", "loss", "MACs", "in", "a", "file", "parameters")
+        *("width", "accuracy", "loss", "MACs", "executed", "parameters")
     ]
     assert [line.split()[0] for line in lines[1:]] == ["0.2500", "0.5000", "1.0000"]
     # A curve of an earlier version has no executed MACs.

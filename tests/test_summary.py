@@ -90,7 +90,7 @@ def test_the_table_of_networks_is_complete():
     networks = list_networks(model)
     header, *rows = str(networks).splitlines()
     assert (
-        " ".join(header.split()) == "width MACs % of full in a file "
+        " ".join(header.split()) == "width MACs % of full executed "
         "parameters % of full active"
     )
     assert len(rows) == len(networks) == 45
@@ -253,8 +253,8 @@ def test_the_table_of_layers():
         f"{count_parameters(model, w):,}" for w in (0.5, 1.0)
     ]
     # Three lines of heads, two rules, two totals, and no row for the input.
-    file = [f"{count_macs(model, w, layout='auto'):,}" for w in (0.5, 1.0)]
-    assert rows["in"][3:] == file
+    executed = [f"{count_macs(model, w, layout='auto'):,}" for w in (0.5, 1.0)]
+    assert rows["executed"][2:] == executed
     assert len(lines) == 8 + len(model.layers) - 1
     # Columns end where their heads do.
     ends = [line.rstrip().rindex("45") + 2 for line in lines if "BatchNorm" in line]

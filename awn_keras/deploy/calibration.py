@@ -95,9 +95,9 @@ def warn_of_agreement(verified: Sequence[Verified], count: int, precision: str) 
         precision: Precision of the file.
     """
     low = [
-        f"{one.agreement:.1%} at {one.signature}"
-        for one in verified
-        if one.agreement is not None and one.agreement < LEAST_AGREEMENT
+        f"{result.agreement:.1%} at {result.signature}"
+        for result in verified
+        if result.agreement is not None and result.agreement < LEAST_AGREEMENT
     ]
     if low and count >= LEAST_COMPARED:
         warnings.warn(

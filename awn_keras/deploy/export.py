@@ -290,13 +290,13 @@ def export_tflite(
             progress.done(f"{name} verified")
         files[place] = (file, verified)
     if precision in ("int8", "dynamic_range"):
-        every = [one for _, verified in files.values() for one in verified]
+        every = [result for _, verified in files.values() for result in verified]
         warn_of_agreement(every, len(compared[0]), precision)
     exported = [
-        _record(model, file, one, executed[one.width])
+        _record(model, file, result, executed[result.width])
         for file, verified in files.values()
-        for one in verified
-        if Refinement.parse(one.signature) is None
+        for result in verified
+        if Refinement.parse(result.signature) is None
     ]
     exported.sort(key=lambda record: record.width)
     _write(beside, described, files, exported)
@@ -320,10 +320,10 @@ def _write(
 ) -> None:
     """Writes the files, and the manifest last."""
     refined = [
-        asdict(one)
+        asdict(result)
         for _, verified in files.values()
-        for one in verified
-        if Refinement.parse(one.signature) is not None
+        for result in verified
+        if Refinement.parse(result.signature) is not None
     ]
     if refined:
         described["refinement"] = refined

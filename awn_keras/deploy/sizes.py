@@ -137,8 +137,9 @@ def _by_name(names: list[str], input_shape: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(given, Mapping):
         if not isinstance(given, Sequence) or isinstance(given, str):
             raise _no_shape(given)
-        one = len(names) == 1 and not any(isinstance(n, Sequence) for n in given)
-        each = [given] if one else list(given)
+        # A model with one input may get the shape itself, or a list that holds it.
+        is_shape = len(names) == 1 and not any(isinstance(n, Sequence) for n in given)
+        each = [given] if is_shape else list(given)
         if len(each) != len(names):
             raise ArgumentError(
                 f"`input_shape` must have a shape for each of the inputs {names}, in "
