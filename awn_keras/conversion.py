@@ -423,7 +423,7 @@ def traced_channels(model: keras.Model, readouts: Sequence[str] = ()) -> Trace:
         The channels.
 
     Raises:
-        TypeError: If `readouts` is no sequence of names.
+        TypeError: If `readouts` is not a sequence of names.
         ConversionError: If the model cannot be converted, with all reasons.
         ValueError: If a name in `readouts` cannot be a readout.
     """
@@ -501,7 +501,7 @@ def _findings(refusals: list[tuple[Any, Exception]]) -> list[str]:
 
 
 def _named(names: Sequence[str]) -> str:
-    """The first names in full, the number of the others."""
+    """Lists the first names, and counts the others."""
     text = ", ".join(map(repr, names[:_NAMED]))
     return text + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
 

@@ -1,6 +1,7 @@
-"""Where a number was measured, and on which backend Keras runs.
+"""Description of the machine and the software with which numbers are measured.
 
-Keras is imported where it is asked: a machine that only runs files has none.
+Functions import Keras when they need it, because a machine that only runs exported
+files may not have Keras.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from awn_keras.errors import UnsupportedError
 
 
 def environment() -> dict[str, Any]:
-    """Says where a number was measured, for JSON.
+    """Describes this machine and its software, for JSON.
 
     Returns:
-        A dict with the date (UTC), Keras' backend, versions of Python and the packages
-        that matter (of TensorFlow, too, on other backends, if it is installed: it
-        converts files), machine, processor, number of cores, and the names of the
-        backend's accelerators.
+        A dict with the date (UTC), Keras' backend, versions of Python and packages,
+        machine, processor, number of cores, and the names of the backend's
+        accelerators. If TensorFlow is installed, its version is listed on every
+        backend, because TensorFlow converts files.
     """
     import keras
 
@@ -45,7 +46,7 @@ def environment() -> dict[str, Any]:
 
 
 def _accelerators(backend: str) -> list[str]:
-    """Names of the GPUs, or the like, that a backend trains on."""
+    """Names of the GPUs and other accelerators on which a backend trains."""
     if backend == "jax":
         import jax
 
@@ -66,7 +67,7 @@ def _accelerators(backend: str) -> list[str]:
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of those that are installed."""
+    """Versions of the packages that are installed, by name."""
     versions = {}
     for name in packages:
         with contextlib.suppress(PackageNotFoundError):
@@ -75,12 +76,12 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def check_runs_on_tensorflow(what: str, reason: str, way_out: str = "") -> None:
-    """Refuses on other backends what only TensorFlow can do.
+    """Checks that Keras runs on TensorFlow.
 
     Args:
-        what: Name of the class or function.
-        reason: Why it needs TensorFlow, a clause that goes on after a colon.
-        way_out: What else to do, a sentence.
+        what: Name of the class or function that needs TensorFlow.
+        reason: Reason for the need: a clause that follows a colon in the message.
+        way_out: Alternative for the user: a sentence at the end of the message.
 
     Raises:
         NotImplementedError: If Keras runs on another backend.
@@ -97,7 +98,7 @@ def check_runs_on_tensorflow(what: str, reason: str, way_out: str = "") -> None:
 
 
 def this_machine() -> str:
-    """What to call this machine where it must not be taken for another one."""
+    """A name of this machine that differs from the names of other machines."""
     return f"{_processor()}, {os.cpu_count()} cores ({platform.node()})"
 
 
@@ -105,7 +106,7 @@ def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    # Boards have no model name there.
+    # On ARM boards, /proc/cpuinfo has no model name.
     board = Path("/proc/device-tree/model")
     if not names and board.exists():
         names = [board.read_text().strip("\0\n ")]

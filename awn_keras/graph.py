@@ -148,7 +148,7 @@ def named_shapes(node: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def named_constants(node: Any) -> dict[str, Any]:
-    """The arguments of a call that are no tensors of the graph; see `named_arguments`.
+    """The arguments of a call that are not tensors of the graph; see `named_arguments`.
 
     Args:
         node: The call.

@@ -1,4 +1,4 @@
-"""Which kernels of a file are cut, and where: what each way costs, and the choice."""
+"""Chooses which kernels of a file are cut and where, by the cost of each choice."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Candidate:
         last = self.channels(max(widths))[1]
         options = [self.cut_at(widths)]
         for blocks in () if self.readout else (2, 3, 4, 6, 8):
-            # XNNPACK computes 16 outputs at a time.
+            # XNNPACK computes 16 outputs at a time, so other sizes would waste work.
             more = [16 * round(last * k / blocks / 16) for k in range(1, blocks)]
             options.append(self.cut_at(widths, more))
         return [option for option in dict.fromkeys(options) if len(option.ends) > 1]
@@ -296,15 +296,16 @@ def work_of(candidate: Candidate, width: float, option: Cut | None) -> Work:
             reads, gives = into - last[0], outputs
         else:
             reads, gives = into, out - last[1]
-        padded = 16 * math.ceil(gives / 16)
+        padded = 16 * math.ceil(gives / 16)  # XNNPACK computes 16 outputs at a time
         total += (1, unit_macs * reads * padded, positions * padded, 0, 0, 0)
         total += (0, 0, 0, area * reads * gives, 0, 0)
         if reads < inputs:
             total += (1, 0, 0, 0, sources, sources * reads)
         last = (into, out)
-    if len(ends) > 1 and candidate.readout:  # the sum
+    # The blocks of a readout are added. Other blocks are joined along the channels.
+    if len(ends) > 1 and candidate.readout:
         total += (1, 0, positions * outputs * len(ends), 0, 0, 0)
-    elif len(ends) > 1:  # joined again
+    elif len(ends) > 1:
         total += (1, 0, 0, 0, positions * len(ends), positions * outputs)
     return Work(*total)
 

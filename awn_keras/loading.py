@@ -156,7 +156,7 @@ def _check_format(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception, saved_by: str) -> AwnError:
-    """What a user is told of an error while Keras reads a whole archive."""
+    """Makes the error for a complete archive that Keras cannot read."""
     if isinstance(error, NewerError):
         return NewerError(str(path), error.schema, error.newest)
     said = " ".join(str(error).split())
@@ -191,9 +191,11 @@ def _foreign(path: Path, what: str) -> ArgumentError:
 
 
 def _check_classes(config: Any, path: Path) -> None:
-    """Checks that names of classes and of their modules belong together.
+    """Checks that the names of each class in a config fit together.
 
-    Keras takes the class that is registered by one name, and looks at no other.
+    A config names a class by class name, module and registered name. Keras takes the
+    class with the registered name and ignores the other names, so a file could make
+    Keras use another class than it shows.
     """
     left = [config]
     while left:
@@ -223,7 +225,8 @@ def _check_class(part: dict[str, Any], path: Path) -> None:
             raise _foreign(path, f"It names '{name}' of the module '{module}'.")
         return
     home = known.__module__.partition(".")[0]
-    # A class of a user may have moved: from a script to a module, for instance.
+    # The module of a user's class may differ, because the class may have moved, for
+    # instance from a script to a module.
     ours = home in ("awn_keras", "keras")
     if (isinstance(known, type) and name != known.__name__) or (
         ours and package not in ("", "builtins", home)
@@ -234,13 +237,14 @@ def _check_class(part: dict[str, Any], path: Path) -> None:
         )
 
 
-#: How Keras reads names of losses and metrics: when they are used first, not before.
+#: Functions by which Keras reads names of losses and metrics. Keras calls them only at
+#: the first use of a loaded model, so a wrong name would not be noticed while loading.
 _READERS = {
     "loss": keras.losses.get,
     "metrics": keras.metrics.get,
     "weighted_metrics": keras.metrics.get,
 }
-#: Names whose meaning depends on the outputs.
+#: Names for which Keras chooses loss or metric by the shape of the outputs.
 _ANY_KIND = ("accuracy", "acc", "crossentropy", "ce")
 
 
@@ -274,7 +278,7 @@ def _check_readable(
 
 @contextlib.contextmanager
 def _warnings_if_whole() -> Iterator[None]:
-    """Leaves out what is warned of inside if an error follows, which says enough."""
+    """A context that drops its warnings if it ends in an error, which says enough."""
     with warnings.catch_warnings(record=True) as caught:
         yield
     for each in caught:
@@ -288,12 +292,16 @@ def _warnings_if_whole() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _weights_in(size: int) -> Iterator[None]:
-    """Lets no layer make more weights than a file of so many bytes can hold.
+    """A context in which layers cannot make more weights than a file can hold.
 
-    Keras has no place to ask before a layer makes a weight, so that the method is
-    another meanwhile; layers that other threads build are let be.
+    A damaged file of a few bytes could otherwise fill the memory. Keras has no hook
+    before a layer makes a weight, so the context replaces `Layer.add_weight`. Layers
+    that other threads build meanwhile are not limited.
+
+    Args:
+        size: Size of the file in bytes.
     """
-    # Of int4 a byte holds two.
+    # A byte holds two numbers of int4, the smallest dtype.
     left = most = 2 * size
     thread = threading.get_ident()
 
@@ -310,7 +318,7 @@ def _weights_in(size: int) -> Iterator[None]:
             )
         return add_weight(layer, shape, *a, **kw)
 
-    # Two threads would otherwise put each other's method back.
+    # With two threads at a time, one would restore the replaced method of the other.
     with _one_at_a_time:
         add_weight = keras.layers.Layer.add_weight
         keras.layers.Layer.add_weight = add_weight_that_fits

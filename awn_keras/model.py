@@ -129,7 +129,8 @@ class AnyWidthModel(MultiWidthModel):
         )
         parts = split(self, self.propagation)
         levels = [
-            # A channel is active from the level on at which its grade is reached.
+            # `level_of` gives the first level at which a channel of this grade is
+            # active.
             None if grades is None else self.networks.level_of(grades)
             for grades in parts.grades
         ]

@@ -44,12 +44,12 @@ class _Runtime:
 
 
 def _functional_arguments() -> list[str]:
-    """Names of arguments by which Keras knows the constructor of functional models."""
+    """Argument names by which Keras recognizes a constructor as `Functional`'s."""
     return inspect.getfullargspec(Functional.__init__).args[1:]
 
 
 def _hidden(constructor: Callable[..., None]) -> Callable[..., None]:
-    """A constructor whose names of arguments `inspect.signature` alone gives."""
+    """Wraps a constructor, so that only `inspect.signature` shows argument names."""
 
     @functools.wraps(constructor)
     def init(*args: Any, **kwargs: Any) -> None:
@@ -129,9 +129,10 @@ class MultiWidthModel(WidthTrainer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Lets Keras before 3.15 see that a subclass is a functional model.
 
-        Keras takes a class for functional, and saves the graph of its models, if the
-        arguments of the constructor are named as those of `Functional`. In these
-        versions a decorator hides the names, so that ours must be hidden alike.
+        Keras saves the graph of a model if the class's constructor has the argument
+        names of `Functional`'s constructor, as `inspect.getfullargspec` shows them.
+        Before Keras 3.15, a decorator hides the names of `Functional`. The names of the
+        subclass must be hidden in the same way to be equal.
         """
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls) and not _functional_arguments():
@@ -427,7 +428,7 @@ def check_any_width_model(model: Any) -> None:
         model: The argument of the user.
 
     Raises:
-        TypeError: If `model` is no `MultiWidthModel`.
+        TypeError: If `model` is not a `MultiWidthModel`.
     """
     if not isinstance(model, MultiWidthModel):
         raise ArgumentTypeError(

@@ -314,7 +314,7 @@ def _check_same(layer: keras.Layer, graph: keras.Model, args: Any, kwargs: Any) 
 
 
 def _agree(got: Iterable[np.ndarray], wanted: Iterable[np.ndarray]) -> bool:
-    """Whether arrays are the same but for operations that are fused in another way."""
+    """Whether arrays are equal, with a tolerance for operations that are fused."""
     return all(
         np.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
         for ours, theirs in zip(got, wanted, strict=True)

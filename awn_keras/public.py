@@ -1,6 +1,7 @@
-"""All public names where there is Keras, imported at once.
+"""All public names on a machine with Keras, imported at once.
 
-A saved model that is loaded names classes of which Keras must know by then.
+Keras loads a saved model only if the classes in it are registered, and importing a
+class registers it.
 """
 
 from awn_keras.architectures import (

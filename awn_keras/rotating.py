@@ -160,7 +160,7 @@ class _Calls:
                 self.following[id(x)].append(node)
 
     def labels(self, x: Any) -> tuple[int, ...]:
-        """Labels of a tensor's channels, none if they do not come and go."""
+        """Labels of a tensor's channels; empty if channels do not come and go."""
         kind = self.kinds[id(x)]
         return tuple(kind.labels.tolist()) if isinstance(kind, Labelled) else ()
 

@@ -62,7 +62,7 @@ def check_width_rule(
     Raises:
         AssertionError: If the layer does not agree with its rule. The message names the
             layer, the width and the difference.
-        TypeError: If `layer` is no layer.
+        TypeError: If `layer` is not a layer.
         ValueError: If an argument is out of range, if the layer is built, or if the
             rule does not fit the layer or refuses the place.
         NotImplementedError: If the layer has no rule.

@@ -124,13 +124,13 @@ def width_label(width: float) -> str:
 
 
 def label_width(label: str) -> float | None:
-    """Reads what `width_label` wrote.
+    """Reads a label of `width_label`.
 
     Args:
         label: A label, such as `"062_5"`.
 
     Returns:
-        The width, or `None` if it is no such label.
+        The width, or `None` if `label` is not the label of a width.
     """
     if not re.fullmatch(LABEL, label):
         return None
@@ -139,24 +139,26 @@ def label_width(label: str) -> float | None:
 
 
 def find_width(width: float, among: Iterable[float]) -> float | None:
-    """Finds the width with the same label. A label has a precision of 1e-6 percent.
+    """Finds a width that has the same label as another width.
+
+    A label has a precision of 1e-6 percent.
 
     Args:
         width: A width, exact or read from a label.
-        among: Widths to look at.
+        among: Widths to search.
 
     Returns:
-        The first of these with the label of `width`, or `None`.
+        The first width of `among` with the label of `width`, or `None`.
     """
     label = width_label(width)
     return next((known for known in among if width_label(known) == label), None)
 
 
 def name_at_width(name: str, width: float) -> str:
-    """Names what a model logs at a width, such as `accuracy_w062_5`.
+    """Makes the name of a log at a width, such as `accuracy_w062_5`.
 
     Args:
-        name: What it is called without a width.
+        name: Name of the log without a width.
         width: Width in (0, 1].
 
     Returns:
@@ -166,13 +168,13 @@ def name_at_width(name: str, width: float) -> str:
 
 
 def split_name_at_width(name: str) -> tuple[str, float] | None:
-    """Reads what `name_at_width` wrote.
+    """Splits a name of `name_at_width` into its parts.
 
     Args:
         name: A name, such as `accuracy_w062_5`.
 
     Returns:
-        The name without a width, and the width; `None` if it tells no width.
+        The name without the width, and the width. `None` if `name` has no width.
     """
     match = re.fullmatch(f"(.+)_w({LABEL})", name)
     width = label_width(match[2]) if match else None
@@ -361,7 +363,7 @@ def check_widths_grid(
 
     Args:
         widths_grid: Widths in (0, 1], ascending, the last one 1.
-        name: What to call the argument in the message.
+        name: Name of the argument, for the message.
 
     Returns:
         The grid as a tuple of floats.
@@ -379,11 +381,11 @@ def check_widths_grid(
 
 
 def check_positive(value: int, name: str) -> None:
-    """Raises a ValueError if `value` is no integer above 0.
+    """Raises a ValueError if `value` is not an integer above 0.
 
     Args:
-        value: What the user gave.
-        name: What to call it in the message.
+        value: The value of the argument.
+        name: Name of the argument, for the message.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ArgumentError(
@@ -449,7 +451,7 @@ class Networks:
 
     @property
     def starts(self) -> np.ndarray:
-        """For each level the smallest width that runs it, float64 `(levels,)`."""
+        """The smallest width of each level, float64 `(levels,)`."""
         return np.append(self.min_width, self.thresholds)
 
     @property
@@ -458,7 +460,8 @@ class Networks:
         if self.widths_grid is not None:
             return tuple(self.starts.tolist())
         if self.staircase == "nested":
-            # Up to six digits, as what is less runs the network before.
+            # Rounded up to six digits. A width rounded down would be below the start of
+            # the level, and run the previous network.
             typed = np.ceil(self.starts * 1e6 - 1e-6) / 1e6
             inside = typed < np.append(self.starts[1:], 2.0)
             typed = np.where(inside, typed, self.starts)
@@ -466,6 +469,6 @@ class Networks:
         inner = []
         for start, end in pairwise(self.thresholds.tolist()):
             middle = (start + end) / 2
-            rounded = round(middle, 6)  # for the eye
+            rounded = round(middle, 6)  # to be short when printed
             inner.append(rounded if start <= rounded < end else middle)
         return (self.min_width, *inner, 1.0)[: len(self.starts)]

@@ -304,7 +304,7 @@ def assert_exact(plain, min_width, divisor, multiplier):
         # Random graphs may be refused for two reasons: they have too few channels, or
         # wider parts of channels would end within a channel.
         assume("only one network" not in str(error))
-        unfit = ("cannot widen", "no whole number of them")
+        unfit = ("cannot widen", "that a wider model does not have")
         assume(multiplier == 1 or not any(text in str(error) for text in unfit))
         raise
     train_a_little(model)

@@ -188,7 +188,7 @@ def _measure(
     from awn_keras.deploy.benchmark.host import Subject
 
     # Old rows stay, except rows of an earlier export of the same file. `Report.load`
-    # raises if the file is no report, so no other file is overwritten.
+    # raises if the file is not a report, so no other file is overwritten.
     before = Report.load(output) if output.exists() else Report()
     for path in args.files:  # check all files before measuring the first one
         Subject.of(path, args.widths)

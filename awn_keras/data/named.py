@@ -111,7 +111,7 @@ def _from_tfds(name: str, data_dir: str | Path | None, download: bool) -> ImageD
         if name in _AUGMENTED:
             changes = {"flip": True, "shift": 4}
         return ImageData(name, *arrays("train"), *arrays("test"), names, **changes)
-    except Exception as error:  # as above
+    except Exception as error:  # damaged files raise errors of many types
         raise _damaged(name, builder.data_path, error) from error
 
 

@@ -16,7 +16,7 @@ from awn_keras.multi_width import MultiWidthModel
 #: Below this share of equal classes there is a warning, if at least so many samples
 #: were compared. With fewer samples, a single difference would trigger the warning.
 LEAST_AGREEMENT, LEAST_COMPARED = 0.95, 20
-#: How the warning begins.
+#: First words of the warning, by which commands recognize the warning.
 WARNING = "At precision"
 # With so many samples, some can be used for the comparison only.
 _MANY = 100

@@ -160,7 +160,7 @@ class _Kept:
 
 
 class _Sum:
-    """A block of channels given as terms, added when a layer needs their sum.
+    """A block of channels as a list of terms, added when a layer needs the sum.
 
     Args:
         terms: Tensors of one shape.

@@ -192,7 +192,7 @@ def export_tflite(
     Raises:
         ImportError: If TensorFlow or LiteRT is not installed.
         TypeError: If `model` has one width only, if `metadata` cannot be stored as
-            JSON, or if `input_shape` is no shape.
+            JSON, or if `input_shape` is not a shape.
         ValueError: If `widths` is empty or out of range; if `path` does not fit
             `single_file`; if samples do not fit the model's inputs; if rows, cols or
             steps are unknown and `input_shape` is missing or does not fit; if an option
@@ -508,7 +508,7 @@ def _continued(
 
 
 def _check_manifest(path: Path) -> None:
-    """Checks that the manifest does not overwrite a file that is no manifest."""
+    """Checks that the manifest does not overwrite a file that is not a manifest."""
     if not path.is_file():
         return
     try:

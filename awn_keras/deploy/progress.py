@@ -63,5 +63,5 @@ def _keras_logs() -> bool:
 
 def _is_watched() -> bool:
     """Whether stdout is a terminal or the output of a notebook."""
-    # A notebook's stream is no terminal, but has its own class.
+    # A notebook's stream is not a terminal, but has its own class.
     return sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel")

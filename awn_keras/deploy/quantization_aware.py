@@ -177,7 +177,7 @@ def to_tf_keras(model: keras.Model) -> tf_keras.Model:
         ImportError: If tf_keras is not installed.
         TypeError: If the model has no graph.
         NotImplementedError: If tf_keras has no such layer or does not accept its
-            arguments, if the model calls an operation that is no layer, or if Keras
+            arguments, if the model calls an operation that is not a layer, or if Keras
             does not run on TensorFlow.
         ExportError: If an output differs by more than 1e-4 of its largest value.
 
@@ -263,7 +263,7 @@ def convert_int8(
         the any-width model.
 
     Raises:
-        TypeError: If `input_shape` is no shape, or if `metadata` cannot be stored as
+        TypeError: If `input_shape` is not a shape, or if `metadata` cannot be stored as
             JSON.
         ValueError: If rows, cols or steps are unknown and `input_shape` is missing, if
             `input_shape` does not fit, if the number of `class_names` is not the number

@@ -34,7 +34,7 @@ def at_input_shape(
         sizes, which shares the layers and their weights.
 
     Raises:
-        TypeError: If `input_shape` is no shape.
+        TypeError: If `input_shape` is not a shape.
         ValueError: If sizes are unknown and not given, if they do not fit the model, or
             if they are too small for it.
     """
@@ -69,7 +69,7 @@ def fitting_shapes(
         A dict from names to shapes without unknown sizes.
 
     Raises:
-        TypeError: If `input_shape` is no shape.
+        TypeError: If `input_shape` is not a shape.
         ValueError: If sizes are unknown and not given, or if they do not fit the model.
     """
     if input_shape is not None:

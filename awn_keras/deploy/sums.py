@@ -31,8 +31,8 @@ def with_plain_sums(model: keras.Model) -> keras.Model:
     """
     if not _is_misread(model):
         return model
-    # Without a name: a model or an `Add` may be called twice, and Keras wants names to
-    # be unique.
+    # The new model has no name, because a nested model may be called twice, and Keras
+    # wants names to be unique.
     return keras.Model(*rebuild(model, _call))
 
 
@@ -69,7 +69,7 @@ class _Sum(keras.layers.Layer):
 
 
 def _adds_as_bias(operation: Any, summands: list[Any]) -> bool:
-    """Whether an operation is a sum of which Keras would take a summand for a bias."""
+    """Whether an operation is a sum in which Keras mistakes a summand for a bias."""
     if type(operation).__name__ not in ("Add", "Average") or not is_stock(operation):
         return False
     # Keras mistakes a summand with a known batch size, such as a constant, in the model

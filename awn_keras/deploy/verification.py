@@ -104,8 +104,8 @@ def verify_tflite(
         One record for each signature, widths ascending.
 
     Raises:
-        TypeError: If `model` has one width only, or is no model.
-        ValueError: If `path` is not a TFLite file, if a signature is no width of the
+        TypeError: If `model` has one width only, or is not a model.
+        ValueError: If `path` is not a TFLite file, if a signature is not a width of the
             model, or if inputs, outputs or samples do not fit.
         ExportError: If the file has operators that are not builtin, if LiteRT cannot
             run the file, or if an output differs by more than `tolerance`.

@@ -78,7 +78,7 @@ def write_page(
             `single_file`, or would overwrite another page; if `litertjs` is not the
             folder of the package; or if `single_file` is used without `litertjs` or
             with another version.
-        TypeError: If `path` is no path.
+        TypeError: If `path` is not a path.
         OSError: If a file cannot be read or written.
 
     Examples:

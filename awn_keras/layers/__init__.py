@@ -23,7 +23,7 @@ from awn_keras.layers.transposed import (
     TriConv3DTranspose,
 )
 
-#: The Tri layer of each stock layer that has one, but for recurrent ones and attention.
+#: Tri layers by their stock layer, without recurrent and attention layers.
 TRI_CLASSES = {
     layer_class.stock_class: layer_class
     for layer_class in (

@@ -103,7 +103,7 @@ class Flow:
         input_shapes: Shapes of the inputs, batch first.
         output_shape: Shape of the first output, batch first.
         named_shapes: Shapes of the call's arguments, by name.
-        constants: Arguments of the call that are no tensors, by name.
+        constants: Arguments of the call that are not tensors, by name.
         sources: For an operation that gets another number of channels: the place that
             each new output channel had before, int `(new channels,)`. Otherwise empty.
     """

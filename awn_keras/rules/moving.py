@@ -80,15 +80,17 @@ def _place(operation: Any, ends: np.ndarray, place: int) -> int:
     """The end of a part, for another number of channels."""
     new = round(ends[place])
     if abs(ends[place] - new) > 1e-6:  # `ends` are sums of quotients, not exact
-        raise _cannot_widen(operation, ends, f"{place} are {ends[place]:.2f}")
+        raise _cannot_widen(
+            operation, ends, f"its first {place} would be {ends[place]:.2f}"
+        )
     return new
 
 
 def _cannot_widen(operation: Any, ends: np.ndarray, what: str) -> ArgumentError:
     return ArgumentError(
-        f"Operation '{operation.name}' ({type(operation).__name__}) takes channels "
-        f"apart where a wider model has no whole number of them: of {len(ends) - 1} "
-        f"channels, which would be {round(ends[-1])}, {what}. Use another "
+        f"Operation '{operation.name}' ({type(operation).__name__}) splits channels "
+        "at places that a wider model does not have. With "
+        f"{round(ends[-1])} channels instead of {len(ends) - 1}, {what}. Use another "
         "`width_multiplier` (or `factor` of `grow`), such as 2."
     )
 

@@ -89,8 +89,8 @@ def _check_softmax(call: LayerCall) -> None:
     masks = keras.tree.flatten(call.node.arguments.kwargs.get("mask"))
     if any(mask is not None and mask.shape[-1] != 1 for mask in masks):
         raise call.error(
-            "`mask` must be the same for all channels, of size 1 on the last axis, as "
-            "channels come and go with the width."
+            "`mask` must have size 1 on the last axis, and so be the same for all "
+            "channels, because channels come and go with the width."
         )
 
 

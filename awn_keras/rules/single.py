@@ -17,14 +17,18 @@ def _check_dropout(call: LayerCall) -> None:
     shape = call.layer.noise_shape
     if shape is not None and shape[-1] not in (None, 1):
         raise call.error(
-            "the last of `noise_shape` must be None or 1 on graded channels. "
+            "the last entry of `noise_shape` must be None or 1, because channels come "
+            "and go with the width. "
             f"Received: noise_shape={shape}"
         )
 
 
 def _check_rescaling(call: LayerCall) -> None:
     if np.ndim(call.layer.scale) or np.ndim(call.layer.offset):
-        raise call.error("`scale` and `offset` must be numbers on graded channels.")
+        raise call.error(
+            "`scale` and `offset` must be numbers, because channels come and go with "
+            "the width."
+        )
 
 
 def _check_permute(call: LayerCall) -> None:

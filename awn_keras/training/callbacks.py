@@ -39,7 +39,7 @@ class WidthProgbar(keras.callbacks.ProgbarLogger):
         super().on_test_batch_end(batch, without_widths(logs))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Shows the epoch, the AUC last."""
+        """Shows the logs of the epoch, with the AUC at the end."""
         super().on_epoch_end(epoch, without_widths(logs))
 
     def on_test_end(self, logs: Any = None) -> None:
@@ -111,7 +111,7 @@ class NumbersCheck(keras.callbacks.Callback):
             self.tell(message)
 
     def tell(self, message: str) -> None:
-        """Warns, and ends training."""
+        """Warns with a message, and ends the training."""
         warnings.warn(message, stacklevel=2)
         self.model.stop_training = True
 

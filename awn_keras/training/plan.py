@@ -85,7 +85,7 @@ class TrainingPlan:
         Raises:
             TypeError: If `widths` is not a `WidthSampler`, if `width_power` is no
                 number, if `distillation` or `frozen_up_to` is neither a number nor a
-                schedule, or if `teacher` is no model.
+                schedule, or if `teacher` is not a model.
             ValueError: If an argument is out of range, or if there is a `teacher`
                 without `distillation`.
         """

@@ -172,7 +172,7 @@ class WidthTrainer(keras.Model):
         Raises:
             TypeError: If `widths` is not a `WidthSampler`, if `width_power` is no
                 number, if `distillation` or `frozen_up_to` is neither a number nor a
-                schedule, or if `teacher` is no model.
+                schedule, or if `teacher` is not a model.
             ValueError: If a width is below the model's `min_width`, if an argument is
                 out of range, if the model cannot be distilled with these arguments, or
                 if `frozen_up_to` is used with an optimizer that keeps moving averages

@@ -337,8 +337,8 @@ _ARM_64 = ("arm64-v8a", "aarch64", "arm64")
 #: Machine numbers of ELF files, with the names that such devices give themselves.
 _MACHINES = {
     183: _ARM_64,
-    # Most 64-bit machines run 32-bit programs, too. A machine that does not reports an
-    # error of its own.
+    # Most 64-bit machines run 32-bit programs, too. On other machines, the program
+    # fails with the system's error.
     40: (*("armeabi-v7a", "armeabi", "armv7l", "armv6l", "armv8l"), *_ARM_64),
     62: ("x86_64", "amd64"),
     3: ("x86", "i386", "i686", "x86_64"),
@@ -347,15 +347,16 @@ _MACHINES = {
 
 
 def check_program(path: Path, machine: str) -> None:
-    """Checks that a program is one for a device.
+    """Checks that a device can run a program.
 
     Args:
-        path: The program, here.
-        machine: What the device says it is; see `Device.machine`.
+        path: Path of the program on this machine.
+        machine: The device's name for its kind of machine; see `Device.machine`.
 
     Raises:
-        DeviceError: If it is no Linux program, or one for another machine.
-        OSError: If it cannot be read.
+        DeviceError: If the file is not a program for Linux, or if the program is for
+            another kind of machine.
+        OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(20)

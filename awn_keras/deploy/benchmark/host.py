@@ -42,11 +42,11 @@ class Subject:
     """A file to measure.
 
     Args:
-        path: Where it is.
-        file: The file, open.
-        widths: The width of each signature to measure; `None` for a signature that is
-            not called after one.
-        accuracy: Accuracy by signature, as far as it is known.
+        path: Path of the file.
+        file: The file, already read.
+        widths: The width of each signature to measure, by signature. `None` if the name
+            of the signature has no width.
+        accuracy: Accuracy by signature, for the signatures whose accuracy is known.
     """
 
     path: Path
@@ -65,13 +65,14 @@ class Subject:
 
         Args:
             path: A TFLite file.
-            widths: Those of its widths to measure. `None` for all; if no signature is
-                called after a width, all signatures.
+            widths: Widths of the file to measure. `None` measures all widths. If no
+                name of a signature has a width, all signatures are measured.
             accuracy: Accuracy by signature.
 
         Raises:
-            ValueError: If it is not a TFLite file, has no signatures, or not a width.
-            OSError: If it cannot be read.
+            ValueError: If `path` is not a TFLite file, or if the file has no signatures
+                or lacks one of `widths`.
+            OSError: If the file cannot be read.
         """
         path = Path(path)
         file = TFLiteFile(path)
@@ -94,7 +95,7 @@ class Subject:
             }
         return cls(path, file, chosen, dict(accuracy or {}))
 
-    # Read once, and not for each repetition: a file may have tens of megabytes.
+    # Cached, because each repetition asks again and a file may have tens of megabytes.
     @functools.cached_property
     def _costs(self) -> dict[str, Costs]:
         return costs_of(self.file)
@@ -104,7 +105,7 @@ class Subject:
         return precision_of(self.path)
 
     def fields_of(self, signature: str) -> dict[str, Any]:
-        """Fields of a `Row` that no measurement gives."""
+        """The fields of a `Row` that come from the file and not from a measurement."""
         costs = self._costs[signature]
         return {
             "width": self.widths[signature],
@@ -267,7 +268,7 @@ def accuracies(
 
 
 class _Bench:
-    """What is measured so far."""
+    """The measurements of a file on this machine, and the report of them."""
 
     def __init__(
         self,
@@ -293,14 +294,14 @@ class _Bench:
         self._here = _here()
 
     def has_gpu(self) -> bool:
-        """Whether there is one; if not, the report says so."""
+        """Whether LiteRT's GPU engine works; if not, adds the reason to the report."""
         why = why_no_gpu()
         if why is not None:
             self._fail("gpu", None, None, why)
         return why is None
 
     def measure(self, signature: str, target: str, threads: int) -> None:
-        """One repetition; the row is made anew of all so far."""
+        """Measures one repetition, and replaces the row by that of all repetitions."""
         task = (signature, target, threads)
         if task in self._failed:
             return
@@ -349,7 +350,7 @@ class _Bench:
         )
 
     def _error(self, signature: str, run: EngineResult) -> float | None:
-        """How far outputs are from the CPU's, if that can run the file."""
+        """Largest difference from the CPU's outputs; `None` if the CPU engine fails."""
         if signature not in self._reference:
             try:
                 run_on_cpu = run_apart(
@@ -378,7 +379,7 @@ class _Bench:
 
 
 def _here() -> dict[str, Any]:
-    """Fields of a `Row` that tell of this machine."""
+    """The fields of a `Row` that describe this machine."""
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     try:
         clock: str | None = governor.read_text().strip()

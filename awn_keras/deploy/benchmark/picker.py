@@ -188,25 +188,29 @@ def pick_for_file(
     budget_ms: float,
     threads: int,
 ) -> tuple[float, dict[float, float]]:
-    """Picks the width at which a file that chooses by itself is to begin.
+    """Picks the first width of an interpreter with a latency budget.
+
+    Only rows of this file on a CPU with `threads` threads count. Rows of this machine
+    are preferred, then rows of other hosts, then rows of phones and boards.
 
     Args:
         report: See `pick_width`.
-        digests: The file's hash; those of all, if each width has a file of its own.
+        digests: Hash of the file, or of each file if each width has a separate file.
         budget_ms: Longest latency, in ms.
-        threads: For how many threads of a CPU: this machine's, if it has such rows.
+        threads: Number of threads.
 
     Returns:
-        The width, whatever its accuracy, and the latency of each that was measured, in
-        ms by width.
+        The width, chosen by width and latency alone, and the measured latencies in ms,
+        by width.
 
     Raises:
-        ValueError: If it has no such row of this file.
+        ValueError: If the report has no row that counts.
         OSError: If the report cannot be read.
     """
     report = report if isinstance(report, Report) else Report.load(report)
     rows = [
-        # What it runs from then on, it chooses by width and latency alone.
+        # The interpreter later changes the width by latency alone, so the first width
+        # must not depend on accuracy.
         replace(row, accuracy=None)
         for row in report.rows
         if row.sha256 in digests
@@ -217,11 +221,13 @@ def pick_for_file(
         raise ArgumentError(
             f"`report` must have rows of this file on a CPU with {threads} "
             f"threads. Received: {len(report.rows)} rows of other files, targets or "
-            "threads. Measure it: `awn benchmark`."
+            "threads. Measure the file with `awn benchmark`."
         )
     host = [row for row in rows if row.target == "cpu"]
     rows = [row for row in host if row.device == this_machine()] or host or rows
-    if len(digests) > 1:  # each width has a file, with a name, of its own
+    # `pick_width` refuses rows of several files. Here they are one export with a file
+    # for each width.
+    if len(digests) > 1:
         rows = [replace(row, file="") for row in rows]
     picked = pick_width(Report(rows), budget_ms=budget_ms).width
     latencies = {row.width: latency(row, "p90") for row in rows}

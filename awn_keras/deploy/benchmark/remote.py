@@ -131,7 +131,7 @@ def benchmark_device(
 
 
 class _Bench:
-    """What is measured so far."""
+    """The measurements of a file on a device, and the report of them."""
 
     def __init__(
         self, subject: Subject, device: Device, on_progress: Callable[[Report], None]
@@ -154,7 +154,7 @@ class _Bench:
         threads: int,
         timeout: float,
     ) -> None:
-        """One repetition; the row is made anew of all so far."""
+        """Measures one repetition, and replaces the row by that of all repetitions."""
         task = (signature, unit, threads)
         if task in self._failed:
             return
@@ -208,7 +208,7 @@ class _Bench:
         self._on_progress(self.report)
 
 
-#: What a shell says of a program that a signal ended.
+#: Ends of a program by the exit status that a shell reports, 128 plus the signal.
 _SIGNALS = {134: "aborted", 135: "had a bus error", 137: "was killed", 139: "crashed"}
 
 
