@@ -88,7 +88,7 @@ def opened(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> keras.Model
         except UnsupportedError as error:
             raise UnsupportedError(f"{title} {error}") from error
         except Exception as error:  # a user's code may raise any error
-            # Keras explains some errors with pages of code; the beginning says what.
+            # Some errors of Keras are pages of code. The beginning has the reason.
             said = textwrap.shorten(str(error) or type(error).__name__, 120)
             reason = re.sub(rf"\b{_BATCH}\b", "None", said)
             calls = "Call its layers on the tensors of the model instead, or w"

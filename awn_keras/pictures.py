@@ -17,11 +17,11 @@ from awn_keras.widths import split_name_at_width
 if TYPE_CHECKING:
     import keras
 
-#: Okabe and Ito's colours, which colour-blind readers can tell apart.
+#: Okabe and Ito's colors, which color-blind readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-#: Markers, so that a reader can tell curves apart without colour.
+#: Markers, so that a reader can tell curves apart without color.
 MARKERS = "osD^vP"
-#: Colour map for ordered things such as widths: dark to bright for every reader.
+#: Color map for ordered things such as widths: dark to bright for every reader.
 ORDERED = "viridis"
 _COSTS = {"width": "width", "macs": "MACs (millions)", "parameters": "parameters (k)"}
 _UNITS = {"width": 1.0, "macs": 1e6, "parameters": 1e3}

@@ -277,7 +277,8 @@ def propagate_triangles(
     # Layers of another model, or of a file, keep their grades if the grades are widths
     # of this model. In the other model, other readers may have raised some grades.
     same_start = np.array_equal(kept[has_place] == 0, standard[has_place] == 0)
-    # With stages, each layer has its own widths, so a grade may belong to another.
+    # With stages, each layer has its own widths, so a grade of this model may be a
+    # grade of another layer.
     known = np.isin(kept[has_place], standard).all() and not widths.stages
     same = np.array_equal(kept[has_place], grades[has_place])
     if same_start and (known or same):

@@ -89,7 +89,7 @@ def check_fits(value: Any, check: Check, name: str, about: str) -> None:
         check: The check.
         name: Name of the file.
         about: Kind of the file, and the way out, as in "a report of `awn benchmark`:
-            measure anew".
+            measure again".
 
     Raises:
         ValueError: If the content does not fit; the message names file, field and rule.

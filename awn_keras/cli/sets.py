@@ -28,7 +28,7 @@ def add_set_arguments(parser: Parser, what: str, *, required: bool = False) -> N
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="likewise with your photos: a folder that has a folder for each class",
+        help="your photos instead of --dataset: a folder with a folder for each class",
     )
     add_data_arguments(parser)
 

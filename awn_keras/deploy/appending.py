@@ -88,7 +88,7 @@ class Earlier:
             if said[key] != wanted and key == "weights_sha256":
                 raise ArgumentError(
                     "`append_to` must be an export of the model with its present "
-                    f"weights. Export all widths anew. {received}"
+                    f"weights. Export all widths again. {received}"
                 )
             if said[key] != wanted:
                 raise ArgumentError(

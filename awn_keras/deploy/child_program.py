@@ -1,4 +1,4 @@
-"""The program that converts in a child process. `child` starts it, and says why."""
+"""The program that converts in a child process; see `awn_keras.deploy.child`."""
 
 from __future__ import annotations
 

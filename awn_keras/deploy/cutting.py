@@ -41,7 +41,7 @@ from awn_keras.slimming import slim
 def cut(
     model: keras.Model, cuts: Mapping[str, Cut], *, adds: bool = True
 ) -> keras.Model:
-    """Cuts kernels of a slim model into blocks, each a layer of its own.
+    """Cuts kernels of a slim model into blocks. Each block becomes a layer.
 
     Args:
         model: A plain functional model, as `slim` returns it. `model` does not change.
@@ -107,9 +107,9 @@ def continuation(
 
     Returns:
         `(first, rest)`. `first` has the outputs of `narrow`, then the activations that
-        `rest` needs; each activation is the output of a layer of its own, whose name it
-        has. `rest` takes the inputs of `wide` and inputs with the names of these
-        activations. `rest` has the outputs of `wide`.
+        `rest` needs. Each activation is the output of a separate layer, and has the
+        name of this layer. `rest` takes the inputs of `wide` and inputs with the names
+        of these activations. `rest` has the outputs of `wide`.
 
     Raises:
         ValueError: If no layer is cut, if a layer does not end where one of its blocks

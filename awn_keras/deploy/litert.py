@@ -544,7 +544,7 @@ def _files(folder: Path) -> list[Path]:
         names = {record.get("file") for record in records}
         if None in names or not names:
             raise ArgumentError(
-                f"'{manifest}' does not say which files belong together. Export anew, "
+                f"'{manifest}' does not say which files belong together. Export again, "
                 "or remove the manifest."
             )
         return [folder / str(name) for name in sorted(names)]

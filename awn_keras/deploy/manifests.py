@@ -25,7 +25,7 @@ from awn_keras.schemas import (
 #: `"dynamic_range"`, with int8 constants, where activations are quantized at run time;
 #: `"int8"`, where all is int8, with ranges that are measured on samples.
 PRECISIONS = ("float32", "float16", "dynamic_range", "int8")
-_ABOUT = "the manifest of an export: export anew"
+_ABOUT = "the manifest of an export: export the model again"
 
 
 def _numbers(value: Any, where: str) -> None:

@@ -77,7 +77,7 @@ def check_scales(content: bytes | mmap.mmap, name: str) -> None:
                     f"integers by the factor {scale:.3g}, and LiteRT's XNNPACK takes "
                     f"factors below {SCALE_LIMIT}. The range of the operator's output "
                     "is too narrow. Most often the output was 0 for all representative "
-                    "samples. Export the model anew, with representative samples that "
+                    "samples. Export the model again, with representative samples that "
                     "look like training data."
                 )
 

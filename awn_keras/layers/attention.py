@@ -241,7 +241,7 @@ class TriMultiHeadAttention(_Heads, keras.layers.MultiHeadAttention):
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input shape:
-        `query` `(batch, ..., in_channels)`, `value` and `key` likewise, of a floating
+        `query`, `value` and `key`, each `(batch, ..., in_channels)` of a floating
         dtype; masks as in `keras.layers.MultiHeadAttention`.
 
     Output shape:

@@ -7,7 +7,7 @@ import numpy as np
 
 from awn_keras.layers.base import KernelAxes, TriangularKernel
 
-#: For a layer without kernels of its own.
+#: For a layer whose kernels all belong to inner layers.
 NO_KERNELS: dict[str, KernelAxes] = {}
 
 

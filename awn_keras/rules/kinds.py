@@ -351,8 +351,8 @@ class Channels:
         Joined layers of different size get the grades of the smallest. For example, a
         layer of 32 channels is added to a concatenation of two layers of 16. Then each
         half of the 32 channels gets the grades of a layer of 16, so that none of the
-        layers is empty at any width. Parts of a layer get grades likewise; see
-        `parted`.
+        layers is empty at any width. Parts of a layer get grades in the same way;
+        see `parted`.
 
         Args:
             new_grades: `new_grades(key, channels)` returns the grades `(channels,)` of

@@ -220,7 +220,7 @@ def _shuffle(groups: int, size: int) -> np.ndarray:
     return np.arange(groups * size).reshape(groups, size).T.ravel()
 
 
-# ----------------------------------------------------------------- beside, and apart
+# --------------------------------------------------------- padding and depth to space
 
 
 def _padded(call: LayerCall, labels: np.ndarray) -> list[np.ndarray] | None:

@@ -325,7 +325,7 @@ def _started(
         path,
         _history_of(done),
         f"the history of the {done} epochs of model.keras beside it: remove both files "
-        "to train anew",
+        "to train from the start",
     )
     return model, history[:done]
 

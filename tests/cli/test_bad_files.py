@@ -290,7 +290,7 @@ def test_a_manifest_of_unknown_precision(
     path.write_bytes(content)
     (tmp_path / "net.json").write_text(json.dumps(manifest))
     line = told(["verify", path, "--against", made / "model.keras"], capsys)
-    assert "is not the manifest of an export: export anew" in line
+    assert "is not the manifest of an export: export the model again" in line
     assert str(tmp_path / ("net.tflite" if inside else "net.json")) in line
     assert re.search(match, line), line
 
