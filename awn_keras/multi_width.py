@@ -295,6 +295,8 @@ class MultiWidthModel(WidthTrainer):
             NotImplementedError: If `width` is given and a subclass defines
                 `predict_step`, which would run at `model.width`.
         """
+        # A width for one call must not change `model.width`, which other threads may
+        # read. So a helper model of this thread, with its own width variable, predicts.
         if width is None:
             with self.state_at_hand(), backends.restored(self):
                 return super().predict(*args, **kwargs)

@@ -140,6 +140,7 @@ class AnytimeInterpreter:
                 "`x` must be one sample, (1, ...), because the activations of only one "
                 f"sample are kept. Received: {count} samples"
             )
+        # If this run fails, `refine` must not continue with activations of two samples.
         self._has_run = False
         for name, array in arrays.items():
             self._inputs[name].write(np.ascontiguousarray(array))
@@ -158,6 +159,7 @@ class AnytimeInterpreter:
         """
         if not self._has_run:
             raise StateError("`refine()` continues `run(x)`. Call `run(x)` first.")
+        # `refine` reads the buffers that `run` has filled, so nothing is copied.
         given = {**self._kept, **self._inputs}
         self._model.run_by_name(
             self._pair.refine,

@@ -27,6 +27,8 @@ def _masked_weight(name: str) -> property:
     there is no single call in which to apply the mask.
     """
 
+    # `build` of the stock cell assigns the variable to `kernel`. The property keeps the
+    # variable under another name, and gives readers the masked tensor.
     def read(cell: _TriangularCell) -> Any:
         return cell.acting(name)
 

@@ -77,6 +77,8 @@ def units_of(call: LayerCall) -> Kind:
         check_activation(call, inner)
     made = call.new_channels(call.output_shape[-1])
     units = directions[0].units
+    # With "concat", a unit has a channel in both halves of the output. Otherwise both
+    # slices hold all channels, and joining them changes nothing.
     call.channels.join(made.labels[:units], made.labels[-units:])
     return made
 
@@ -153,6 +155,7 @@ def _of_both(layer: Any) -> WidthRule | None:
 
 def _with_units(layer: Any, channels: int) -> dict[str, Any]:
     """The arguments of a Bidirectional with `channels` output channels."""
+    # The number of units is in the configs of the inner layers, not in an argument.
     config, units = layer.get_config(), channels // _copies(layer)
     return {
         name: {**config[name], "config": {**config[name]["config"], "units": units}}

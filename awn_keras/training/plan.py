@@ -126,6 +126,7 @@ class TrainingPlan:
         if report_widths is None:
             report_widths = (low, (low + 1) / 2, 1.0)
         if curve_widths is None:
+            # A limit, because each width of the curve is evaluated on every batch.
             every = networks.distinct_widths
             chosen = np.linspace(0, len(every) - 1, min(len(every), _CURVE_WIDTHS))
             curve_widths = [every[index] for index in chosen.round().astype(int)]
@@ -149,6 +150,8 @@ class TrainingPlan:
         config: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
+            # A saved model does not contain its teacher. The name is for the message
+            # that asks for the teacher again.
             if isinstance(value, keras.Model):
                 value = value.name
             if isinstance(value, WidthSampler) or is_schedule(value):
