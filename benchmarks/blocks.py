@@ -1,6 +1,6 @@
 """Times a training step of networks of normalization and attention blocks.
 
-    python benchmarks/blocks.py [--steps 30] [--batch-size 32] [--output FILE]
+    python -m benchmarks.blocks [--steps 30] [--batch-size 32] [--output FILE]
 
 The networks are a vision transformer (4 blocks of 192 channels and 4 heads on 64
 tokens) and a ConvNeXt (4 blocks of 96 channels on 8x8 positions). Each network has
@@ -19,12 +19,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-# `python benchmarks/blocks.py` puts the folder benchmarks first in `sys.path`.
-from train_step import compile_model, keras_step, measure
-
 from awn_keras import to_any_width
 from awn_keras.environment import environment
 from awn_keras.files import write_whole
+from benchmarks.train_step import compile_model, keras_step, measure
 
 L = keras.layers
 OUTPUT = Path(__file__).parents[1] / "results" / "blocks.json"

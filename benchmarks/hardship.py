@@ -221,7 +221,8 @@ _VOLATILE = {"environment", "time", "seconds", "shared_object_id"}
 def _essence(folder: Path) -> dict[str, Any]:
     """Returns the contents of the files in a folder, without times and machines."""
     return {
-        name: _content(name, data)
+        # A killed command may leave a part of a file under a temporary name.
+        name: data if ".partial" in name else _content(name, data)
         for name, data in contents(folder).items()
         if name not in ("summary.txt", "filler")
     }

@@ -313,18 +313,24 @@ def measure(part: str, wanted: int, result: dict[str, Any], save: Any) -> None:
         first = result["trials"]
         words = ["--worker", part, str(first), str(first + more)]
         start = time.monotonic()
-        with subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.reliability", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as process:
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as said,
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.reliability", *words],
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            ) as process,
+        ):
             for line in process.stdout or ():
                 add(result, Case(**json.loads(line)), time.monotonic() - start)
                 start = time.monotonic()
                 save()
+            process.wait()
+            said.seek(0)
+            end = said.read()[-1500:]
         if process.returncode:
-            fault = f"the process ended with {process.returncode}"
+            fault = f"the process ended with {process.returncode}: {end}"
             case = Case(result["trials"], "process", "ended", fault)
             add(result, case, time.monotonic() - start)
             save()

@@ -1,6 +1,6 @@
 """Times training and evaluation steps, compared with a plain network and with loops.
 
-    KERAS_BACKEND=jax python benchmarks/train_step.py [--steps 40] [--batch-size 128]
+    KERAS_BACKEND=jax python -m benchmarks.train_step [--steps 40] [--batch-size 128]
         [--precision mixed_bfloat16] [--output FILE]
 
 The network is LeNet-3C1L (45 channels) at 32x32x3. All arms run in one process and take
@@ -41,14 +41,12 @@ from typing import Any
 import keras
 import numpy as np
 
-# `python benchmarks/train_step.py` puts the folder benchmarks first in `sys.path`.
-from loop import train_by_the_loop
-
 from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, lenet_3c1l, slim
 from awn_keras.environment import environment
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.runs.recipe import PRECISIONS
 from awn_keras.slices import active_slices
+from benchmarks.loop import train_by_the_loop
 
 SHAPE, CLASSES = (32, 32, 3), 10
 WIDTHS = (0.25, 0.5, 0.75, 1.0)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import reliability
+from benchmarks import hardship, reliability
 from benchmarks.cases import Case
 
 
@@ -34,11 +34,15 @@ def workers(monkeypatch):
             started.append((part, first, last))
             seeds = range(first, last)
             self.returncode = -9 if 2 in seeds else 0
+            kwargs["stderr"].write("MemoryError: no memory" * (2 in seeds))
             self.stdout = [
                 json.dumps({"seed": seed, "kind": part, "outcome": "right"})
                 for seed in seeds
                 if seed < 2 or 2 not in seeds
             ]
+
+        def wait(self):
+            return self.returncode
 
         def __enter__(self):
             return self
@@ -55,9 +59,14 @@ def test_a_process_that_ends_is_a_failure_and_the_next_goes_on(workers):
     reliability.measure("files", 5, result, lambda: None)
     assert workers == [("files", 0, 5), ("files", 3, 5)]
     assert (result["count"], result["trials"]) == (5, 5)
-    assert result["failures"] == [
-        {"seed": 2, "kind": "process", "fault": "the process ended with -9"}
-    ]
+    fault = "the process ended with -9: MemoryError: no memory"
+    assert result["failures"] == [{"seed": 2, "kind": "process", "fault": fault}]
+
+
+def test_a_part_of_a_file_under_a_temporary_name_is_not_read(tmp_path):
+    name = f"new.keras.{'0' * 32}.partial.keras"  # as `awn_keras.files` names it
+    (tmp_path / name).write_bytes(b"PK\3\4, the first bytes of a zip")
+    assert hardship._essence(tmp_path) == {name: b"PK\3\4, the first bytes of a zip"}
 
 
 def test_a_run_goes_on_from_what_is_counted(workers, tmp_path):
