@@ -206,7 +206,9 @@ def known_macs(
         The known MACs, and the layers that are not counted.
     """
     total = MacCount(np.zeros(len(widths), np.int64))
+    # A layer counts once for each call, because each call computes.
     total = sum((use.macs(widths) for use in layer_uses(model)), total)
+    # Only kernels with triangles have zeros to leave out.
     if layout == "dense" or not isinstance(model, MultiWidthModel):
         return total
     held = default_widths(model) if held is None else held
@@ -322,6 +324,8 @@ def _zeros_left_out(
     for name, option in cuts.items():
         layer = layers[name]
         ends = [out for _, out in option.ends]
+        # A file holds each kernel once, so the blocks of all its widths together decide
+        # which zeros a width leaves out.
         zeros = [
             layer.unit_macs * layer.left_out(width, layer.cut_at([*held, width], ends))
             for width in widths

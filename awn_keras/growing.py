@@ -82,6 +82,7 @@ def grow(
             f"channels are rounded to multiples of divisor={divisor}: choose a larger "
             f"`factor` or a smaller `divisor`. Received: factor={factor}"
         )
+    # The old channels are always active, so they read no new channel at any width.
     stages = _always_on(traced, sizes, divisor)
     copies = Copies(traced, sizes)
     grown = AnyWidthModel(
@@ -148,6 +149,9 @@ def _put_in_place(copies: Copies, old: Trace, new: Trace) -> None:
             layer.get_weights(), copy.weights, slices, strict=True
         ):
             drawn = keras.ops.convert_to_numpy(weight)
+            # A readout ignores the new channels at first, so the grown model gives the
+            # outputs of the old model at every width. New channels themselves need
+            # random weights: from zeros they could not learn different things.
             reads_new = isinstance(after.output, PerWidth)
             placed = np.zeros_like(drawn) if reads_new else np.array(drawn)
             placed[np.ix_(*index)] = value

@@ -210,6 +210,7 @@ def trace(
             if refusals is None:
                 raise
             refusals.append((node.operation, error))
+            # A guess, so that one cause is not reported again at each later layer.
             outputs = [_likely_kind(call)] * len(node.outputs)
             flow = call.flow(inputs, outputs[0])
         flows[id(node)] = flow
@@ -317,6 +318,8 @@ def last_mixers(model: keras.Model, nodes: list[Any]) -> set[int]:
         `id` of each node that mixes channels and from which a path leads to an output
         without another such node.
     """
+    # Tensors from which a path without a mixing layer leads to an output. In reversed
+    # order, all readers of a tensor come before the call that makes the tensor.
     exposed = {id(x) for x in model.outputs}
     last = set()
     for node in reversed(nodes):
@@ -349,6 +352,7 @@ def inner_mixers(model: keras.Model) -> set[int]:
 
 def _join_calls(call: LayerCall, first: Flow, flow: Flow) -> None:
     """Joins the channels of all calls of a shared layer, because they share weights."""
+    # Without weights, calls have nothing in common.
     if not weights_of(call.layer) or first is flow:
         return
     for before, now in zip(
@@ -425,6 +429,7 @@ def _output_kind(call: LayerCall) -> Kind | list[Kind]:
 def _on_fixed(call: LayerCall, rule: WidthRule | None) -> Kind | list[Kind]:
     """The output kind of a call whose inputs are equal at every width."""
     layer = call.layer
+    # The last mixing layer before an output is no stem: its outputs must always exist.
     if rule is not None and rule.stem and not call.last:
         return rule.output(call)
     if rule is None and getattr(layer, "trainable_weights", None):
@@ -564,6 +569,7 @@ def _tail(call: LayerCall, rule: WidthRule | None) -> Kind:
         return PerWidth(readout)
     check_mixes_no_samples(call)
     name = type(call.layer).__name__
+    # Code that the walk cannot see may mix the samples of a batch.
     hides = is_opaque(call.layer) or isinstance(call.layer, keras.Model)
     if rule is None and (hides or not is_stock(call.layer)):
         raise UnsupportedError(

@@ -159,6 +159,8 @@ class Widths:
             raise _no_mapping(stages)
         listed = tuple(Stage.of(*item) for item in (stages or {}).items())
         for stage in listed:
+            # Below the model's `min_width` nothing runs. Between the widths of its grid
+            # all networks are equal. So a stage can only choose among the model's.
             own = {*(stage.grid or ()), *filter(None, [stage.min_width])}
             received = f"Received: stages={{{stage.pattern!r}: {stage.as_dict()}}}"
             if own and min(own) < min_width:
@@ -210,6 +212,8 @@ class Widths:
         Args:
             names: Names of the layers of a model that make channels.
         """
+        # A pattern without a layer is most often a typing error, and training would not
+        # show that the stage has no effect.
         decide = {self.stage_of(name).pattern for name in names}
         for stage in self.stages:
             if stage.pattern not in decide:

@@ -204,10 +204,9 @@ def export_tflite(
             export of this model with these options, if it already has one of `widths`,
             or if `refine` is given.
         ExportError: If the model has a lookup table; with `"int8"`, if it has a
-            recurrent layer without `unroll=True`, or a layer whose outputs are 0 for
-            all of `representative`; if the file would need operators that are not
-            builtin; or if an output differs from the model by more than `tolerance`,
-            also at a width of `append_to`. No file is written then.
+            recurrent layer without `unroll=True`; if the file would need operators that
+            are not builtin; or if an output differs from the model by more than
+            `tolerance`, also at a width of `append_to`. No file is written then.
         OSError: If a file cannot be written. If possible, this is checked before the
             conversion.
 
@@ -223,6 +222,7 @@ def export_tflite(
         >>> [width.signature for width in exported]
         ['width_025', 'width_050', 'width_100']
     """
+    # All arguments are checked before the conversion, which can take minutes.
     check_can_convert("`export_tflite`")
     progress = Progress(verbose)
     _check_append(append_to, widths, single_file, refine)
@@ -278,11 +278,13 @@ def export_tflite(
             lambda name: progress.done(f"{name} converted"),
         )
         if earlier is not None:
+            # The old widths are verified again below: the model may have changed since.
             content = earlier.joined_with(content, group)
             named = {**earlier.widths, **earlier.refinement, **named}
         content = with_metadata(
             content, _embedded(model, described, named, executed, content)
         )
+        # The content is verified in memory, so a wrong file is never written.
         file = TFLiteFile(content, place.name)
         verified = []
         for name, width in named.items():
