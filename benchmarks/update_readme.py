@@ -572,9 +572,9 @@ def in_short() -> str:
         f"{table(head, rows)}\n\n"
         "Each plain network has as many weights as are active at its width. Time: "
         f"LiteRT on one thread, 224x224. {where(result['environment'])} How each was "
-        "measured: [size and time](docs/measured.md#exported-files), "
-        "[accuracy](docs/measured.md#networks-trained-one-by-one), "
-        "[training](docs/measured.md#training-many-widths-at-once)."
+        "measured: [size and time](docs/measured_files.md#exported-files), "
+        "[accuracy](docs/measured_accuracy.md#networks-trained-one-by-one), "
+        "[training](docs/measured_training.md#training-many-widths-at-once)."
     )
 
 
@@ -1266,39 +1266,47 @@ BLOCKS = {
     },
     ROOT / "docs" / "operations.md": {"operations": operations},
     ROOT / "docs" / "photos.md": {"walk": walk},
-    ROOT / "docs" / "measured.md": {
-        "speed": speed,
+    ROOT / "docs" / "measured_training.md": {
         "train_step": train_step,
         "blocks": blocks,
-        "backends": backends,
         "train_step_mixed_bfloat16": lambda: train_step("train_step_mixed_bfloat16"),
+        "backends": backends,
+    },
+    ROOT / "docs" / "measured_accuracy.md": {
         "fashion_mnist": fashion_mnist,
         "equal_macs": lambda: equal_macs("fashion_mnist"),
         "table2_cifar10": lambda: table2("cifar10", precision="mixed_bfloat16"),
+        "equal_macs_cifar10": lambda: equal_macs("cifar10", precision="mixed_bfloat16"),
         "table2_cifar100": lambda: table2(
             "cifar100", scale=0.1, precision="mixed_bfloat16"
         ),
-        "equal_macs_cifar10": lambda: equal_macs("cifar10", precision="mixed_bfloat16"),
-        "widths_in_a_step": widths_in_a_step,
-        "full_width_only": full_width_only,
         "wide_end": wide_end,
         "individual": lambda: individual("fashion_mnist"),
         "individual_in_five_epochs": lambda: individual("fashion_mnist", 0.25),
         "individual_cifar10": lambda: individual("cifar10", 0.05),
+        "waste": waste,
+        "staircases": staircases,
+    },
+    ROOT / "docs" / "measured_recipes.md": {
         "improvements": lambda: improvements("fashion_mnist"),
         "improvements_cifar10": lambda: improvements("cifar10"),
         "changes_in_five_epochs": changes_in_five_epochs,
+        "widths_in_a_step": widths_in_a_step,
+        "full_width_only": full_width_only,
         "warm_start": warm_start,
         "photos": lambda: photos("cifar10"),
         "photos_elpv": lambda: photos("elpv"),
-        "waste": waste,
-        "staircases": staircases,
+    },
+    ROOT / "docs" / "measured_files.md": {
+        "speed": speed,
         "export": export,
         "export_seconds": export_seconds,
         "chains": chains,
         "refinement": refinement,
         "precision": precision,
         "benchmark": benchmark,
+    },
+    ROOT / "docs" / "measured_reliability.md": {
         "reliability": reliability,
     },
 }
