@@ -41,6 +41,24 @@ def build(recipe: Recipe, data: ImageData) -> keras.Model:
         network = network_of(recipe.architecture).build(recipe, data)
     finally:
         keras.config.set_dtype_policy(policy)
+    return prepare(recipe, network, data)
+
+
+def prepare(recipe: Recipe, network: keras.Model, data: ImageData) -> keras.Model:
+    """Makes the model of a recipe's system from a network, and compiles the model.
+
+    Args:
+        recipe: The recipe.
+        network: An `AnyWidthModel` if the recipe's system is `awn`, otherwise a plain
+            network.
+        data: The recipe's data set.
+
+    Returns:
+        The compiled model.
+
+    Raises:
+        ValueError: If the recipe's arguments do not fit the network.
+    """
     model = _of_system(recipe, network)
     steps = recipe.epochs_run * len(data.train(recipe.batch_size))
     arguments: dict[str, Any] = {}
