@@ -396,6 +396,8 @@ def _normalized(
     """Output of a BatchNormalization, and the mean and variance that it uses."""
     # The statistics of a batch need float32 in mixed precision, too.
     x = keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    if by_batch and len(x.shape) == 4 and x.dtype == "float32":
+        return normalized_by_batch(x, numbers, layer.epsilon)
     mean, variance = (numbers[name] for name in _STATISTICS)
     if by_batch:
         mean, variance = keras.ops.moments(x, list(range(len(x.shape) - 1)))
@@ -409,6 +411,36 @@ def _normalized(
         epsilon=layer.epsilon,
     )
     return y, mean, variance
+
+
+def normalized_by_batch(
+    x: Any, numbers: dict[str, Any], epsilon: float
+) -> tuple[Any, Any, Any]:
+    """Normalizes images by the statistics of their batch, in one operator.
+
+    On a CPU, this is much faster than separate operators for mean, variance and output,
+    which Keras uses.
+
+    Args:
+        x: float32 tensor `(batch, rows, cols, channels)`.
+        numbers: `gamma` and `beta` of the layer, `(channels,)`, as far as it has them.
+        epsilon: Number that is added to the variance.
+
+    Returns:
+        The output, and mean and variance of the batch, `(channels,)`.
+    """
+    channels = tf.shape(x)[-1:]
+    y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+        x,
+        numbers.get("gamma", tf.ones(channels)),
+        numbers.get("beta", tf.zeros(channels)),
+        epsilon=epsilon,
+        is_training=True,
+    )
+    # The operator divides by n - 1 for the variance that it returns, and by n for the
+    # variance that it uses, as Keras does for both.
+    count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), "float32")
+    return y, mean, variance * ((count - 1) / count)
 
 
 def _check_backend(model_class: type) -> None:

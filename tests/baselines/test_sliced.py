@@ -21,7 +21,7 @@ from awn_keras import (
     trade_off_curve,
 )
 from awn_keras.baselines import SharedBN, SNet, USNet
-from awn_keras.baselines.sliced import active_part, put_back
+from awn_keras.baselines.sliced import active_part, normalized_by_batch, put_back
 from awn_keras.deploy import export_tflite
 from awn_keras.loading import load_model
 from tests.baselines.networks import (
@@ -94,6 +94,27 @@ def test_what_is_put_back_leaves_the_rest(levels, level):
 
 
 # ----------------------------------------------------------------------- running
+
+
+@given(st.integers(2, 5), st.integers(1, 4), st.booleans())
+def test_normalization_in_one_operator_is_that_of_keras(batch, channels, factors):
+    rng = np.random.default_rng(batch)
+    x = (3 * rng.normal(size=(batch, 3, 4, channels)) + 5).astype("float32")
+    layer = keras.layers.BatchNormalization(
+        momentum=0.0, epsilon=1e-3, scale=factors, center=factors
+    )
+    layer.build(x.shape)
+    randomize(layer)
+    wanted = numpy(layer(x, training=True))
+    numbers = {w.name: keras.ops.convert_to_tensor(w) for w in layer.weights}
+    y, mean, variance = normalized_by_batch(
+        keras.ops.convert_to_tensor(x), numbers, 1e-3
+    )
+    # float32 sums of 60 numbers, in another order.
+    np.testing.assert_allclose(numpy(y), wanted, rtol=1e-3, atol=1e-4)
+    # With momentum 0 the moving statistics are those of the batch.
+    np.testing.assert_allclose(numpy(mean), numpy(layer.moving_mean), rtol=1e-5)
+    np.testing.assert_allclose(numpy(variance), numpy(layer.moving_variance), rtol=1e-4)
 
 
 def test_a_width_computes_what_a_network_of_its_size_does():
