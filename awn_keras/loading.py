@@ -9,7 +9,7 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +309,8 @@ def _weights_in(size: int) -> Iterator[None]:
         nonlocal left
         if threading.get_ident() != thread:
             return add_weight(layer, shape, *a, **kw)
-        sizes = shape if isinstance(shape, list | tuple) else [shape or 1]
+        # Layers may also pass a number, or TensorFlow's TensorShape.
+        sizes = [*shape] if isinstance(shape, Iterable) else [shape or 1]
         left -= math.prod(int(x) for x in sizes)
         if left < 0:
             raise ArgumentError(

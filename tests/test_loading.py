@@ -58,6 +58,26 @@ def test_layers_that_other_threads_build_meanwhile_may_be_larger(
     assert large.kernel.shape == (1000, 1000)
 
 
+@keras.saving.register_keras_serializable(package="tests.loading")
+class Scale(keras.layers.Layer):
+    """Makes a weight of the shape of another weight, whatever the backend calls it."""
+
+    def build(self, input_shape):
+        first = self.add_weight(shape=input_shape[-1:], name="first")
+        self.second = self.add_weight(shape=first.value.shape, name="second")
+
+    def call(self, x):
+        return x * self.second
+
+
+def test_a_layer_may_give_a_shape_of_the_backends_own_class(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Scale()(inputs))
+    model.save(tmp_path / "scale.keras")
+    loaded = load_keras_model(tmp_path / "scale.keras")
+    assert tuple(loaded.layers[-1].second.shape) == (4,)
+
+
 def test_threads_that_load_at_the_same_time_leave_keras_as_it_was(
     small_file, monkeypatch
 ):
