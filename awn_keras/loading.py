@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from awn_keras.archives import FAULTS, check_archive
-from awn_keras.baselines import SharedBN, SNet, USNet
+from awn_keras.baselines import NestedNet, SharedBN, SNet, USNet
 from awn_keras.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -31,7 +31,7 @@ from awn_keras.schemas import NewerError, anything, fields, or_null, text, value
 #: Held while `_weights_in` replaces Keras' `Layer.add_weight`.
 _one_at_a_time = threading.RLock()
 #: Importing these classes registers them with Keras.
-_CLASSES = (AnyWidthModel, SharedBN, SNet, USNet)
+_CLASSES = (AnyWidthModel, NestedNet, SharedBN, SNet, USNet)
 _ABOUT = "a saved Keras model (a .keras file of `model.save`)"
 #: Required entries of `config.json`, checked before Keras reads the file.
 _CONFIG = fields(

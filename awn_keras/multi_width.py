@@ -109,20 +109,7 @@ class MultiWidthModel(WidthTrainer):
         self.widths_grid, self.staircase = widths.grid, widths.staircase
         self._stages = widths.stages
         propagation = self._propagate(widths)
-        kinds = propagation.kinds.values()
-        grades = [kind.grades for kind in kinds if isinstance(kind, Graded)]
-        networks = Networks.of_grades(
-            grades, widths.min_width, widths.grid, widths.staircase
-        )
-        comes = any((each > self.min_width).any() for each in grades)
-        if self.min_width < 1 and not comes:
-            raise ArgumentError(
-                "The model has only one network: no output depends on a channel that "
-                f"is off at min_width={self.min_width}. Use more channels in the "
-                "layers with the fewest, because a channel that such a layer reads "
-                "cannot appear later than the layer's own last channel. Received: "
-                f"layers of {sorted({len(each) for each in grades})} channels"
-            )
+        networks = self._networks_of(propagation, widths)
         level = _level_variable(len(networks.thresholds))
         self._runtime = _Runtime(propagation, networks, level)
 
@@ -234,6 +221,23 @@ class MultiWidthModel(WidthTrainer):
     def _propagate(self, widths: Widths) -> Propagation:
         """Finds the kind of each tensor; see `propagation.propagate`."""
         raise NotImplementedError
+
+    def _networks_of(self, propagation: Propagation, widths: Widths) -> Networks:
+        """Finds the different networks of the model by the grades of its channels."""
+        kinds = propagation.kinds.values()
+        grades = [kind.grades for kind in kinds if isinstance(kind, Graded)]
+        comes = any((each > widths.min_width).any() for each in grades)
+        if widths.min_width < 1 and not comes:
+            raise ArgumentError(
+                "The model has only one network: no output depends on a channel that "
+                f"is off at min_width={widths.min_width}. Use more channels in the "
+                "layers with the fewest, because a channel that such a layer reads "
+                "cannot appear later than the layer's own last channel. Received: "
+                f"layers of {sorted({len(each) for each in grades})} channels"
+            )
+        return Networks.of_grades(
+            grades, widths.min_width, widths.grid, widths.staircase
+        )
 
     def _features(self, inputs: Any, training: bool | None) -> Any:
         """Computes once what all widths share."""

@@ -10,8 +10,9 @@ These models have the interface of `AnyWidthModel`, and consist of stock layers:
     curve = trade_off_curve(model, x_test, y_test)
 """
 
+from awn_keras.baselines.nested_net import NestedNet, NestedPruning
 from awn_keras.baselines.s_net import SNet
 from awn_keras.baselines.shared_bn import SharedBN
 from awn_keras.baselines.us_net import USNet
 
-__all__ = ["SNet", "SharedBN", "USNet"]
+__all__ = ["NestedNet", "NestedPruning", "SNet", "SharedBN", "USNet"]

@@ -23,8 +23,9 @@ _SIZE = (96, 96)
 #: Default network for photos. Its weights are in a Python package.
 _NETWORK = "efficientnet_lite0"
 _SYSTEM_HELP = (
-    "train with the paper's recipe: awn_rs, awn, s_net, us_net, shared_bn, plain "
-    "(default: an any-width network with the recipe of docs/training.md)"
+    "train with the paper's recipe: awn_rs, awn, s_net, us_net, shared_bn, plain, or "
+    "as a NestedNet: nested_net (channels), nested_net_weights (default: an any-width "
+    "network with the recipe of docs/training.md)"
 )
 
 

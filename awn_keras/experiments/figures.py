@@ -21,6 +21,8 @@ SYSTEM_COLORS = {
     "s_net": COLORS[1],
     "us_net": COLORS[2],
     "shared_bn": COLORS[3],
+    "nested_net": COLORS[4],
+    "nested_net_weights": "black",
     "awn_full": COLORS[0],
     "shared_bn_full": COLORS[3],
 }

@@ -24,7 +24,11 @@ NAMES = {
     "awn": "AWN",
     "awn_rs": "AWN+RS",
     "us_net": "US-Net",
+    "nested_net": "NestedNet, channels",
+    "nested_net_weights": "NestedNet, weights",
 }
+#: Systems that are compared, and that the paper does not have.
+NESTED = ("nested_net", "nested_net_weights")
 TABLE_1_WIDTHS = (1.0, 0.75, 0.5, 0.25)
 #: Accuracies on MNIST at `TABLE_1_WIDTHS`.
 TABLE_1 = {
@@ -324,7 +328,7 @@ def _lenet(dataset: str, **kwargs: Any) -> Any:
     return lenet_3c1l(shape, classes, padding=padding, staircase="paper", **kwargs)
 
 
-_TABLE_2 = _of_systems("s_net", "awn", "awn_rs", "us_net")
+_TABLE_2 = _of_systems("s_net", "awn", "awn_rs", "us_net", *NESTED)
 EXPERIMENTS = {
     "table1": Experiment(
         "accuracy at four widths",

@@ -14,6 +14,7 @@ from awn_keras.experiments.paper import (
     FIGURE_4_WIDTHS,
     FIGURE_6,
     NAMES,
+    NESTED,
     TABLE_1,
     TABLE_1_WIDTHS,
     TABLE_2,
@@ -207,7 +208,10 @@ def _systems(
     by_label = _by_label(finished)
     rows = []
     # All entries of `TABLE_2` have the same systems in the same order.
-    for label, calibrated in TABLE_2["lenet_3c1l", "fashion_mnist"]:
+    systems = list(TABLE_2["lenet_3c1l", "fashion_mnist"])
+    # The paper has no NestedNet.
+    systems += [(label, 0) for label in NESTED if label in by_label]
+    for label, calibrated in systems:
         results = by_label.get(label, [])
         curves = [curve_of(result, calibrated) for result in results]
         rows.append((label, calibrated, results, [c for c in curves if c]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from awn_keras.baselines import SharedBN, SNet, USNet
+from awn_keras.baselines import NestedNet, NestedPruning, SharedBN, SNet, USNet
 from awn_keras.data import ImageData
 from awn_keras.multi_width import MultiWidthModel
 from awn_keras.runs.networks import network_of
@@ -18,6 +18,9 @@ from awn_keras.training.samplers import (
     WidthSampler,
 )
 from awn_keras.training.smoothing import SmoothedCrossentropy
+
+#: Part of the steps in which a NestedNet is pruned, and the number of prunings.
+_PRUNING, _PRUNINGS = 0.25, 20
 
 
 def build(recipe: Recipe, data: ImageData) -> keras.Model:
@@ -80,6 +83,23 @@ def prepare(recipe: Recipe, network: keras.Model, data: ImageData) -> keras.Mode
     return model
 
 
+def callbacks_of(recipe: Recipe, data: ImageData) -> list[keras.callbacks.Callback]:
+    """Makes the callbacks that a recipe's system needs in `fit`.
+
+    Args:
+        recipe: The recipe.
+        data: The recipe's data set.
+
+    Returns:
+        For a NestedNet a `NestedPruning`; otherwise none.
+    """
+    if recipe.system != "nested_net":
+        return []
+    total = recipe.epochs_run * len(data.train(recipe.batch_size))
+    steps = max(round(_PRUNING * total), 1)
+    return [NestedPruning(steps, max(steps // _PRUNINGS, 1))]
+
+
 def _loss(recipe: Recipe) -> keras.losses.Loss:
     if recipe.label_smoothing:
         return SmoothedCrossentropy(recipe.label_smoothing)
@@ -88,8 +108,11 @@ def _loss(recipe: Recipe) -> keras.losses.Loss:
 
 def _of_system(recipe: Recipe, network: keras.Model) -> keras.Model:
     graph = (network.input, network.output, network.name)
+    listed: dict[str, Any] = {"widths": recipe.widths, "divisor": recipe.divisor}
     if recipe.system == "s_net":
-        return SNet(*graph, widths=recipe.widths, divisor=recipe.divisor)
+        return SNet(*graph, **listed)
+    if recipe.system == "nested_net":
+        return NestedNet(*graph, **listed, structure=recipe.structure)
     sliced = {"shared_bn": SharedBN, "us_net": USNet}.get(recipe.system)
     if sliced is None:
         return network

@@ -25,12 +25,20 @@ _PAPER_ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         "widths": (0.35, 0.5, 0.75, 1.0),
     },
 }
+#: Changes for the NestedNet, which the paper does not have. It trains as an S-Net does.
+_NESTED: Mapping[str, Any] = {
+    "system": "nested_net",
+    "sampler": "fixed",
+    "width_multiplier": 1.0,
+}
 #: The paper's changes for a system. A name stands for a system and its training.
 PAPER_SYSTEMS: Mapping[str, Mapping[str, Any]] = {
     "awn": {"sampler": "fixed"},
     "awn_rs": {},
     "s_net": {"system": "s_net", "sampler": "fixed", "width_multiplier": 1.0},
     "us_net": {"system": "us_net", "width_multiplier": 1.0},
+    "nested_net": _NESTED,
+    "nested_net_weights": {**_NESTED, "structure": "weights"},
     "shared_bn": {"system": "shared_bn", "sampler": "fixed", "width_multiplier": 1.0},
     "plain": {"system": "plain", "width_multiplier": 1.0},
 }
@@ -97,7 +105,8 @@ def paper_recipe(
         dataset: Name of a data set.
         architecture: See `network_of`.
         system: `"awn"` (four fixed widths), `"awn_rs"` (random sampling by the
-            sandwich rule), `"s_net"`, `"us_net"`, `"shared_bn"` (four fixed widths) or
+            sandwich rule), `"s_net"`, `"us_net"`, `"shared_bn"` (four fixed widths),
+            `"nested_net"` or `"nested_net_weights"` (both not in the paper), or
             `"plain"`. Only AWNs are widened by sqrt(2).
         weights: `"imagenet"` to start from trained weights, or `None`.
 

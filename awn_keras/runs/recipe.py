@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from awn_keras.baselines.nested_net import STRUCTURES
 from awn_keras.conversion import ORDERS
 from awn_keras.errors import ArgumentError
 from awn_keras.multi_width import MultiWidthModel
@@ -14,9 +15,9 @@ from awn_keras.runs.networks import network_of
 from awn_keras.stages import Stages, Widths
 from awn_keras.widths import STAIRCASES, check_width, check_widths
 
-#: `awn` has triangular convolutions; `shared_bn`, `s_net` and `us_net` slice ordinary
-#: convolutions; `plain` is an ordinary network of one width.
-SYSTEMS = ("awn", "shared_bn", "s_net", "us_net", "plain")
+#: `awn` has triangular convolutions; `shared_bn`, `s_net`, `us_net` and `nested_net`
+#: slice ordinary convolutions; `plain` is an ordinary network of one width.
+SYSTEMS = ("awn", "shared_bn", "s_net", "us_net", "nested_net", "plain")
 #: Ways to choose the widths of a step.
 SAMPLERS = ("sandwich", "expected_sandwich", "uniform", "fixed", "all")
 #: `steps`: the learning rate falls to a tenth twice; `cosine`: along half a cosine.
@@ -28,12 +29,14 @@ _CALIBRATION = ("calibrations", "calibration_batches")
 _GRADES = ("widths_grid", "lowest_width", "staircase", "stages")
 #: Fields of a recipe that have no effect on a system.
 UNUSED: dict[str, tuple[str, ...]] = {
-    "awn": _CALIBRATION,
-    "shared_bn": (*_CALIBRATION, *_GRADES),
-    "s_net": (*_CALIBRATION, *_GRADES, "min_width", "num_widths"),
-    "us_net": _GRADES,
+    "awn": (*_CALIBRATION, "structure"),
+    "shared_bn": (*_CALIBRATION, *_GRADES, "structure"),
+    "s_net": (*_CALIBRATION, *_GRADES, "min_width", "num_widths", "structure"),
+    "us_net": (*_GRADES, "structure"),
+    "nested_net": (*_CALIBRATION, *_GRADES, "min_width", "num_widths"),
     "plain": (
         *(*_CALIBRATION, *_GRADES, "min_width", "sampler", "widths", "num_widths"),
+        "structure",
         *("width_reduction", "width_power", "distillation", "frozen_up_to"),
     ),
 }
@@ -68,7 +71,10 @@ class Recipe:
         staircase: See `AnyWidthModel`.
         stages: See `AnyWidthModel`.
         sampler: One of `SAMPLERS`.
-        widths: Widths of the sampler `fixed`, ascending; also the widths of an S-Net.
+        widths: Widths of the sampler `fixed`, ascending; also the widths of an S-Net
+            and a NestedNet.
+        structure: Structure of a NestedNet, which is pruned in the first quarter of the
+            steps; see `awn_keras.baselines.NestedNet`.
         num_widths: Number of widths in a step, for the sandwich samplers and `uniform`.
             With `expected_sandwich` all widths run, and their weights sum to
             `num_widths`.
@@ -136,6 +142,7 @@ class Recipe:
     stages: Stages | None = None
     sampler: str = "sandwich"
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    structure: str = "channels"
     num_widths: int = 4
     width_reduction: str = "sum"
     width_power: float = 0.0
@@ -175,6 +182,7 @@ class Recipe:
             ("precision", PRECISIONS),
             ("staircase", STAIRCASES),
             ("order", ORDERS),
+            ("structure", STRUCTURES),
         ):
             if getattr(self, name) not in allowed:
                 raise ArgumentError(
@@ -273,10 +281,10 @@ class Recipe:
                         f"`{name}` has no effect on {to}={getattr(self, to)!r}: leave "
                         f"it out. Received: {name}={getattr(self, name)}"
                     )
-        if self.system == "s_net" and self.sampler != "fixed":
+        if self.system in ("s_net", "nested_net") and self.sampler != "fixed":
             raise ArgumentError(
-                "An S-Net trains its listed widths: `sampler` must be 'fixed'. "
-                f"Received: sampler={self.sampler!r}"
+                f"`system={self.system}` trains its listed widths: `sampler` must be "
+                f"'fixed'. Received: sampler={self.sampler!r}"
             )
 
     @property

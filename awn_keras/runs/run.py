@@ -16,7 +16,7 @@ from awn_keras.errors import ArgumentError, DivergedError
 from awn_keras.files import read_json, together, write_whole
 from awn_keras.loading import load_keras_model
 from awn_keras.model import AnyWidthModel
-from awn_keras.runs.build import build
+from awn_keras.runs.build import build, callbacks_of
 from awn_keras.runs.devices import Devices
 from awn_keras.runs.recipe import Recipe
 from awn_keras.runs.result import (
@@ -234,6 +234,7 @@ def run(
                     initial_epoch=done,
                     shuffle=False,
                     callbacks=[
+                        *callbacks_of(recipe, data),
                         _NumbersCheck(directory, done),  # before the checkpoint
                         *([traced] if traced else []),  # before the checkpoint
                         _Checkpoint(folder, history, traced, best),

@@ -55,9 +55,11 @@ def by_hand(model, width, rows=None):
 
 
 def randomize(model, seed=3):
-    """Gives every weight, moving statistics too, a value of its own."""
+    """Gives all weights and moving statistics, but no integers, random values."""
     rng = np.random.default_rng(seed)
     for weight in model.weights:
+        if "int" in weight.dtype:
+            continue
         value = rng.normal(size=weight.shape)
         weight.assign(np.abs(value) + 0.5 if "variance" in weight.path else value)
     return model

@@ -20,7 +20,7 @@ from awn_keras import (
     to_any_width,
     trade_off_curve,
 )
-from awn_keras.baselines import SharedBN, SNet, USNet
+from awn_keras.baselines import NestedNet, SharedBN, SNet, USNet
 from awn_keras.baselines.sliced import active_part, normalized_by_batch, put_back
 from awn_keras.deploy import export_tflite
 from awn_keras.loading import load_model
@@ -39,7 +39,7 @@ from tests.conftest import classification, eagerly, traced
 pytestmark = eagerly
 
 L = keras.layers
-SYSTEMS = (SharedBN, SNet, USNet)
+SYSTEMS = (NestedNet, SharedBN, SNet, USNet)
 NUMBERS = ("gamma", "beta", "moving_mean", "moving_variance")
 WIDTHS = (0.25, 0.4, 0.5, 0.8, 1.0)
 

@@ -79,6 +79,7 @@ def invented(
 def table_2_runs(results, dataset="fashion_mnist", **kwargs):
     runs = runs_of("table2", dataset, **kwargs)
     aucs = {"s_net": 0.8, "awn": 0.9, "awn_rs": 0.91, "us_net": 0.88}
+    runs = [run for run in runs if run.label in aucs]
     for run in runs:
         auc = aucs[run.label] + 0.01 * run.recipe.seed
         calibrated = (4, 10, 20) if run.label == "us_net" else (0,)
@@ -571,7 +572,7 @@ def test_the_report_has_what_is_finished_and_names_what_is_not(tmp_path):
     write_report(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "## table2: AUC of all systems (fashion_mnist, lenet_3c1l)" in text
-    assert "Not finished yet: s_net." in text
+    assert "Not finished yet: s_net, nested_net, nested_net_weights." in text
     assert "## figure5" in text
     assert "![figure5_fashion_mnist_lenet_3c1l]" in text
     assert text.count("| system | seeds | AUC |") == 1

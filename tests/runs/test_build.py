@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from awn_keras import AnyWidthModel, FixedWidths, SandwichWidths, UniformWidths
-from awn_keras.baselines import SharedBN, SNet, USNet
+from awn_keras.baselines import NestedNet, NestedPruning, SharedBN, SNet, USNet
 from awn_keras.data import load_data
-from awn_keras.runs.build import build
+from awn_keras.runs.build import build, callbacks_of
 from awn_keras.runs.presets import paper_recipe
 from tests.runs.conftest import QUICK
 
@@ -81,6 +81,8 @@ def test_samplers(sampler, expected):
         ("s_net", SNet),
         ("us_net", USNet),
         ("shared_bn", SharedBN),
+        ("nested_net", NestedNet),
+        ("nested_net_weights", NestedNet),
     ],
 )
 def test_systems_are_built(system, expected):
@@ -93,6 +95,22 @@ def test_systems_are_built(system, expected):
     assert sampler.num_widths == 4
     assert bool(sampler.num_random) == (system in ("awn_rs", "us_net"))
     assert model.plan.width_reduction == "sum"
+
+
+def test_a_nested_net_is_pruned_in_the_first_quarter():
+    data = load_data("digits")
+    for system, structure in (
+        ("nested_net", "channels"),
+        ("nested_net_weights", "weights"),
+    ):
+        recipe = replace(paper_recipe("digits", system=system), epochs=20)
+        assert build(recipe, data).structure == structure
+        (pruning,) = callbacks_of(recipe, data)
+        assert isinstance(pruning, NestedPruning)
+        steps = 20 * len(data.train(recipe.batch_size))
+        assert pruning.steps == round(steps / 4)
+        assert pruning.every == pruning.steps // 20
+    assert callbacks_of(QUICK, data) == []
 
 
 def test_the_cosine_schedule_ends_at_zero():

@@ -63,14 +63,20 @@ def test_for_mobilenet_the_papers_recipe_is_recommended_as_a_mean():
 
 
 def test_the_papers_systems():
-    names = ("awn", "awn_rs", "s_net", "us_net", "shared_bn", "plain")
+    names = (
+        *("awn", "awn_rs", "s_net", "us_net", "shared_bn", "plain"),
+        *("nested_net", "nested_net_weights"),
+    )
     recipes = {name: paper_recipe("fashion_mnist", system=name) for name in names}
     widened = {name for name, r in recipes.items() if r.width_multiplier > 1}
     assert widened == {"awn", "awn_rs"}
     assert recipes["s_net"].widths == (0.25, 0.5, 0.75, 1.0)
     assert {name for name, r in recipes.items() if r.sampler == "fixed"} == {
-        *("awn", "s_net", "shared_bn"),
+        *("awn", "s_net", "shared_bn", "nested_net", "nested_net_weights"),
     }
+    changed = replace(recipes["s_net"], system="nested_net")
+    assert recipes["nested_net"] == changed
+    assert recipes["nested_net_weights"] == replace(changed, structure="weights")
     with pytest.raises(ValueError, match="`system` must be one of"):
         paper_recipe("fashion_mnist", system="ofa")
 

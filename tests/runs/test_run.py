@@ -75,6 +75,9 @@ SYSTEMS = {
         QUICK, system="us_net", calibrations=(2, 4), calibration_batches=3
     ),
     "shared_bn": replace(QUICK, system="shared_bn"),
+    "nested_net": replace(
+        QUICK, system="nested_net", sampler="fixed", num_widths=4, structure="weights"
+    ),
     "plain": replace(QUICK, system="plain", num_widths=4),
 }
 
