@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from awn_keras import lenet_3c1l
 from awn_keras.counting import count_active_parameters
 from awn_keras.data import DATASETS
@@ -250,6 +252,38 @@ def wide_end() -> str:
         "the last row of each data set. Full width alone: each step has one loss, at "
         "the learning rate at which AWN+RS trains the sum of four losses.\n"
         + "\n".join(machines)
+    )
+
+
+def conflict() -> str:
+    """Makes the table of cosines between the gradients of widths, by layer."""
+    result = load("conflict")
+    rows, epochs = result["rows"], max(row["epoch"] for row in result["rows"])
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    pairs = [(0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 1.0)]
+    cells = []
+    for epoch, (narrow, wide) in itertools.product((0, epochs), pairs):
+        chosen = {
+            layer: [
+                row["cosine"]
+                for row in rows
+                if (row["epoch"], row["narrow"], row["wide"], row["layer"])
+                == (epoch, narrow, wide, layer)
+            ]
+            for layer in layers
+        }
+        names = f"{narrow:g} and {wide:g}"
+        if narrow == wide:
+            names = f"{wide:g}, and {wide:g} with other images"
+        when = f"after {epoch} epochs" if epoch else "before training"
+        means = [f"{np.mean(chosen[layer]):.2f}" for layer in layers]
+        cells.append([names, when, *means])
+    seeds = len({row["seed"] for row in rows})
+    return (
+        f"{table(['widths', '', *layers], cells)}\n\n"
+        f"LeNet-3C1L on CIFAR-10, {seeds} seed{'s' if seeds > 1 else ''}. Each "
+        f"gradient is the mean over {result['samples']:,} training images. "
+        f"{where(result['environment'])}"
     )
 
 
@@ -1281,6 +1315,7 @@ BLOCKS = {
             "cifar100", scale=0.1, precision="mixed_bfloat16"
         ),
         "wide_end": wide_end,
+        "conflict": conflict,
         "individual": lambda: individual("fashion_mnist"),
         "individual_in_five_epochs": lambda: individual("fashion_mnist", 0.25),
         "individual_cifar10": lambda: individual("cifar10", 0.05),
