@@ -15,6 +15,9 @@ from awn_keras.widths import split_name_at_width
 
 #: Share of the initial statistics that may be left at the end without a warning.
 _LEFT = 0.1
+#: Steps between two looks at the loss. To read the loss waits for the device to finish
+#: its step, which is too slow for each step.
+_STEPS_OF_CHECK = 100
 
 
 class WidthProgbar(keras.callbacks.ProgbarLogger):
@@ -91,10 +94,35 @@ class StatisticsCheck(keras.callbacks.Callback):
 class NumbersCheck(keras.callbacks.Callback):
     """Ends training with a warning if the loss or a weight is NaN or infinite.
 
-    The check runs after each epoch, so no step gets slower. If the loss of a step is
-    NaN, so is the loss of its epoch. `fit` of a model of several widths adds this
-    callback.
+    The check reads the loss every `_STEPS_OF_CHECK` steps, and the weights after each
+    epoch, so steps do not get slower. If the loss of a step is NaN, so is the loss of
+    all later steps of the epoch, because Keras averages them. `fit` of a model of
+    several widths adds this callback.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoch = 0
+        self._next_check = _STEPS_OF_CHECK
+        self._ended = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Prepares the check."""
+        self._ended = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes the number of the epoch."""
+        self._epoch = epoch
+        self._next_check = _STEPS_OF_CHECK
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Checks the loss, if the last check is long enough ago."""
+        # A call may stand for several steps (`steps_per_execution` of `compile`).
+        if batch + 1 < self._next_check or self._ended or not logs:
+            return
+        self._next_check = batch + 1 + _STEPS_OF_CHECK
+        if not np.isfinite(float(logs.get("loss", 0.0))):
+            self._tell(self._epoch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Checks the loss of the epoch and the weights.
@@ -106,8 +134,13 @@ class NumbersCheck(keras.callbacks.Callback):
             raise ArgumentError(
                 f"Model '{self.model.name}' cannot be trained: {NO_BATCH}"
             )
+        if not self._ended:
+            self._tell(epoch, logs)
+
+    def _tell(self, epoch: int, logs: Any) -> None:
         message = not_finite(self.model, epoch, logs)
         if message is not None:
+            self._ended = True
             self.tell(message)
 
     def tell(self, message: str) -> None:

@@ -287,8 +287,8 @@ class WidthTrainer(keras.Model):
             UserWarning: If there are too few steps for the momentum of
                 BatchNormalization; if arrays have NaN or infinite numbers; if a batch
                 has a single sample, for which BatchNormalization has no variance; or if
-                the loss or a weight becomes NaN or infinite (training then ends after
-                the epoch).
+                the loss or a weight becomes NaN or infinite (training then ends, at the
+                latest after the epoch).
         """
         bound = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
         arguments = dict(bound.arguments)
