@@ -1,6 +1,6 @@
 """Times inverted residuals whole and cut into blocks.
 
-    python benchmarks/chains.py [--runs 100] [--output FILE]
+    python -m benchmarks.chains [--runs 100] [--output FILE]
 
 An inverted residual is a chain of expansion, depthwise convolution and projection, with
 a shortcut. The sizes are those of a MobileNetV2 with `width_multiplier="balanced"`. The

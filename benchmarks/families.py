@@ -1,6 +1,6 @@
 """Converts families of `keras.applications` and checks slimming on each.
 
-    python benchmarks/families.py [--families MobileNetV2 ...] [--output FILE]
+    python -m benchmarks.families [--families MobileNetV2 ...] [--output FILE]
 
 Each network is built with new weights at its usual size (224x224; 299x299 for
 InceptionV3 and Xception). The script converts the network with

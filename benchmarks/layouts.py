@@ -1,6 +1,6 @@
 """Times whole and cut convolutions, and fits the constants of the cost model.
 
-    python benchmarks/layouts.py [--runs 30] [--output FILE]
+    python -m benchmarks.layouts [--runs 30] [--output FILE]
 
 Each signature holds one convolution with ReLU. Each convolution is measured whole and
 cut into 2, 3, 4 and 8 blocks of outputs. The cuts form a triangle: the block that ends

@@ -1,6 +1,6 @@
 """Accuracy with normalization over channels, compared with BatchNormalization.
 
-    python benchmarks/normalization.py [--seeds 0 1]
+    python -m benchmarks.normalization [--seeds 0 1]
 
 A small ConvNeXt (three blocks of 32 channels) trains on the digits of scikit-learn
 (8x8). The optimizer is AdamW with a rate of 0.002 (a warm-up, then half a cosine) and
@@ -87,7 +87,7 @@ def measured(name: str, arm: str, seed: int, data: ImageData) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the arms that are not finished."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()

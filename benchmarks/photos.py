@@ -135,7 +135,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 
 def main() -> None:
     """Runs the arms that are not finished, one seed after another."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--photos", nargs="+", choices=PHOTOS, default=["cifar10"])
     add("--directory", type=Path, default=Path("runs/photos"))

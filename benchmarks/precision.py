@@ -1,6 +1,6 @@
 """Measures the accuracy of exported files at each precision and width.
 
-    python benchmarks/precision.py MODEL.keras --dataset fashion_mnist [--output FILE]
+    python -m benchmarks.precision MODEL.keras --dataset fashion_mnist [--output FILE]
 
 `MODEL.keras` is a trained any-width model, for example from `awn train`. A file holds 4
 widths. The ranges of int8 come from 200 training images. With quantization-aware

@@ -1,6 +1,6 @@
 """Checks that two runs of `awn benchmark` agree, and that times rise with the width.
 
-    python benchmarks/repeatability.py FILE.tflite --dataset fashion_mnist
+    python -m benchmarks.repeatability FILE.tflite --dataset fashion_mnist
 
 `FILE.tflite` is an export of a trained model, preferably at 8 widths. The script
 measures the file twice on the CPU, on one thread. If there is a GPU, the script also

@@ -1,7 +1,7 @@
 """Estimates the step time of MobileNetV2 on 1 to 1024 devices from one measured step.
 
-    python benchmarks/scaling.py --measure [--steps 10] [--batch-size 32]
-    python benchmarks/scaling.py [--accelerator 100]
+    python -m benchmarks.scaling --measure [--steps 10] [--batch-size 32]
+    python -m benchmarks.scaling [--accelerator 100]
 
 With `--measure`, the script times a training step on one device of this machine. The
 model is `mobilenet_v2` as `awn train` builds it for the shape of ImageNet, with four

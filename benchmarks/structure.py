@@ -1,7 +1,7 @@
 """Counts lines of the package's modules, and modules that check for a layer class.
 
-    python benchmarks/structure.py                # prints the table of this checkout
-    python benchmarks/structure.py --before REV   # also the table of a revision; writes
+    python -m benchmarks.structure                # prints the table of this checkout
+    python -m benchmarks.structure --before REV   # also the table of a revision; writes
                                                   # both to results/structure.json
 
 A *place that knows a layer class* is a module outside of `rules/` and `layers/` that

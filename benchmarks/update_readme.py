@@ -1,6 +1,6 @@
 """Writes the tables of README.md, docs/ and results/paper from results/.
 
-    python benchmarks/update_readme.py [--check]
+    python -m benchmarks.update_readme [--check]
 
 The command replaces each block between `<!-- NAME -->` and `<!-- /NAME -->` by the
 table NAME of `BLOCKS`. It also writes README.md and the figures of results/paper. With
@@ -1076,7 +1076,7 @@ def warm_start() -> str:
 def scaling() -> str:
     """Makes the table of estimated step times on many devices."""
     if not (ROOT / "results" / "scaling.json").exists():
-        return "No result yet. Run `python benchmarks/scaling.py --measure`."
+        return "No result yet. Run `python -m benchmarks.scaling --measure`."
     result = load("scaling")
     measured, links = result["measured"], result["links"]
     rows = []
@@ -1238,7 +1238,7 @@ def normalization() -> str:
     return (
         f"{table(head, rows)}\n\n"
         "Accuracy on 360 test images. Three blocks, 20 epochs unless the column says "
-        f"otherwise, means over {seeds} seeds (`python benchmarks/normalization.py`). "
+        f"otherwise, means over {seeds} seeds (`python -m benchmarks.normalization`). "
         f"{where(result['environment'])}"
     )
 
@@ -1276,7 +1276,7 @@ def walk() -> str:
     return (
         f"{table(['step', 'time'], rows)}\n\n"
         "In a fresh virtual environment. Packages came from pip's cache or a near "
-        f"mirror (`python benchmarks/walk.py`). {where(result['environment'])}"
+        f"mirror (`python -m benchmarks.walk`). {where(result['environment'])}"
     )
 
 
@@ -1379,7 +1379,7 @@ def main() -> None:
 def stale(page: Path) -> None:
     """Ends the program because a page is not up to date."""
     sys.exit(
-        f"{page.relative_to(ROOT)} is not what `python benchmarks/update_readme.py` "
+        f"{page.relative_to(ROOT)} is not what `python -m benchmarks.update_readme` "
         "writes."
     )
 

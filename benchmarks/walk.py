@@ -1,6 +1,6 @@
 """Runs the commands of docs/photos.md in a new virtual environment and times them.
 
-    python benchmarks/walk.py [--folder FOLDER] [--output results/walk.json]
+    python -m benchmarks.walk [--folder FOLDER] [--output results/walk.json]
 
 The commands are the `sh` blocks of the page, in the order of the page. The last block
 starts a web server. The script requests the web page from the server, then ends the
@@ -34,7 +34,7 @@ TRIES = 20
 
 def main() -> None:
     """Runs and times the commands, and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="default: a new folder")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Counts epochs to a given AUC, from scratch and from the weights of a trained network.
 
-    python benchmarks/warm_start.py --directory runs/warm_start [--seeds 0 1 2]
+    python -m benchmarks.warm_start --directory runs/warm_start [--seeds 0 1 2]
 
 A plain LeNet-3C1L (23 channels) trains on Fashion-MNIST for 10 epochs, at full width
 only. Then three any-width networks of equal size train for 8 epochs each. Their recipe
