@@ -1,12 +1,15 @@
 """Repeats trials of the package thousands of times and counts the failures.
 
     python -m benchmarks.reliability [--kills 200] [--full-disks 60] [--files 1000]
-        [--arguments 200] [--graphs 10000] [--switches 100000] [--output FILE]
+        [--arguments 200] [--graphs 10000] [--switches 100000] [--workers 2]
+        [--output FILE]
 
 Expect no failure. All parts together take some hours on two cores; random graphs take
 most of the time. The counts are saved after each trial, and a new run continues from
 the saved counts. Each failure is listed with its seed. The seed determines all random
-choices of a trial, so `--worker PART SEED SEED+1` repeats the trial.
+choices of a trial, so this command repeats a trial:
+
+    echo SEED | python -m benchmarks.reliability --worker PART
 
 - kills: Each trial sends `kill -9` at a random moment of train, export, evaluate,
   benchmark, convert or demo. Afterwards, all files must be complete, files of one
@@ -26,9 +29,11 @@ choices of a trial, so `--worker PART SEED SEED+1` repeats the trial.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
+import queue
 import random
 import signal
 import subprocess
@@ -269,84 +274,152 @@ PARTS: dict[str, tuple[Callable[[Iterator[int]], Iterator[Case]], int, int]] = {
     "graphs": (_graphs, 10_000, _GRAPHS),
     "switches": (_switches, 100_000, _SWITCHES),
 }
+#: Parts whose trials run one after another. Kills come at a random moment of a command
+#: that runs alone, tmpfs are mounted one at a time, and switches measure memory.
+_ALONE = ("kills", "full_disks", "switches")
 
 
 # -------------------------------------------------------------------------- counting
 
 
-def worker(part: str, first: int, last: int) -> None:
-    """Runs trials, and writes a line of JSON for each case to stdout.
+def worker(part: str) -> None:
+    """Runs the trial of each seed that comes from stdin, a seed in each line.
+
+    Writes a line of JSON to stdout for each case, and an empty line after each trial.
 
     Args:
         part: One of `PARTS`.
-        first: The first seed.
-        last: The seed after the last one.
     """
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # keeps the output of commands and libraries out of the cases
+    # Commands and libraries must not read the seeds, nor write between the cases.
+    lines, out = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
 
     def seeds() -> Iterator[int]:
-        for seed in range(first, last):
+        for line in lines:
             signal.alarm(_PATIENCE)
-            yield seed
-        signal.alarm(0)
+            yield int(line)
+            signal.alarm(0)
+            out.write("\n")
+            out.flush()
 
     for case in PARTS[part][0](seeds()):
         out.write(json.dumps(asdict(case)) + "\n")
         out.flush()
 
 
-def measure(part: str, wanted: int, result: dict[str, Any], save: Any) -> None:
-    """Runs trials in a child process until the wanted number of tries is counted.
+def command(part: str) -> list[str]:
+    """Returns the command that calls `worker` in a new process."""
+    return [sys.executable, "-m", "benchmarks.reliability", "--worker", part]
 
-    If the child process dies, its trial counts as a failure, and a new process starts
-    with the next seed.
+
+class Worker:
+    """A child process that runs trials of a part.
+
+    If the process dies, the next trial starts a new process.
+
+    Args:
+        part: One of `PARTS`.
+    """
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._process: Any = None
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+
+    def run(self, seed: int) -> list[Case]:
+        """Runs a trial.
+
+        Args:
+            seed: The seed of the trial.
+
+        Returns:
+            The cases of the trial. If the process died, the last case is a failure.
+        """
+        if self._process is None:
+            self._process = subprocess.Popen(
+                command(self._part),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                text=True,
+            )
+        with contextlib.suppress(BrokenPipeError):  # the process died; see below
+            self._process.stdin.write(f"{seed}\n")
+            self._process.stdin.flush()
+        cases = []
+        for line in self._process.stdout:
+            if line == "\n":
+                return cases
+            cases.append(Case(**json.loads(line)))
+        self._process.communicate()
+        code, self._process = self._process.returncode, None
+        self._said.seek(0)
+        fault = f"the process ended with {code}: {self._said.read()[-1500:]}"
+        return [*cases, Case(seed, "process", "ended", fault)]
+
+    def close(self) -> None:
+        """Lets the process remove its temporary files, and end."""
+        if self._process is not None:
+            try:
+                self._process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:  # in the middle of a trial
+                self._process.kill()
+                self._process.wait()
+        self._said.close()
+
+
+def measure(
+    part: str, wanted: int, result: dict[str, Any], save: Any, workers: int = 1
+) -> None:
+    """Runs trials in child processes until the wanted number of tries is counted.
+
+    If a child process dies, its trial counts as a failure.
 
     Args:
         part: One of `PARTS`.
         wanted: The number of tries to reach.
         result: The counts of the part so far. They are updated.
-        save: Called without arguments after each update.
+        save: Called without arguments after each trial.
+        workers: Number of processes that run trials at the same time.
     """
-    while result["count"] < wanted:
-        more = -(-(wanted - result["count"]) // PARTS[part][2])
-        first = result["trials"]
-        words = ["--worker", part, str(first), str(first + more)]
-        start = time.monotonic()
-        with (
-            tempfile.TemporaryFile("w+", errors="replace") as said,
-            subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.reliability", *words],
-                stdout=subprocess.PIPE,
-                stderr=said,
-                text=True,
-            ) as process,
-        ):
-            for line in process.stdout or ():
-                add(result, Case(**json.loads(line)), time.monotonic() - start)
-                start = time.monotonic()
+    free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+
+    def trial(seed: int) -> tuple[list[Case], float]:
+        start, child = time.monotonic(), free.get()
+        try:
+            return child.run(seed), time.monotonic() - start
+        finally:
+            free.put(child)
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(workers):
+            child = Worker(part)
+            stack.callback(child.close)
+            free.put(child)
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        # Without this, an interrupt would wait for all trials.
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        while result["count"] < wanted:
+            more = -(-(wanted - result["count"]) // PARTS[part][2])
+            first = result["trials"]
+            # The results come in the order of the seeds, so `trials` is the next seed.
+            for cases, seconds in pool.map(trial, range(first, first + more)):
+                for case in cases:
+                    add(result, case)
+                result["seconds"] = round(result["seconds"] + seconds, 1)
                 save()
-            process.wait()
-            said.seek(0)
-            end = said.read()[-1500:]
-        if process.returncode:
-            fault = f"the process ended with {process.returncode}: {end}"
-            case = Case(result["trials"], "process", "ended", fault)
-            add(result, case, time.monotonic() - start)
-            save()
 
 
-def add(result: dict[str, Any], case: Case, seconds: float) -> None:
+def add(result: dict[str, Any], case: Case) -> None:
     """Adds a case to the counts.
 
     Args:
         result: The counts so far. They are updated.
         case: The case to add.
-        seconds: How long the case took.
     """
     result["trials"] = case.seed + 1
     result["count"] += case.count
-    result["seconds"] = round(result["seconds"] + seconds, 1)
     outcomes = result["kinds"].setdefault(case.kind, {})
     outcome = "failed" if case.fault else case.outcome
     outcomes[outcome] = outcomes.get(outcome, 0) + case.count
@@ -363,15 +436,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(option, type=int, default=count, help=text)
     parser.add_argument("--output", type=Path, default=OUTPUT, help="file of counts")
     parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes for files, arguments and graphs (default: one for each core)",
+    )
+    parser.add_argument(
         "--worker",
-        nargs=3,
-        metavar=("PART", "FIRST", "LAST"),
-        help="run the trials of seeds FIRST to LAST - 1 here, and print lines of JSON",
+        metavar="PART",
+        choices=PARTS,
+        help="run the trials of the seeds in stdin here, and print lines of JSON",
     )
     args = parser.parse_args(argv)
     if args.worker:
-        part, first, last = args.worker
-        worker(part, int(first), int(last))
+        worker(args.worker)
         return
     from awn_keras.environment import environment
     from awn_keras.files import write_whole
@@ -388,7 +466,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in PARTS:
         start = {"trials": 0, "count": 0, "seconds": 0.0, "kinds": {}, "failures": []}
         counts = result["parts"].setdefault(part, start)
-        measure(part, getattr(args, part), counts, save)
+        workers = 1 if part in _ALONE else args.workers
+        measure(part, getattr(args, part), counts, save, workers)
         print(f"{part}: {counts['count']}, {len(counts['failures'])} failures")
 
 
