@@ -5,10 +5,13 @@ import itertools
 import keras
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
 from awn_keras import to_any_width
 from awn_keras.conversion import dissolved, traced_channels
-from awn_keras.ordering import moves_for_reading, moves_of
+from awn_keras.ordering import _cheapest_levels, moves_for_reading, moves_of
 from awn_keras.stages import Widths
 from tests.baselines.networks import conv_net
 from tests.conftest import at_width, eagerly, inputs_of
@@ -91,4 +94,27 @@ def test_without_a_triangle_the_order_changes_nothing(network):
         keras.ops.convert_to_numpy(plain(x)),
         rtol=1e-4,
         atol=1e-5,
+    )
+
+
+@given(st.data(), st.integers(1, 5), st.booleans())
+def test_the_levels_of_channels_are_the_cheapest(data, levels, is_integer):
+    """With few levels, the result is as good as that of SciPy for single places."""
+    sizes = np.array(
+        data.draw(st.lists(st.integers(0, 20), min_size=levels, max_size=levels))
+    )
+    channels = sizes.sum()
+    assume(channels)
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    costs = rng.normal(size=(channels, levels))
+    if is_integer:  # many equal sums
+        costs = costs.round()
+    of_channels = _cheapest_levels(costs, sizes)
+    np.testing.assert_array_equal(np.bincount(of_channels, minlength=levels), sizes)
+    of_places = np.repeat(np.arange(levels), sizes)
+    rows, places = linear_sum_assignment(costs[:, of_places])
+    cheapest = costs[rows, of_places[places]].sum()
+    # Sums of at most 100 numbers of float64.
+    assert costs[np.arange(channels), of_channels].sum() == pytest.approx(
+        cheapest, abs=1e-12
     )
