@@ -55,6 +55,23 @@ def forbidden_part(kernel: Any, *, acting: bool) -> Any:
     return kernel * keras.ops.cast(factor, kernel.dtype)
 
 
+def apply_mask(mask: np.ndarray, kernel: Any, *, acting: bool) -> Any:
+    """Replaces the forbidden entries of a kernel by `forbidden_part`.
+
+    Args:
+        mask: Bool array that broadcasts against the kernel, true for allowed entries.
+        kernel: The kernel, a tensor.
+        acting: As in `forbidden_part`.
+
+    Returns:
+        A tensor of the shape and dtype of `kernel`.
+    """
+    # TensorFlow copies an array of bool into a graph value by value, which takes a
+    # second for two million weights. An array of int8 is copied as a whole.
+    allowed = keras.ops.cast(mask.view("int8"), "bool")
+    return keras.ops.where(allowed, kernel, forbidden_part(kernel, acting=acting))
+
+
 def triangular_mask(
     in_grades: Sequence[float] | np.ndarray, out_grades: Sequence[float] | np.ndarray
 ) -> np.ndarray:
@@ -262,8 +279,7 @@ class LowerTriangular(keras.constraints.Constraint):
         if self.inner is not None:
             w = self.inner(w)
         w = keras.ops.convert_to_tensor(w)
-        kept = forbidden_part(w, acting=False)
-        return keras.ops.where(self.mask(w.shape), w, kept)
+        return apply_mask(self.mask(w.shape), w, acting=False)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, grades run-length encoded."""

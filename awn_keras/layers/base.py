@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from awn_keras.constraints import LowerTriangular, forbidden_part, pack_grades
+from awn_keras.constraints import LowerTriangular, apply_mask, pack_grades
 from awn_keras.errors import ArgumentError, UnsupportedError
 
 
@@ -431,7 +431,7 @@ class TriangularKernel(TriLayer):
         if mask is None or mask.all():  # `None` before the layer is built
             return kernel
         kernel = keras.ops.convert_to_tensor(kernel)
-        return keras.ops.where(mask, kernel, forbidden_part(kernel, acting=True))
+        return apply_mask(mask, kernel, acting=True)
 
     def apply_masks(self) -> None:
         """Sets the forbidden entries of the kernel variables to zero."""
