@@ -80,7 +80,9 @@ def without_logs(notebook: Any) -> None:
     """Removes what TensorFlow logs, which is of no use to readers."""
     for cell in notebook.cells:
         if "outputs" in cell:
-            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+            cell.outputs = [
+                output for output in cell.outputs if output.get("name") != "stderr"
+            ]
 
 
 def write_figures(notebook: Any, directory: Path) -> None:

@@ -184,11 +184,11 @@ def check_that_a_step_lowers_the_loss(model, x):
 
 def assert_within(got, wanted):
     """Allows 1e-4 of the largest value for float32 sums through about 100 layers."""
-    for one, other in zip(got, wanted, strict=True):
-        assert np.isfinite(one).all()
+    for output, other in zip(got, wanted, strict=True):
+        assert np.isfinite(output).all()
         scale = np.abs(other).max()
         assert scale > 0
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * scale)
+        np.testing.assert_allclose(output, other, rtol=0, atol=1e-4 * scale)
 
 
 @eagerly
@@ -1234,8 +1234,8 @@ def test_a_two_headed_model_trains_every_readout_at_every_width(tmp_path):
     for width in (0.25, 0.6):
         small = slim(model, width)
         assert_close(outputs_of(small, x), at_width(model, width, x))
-    (one,) = export_tflite(model, tmp_path / "a.tflite", widths=[0.25])
-    assert one.largest_error < 1e-4
+    (record,) = export_tflite(model, tmp_path / "a.tflite", widths=[0.25])
+    assert record.largest_error < 1e-4
 
 
 @eagerly
@@ -1311,8 +1311,8 @@ def test_a_segmentation_network_end_to_end(tmp_path):
     assert isinstance(small.get_layer("up16"), L.Conv2DTranspose)
     assert count_macs(small) == curve.macs[-1]
     path = tmp_path / "a.tflite"
-    for one in export_tflite(model, path, widths=[0.25, 1.0], samples=x[:4]):
-        assert one.largest_error < 1e-4
+    for record in export_tflite(model, path, widths=[0.25, 1.0], samples=x[:4]):
+        assert record.largest_error < 1e-4
 
 
 def keyword_net(frames=40, coefficients=10):
@@ -1355,8 +1355,8 @@ def test_a_keyword_network_end_to_end(tmp_path):
         small = slim(model, width)
         assert_close(outputs_of(small, x[:4]), at_width(model, width, x[:4]))
     path = tmp_path / "a.tflite"
-    for one in export_tflite(model, path, widths=[0.25, 1.0], samples=x[:4]):
-        assert one.largest_error < 1e-4
+    for record in export_tflite(model, path, widths=[0.25, 1.0], samples=x[:4]):
+        assert record.largest_error < 1e-4
 
 
 def test_separable_convolutions_become_triangular():

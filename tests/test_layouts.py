@@ -43,10 +43,10 @@ def test_unsorted_and_separable_layers_and_stems_stay_whole():
     x = TriConv2D(8, 1, name="after_concatenate")(x)
     x = TriConv2D(8, 1, name="usual")(x)
     outputs = keras.layers.Dense(2, name="readout")(keras.layers.Flatten()(x))
-    found = candidates(AnyWidthModel(inputs, outputs))
-    assert set(found) == {"usual", "readout"}
-    assert found["readout"].readout
-    assert found["readout"].area == 16
+    layers = candidates(AnyWidthModel(inputs, outputs))
+    assert set(layers) == {"usual", "readout"}
+    assert layers["readout"].readout
+    assert layers["readout"].area == 16
 
 
 def test_layers_of_the_papers_staircase_are_cut_past_what_nothing_reads():
@@ -83,8 +83,8 @@ def test_ordinary_convolutions_are_never_cut():
 
 def test_a_part_that_is_always_on_is_one_block():
     model = lenet_3c1l((16, 16, 1), filters=64, width_multiplier=1.0, min_width=0.5)
-    one = candidates(model)["conv2"]
-    assert one.cut_at([0.5, 1.0], [8, 16, 24, 48]).ends == (
+    layer = candidates(model)["conv2"]
+    assert layer.cut_at([0.5, 1.0], [8, 16, 24, 48]).ends == (
         (32, 32),
         (48, 48),
         (64, 64),
@@ -93,9 +93,9 @@ def test_a_part_that_is_always_on_is_one_block():
 
 def test_a_flattened_input_is_cut_by_channels():
     model = lenet_3c1l((16, 16, 1))
-    one = candidates(model)["logits"]
+    layer = candidates(model)["logits"]
     classes = model.outputs[0].shape[-1]
-    assert one.cut_at(WIDTHS).ends == ((11, classes), (23, classes), (45, classes))
+    assert layer.cut_at(WIDTHS).ends == ((11, classes), (23, classes), (45, classes))
 
 
 # ---------------------------------------------------------------------- the decision
@@ -104,11 +104,11 @@ def test_a_flattened_input_is_cut_by_channels():
 def test_work_counts_by_hand():
     # 64 channels at 12x12, 3x3 kernels, cut at half.
     model = lenet_3c1l((16, 16, 1), filters=64, width_multiplier=1.0)
-    one = candidates(model)["conv2"]
+    layer = candidates(model)["conv2"]
     rows_in, rows_out = (model.get_layer(n).output.shape[1] for n in ("conv1", "conv2"))
-    whole = work_of(one, 1.0, None)
+    whole = work_of(layer, 1.0, None)
     assert whole == (1, rows_out**2 * 9 * 64 * 64, rows_out**2 * 64, 9 * 64 * 64, 0, 0)
-    halves = work_of(one, 1.0, Cut(((32, 32), (64, 64))))
+    halves = work_of(layer, 1.0, Cut(((32, 32), (64, 64))))
     assert halves.macs == 0.75 * whole.macs
     assert halves.weights == 0.75 * whole.weights
     assert halves.outputs == whole.outputs
@@ -136,9 +136,9 @@ def test_auto_cuts_large_layers_and_leaves_small_ones():
     small = lenet_3c1l((28, 28, 1), filters=8, width_multiplier=1.0)
     assert choose_cuts(small, WIDTHS) == {}
     # Early layers of MobileNetV2 have many pixels and few weights.
-    found = choose_cuts(mobilenet_v2((96, 96, 3), classes=1000), [0.35, 0.7, 1.0])
-    assert "block2_expand_conv" not in found
-    assert {"block16_expand_conv", "head_conv", "logits"} <= set(found)
+    cuts = choose_cuts(mobilenet_v2((96, 96, 3), classes=1000), [0.35, 0.7, 1.0])
+    assert "block2_expand_conv" not in cuts
+    assert {"block16_expand_conv", "head_conv", "logits"} <= set(cuts)
 
 
 def test_the_costs_are_those_that_were_measured():

@@ -76,10 +76,10 @@ def gradients_of_a_step(
 
 
 def assert_same_gradients(got, wanted):
-    for one, other in zip(got, wanted, strict=True):
+    for gradient, other in zip(got, wanted, strict=True):
         # Relative 1e-4: float32 sums over batch, rows and cols in another order.
         np.testing.assert_allclose(
-            one, other, rtol=1e-4, atol=1e-4 * max(np.abs(other).max(), 1e-3)
+            gradient, other, rtol=1e-4, atol=1e-4 * max(np.abs(other).max(), 1e-3)
         )
 
 
@@ -701,9 +701,9 @@ def test_saved_and_loaded_training_goes_on_as_if_nothing_had_happened(tmp_path):
     rest = keras.saving.load_model(tmp_path / "half.keras")
     assert rest.get_compile_config() == half.get_compile_config()
     rest.fit(x, y, initial_epoch=2, epochs=4, shuffle=False, verbose=0)
-    for one, other in zip(whole.get_weights(), rest.get_weights(), strict=True):
+    for weight, other in zip(whole.get_weights(), rest.get_weights(), strict=True):
         # The same operations; threads may add in another order.
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.backends
@@ -729,9 +729,9 @@ def test_backup_and_restore(tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
         fit(backup(), Interrupt())
     resumed, whole = fit(backup()), fit()
-    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+    for weight, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         # The same operations; threads may add in another order.
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.backends

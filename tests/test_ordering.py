@@ -64,9 +64,9 @@ def test_no_two_channels_would_lose_less_in_each_others_place(seed):
     least = loss_of(model, places, grades)
     assert least < loss_of(model, placed(moves_of(traced)), grades)
     for name in names:
-        for one, other in itertools.combinations(range(8), 2):
+        for first, other in itertools.combinations(range(8), 2):
             swapped = {key: value.copy() for key, value in places.items()}
-            swapped[name][[one, other]] = swapped[name][[other, one]]
+            swapped[name][[first, other]] = swapped[name][[other, first]]
             # Sums of a few dozen terms near 1.
             assert loss_of(model, swapped, grades) > least - 1e-9
 

@@ -126,7 +126,7 @@ def test_the_code_on_deploying_runs_as_it_stands(tmp_path, monkeypatch):
     assert len(names["verified"]) == 4
     assert names["answer"].shape == (1, 10)
     assert names["runner"].labels == ()  # of the file without metadata
-    assert [one.width for one in names["named"]] == [0.25, 1.0]
+    assert [record.width for record in names["named"]] == [0.25, 1.0]
     assert names["small"][0].bytes < 0.5 * names["exported"][0].bytes
 
 

@@ -83,11 +83,11 @@ print(json.dumps([
 """,
         files,
     )
-    one, each, labels, (first, refined), small, modules = json.loads(out)
-    assert [name for name, _ in one] == [name for name, _ in each]
+    answers, each, labels, (first, refined), small, modules = json.loads(out)
+    assert [name for name, _ in answers] == [name for name, _ in each]
     assert labels == NAMES
     assert first != refined
-    assert max(refined[0]) == pytest.approx(one[0][1])
+    assert max(refined[0]) == pytest.approx(answers[0][1])
     assert len(small) == 2
     assert not {"keras", "tensorflow", "matplotlib", "sklearn"} & set(modules)
 

@@ -57,9 +57,9 @@ def model(request):
 
 def assert_close(got, wanted):
     """Equal up to the order of sums of some hundred numbers."""
-    for one, other in zip(got, wanted, strict=True):
+    for output, other in zip(got, wanted, strict=True):
         scale = max(1.0, np.abs(other).max())
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * scale)
+        np.testing.assert_allclose(output, other, rtol=1e-5, atol=1e-5 * scale)
 
 
 def test_slim_equals_the_model_at_every_distinct_width(model):
@@ -116,8 +116,8 @@ def test_the_model_is_left_as_it_is(model):
     for weight in small.weights:
         weight.assign(keras.ops.zeros(weight.shape, weight.dtype))
     after = model.get_weights(), at_width(model, 1.0, x)
-    for one, other in zip(before, after, strict=True):
-        for old, new in zip(one, other, strict=True):
+    for weights, other in zip(before, after, strict=True):
+        for old, new in zip(weights, other, strict=True):
             np.testing.assert_array_equal(old, new)
 
 

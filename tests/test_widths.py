@@ -82,14 +82,14 @@ def test_grades_are_exact(count, divisor, min_width):
 
 
 @given(channels, channels, divisors)
-def test_grades_of_two_layers_compare_as_fractions(one, other, divisor):
-    first, second = paper(one, divisor), paper(other, divisor)
-    for s, t in ((one // 2, other // 2), (one - 1, other - 1)):
+def test_grades_of_two_layers_compare_as_fractions(size, other, divisor):
+    first, second = paper(size, divisor), paper(other, divisor)
+    for s, t in ((size // 2, other // 2), (size - 1, other - 1)):
         exact = [
             Fraction(0)
             if i // divisor == 0
             else min(Fraction((2 * (i // divisor) + 1) * divisor, 2 * n), Fraction(1))
-            for i, n in ((s, one), (t, other))
+            for i, n in ((s, size), (t, other))
         ]
         assert (first[s] <= second[t]) == (exact[0] <= exact[1])
 
@@ -168,9 +168,9 @@ def test_at_its_steps_a_layer_has_its_share(count, divisor, percent):
 
 @given(st.integers(2, 300), st.integers(2, 300), divisors, st.floats(0.01, 0.99))
 def test_of_two_layers_one_changes_only_where_the_other_does(
-    one, other, divisor, min_width
+    channels, other, divisor, min_width
 ):
-    every = [set(channel_grades(n, divisor, min_width)) for n in (one, other)]
+    every = [set(channel_grades(n, divisor, min_width)) for n in (channels, other)]
     few, many = sorted(every, key=len)
     if len(few) > 3:  # or it may lack a step in between
         assert few <= many
@@ -201,10 +201,10 @@ def test_layers_by_hand():
 
 
 @given(channels, divisors, widths, widths, staircases)
-def test_active_channels_grow_with_width(count, divisor, one, other, staircase):
+def test_active_channels_grow_with_width(count, divisor, first, other, staircase):
     narrow, wide = (
         active_channels(count, width, divisor, 0.1, staircase)
-        for width in sorted((one, other))
+        for width in sorted((first, other))
     )
     assert narrow <= wide
 
@@ -340,8 +340,8 @@ def test_a_width_is_written_as_the_label_it_was_read_from(label):
 @given(st.floats(1e-7, 1.0), st.lists(st.floats(1e-7, 1.0), max_size=3))
 def test_a_width_is_found_by_its_label(width, others):
     rounded = label_width(width_label(width))
-    found = find_width(rounded, [*others, width])
-    assert width_label(found) == width_label(width)
+    nearest = find_width(rounded, [*others, width])
+    assert width_label(nearest) == width_label(width)
     assert find_width(0.5, [1 / 3, 0.50001]) is None
 
 

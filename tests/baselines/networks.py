@@ -77,7 +77,7 @@ def numpy(x):
     return keras.ops.convert_to_numpy(x)
 
 
-def assert_close(one, other):
+def assert_close(first, other):
     # The same sums of some hundred numbers, perhaps in another order.
     scale = max(1.0, np.abs(other).max())
-    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * scale)
+    np.testing.assert_allclose(first, other, rtol=1e-5, atol=1e-5 * scale)

@@ -95,9 +95,9 @@ def test_a_step_adds_the_gradients_of_the_networks(model):
     )
     # Each normalization, its moving statistics too, learns from its own width alone.
     for width, wanted in gammas.items():
-        for got, one in zip(rows_of(model, width)["bn2"], wanted, strict=True):
-            count = len(one)
-            assert_close(got[:count], one)
+        for got, row in zip(rows_of(model, width)["bn2"], wanted, strict=True):
+            count = len(row)
+            assert_close(got[:count], row)
 
 
 def test_training_one_width_leaves_the_other_normalizations(model):

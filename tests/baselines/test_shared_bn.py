@@ -73,5 +73,5 @@ def test_a_frozen_normalization_keeps_its_statistics(model):
     classification(model)
     before = model.get_layer("bn2").get_weights()
     model.fit(images(), labels(), verbose=0)
-    for one, other in zip(before, model.get_layer("bn2").get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for old, other in zip(before, model.get_layer("bn2").get_weights(), strict=True):
+        np.testing.assert_array_equal(old, other)

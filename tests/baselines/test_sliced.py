@@ -215,7 +215,7 @@ def test_the_interface_is_that_of_an_any_width_model(model, tmp_path):
         assert accuracy == pytest.approx(np.mean(scores.argmax(-1) == labels()))
     path = tmp_path / "a.tflite"
     exported = export_tflite(model, path, widths=[0.5, 1.0], samples=images(2))
-    assert [one.width for one in exported] == [0.5, 1.0]
+    assert [record.width for record in exported] == [0.5, 1.0]
 
 
 def test_a_saved_model_is_the_same_and_goes_on(model, tmp_path):
@@ -229,10 +229,10 @@ def test_a_saved_model_is_the_same_and_goes_on(model, tmp_path):
     for width in WIDTHS:
         loaded.width = model.width = width
         np.testing.assert_array_equal(numpy(loaded(images())), numpy(model(images())))
-    for one in (model, loaded):
-        one.fit(images(), labels(), verbose=0)
-    for one, other in zip(model.weights, loaded.weights, strict=True):
-        assert_close(numpy(one), numpy(other))
+    for each in (model, loaded):
+        each.fit(images(), labels(), verbose=0)
+    for weight, other in zip(model.weights, loaded.weights, strict=True):
+        assert_close(numpy(weight), numpy(other))
 
 
 def test_a_fresh_process_loads_a_saved_model(tmp_path):

@@ -95,8 +95,8 @@ def test_a_frozen_normalization_is_calibrated_too(model):
     wanted = measured_by_hand(model, 0.5, [images()])[1]
     layer = slim(model, 0.5).get_layer("bn2")
     assert_close(numpy(layer.moving_mean), wanted[0])
-    for one, other in zip(before, model.get_layer("bn2").get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for old, other in zip(before, model.get_layer("bn2").get_weights(), strict=True):
+        np.testing.assert_array_equal(old, other)
 
 
 def test_training_on_forgets_the_calibration(model):
@@ -157,12 +157,14 @@ def test_calibration_changes_no_other_weight_and_training_ignores_it(model):
     model.calibrate(images(), widths=3)
     for old, weight in zip(before, model.weights, strict=False):
         np.testing.assert_array_equal(old, numpy(weight))
-    for one in (model, twin):
+    for each in (model, twin):
         widths = SandwichWidths(0.25, seed=0)
-        classification(one, optimizer=keras.optimizers.SGD(0.1), widths=widths)
-        one.fit(images(), labels(), verbose=0)
-    for one, other in zip(twin.trainable_weights, model.trainable_weights, strict=True):
-        assert_close(numpy(one), numpy(other))
+        classification(each, optimizer=keras.optimizers.SGD(0.1), widths=widths)
+        each.fit(images(), labels(), verbose=0)
+    for weight, other in zip(
+        twin.trainable_weights, model.trainable_weights, strict=True
+    ):
+        assert_close(numpy(weight), numpy(other))
 
 
 def test_calibrating_again_replaces_what_was_there(model):
@@ -190,8 +192,8 @@ def test_all_kinds_of_data_give_the_same(model):
         model.calibrate(data, widths=[0.5, 1.0], batch_size=8)
         results.append(slim(model, 0.5).get_layer("bn2").get_weights())
     for other in results[1:]:
-        for one, two in zip(results[0], other, strict=True):
-            assert_close(one, two)
+        for first, two in zip(results[0], other, strict=True):
+            assert_close(first, two)
 
 
 def test_a_pydataset_is_read_and_batches_are_limited():
@@ -204,10 +206,10 @@ def test_a_pydataset_is_read_and_batches_are_limited():
     model.calibrate(data, widths=[1.0], batches=2)
     kept = slim(model, 1.0).get_layer("bn").get_weights()
     model.calibrate([data[0], data[1]], widths=[1.0])
-    for one, other in zip(
+    for value, other in zip(
         kept, slim(model, 1.0).get_layer("bn").get_weights(), strict=True
     ):
-        assert_close(one, other)
+        assert_close(value, other)
 
 
 @traced

@@ -39,12 +39,12 @@ def test_evaluate_a_file_gives_the_accuracy_of_the_model(
     model, test = load_model(trained / "model.keras"), load_data("digits").test(360)
     images, labels = test[0]
     for row, width in zip(rows, (0.5, 1.0), strict=True):
-        found = re.fullmatch(r" +([\d.]+) +([\d.]+) %", row)
-        assert float(found[1]) == width
+        numbers = re.fullmatch(r" +([\d.]+) +([\d.]+) %", row)
+        assert float(numbers[1]) == width
         model.width = width
         accuracy = np.mean(np.asarray(model(images)).argmax(1) == labels)
         # Printed with two digits; the same answers.
-        assert float(found[2]) == pytest.approx(100 * accuracy, abs=0.006)
+        assert float(numbers[2]) == pytest.approx(100 * accuracy, abs=0.006)
     assert main(f"evaluate {path} --dataset digits --widths 1".split()) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 

@@ -76,18 +76,18 @@ def test_export_into_separate_files(trained, tmp_path, capsys):
 
 def test_export_int8_from_a_data_set_or_a_file(trained, tmp_path, capsys):
     export = f"export {trained}/model.keras --widths 1 --precision int8"
-    one, other = tmp_path / "one.tflite", tmp_path / "other.tflite"
-    assert main(f"{export} --dataset digits --output {one}".split()) == 0
+    first, other = tmp_path / "one.tflite", tmp_path / "other.tflite"
+    assert main(f"{export} --dataset digits --output {first}".split()) == 0
     images = load_data("digits").train(50)[0][0]
     np.save(tmp_path / "x.npy", images / 10)
     code = main(f"{export} --representative {tmp_path}/x.npy --output {other}".split())
     assert code == 0
-    assert one.stat().st_size < 0.5 * (trained / "model.keras").stat().st_size
-    verify = f"verify {one} --against {trained}/model.keras"
+    assert first.stat().st_size < 0.5 * (trained / "model.keras").stat().st_size
+    verify = f"verify {first} --against {trained}/model.keras"
     assert main(f"{verify} --precision float32".split()) == 2
     assert "more than tolerance=0.0001" in capsys.readouterr().err
     # The manifest tells the precision; random inputs reach farther than faint images.
-    assert main(verify.replace(str(one), str(other)).split()) == 2
+    assert main(verify.replace(str(first), str(other)).split()) == 2
     assert "tolerance=0.3 allows. Compare on real inputs" in capsys.readouterr().err
     assert main(f"{verify} --dataset digits".split()) == 0
 

@@ -46,7 +46,11 @@ def swapped(**changes):
     def change(text):
         config = json.loads(text)
         layers = config["config"]["layers"]
-        layer = next(one for one in layers if one["class_name"] == "TriDense")
+        layer = next(
+            layer_config
+            for layer_config in layers
+            if layer_config["class_name"] == "TriDense"
+        )
         layer.update(changes)
         return json.dumps(config)
 
@@ -166,7 +170,7 @@ TEXTS = [column.name for column in fields(Row) if "str" in str(column.type)]
 def test_each_text_of_a_report_is_text_on_its_page(name, tmp_path):
     rows = [row(width, 9 * width) for width in (0.5, 1.0)]
     write_html(Report(rows), tmp_path / "plain.html")
-    rows = [replace(one, **{name: HOSTILE}) for one in rows]
+    rows = [replace(each, **{name: HOSTILE}) for each in rows]
     write_html(Report(rows), tmp_path / "hostile.html")
     plain, hostile = (
         Tags((tmp_path / f"{which}.html").read_text()).seen

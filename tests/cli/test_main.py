@@ -32,9 +32,9 @@ def test_demo_as_a_program(demo):
     folder, done = demo
     assert done.returncode == 0
     assert "one model with 44 networks" in done.stdout
-    found = re.findall(r"width ([\d.]+): +([\d.]+) % correct", done.stdout)
-    assert [float(width) for width, _ in found] == [0.05, 0.25, 0.5, 1.0]
-    accuracy = [float(right) for _, right in found]
+    widths = re.findall(r"width ([\d.]+): +([\d.]+) % correct", done.stdout)
+    assert [float(width) for width, _ in widths] == [0.05, 0.25, 0.5, 1.0]
+    accuracy = [float(right) for _, right in widths]
     # Two channels read most digits, all of them nearly all.
     assert accuracy[0] > 75
     assert accuracy[-1] > 95

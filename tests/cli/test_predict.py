@@ -30,14 +30,14 @@ def folder(tmp_path_factory):
 
 def answers(out):
     """`[(photo, [(percent, name), ...]), ...]` of what was printed."""
-    found = []
+    photos = []
     for line in out.splitlines():
         if head := re.fullmatch(r"(\S+)  \([\d.]+ ms\)", line):
-            found.append((head[1], []))
+            photos.append((head[1], []))
         else:
             percent, name = re.fullmatch(r" *([\d.]+) %  (.+)", line).groups()
-            found[-1][1].append((float(percent), name))
-    return found
+            photos[-1][1].append((float(percent), name))
+    return photos
 
 
 @pytest.mark.parametrize("name", ["a.tflite", "each", "model.keras"])
@@ -47,10 +47,10 @@ def test_it_says_what_is_on_photos(folder, name, width, capsys):
     photos = [f"{folder}/0.png", f"{folder}/1.png"]
     options = ["--top", "3"] + ([] if width is None else ["--width", str(width)])
     assert main(["predict", f"{folder}/{name}", *photos, *options]) == 0
-    found = answers(capsys.readouterr().out)
-    assert [photo for photo, _ in found] == photos
+    named_photos = answers(capsys.readouterr().out)
+    assert [photo for photo, _ in named_photos] == photos
     model.width = width or 1.0
-    for photo, named in found:
+    for photo, named in named_photos:
         x = read_photo(photo, (12, 16, 3))[None].astype("float32")
         (wanted,) = softmax(model(x))
         order = np.argsort(-wanted)[:3]

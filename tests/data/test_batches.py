@@ -49,8 +49,8 @@ def test_augmentation_depends_on_seed_and_epoch_only():
     whole.on_epoch_end()
     resumed = batches(first_epoch=1)
     for index in range(3):
-        for one, other in zip(whole[index], resumed[index], strict=True):
-            np.testing.assert_array_equal(one, other)
+        for value, other in zip(whole[index], resumed[index], strict=True):
+            np.testing.assert_array_equal(value, other)
     assert not np.array_equal(first, whole[1][0])
     assert not np.array_equal(first, batches(seed=1)[1][0])
 
@@ -77,8 +77,10 @@ def test_shift_and_flip_crop_from_a_border():
         for window in [padded[top : top + 6, left : left + 5]]
     }
     seen = set()
-    for one in moved:
-        match = [key for key, window in possible.items() if np.array_equal(window, one)]
+    for crop in moved:
+        match = [
+            key for key, window in possible.items() if np.array_equal(window, crop)
+        ]
         assert len(match) == 1
         seen.update(match)
     # 300 draws of 50 possibilities leave out few.
@@ -96,12 +98,12 @@ def test_flips_and_shifts_are_turned_off_one_by_one():
     images = np.stack([image()] * 50)
     rng = np.random.default_rng
     flipped = shift_and_flip(images, rng(0), shift=0)
-    assert {tuple(one[0, :, 0]) for one in flipped} == {
+    assert {tuple(crop[0, :, 0]) for crop in flipped} == {
         tuple(image()[0, :, 0]),
         tuple(image()[0, ::-1, 0]),
     }
     shifted = shift_and_flip(images, rng(0), shift=1, flip=False, border=-1)
-    assert len({one.tobytes() for one in shifted}) == 9
+    assert len({crop.tobytes() for crop in shifted}) == 9
     # The shifts are equal with and without flips.
     both = shift_and_flip(images, rng(0), shift=1, border=-1)
     same = [np.array_equal(*pair) for pair in zip(both, shifted, strict=True)]

@@ -284,7 +284,7 @@ def test_what_is_left_out_is_told_by_one_line(make, line, root, capsys):
     make(root)
     data = load(root)
     lines = capsys.readouterr().err.splitlines()
-    assert sum(line in one for one in lines) == 1
+    assert sum(line in printed for printed in lines) == 1
     assert data.notes == tuple(lines)
     # All other photos are in the data set and can be read.
     counts = np.bincount(np.concatenate([data.y_train, data.y_test]))
@@ -383,12 +383,12 @@ def test_pixels_are_the_same_wherever_they_are_kept(root, tmp_path, monkeypatch)
         np.testing.assert_array_equal(other.mean, in_memory.mean)
         for epoch in (0, 1):
             for index in range(3):
-                for one, two in zip(
+                for first, two in zip(
                     in_memory.train(4, first_epoch=epoch)[index],
                     other.train(4, first_epoch=epoch)[index],
                     strict=True,
                 ):
-                    np.testing.assert_array_equal(one, two)
+                    np.testing.assert_array_equal(first, two)
 
 
 def test_a_damaged_photo_that_shows_late_is_named(root, monkeypatch):

@@ -83,13 +83,13 @@ def test_training_images_are_augmented_as_the_set_says():
         np.sort(plain.train(8)[0][0], axis=None), np.sort(x, axis=None)
     )
     np.testing.assert_array_equal(data.test(8)[0][0], x)
-    one, two = data.train(8, seed=1), data.train(8, seed=1)
-    np.testing.assert_array_equal(one[0][0], two[0][0])
-    first = one[0][0]
+    batches, two = data.train(8, seed=1), data.train(8, seed=1)
+    np.testing.assert_array_equal(batches[0][0], two[0][0])
+    first = batches[0][0]
     # A shift fills the free border with the mean color.
     border = set(map(tuple, np.rint(data.mean)[None]))
     assert border <= set(map(tuple, first.reshape(-1, 3)))
-    one.on_epoch_end()
-    assert not np.array_equal(np.sort(first, None), np.sort(one[0][0], None))
+    batches.on_epoch_end()
+    assert not np.array_equal(np.sort(first, None), np.sort(batches[0][0], None))
     with pytest.raises(ValueError, match=r"`shift` must be .*below.*shift=32"):
         ImageData("wide", x, y, x, y, shift=32)

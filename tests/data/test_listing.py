@@ -56,9 +56,9 @@ def test_folders_are_classes_and_their_folders_belong_to_them(tmp_path):
     names = names_of(listing.train) + names_of(listing.test)
     assert len(names) == 8
     assert "cat/winter/snow/a b.JPG" in names
-    for one in (*listing.train, *listing.test):
-        assert one.name.startswith(listing.class_names[one.label])
-        assert one.path.stat().st_size == one.size
+    for listed in (*listing.train, *listing.test):
+        assert listed.name.startswith(listing.class_names[listed.label])
+        assert listed.path.stat().st_size == listed.size
     assert not listing.notes
 
 
@@ -68,8 +68,8 @@ def test_folders_may_say_which_part_a_photo_is_of(train, test, tmp_path):
     photos(tmp_path / train, cat=3, dog=2)
     photos(tmp_path / test, cat=1, dog=2)
     listing = list_photos(tmp_path, 0.5, 0)
-    assert [one.label for one in listing.train] == [0, 0, 0, 1, 1]
-    assert [one.label for one in listing.test] == [0, 1, 1]
+    assert [listed.label for listed in listing.train] == [0, 0, 0, 1, 1]
+    assert [listed.label for listed in listing.test] == [0, 1, 1]
     assert not listing.notes
 
 
@@ -77,7 +77,7 @@ def test_test_comes_before_validation(tmp_path):
     for part in ("train", "val", "test"):
         photos(tmp_path / part, cat=1, dog=1)
     listing = list_photos(tmp_path, 0.5, 0)
-    assert {one.path.parent.parent.name for one in listing.test} == {"test"}
+    assert {listed.path.parent.parent.name for listed in listing.test} == {"test"}
     assert listing.notes == ["val is left out, because only train and test count."]
 
 
@@ -96,8 +96,8 @@ def test_names_may_have_spaces_and_accents_in_either_form(tmp_path):
             [listing.train[::-1], listing.test]
         )
     # A copy on a system that encodes accents differently gives the same data set.
-    one, other = (list_photos(tmp_path / form, 0.3, 0) for form in ("NFC", "NFD"))
-    assert names_of(one.test) == names_of(other.test)
+    composed, other = (list_photos(tmp_path / form, 0.3, 0) for form in ("NFC", "NFD"))
+    assert names_of(composed.test) == names_of(other.test)
 
 
 def test_links_are_followed_and_circles_end(tmp_path):
@@ -134,7 +134,7 @@ def test_classes_may_be_given(tmp_path):
     root = photos(tmp_path, cat=2, bird=2)
     listing = list_photos(root, 1, 0, ["dog", "cat", "bird"])
     assert not listing.train
-    assert sorted(one.label for one in listing.test) == [1, 1, 2, 2]
+    assert sorted(listed.label for listed in listing.test) == [1, 1, 2, 2]
     match = r"must have only classes of the model: 'cat', 'dog'. Received: 'bird'"
     with pytest.raises(ValueError, match=match):
         list_photos(root, 1, 0, ["cat", "dog"])

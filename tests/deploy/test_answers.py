@@ -15,18 +15,18 @@ def test_softmax_is_that_of_the_definition():
 @pytest.mark.parametrize("kind", ["probabilities", None])
 def test_probabilities_are_named_as_they_are(kind):
     scores = np.array([0.1, 0.6, 0.3])
-    found = ranked(scores, ["a", "b", "c"], 2, kind)
-    assert [name for name, _ in found] == ["b", "c"]
-    np.testing.assert_allclose([value for _, value in found], [0.6, 0.3], rtol=1e-6)
+    answers = ranked(scores, ["a", "b", "c"], 2, kind)
+    assert [name for name, _ in answers] == ["b", "c"]
+    np.testing.assert_allclose([value for _, value in answers], [0.6, 0.3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["logits", None])
 def test_logits_are_turned_into_probabilities(kind):
     scores = np.array([-1.0, 2.0, 0.5])
-    found = ranked(scores, ["a", "b", "c"], 5, kind)
-    assert [name for name, _ in found] == ["b", "c", "a"]
+    answers = ranked(scores, ["a", "b", "c"], 5, kind)
+    assert [name for name, _ in answers] == ["b", "c", "a"]
     wanted = classifiers.softmax(scores)[[1, 2, 0]]
-    np.testing.assert_allclose([value for _, value in found], wanted, rtol=1e-5)
+    np.testing.assert_allclose([value for _, value in answers], wanted, rtol=1e-5)
 
 
 def test_what_is_known_is_not_guessed():

@@ -58,13 +58,13 @@ def test_it_answers_twice_as_the_two_widths_do(model, file, precision):
 
 
 def test_a_refined_answer_belongs_to_the_last_sample(model, file):
-    one, other = inputs_of(model, 2)
+    first, other = inputs_of(model, 2)
     interpreter = AnytimeInterpreter(file().read_bytes(), num_threads=2)
-    interpreter.run(one[None])
+    interpreter.run(first[None])
     wanted = interpreter.refine()
     interpreter.run(other[None])
     assert not np.array_equal(interpreter.refine(), wanted)
-    interpreter.run(one[None])
+    interpreter.run(first[None])
     np.testing.assert_array_equal(interpreter.refine(), wanted)
     np.testing.assert_array_equal(interpreter.refine(), wanted)
 
@@ -137,8 +137,8 @@ def test_a_photo_is_run_as_the_file_says(tmp_path):
     x = pixels(1)
     (sample,) = x
     photo = Image.fromarray(sample)
-    for one in (photo, [photo]):
-        first, refined = anytime.run(one), anytime.refine()
+    for source in (photo, [photo]):
+        first, refined = anytime.run(source), anytime.refine()
         np.testing.assert_array_equal(first, anytime.run(x.astype("float32")))
         np.testing.assert_array_equal(refined, anytime.refine())
     with pytest.raises(ValueError, match="must be one sample"):

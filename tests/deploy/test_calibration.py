@@ -43,12 +43,12 @@ def test_black_images_and_models_that_say_nothing_are_left():
 def test_of_many_samples_some_are_held_out(count, held):
     x = [np.arange(count), np.arange(count) + 0.5]
     compared, rest = hold_out(x)
-    for whole, one, other in zip(x, compared, rest, strict=True):
-        assert (len(one), len(other)) == (held, count - held)
-        np.testing.assert_array_equal(np.sort([*one, *other]), whole)
+    for whole, held_out, other in zip(x, compared, rest, strict=True):
+        assert (len(held_out), len(other)) == (held, count - held)
+        np.testing.assert_array_equal(np.sort([*held_out, *other]), whole)
         # From all over the set.
-        assert one[0] == whole[0]
-        assert one[-1] == whole[-1]
+        assert held_out[0] == whole[0]
+        assert held_out[-1] == whole[-1]
 
 
 def test_of_few_samples_all_decide_ranges():

@@ -58,7 +58,7 @@ def test_cut_models_with_layers_of_ones_own_are_converted():
     own = plain(Doubled(), keras.layers.Activation(shifted))
     model = small_dense()
     # The layer before is whole, so that the first block takes some of its channels.
-    (name,) = (one.name for one in model.layers if isinstance(one, TriDense))
+    (name,) = (layer.name for layer in model.layers if isinstance(layer, TriDense))
     network = cut(slim(model, 1.0), {name: Cut(((4, 4), (8, 8)))})
     content = convert_in_child({"own": own, "cut": network}, "float32", None)
     x = inputs_of(own)

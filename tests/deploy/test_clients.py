@@ -70,8 +70,8 @@ def check(answers, expected, atol):
     """Each class has its probability, and the first is the most likely one."""
     assert {label for label, _ in answers} == set(CLASSES)
     probabilities = dict(answers)
-    found = [probabilities[label] for label in CLASSES]
-    np.testing.assert_allclose(found, expected, atol=atol, rtol=0)
+    scores = [probabilities[label] for label in CLASSES]
+    np.testing.assert_allclose(scores, expected, atol=atol, rtol=0)
     high, low = np.sort(expected)[::-1][:2]
     if high - low > 2 * atol:
         assert answers[0][0] == CLASSES[int(np.argmax(expected))]

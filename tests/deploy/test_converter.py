@@ -175,7 +175,7 @@ def test_tensors_that_are_no_weights_become_constants_too():
 def test_batch_normalization_is_folded_into_kernels():
     several = networks(randomize(small_conv()))
     normalize = keras.layers.BatchNormalization
-    assert any(isinstance(one, normalize) for one in several["width_100"].layers)
+    assert any(isinstance(layer, normalize) for layer in several["width_100"].layers)
     kinds = operators_of(convert(several))
     assert schema.BuiltinOperator.CONV_2D in kinds
     assert not kinds & {schema.BuiltinOperator.MUL, schema.BuiltinOperator.SUB}

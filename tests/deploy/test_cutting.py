@@ -30,8 +30,8 @@ from tests.test_slimming import randomize
 WIDTHS = [0.25, 0.5, 1.0]
 
 
-def assert_equal_networks(one, other, x):
-    assert_equal(one(x), other(x))
+def assert_equal_networks(first, other, x):
+    assert_equal(first(x), other(x))
 
 
 def assert_equal(wanted, got, atol=2e-5):
@@ -45,7 +45,9 @@ def assert_equal(wanted, got, atol=2e-5):
 
 
 def triangular(model, widths=WIDTHS):
-    return {name: one.cut_at(widths) for name, one in candidates(model).items()}
+    return {
+        name: candidate.cut_at(widths) for name, candidate in candidates(model).items()
+    }
 
 
 def blocks_of(network, name):
@@ -101,9 +103,10 @@ def test_every_layout_computes_the_same(make, layout):
 
 def test_more_ends_between_the_widths_compute_the_same():
     model = randomize(lenet_3c1l((16, 16, 1), filters=16, width_multiplier=1.0))
-    found = candidates(model)
+    layers = candidates(model)
     cuts = {
-        name: found[name].cut_at(WIDTHS, range(1, 16, 2)) for name in ("conv2", "conv3")
+        name: layers[name].cut_at(WIDTHS, range(1, 16, 2))
+        for name in ("conv2", "conv3")
     }
     assert len(cuts["conv3"].ends) > 8
     for width in WIDTHS:
@@ -184,11 +187,11 @@ def test_added_layers_of_other_cuts_share_their_kernels_at_all_widths():
     x = TriConv2D(32, 1, name="after")(x)
     outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
     model = randomize(AnyWidthModel(inputs, outputs, min_width=0.25))
-    found = candidates(model)
+    layers = candidates(model)
     cuts = {
-        "left": found["left"].cut_at(WIDTHS, [24]),
-        "right": found["right"].cut_at(WIDTHS, [28]),
-        "after": found["after"].cut_at(WIDTHS, [24]),
+        "left": layers["left"].cut_at(WIDTHS, [24]),
+        "right": layers["right"].cut_at(WIDTHS, [28]),
+        "after": layers["after"].cut_at(WIDTHS, [24]),
     }
     assert cuts["left"].ends != cuts["right"].ends
     with always_adding():
@@ -196,8 +199,8 @@ def test_added_layers_of_other_cuts_share_their_kernels_at_all_widths():
     for layer in narrow.layers:
         if "_part" in layer.name and layer.weights:
             twin = wide.get_layer(layer.name)
-            for one, other in zip(layer.weights, twin.weights, strict=True):
-                np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+            for weight, other in zip(layer.weights, twin.weights, strict=True):
+                np.testing.assert_array_equal(np.asarray(weight), np.asarray(other))
     assert any("term" in layer.name for layer in narrow.layers)
     assert_equal_networks(slim(model, 1.0), wide, inputs_of(model))
 
@@ -319,8 +322,8 @@ def test_narrow_networks_consist_of_the_blocks_of_wide_ones():
     assert len(parts) > 4
     for layer in parts:
         twin = wide.get_layer(layer.name)
-        for one, other in zip(layer.get_weights(), twin.get_weights(), strict=True):
-            np.testing.assert_array_equal(one, other)
+        for weight, other in zip(layer.get_weights(), twin.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, other)
 
 
 def test_outputs_keep_their_names():
@@ -336,8 +339,8 @@ def test_the_slim_network_is_left_as_it_is():
     before = [layer.name for layer in network.layers], network.get_weights()
     cut(network, triangular(model))
     assert [layer.name for layer in network.layers] == before[0]
-    for one, other in zip(network.get_weights(), before[1], strict=True):
-        np.testing.assert_array_equal(one, other)
+    for weight, other in zip(network.get_weights(), before[1], strict=True):
+        np.testing.assert_array_equal(weight, other)
 
 
 def test_a_layer_that_ends_within_a_block_is_refused():
@@ -361,18 +364,18 @@ def continue_both(model, narrow, wide, x):
     """What a continued network computes, and its two halves."""
     slims = [slim(model, width) for width in (narrow, wide)]
     rows = {
-        name: one.cut_at([narrow, wide])
-        for name, one in candidates(model).items()
-        if not one.readout
+        name: candidate.cut_at([narrow, wide])
+        for name, candidate in candidates(model).items()
+        if not candidate.readout
     }
     first, rest = continuation(*slims, rows)
     count = len(model.outputs)
-    inputs = [keras.ops.convert_to_tensor(one) for one in keras.tree.flatten(x)]
+    inputs = [keras.ops.convert_to_tensor(array) for array in keras.tree.flatten(x)]
     given = keras.tree.pack_sequence_as(first.input, inputs)
     answers, kept = (lambda y: (y[:count], y[count:]))(first(given))
     refined = keras.tree.flatten(rest([*inputs, *kept]))
     assert first.output_names[count:] == [
-        one._keras_history.operation.name for one in rest.inputs[len(inputs) :]
+        tensor._keras_history.operation.name for tensor in rest.inputs[len(inputs) :]
     ]
     return (answers, refined), (first, rest), slims
 
@@ -381,7 +384,7 @@ def continue_both(model, narrow, wide, x):
 @given(st.data(), st.sampled_from([0.5, 0.8, 1.0]))
 def test_a_continued_network_computes_what_the_wide_one_does(data, wide):
     model = draw_model(data)
-    assume(any(not one.readout for one in candidates(model).values()))
+    assume(any(not candidate.readout for candidate in candidates(model).values()))
     x = inputs_of(model)
     outputs, _, slims = continue_both(model, model.min_width, wide, x)
     for network, got in zip(slims, outputs, strict=True):
@@ -393,11 +396,11 @@ def test_a_continuation_has_no_weight_of_the_narrow_network():
     x = inputs_of(model)
     _, (first, rest), (narrow, _) = continue_both(model, 0.25, 1.0, x)
     assert first.count_params() == narrow.count_params()
-    found = candidates(model)
+    layers = candidates(model)
     for name in ("conv2", "conv3"):
         assert [layer.name for layer in blocks_of(rest, name)] == [f"{name}_part1"]
         (block,) = blocks_of(rest, name)
-        (_, narrow_outputs), (total, outputs) = found[name].cut_at([0.25, 1.0]).ends
+        (_, narrow_outputs), (total, outputs) = layers[name].cut_at([0.25, 1.0]).ends
         assert block.kernel.shape[2:] == (total, outputs - narrow_outputs)
     # After everything that treats channels by themselves.
     assert [x.name for x in rest.inputs] == ["image", "pool2_kept", "pool3_kept"]
@@ -430,9 +433,9 @@ def test_copies_of_a_shared_layer_may_have_any_names():
 
 def test_networks_that_do_not_continue_are_refused():
     model = small_conv()
-    one, other = slim(model, 0.5), slim(model, 1.0)
+    narrow, other = slim(model, 0.5), slim(model, 1.0)
     with pytest.raises(ValueError, match="none of its layers is cut"):
-        continuation(one, other, {})
+        continuation(narrow, other, {})
     with pytest.raises(ValueError, match="must be networks of one model"):
         continuation(slim(small_dense(), 0.5), other, triangular(model))
     with pytest.raises(ValueError, match="must end at the end of the layer"):

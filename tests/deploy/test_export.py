@@ -114,11 +114,11 @@ def test_signatures_have_one_contract_and_builtin_operators(exported):
         assert record.signature == width_signature(record.width)
         assert record.signature in interpreter.get_signature_list()
         runner = interpreter.get_signature_runner(record.signature)
-        (one,), (out,) = manifest["inputs"], manifest["outputs"]
-        detail = runner.get_input_details()[one["name"]]
-        assert detail["shape"].tolist() == one["shape"] == [1, 6, 6, 2]
+        (taken,), (out,) = manifest["inputs"], manifest["outputs"]
+        detail = runner.get_input_details()[taken["name"]]
+        assert detail["shape"].tolist() == taken["shape"] == [1, 6, 6, 2]
         assert detail["dtype"] is np.float32
-        scores = runner(**{one["name"]: x[:1]})[out["name"]]
+        scores = runner(**{taken["name"]: x[:1]})[out["name"]]
         assert list(scores.shape) == out["shape"]
         assert scores.dtype == np.float32
 
@@ -191,12 +191,12 @@ def test_a_file_is_opened_once_however_many_widths_it_has(tmp_path, monkeypatch)
 
 
 def test_widths_in_one_file_share_what_they_have_in_common(lenet, tmp_path):
-    model, path, one = lenet
+    model, path, narrowest = lenet
     (full,) = export_tflite(
         model, tmp_path / "full.tflite", widths=[1.0], layout="dense"
     )
     # Half of the kernels' weights, and a little for the stem's copies and operators.
-    assert one.bytes < 0.7 * full.bytes
+    assert narrowest.bytes < 0.7 * full.bytes
     described = json.loads(path.with_suffix(".json").read_text())
     held = described["constants"][path.name]
     # A width of 0.25, 0.5 and 1 uses about 1/16, 1/4 and all of it.
@@ -250,9 +250,9 @@ def test_several_inputs_and_outputs(tmp_path):
     got = run_tflite(content, [x["image"], x["vector"]])
     model.width = 0.5
     wanted = model(x)
-    for one, name in zip(got, ("classes", "scores"), strict=True):
+    for output, name in zip(got, ("classes", "scores"), strict=True):
         # Another library's kernels.
-        np.testing.assert_allclose(one, wanted[name], atol=1e-4)
+        np.testing.assert_allclose(output, wanted[name], atol=1e-4)
     manifest = json.loads((tmp_path / "rich.json").read_text())
     assert [x["name"] for x in manifest["inputs"]] == ["image", "vector"]
 
@@ -418,16 +418,16 @@ def test_a_refinement_adds_two_signatures_and_hardly_a_byte(lenet, tmp_path):
     model, _, usual = lenet
     path = tmp_path / "anytime.tflite"
     records = export_tflite(model, path, widths=WIDTHS, refine=(0.25, 1.0))
-    assert [one.width for one in records] == WIDTHS
+    assert [record.width for record in records] == WIDTHS
     assert records[0].bytes < 1.04 * usual.bytes
     manifest = json.loads(path.with_suffix(".json").read_text())
-    assert [(one["width"], one["signature"]) for one in manifest["refinement"]] == [
+    assert [(pair["width"], pair["signature"]) for pair in manifest["refinement"]] == [
         (0.25, "keep_025_to_100"),
         (1.0, "refine_025_to_100"),
     ]
-    assert all(one["agreement"] == 1.0 for one in manifest["refinement"])
+    assert all(pair["agreement"] == 1.0 for pair in manifest["refinement"])
     names = {width_signature(width) for width in WIDTHS}
-    names |= {one["signature"] for one in manifest["refinement"]}
+    names |= {pair["signature"] for pair in manifest["refinement"]}
     assert set(TFLiteFile(path).signatures) == names
 
 
@@ -515,7 +515,7 @@ def test_a_file_that_refines_goes_on_to_when_widths_are_added(lenet, tmp_path):
     manifest = json.loads(path.with_suffix(".json").read_text())
     assert manifest["refinement"] == refinement
     names = {"width_025", "width_050", "width_100"}
-    names |= {one["signature"] for one in refinement}
+    names |= {pair["signature"] for pair in refinement}
     assert set(TFLiteFile(path).signatures) == names
 
 
@@ -791,7 +791,7 @@ def test_a_model_of_open_sizes_is_exported_for_one(tmp_path):
     assert records[-1].uncounted == []
     assert TFLiteFile(path).described["inputs"][0]["shape"] == [1, 10, 12, 1]
     assert [tuple(x.shape) for x in model.inputs] == [(None, None, None, 1)]
-    assert [one.agreement for one in verify_tflite(path, model)] == [1.0, 1.0]
+    assert [entry.agreement for entry in verify_tflite(path, model)] == [1.0, 1.0]
     verify_tflite(path, model, samples=x)
     with pytest.raises(ValueError, match=r"\(None, 10, 12, 1\).*\(1, 9, 9, 1\)"):
         verify_tflite(path, model, samples=x[:1, :9, :9])
@@ -908,15 +908,17 @@ def test_labels_are_compared_by_agreement(tmp_path):
     path = tmp_path / "a.tflite"
     x = np.random.default_rng(0).normal(size=(200, 4)).astype("float32")
     records = export_tflite(model, path, widths=[0.5, 1.0], samples=x)
-    assert [(one.agreement, one.largest_error) for one in records] == [(1.0, 0.0)] * 2
+    assert [(record.agreement, record.largest_error) for record in records] == [
+        (1.0, 0.0)
+    ] * 2
     assert TFLiteFile(path).described["outputs"][0]["dtype"] == "int32"
     last = model.layers[-2]
     last.bias.assign(np.array([0, 0, 0, 0, 1e3]))
     with pytest.raises(ExportError, match=r"gives other integers.*output 'label'"):
         verify_tflite(path, model, samples=x)
-    found = verify_tflite(path, model, samples=x, tolerance=1.0)
+    compared = verify_tflite(path, model, samples=x, tolerance=1.0)
     got = TFLiteFile(path).signatures["width_100"].run(x)["label"]
-    assert found[-1].agreement == float(np.mean(got == 4)) < 1
+    assert compared[-1].agreement == float(np.mean(got == 4)) < 1
 
 
 def test_labels_of_an_int8_file_may_differ_here_and_there(tmp_path):

@@ -42,10 +42,10 @@ def file_of(outputs, inputs, *args):
 
 def assert_same(got, wanted, rtol=2e-5):
     # The same sums in float32, in another order: a digit or two of the largest.
-    for one, other in zip(got, wanted, strict=True):
+    for output, other in zip(got, wanted, strict=True):
         scale = max(1.0, float(np.abs(other).max()))
-        assert one.dtype == other.dtype
-        np.testing.assert_allclose(one, other, rtol=0, atol=rtol * scale)
+        assert output.dtype == other.dtype
+        np.testing.assert_allclose(output, other, rtol=0, atol=rtol * scale)
 
 
 # ---------------------------------------------------------------------- with a GPU
@@ -55,10 +55,10 @@ def test_every_signature_computes_what_it_does_on_the_cpu(device, several_widths
     content, x = several_widths
     for width in WIDTHS:
         signature = width_signature(width)
-        found = run_on_gpu(content, [x], signature)
-        assert_same(found.outputs, run_tflite(content, [x], signature))
-        assert found.fully_accelerated
-        assert found.device
+        result = run_on_gpu(content, [x], signature)
+        assert_same(result.outputs, run_tflite(content, [x], signature))
+        assert result.fully_accelerated
+        assert result.device
 
 
 def test_an_export_is_compared_on_the_gpu(device, tmp_path, monkeypatch):
@@ -73,9 +73,9 @@ def test_an_export_is_compared_on_the_gpu(device, tmp_path, monkeypatch):
 
 def test_half_precision_is_allowed(device, several_widths):
     content, x = several_widths
-    found = run_on_gpu(content, [x], "width_100", enforce_float32=False)
+    result = run_on_gpu(content, [x], "width_100", enforce_float32=False)
     # Each layer rounds by up to 2**-11, and its sums of some hundred terms add to it.
-    assert_same(found.outputs, run_tflite(content, [x], "width_100"), rtol=1e-2)
+    assert_same(result.outputs, run_tflite(content, [x], "width_100"), rtol=1e-2)
 
 
 def test_inputs_and_outputs_go_by_name(device):
@@ -83,9 +83,9 @@ def test_inputs_and_outputs_go_by_name(device):
     content = convert({"serve": slim(model, 0.5)})
     inputs = inputs_of(model)
     inputs = [inputs[name] for name in ("image", "vector")]
-    found = run_on_gpu(content, inputs)
-    assert [y.shape for y in found.outputs] == [(5, 6), (5, 3, 3, 2)]
-    assert_same(found.outputs, run_tflite(content, inputs))
+    result = run_on_gpu(content, inputs)
+    assert [y.shape for y in result.outputs] == [(5, 6), (5, 3, 3, 2)]
+    assert_same(result.outputs, run_tflite(content, inputs))
 
 
 def test_what_the_gpu_cannot_is_left_to_the_cpu(device):
@@ -93,9 +93,9 @@ def test_what_the_gpu_cannot_is_left_to_the_cpu(device):
     outputs = keras.layers.Conv3D(3, 3)(keras.layers.ReLU()(inputs))
     content = file_of(outputs, inputs)
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 4, 2)).astype("float32")
-    found = run_on_gpu(content, [x])
-    assert not found.fully_accelerated
-    assert_same(found.outputs, run_tflite(content, [x]))
+    result = run_on_gpu(content, [x])
+    assert not result.fully_accelerated
+    assert_same(result.outputs, run_tflite(content, [x]))
 
 
 def test_outputs_are_never_wrong_in_silence(device):
@@ -105,11 +105,11 @@ def test_outputs_are_never_wrong_in_silence(device):
     content = file_of(keras.layers.Add()(branches), inputs, "int8", [x])
     # LiteRT 2.3.0 writes no valid shader for the sum of integers; others may.
     try:
-        found = run_on_gpu(content, [x])
+        result = run_on_gpu(content, [x])
     except GPUError as error:
         assert "Validation error" in str(error)  # noqa: PT017
     else:
-        assert_same(found.outputs, run_tflite(content, [x]), rtol=0.1)
+        assert_same(result.outputs, run_tflite(content, [x]), rtol=0.1)
 
 
 def test_a_driver_that_is_named_is_used():

@@ -148,9 +148,9 @@ def test_quantized_inputs_and_outputs_are_floats_outside(tmp_path):
     first, last = rng.normal(size=(4, 8)), rng.normal(size=(8, 3))
 
     def network(channels):
-        one, two = first[:, :channels], last[:channels]
-        one, two = tf.constant(one, tf.float32), tf.constant(two, tf.float32)
-        return lambda x: {"y": tf.nn.relu(x @ one) @ two}
+        before, two = first[:, :channels], last[:channels]
+        before, two = tf.constant(before, tf.float32), tf.constant(two, tf.float32)
+        return lambda x: {"y": tf.nn.relu(x @ before) @ two}
 
     networks = {0.5: network(4), 1.0: network(8)}
     names = {width: width_signature(width) for width in networks}
@@ -461,8 +461,8 @@ def test_a_report_says_where_to_begin(dense, monkeypatch, tmp_path):
     machine.slowness = 1.5
     assert machine.run(5)[2:] == [0.625, 0.5, 0.5]
     # It goes by width alone, and by this kind of machine if it is in the report.
-    other = [replace(one, accuracy=0.9 - one.width / 2) for one in rows]
-    other += [replace(one, target="android-cpu", p90_ms=9e9) for one in rows]
+    other = [replace(row, accuracy=0.9 - row.width / 2) for row in rows]
+    other += [replace(row, target="android-cpu", p90_ms=9e9) for row in rows]
     machine = Machine(dense, monkeypatch, COSTS, budget_ms=5.0, report=Report(other))
     assert machine.interpreter.width == 0.625
     # Without a budget there is nothing to pick.
@@ -570,9 +570,11 @@ def test_a_photo_and_the_file_are_enough(animals, name, tmp_path):
         likely = softmax(np.asarray(model(x)))[0]
         order = np.argsort(-likely)[:3]
         for source in (photo, tmp_path / "photo.png", str(tmp_path / "photo.png")):
-            found = interpreter.top(source, 3, width)
-            assert [label for label, _ in found] == [NAMES[i] for i in order]
-            np.testing.assert_allclose([p for _, p in found], likely[order], atol=1e-4)
+            answers = interpreter.top(source, 3, width)
+            assert [label for label, _ in answers] == [NAMES[i] for i in order]
+            np.testing.assert_allclose(
+                [p for _, p in answers], likely[order], atol=1e-4
+            )
     assert len(interpreter.run([photo] * 3)) == 3
     assert interpreter.last_ms > 0
 
@@ -580,10 +582,10 @@ def test_a_photo_and_the_file_are_enough(animals, name, tmp_path):
 def test_what_a_folder_is_made_of(animals, tmp_path):
     _, folder = animals
     each = AnyWidthInterpreter(folder / "each")
-    one = AnyWidthInterpreter(folder / "one.tflite")
+    single = AnyWidthInterpreter(folder / "one.tflite")
     x = pixels(2).astype("float32")
     for width in each.widths:
-        np.testing.assert_array_equal(each.run(x, width), one.run(x, width))
+        np.testing.assert_array_equal(each.run(x, width), single.run(x, width))
     with pytest.raises(ValueError, match=r"must be one of the file's widths, \[0.25, "):
         each.run(x, 0.5)
     # The manifest says which files belong together.

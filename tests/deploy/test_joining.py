@@ -83,10 +83,10 @@ def test_equal_constants_are_stored_once(alone, precision):
     held = constants(join(files.values()))
     each = [constants(content) for content in files.values()]
     assert held.repeated == 0
-    assert held.used == sum(one.used for one in each)
+    assert held.used == sum(file.used for file in each)
     # The narrow networks' blocks are among those of the wide one, not so the stem and
     # int8's biases, whose scale depends on the width.
-    assert max(one.stored for one in each) <= held.stored < 1.1 * each[-1].stored
+    assert max(file.stored for file in each) <= held.stored < 1.1 * each[-1].stored
 
 
 def test_joining_what_is_joined_gives_the_same_bytes(alone):
@@ -101,8 +101,8 @@ def test_a_file_as_the_converter_writes_it_gets_smaller_and_computes_the_same(
     content = tf.lite.TFLiteConverter.from_keras_model(several["width_050"]).convert()
     smaller = join([content])
     assert len(smaller) < len(content)
-    (one,), (other,) = (run_tflite(each, [x]) for each in (content, smaller))
-    np.testing.assert_array_equal(one, other)
+    (before,), (other,) = (run_tflite(each, [x]) for each in (content, smaller))
+    np.testing.assert_array_equal(before, other)
 
 
 def test_constants_are_aligned_and_inner_tensors_have_no_names(alone):
@@ -112,7 +112,9 @@ def test_constants_are_aligned_and_inner_tensors_have_no_names(alone):
     held = [model.Buffers(i) for i in range(model.BuffersLength())]
     # The schema's `force_align`: some kernels load 16 bytes at a time.
     offsets = [
-        one.DataAsNumpy().ctypes.data - start for one in held if one.DataLength()
+        buffer.DataAsNumpy().ctypes.data - start
+        for buffer in held
+        if buffer.DataLength()
     ]
     assert len(offsets) > 10
     assert all(offset % 16 == 0 for offset in offsets)
@@ -133,11 +135,14 @@ def test_operators_are_named_once(alone):
 
 def test_signatures_need_not_be_alike():
     model = small_dense()
-    one, two = convert({"width_050": slim(model, 0.5)}), convert({"y": dense("y", 2)})
-    file = TFLiteFile(join([two, one]))
+    network, two = (
+        convert({"width_050": slim(model, 0.5)}),
+        convert({"y": dense("y", 2)}),
+    )
+    file = TFLiteFile(join([two, network]))
     assert list(file.signatures) == ["y", "width_050"]
     x = inputs_of(model)
-    for content, name in ((one, "width_050"), (two, "y")):
+    for content, name in ((network, "width_050"), (two, "y")):
         (got,), (wanted,) = (run_tflite(c, [x], name) for c in (file, content))
         np.testing.assert_array_equal(got, wanted)
 

@@ -106,9 +106,13 @@ def test_each_subgraph_says_what_it_takes_and_gives(exported):
     assert "at widths 0.25, 0.5, 1.0" in root.text(1)
     assert root.text(7) == "1.0.0"
     subgraphs = root.tables(3)
-    assert [one.text(0) for one in subgraphs] == ["width_100", "width_050", "width_025"]
-    for one in subgraphs:
-        (takes,), (gives,) = one.tables(2), one.tables(3)
+    assert [subgraph.text(0) for subgraph in subgraphs] == [
+        "width_100",
+        "width_050",
+        "width_025",
+    ]
+    for subgraph in subgraphs:
+        (takes,), (gives,) = subgraph.tables(2), subgraph.tables(3)
         assert (takes.text(0), gives.text(0)) == ("photo", "scores")
         content = takes.table(3)
         assert content.byte(0) == 2  # ImageProperties
@@ -125,16 +129,16 @@ def test_entries_are_in_the_order_of_the_subgraph(tmp_path):
     export_tflite(model, tmp_path / "rich.tflite", widths=WIDTHS[1:])
     content = (tmp_path / "rich.tflite").read_bytes()
     file = schema.Model.GetRootAs(content, 0)
-    for index, one in enumerate(metadata_of(content).tables(3)):
+    for index, subgraph in enumerate(metadata_of(content).tables(3)):
         graph = file.Subgraphs(index)
         takes, gives = (
             [graph.Tensors(i).Name().decode() for i in indices]
             for indices in (graph.InputsAsNumpy(), graph.OutputsAsNumpy())
         )
-        assert [x.text(0) for x in one.tables(2)] == takes
-        assert [x.text(0) for x in one.tables(3)] == gives
+        assert [x.text(0) for x in subgraph.tables(2)] == takes
+        assert [x.text(0) for x in subgraph.tables(3)] == gives
         # Of two channels, and a vector: no images.
-        assert not any(x.table(3) or x.tables(4) for x in one.tables(2))
+        assert not any(x.table(3) or x.tables(4) for x in subgraph.tables(2))
 
 
 def test_normalization_is_that_which_was_told(tmp_path):
@@ -142,10 +146,10 @@ def test_normalization_is_that_which_was_told(tmp_path):
     path = tmp_path / "a.tflite"
     said = {"normalization": {"mean": mean, "std": std}}
     export_tflite(classifier(), path, widths=[1.0], metadata=said)
-    (one,) = metadata_of(path.read_bytes()).tables(3)
-    (unit,) = one.tables(2)[0].tables(4)
+    (subgraph,) = metadata_of(path.read_bytes()).tables(3)
+    (unit,) = subgraph.tables(2)[0].tables(4)
     assert (unit.table(1).floats(0), unit.table(1).floats(1)) == (mean, std)
-    assert one.tables(3)[0].tables(6) == []  # no names
+    assert subgraph.tables(3)[0].tables(6) == []  # no names
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["awn.json"]
     export_tflite(classifier(shape=(12, 16, 1)), path, widths=[1.0])
@@ -212,7 +216,7 @@ def test_who_asks_for_no_signature_gets_the_full_width(exported):
 def test_all_that_opens_files_opens_these(exported, tmp_path):
     model, path = exported
     content = path.read_bytes()
-    assert {one.width for one in verify_tflite(path, model)} == set(WIDTHS)
+    assert {record.width for record in verify_tflite(path, model)} == set(WIDTHS)
     assert costs_of(content)["width_100"].macs > 0
     report = benchmark_tflite(path, runs=1, warm_up=0, repeats=1, min_seconds=0)
     assert {row.sha256 for row in report.rows} == {hashlib.sha256(content).hexdigest()}
@@ -243,7 +247,7 @@ def test_a_refinement_has_metadata_too(tmp_path):
         metadata={"class_names": NAMES},
     )
     described = metadata_of(path.read_bytes()).tables(3)
-    assert [one.text(0) for one in described] == [
+    assert [subgraph.text(0) for subgraph in described] == [
         *("width_100", "width_025", "keep_025_to_100", "refine_025_to_100")
     ]
     anytime = AnytimeInterpreter(path)

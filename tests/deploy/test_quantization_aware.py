@@ -107,11 +107,13 @@ def test_tf_keras_computes_what_the_model_does(tf_keras, make):
         plain = tf_keras_at(model, width)
         assert isinstance(plain, tf_keras.Model)
         assert plain.name == model.name
-        assert plain.input_names == [one.name for one in slim(model, 1.0).inputs]
+        assert plain.input_names == [tensor.name for tensor in slim(model, 1.0).inputs]
         wanted = at_width(model, width, x)
-        for got, one in zip(predict(plain, x), wanted, strict=True):
+        for got, expected in zip(predict(plain, x), wanted, strict=True):
             # The same sums, perhaps in another order.
-            np.testing.assert_allclose(got, one, atol=1e-5 * np.abs(one).max())
+            np.testing.assert_allclose(
+                got, expected, atol=1e-5 * np.abs(expected).max()
+            )
 
 
 def test_sequential_models(tf_keras):
@@ -221,8 +223,8 @@ def test_the_file_computes_what_the_fitted_model_does(tf_keras):
     np.testing.assert_array_equal(at_width(model, 0.5, x), before)
     # A graph may sum in another order.
     np.testing.assert_allclose(model.predict(x, verbose=0), before[0], rtol=1e-4)
-    for one, other in zip(model.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for weight, other in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
 
 
 def test_several_inputs_and_outputs_keep_their_names(tf_keras):
@@ -238,9 +240,9 @@ def test_several_inputs_and_outputs_keep_their_names(tf_keras):
     for detail in interpreter.get_input_details() + interpreter.get_output_details():
         assert detail["dtype"] is np.float32
     got = run_tflite(content, [x["a"], x["z"]])
-    for one, other in zip(got, predict(quantized, x), strict=True):
+    for output, other in zip(got, predict(quantized, x), strict=True):
         # A step of 1/255 of the range, at each of the layers.
-        np.testing.assert_allclose(one, other, atol=0.02 * np.ptp(other))
+        np.testing.assert_allclose(output, other, atol=0.02 * np.ptp(other))
 
 
 def test_ranges_begin_with_those_of_representative_inputs(tf_keras):
@@ -250,18 +252,20 @@ def test_ranges_begin_with_those_of_representative_inputs(tf_keras):
     plain = tf_keras_at(model, 0.5)
     summed = tf_keras.Model(plain.input, plain.get_layer("sum").output)
     (summed,) = predict(summed, x)
-    found = ranges(quantized, "quant_q")["pre_activation_max"]
+    largest = ranges(quantized, "quant_q")["pre_activation_max"]
     logits = plain.get_layer("q")
     logits.activation = None
     (wanted, _) = sorted(predict(plain, x), key=lambda y: y.shape[1])
-    assert found == pytest.approx(max(0, wanted.max()), rel=1e-5)
+    assert largest == pytest.approx(max(0, wanted.max()), rel=1e-5)
     # The sum goes into a Concatenate, by way of Flatten, and keeps a range of its own.
     assert ranges(quantized, "quant_sum")["output_max"] == pytest.approx(
         summed.max(), rel=1e-5
     )
     inputs = [layer for layer in quantized.layers if "quantize_layer" in layer.name]
-    found = sorted(ranges(quantized, one.name)[f"{one.name}_max"] for one in inputs)
-    assert found == pytest.approx(sorted([x["z"].max(), x["a"].max()]))
+    largest = sorted(
+        ranges(quantized, tensor.name)[f"{tensor.name}_max"] for tensor in inputs
+    )
+    assert largest == pytest.approx(sorted([x["z"].max(), x["a"].max()]))
 
 
 def test_without_representative_inputs_ranges_are_those_of_tfmot(tf_keras):

@@ -29,11 +29,11 @@ def test_other_names_are_no_widths(name):
 
 
 @given(PERCENTS, PERCENTS)
-def test_a_refinement_is_known_by_each_of_its_names(one, other):
-    pair = Refinement(one / 1000, other / 1000)
+def test_a_refinement_is_known_by_each_of_its_names(first, other):
+    pair = Refinement(first / 1000, other / 1000)
     for name in (pair.keep, pair.refine):
         assert signature_width(name) is None
-        assert Refinement.parse(name) == (pair if one < other else None)
+        assert Refinement.parse(name) == (pair if first < other else None)
 
 
 @pytest.mark.parametrize(

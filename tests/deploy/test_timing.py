@@ -18,8 +18,8 @@ def test_each_signature_is_timed_as_often():
     model = small_dense()
     content = convert({"a": slim(model, 0.5), "b": slim(model, 1.0)})
     times = time_signatures(content, ["b", "a"], runs=5, turns=2)
-    assert {name: len(one) for name, one in times.items()} == {"b": 5, "a": 5}
-    assert all(value > 0 for one in times.values() for value in one)
+    assert {name: len(values) for name, values in times.items()} == {"b": 5, "a": 5}
+    assert all(value > 0 for values in times.values() for value in values)
 
 
 @pytest.mark.parametrize("make", [list_networks, summarize, curve_of])

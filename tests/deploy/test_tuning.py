@@ -20,13 +20,13 @@ def model():
 def test_layers_are_measured_whole_and_cut(model, tmp_path):
     cache = tmp_path / "folder" / "layers.json"
     milliseconds = measured(model, WIDTHS, cache)
-    for one in candidates(model).values():
-        for option in (None, one.cut_at(WIDTHS)):
+    for candidate in candidates(model).values():
+        for option in (None, candidate.cut_at(WIDTHS)):
             for width in WIDTHS:
-                assert 0 < milliseconds(one, width, option) < math.inf
+                assert 0 < milliseconds(candidate, width, option) < math.inf
         # At the first end there is one block: the layer whole.
-        assert milliseconds(one, 0.5, one.cut_at(WIDTHS)) == milliseconds(
-            one, 0.5, None
+        assert milliseconds(candidate, 0.5, candidate.cut_at(WIDTHS)) == milliseconds(
+            candidate, 0.5, None
         )
     unlikely = Cut(tuple((24, out) for out in range(1, 25)))
     assert milliseconds(candidates(model)["conv2"], 1.0, unlikely) == math.inf
@@ -60,7 +60,7 @@ def test_measurements_decide(model, tmp_path, monkeypatch):
     # All options take the same time: the one with fewest bytes is chosen.
     assert {"conv2", "conv3"} <= set(choose_cuts(model, WIDTHS, "auto", milliseconds))
     records = export_tflite(model, tmp_path / "a.tflite", widths=WIDTHS, tune=True)
-    assert max(one.largest_error for one in records) < 1e-4
+    assert max(record.largest_error for record in records) < 1e-4
 
 
 @pytest.mark.parametrize("content", ["{", "[1]"])

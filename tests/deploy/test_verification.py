@@ -36,17 +36,17 @@ def test_every_width_is_compared(exported):
     model, path = exported
     model.width = 0.75
     x = inputs_of(model)
-    found = verify_tflite(path, model, samples=x)
+    records = verify_tflite(path, model, samples=x)
     assert model.width == 0.75
-    assert [one.width for one in found] == [0.3, 0.5, 1.0]
-    for one in found:
-        (got,) = run_tflite(path.read_bytes(), [x], one.signature)
-        wanted = at_width(model, one.width, x)[0]
+    assert [record.width for record in records] == [0.3, 0.5, 1.0]
+    for record in records:
+        (got,) = run_tflite(path.read_bytes(), [x], record.signature)
+        wanted = at_width(model, record.width, x)[0]
         scale = max(1.0, float(np.abs(wanted).max()))
         error = float(np.abs(got - wanted).max())
         # The model's own sums vary in the last digit from run to run.
-        assert one.largest_error == pytest.approx(error, abs=1e-6 * scale)
-        assert one.agreement == 1.0
+        assert record.largest_error == pytest.approx(error, abs=1e-6 * scale)
+        assert record.agreement == 1.0
 
 
 def test_a_width_that_is_no_decimal_is_found_by_its_name(tmp_path):
@@ -55,8 +55,8 @@ def test_a_width_that_is_no_decimal_is_found_by_its_name(tmp_path):
     model = AnyWidthModel(inputs, keras.layers.Dense(2)(x), min_width=1 / 3)
     width = model.distinct_widths[2]  # a sixth of a ninth: its name is rounded
     export_tflite(model, tmp_path / "a.tflite", widths=[width])
-    (one,) = verify_tflite(tmp_path / "a.tflite", model)
-    assert one.width == width
+    (record,) = verify_tflite(tmp_path / "a.tflite", model)
+    assert record.width == width
 
 
 @pytest.mark.backends
@@ -77,11 +77,11 @@ def test_tolerance_decides(exported):
     try:
         with pytest.raises(ExportError, match=r"more than tolerance=0\.0001 allows"):
             verify_tflite(path, model)
-        found = verify_tflite(path, model, tolerance=0.5)
+        records = verify_tflite(path, model, tolerance=0.5)
     finally:
         model.layers[-1].bias.assign(model.layers[-1].bias - 0.5)
     # Outputs of some hundreds, in float32.
-    assert found[0].largest_error == pytest.approx(0.5, abs=1e-2)
+    assert records[0].largest_error == pytest.approx(0.5, abs=1e-2)
 
 
 def test_agreement_counts_equal_classes():
@@ -91,17 +91,17 @@ def test_agreement_counts_equal_classes():
     bias = network.layers[-1].bias
     bias.assign(np.asarray(bias) + np.array([0.0, 2.0, 0.0]))
     content = convert({"width_100": network})
-    found = compare(model, 1.0, TFLiteFile(content), "width_100", [x], tolerance=1.0)
+    record = compare(model, 1.0, TFLiteFile(content), "width_100", [x], tolerance=1.0)
     wanted = np.asarray(network(x)).argmax(1) == at_width(model, 1.0, x)[0].argmax(1)
-    assert 0 < found.agreement < 1
-    assert found.agreement == wanted.mean()
+    assert 0 < record.agreement < 1
+    assert record.agreement == wanted.mean()
 
 
 def test_several_inputs_and_outputs(tmp_path):
     model = rich()
     export_tflite(model, tmp_path / "rich.tflite", widths=[0.5])
-    found = verify_tflite(tmp_path / "rich.tflite", model, samples=inputs_of(model))
-    assert [one.width for one in found] == [0.5]
+    records = verify_tflite(tmp_path / "rich.tflite", model, samples=inputs_of(model))
+    assert [record.width for record in records] == [0.5]
 
 
 def test_both_answers_of_a_refinement_are_compared(tmp_path):
@@ -109,11 +109,13 @@ def test_both_answers_of_a_refinement_are_compared(tmp_path):
     path, pair = tmp_path / "anytime.tflite", (0.3, 1.0)
     export_tflite(model, path, widths=pair, refine=pair)
     x = inputs_of(model)
-    found = {one.signature: one for one in verify_tflite(path, model, samples=x)}
-    assert len(found) == 4
+    records = {
+        record.signature: record for record in verify_tflite(path, model, samples=x)
+    }
+    assert len(records) == 4
     for name, width in (("keep_030_to_100", 0.3), ("refine_030_to_100", 1.0)):
-        assert found[name].width == width
-        assert found[name].agreement == 1.0
+        assert records[name].width == width
+        assert records[name].agreement == 1.0
     readout = model.layers[-1].bias
     readout.assign(readout + 0.5)
     for name, width in (("keep_030_to_100", 0.3), ("refine_030_to_100", 1.0)):
@@ -127,14 +129,14 @@ def test_the_file_tells_what_may_differ_or_the_manifest(tmp_path):
     export_tflite(
         model, path, widths=[0.5], precision="int8", representative=x, samples=x
     )
-    found = verify_tflite(path, model, samples=x)
-    worst = max(one.largest_error for one in found)
+    records = verify_tflite(path, model, samples=x)
+    worst = max(record.largest_error for record in records)
     # Eight bits differ by far more than float32's sums do.
     assert worst > 1e-3
     manifest = path.with_suffix(".json")
     said = json.loads(manifest.read_text())
     manifest.unlink()
-    assert verify_tflite(path, model, samples=x) == found
+    assert verify_tflite(path, model, samples=x) == records
     content = path.read_bytes()
     # What is attached to another file is not believed.
     other = TFLiteFile(content).described | {"flatbuffer": {"sha256": "0"}}
@@ -144,7 +146,7 @@ def test_the_file_tells_what_may_differ_or_the_manifest(tmp_path):
     path.write_bytes(flatbuffer_of(content))
     said["widths"][0]["sha256"] = TFLiteFile(path).sha256
     manifest.write_text(json.dumps(said))
-    assert verify_tflite(path, model, samples=x) == found
+    assert verify_tflite(path, model, samples=x) == records
     manifest.unlink()
     with pytest.raises(ExportError, match=r"more than tolerance=0\.0001 allows"):
         verify_tflite(path, model, samples=x)
@@ -164,11 +166,11 @@ def test_the_gpu_is_asked_where_there_is_one(exported, monkeypatch):
     monkeypatch.setattr(verification, "gpu_is_available", lambda: True)
     monkeypatch.setattr(verification, "run_on_gpu", on_gpu)
     # The outputs are some tens.
-    found = verify_tflite(path, model, samples=inputs_of(model), tolerance=0.25)
+    records = verify_tflite(path, model, samples=inputs_of(model), tolerance=0.25)
     assert given == [("width_030", 4), ("width_050", 4), ("width_100", 4)]
-    for one in found[:2]:
-        assert one.gpu_error == pytest.approx(0.25, abs=1e-2)
-    assert found[2].gpu_error is None
+    for record in records[:2]:
+        assert record.gpu_error == pytest.approx(0.25, abs=1e-2)
+    assert records[2].gpu_error is None
     with pytest.raises(ExportError, match=r"at width 0\.3, on the GPU, differs"):
         verify_tflite(path, model, samples=inputs_of(model), tolerance=1e-3)
 

@@ -285,7 +285,7 @@ class TestOutputs(InABrowser):
         x = as_file_takes(name)
         for signature in file.by_width.values():
             (expected,) = signature.run(x).values()
-            found = [
+            scores = [
                 page.driver.execute_script(
                     "return awn.run(arguments[0], arguments[1])",
                     signature.name,
@@ -295,7 +295,7 @@ class TestOutputs(InABrowser):
             ]
             # Both are XNNPACK; the browser's instructions add in another order.
             atol = 1e-4 * max(1.0, abs(expected).max())
-            np.testing.assert_allclose(found, expected, atol=atol, rtol=0)
+            np.testing.assert_allclose(scores, expected, atol=atol, rtol=0)
 
 
 class TestPage(InABrowser):
@@ -321,16 +321,16 @@ class TestPage(InABrowser):
             for index, width in enumerate(WIDTHS):
                 page.choose_width(index)
                 expected = interpreter.top(path, 4, width)
-                found = page.answers
-                assert len(found) == 4
-                percents = [percent for _, percent in found]
+                answers = page.answers
+                assert len(answers) == 4
+                percents = [percent for _, percent in answers]
                 wanted = [100 * probability for _, probability in expected]
                 # Shown with one digit. Pixels may be a step off where Pillow scales
                 # in another order, or blends with white in another rounding.
                 atol = 0.06 if kind == "same" else 0.6
                 np.testing.assert_allclose(percents, wanted, atol=atol)
                 if min(-np.diff(wanted)) > 2 * atol:
-                    assert [label for label, _ in found] == [x for x, _ in expected]
+                    assert [label for label, _ in answers] == [x for x, _ in expected]
 
     def test_photos_are_scaled_as_the_library_does(self, site, page, tmp_path):
         page.open(f"{site[1]}/uint8/")
@@ -340,13 +340,13 @@ class TestPage(InABrowser):
             path = tmp_path / f"{seed}.png"
             Image.fromarray(pixels(1, (*size, 3), seed)[0]).save(path)
             page.choose_photo(path)
-            found = page.js("return Array.from(awn.values)")
+            values = page.js("return Array.from(awn.values)")
             wanted = read_photo(path, (12, 16, 3)).astype(int)
             # The same arithmetic; Pillow 13 takes the axis first that is cheaper, after
             # which pixels are rounded.
-            np.testing.assert_allclose(found, wanted.ravel(), atol=1, rtol=0)
+            np.testing.assert_allclose(values, wanted.ravel(), atol=1, rtol=0)
             if 12 in size:
-                np.testing.assert_array_equal(found, wanted.ravel())
+                np.testing.assert_array_equal(values, wanted.ravel())
 
     def test_a_photo_is_turned_as_its_exif_tag_says(self, site, page, tmp_path):
         page.open(f"{site[1]}/uint8/")
@@ -357,11 +357,11 @@ class TestPage(InABrowser):
         path = tmp_path / "turned.jpg"
         photo.save(path, exif=exif, quality=95)
         page.choose_photo(path)
-        found = np.array(page.js("return Array.from(awn.values)")).reshape(12, 16, 3)
+        values = np.array(page.js("return Array.from(awn.values)")).reshape(12, 16, 3)
         wanted = read_photo(path, (12, 16, 3)).astype(int)
         # Pillow decodes a large JPEG at a fraction of its size.
-        assert abs(found - wanted).mean() < 3
-        assert abs(found[::-1] - wanted).mean() > 20
+        assert abs(values - wanted).mean() < 3
+        assert abs(values[::-1] - wanted).mean() > 20
 
     def test_the_slider_changes_answer_and_work(self, folder, site, page, tmp_path):
         page.open(f"{site[1]}/float/")
@@ -487,9 +487,9 @@ class TestPage(InABrowser):
         # In a scale of its own: photos would make no sense.
         assert not page.find("photos").is_displayed()
         page.draw([(0.3, 0.3), (0.3, 0.5)])
-        found = np.array(page.js("return Array.from(awn.values)")).reshape(8, 8)
-        seen = np.rint(found * 6.0 + 5.0)  # what is normalized, again in pixels
-        np.testing.assert_allclose((seen - 5.0) / 6.0, found, atol=1e-6)
+        values = np.array(page.js("return Array.from(awn.values)")).reshape(8, 8)
+        seen = np.rint(values * 6.0 + 5.0)  # what is normalized, again in pixels
+        np.testing.assert_allclose((seen - 5.0) / 6.0, values, atol=1e-6)
         # A short line is as long as the field, in its middle, and of one pen.
         assert seen.min() == 0
         assert seen.max() >= 9
@@ -497,7 +497,7 @@ class TestPage(InABrowser):
         assert not seen[:, :2].any()
         assert not seen[:, 6:].any()
         interpreter = AnyWidthInterpreter(folder / "drawn.tflite")
-        scores = interpreter.run(np.float32(found)[None, ..., None], 1.0)[0]
+        scores = interpreter.run(np.float32(values)[None, ..., None], 1.0)[0]
         assert page.answers[0][0] == NAMES[scores.argmax()]
         page.find("clear").click()
         page.idle()
@@ -512,8 +512,8 @@ class TestPage(InABrowser):
             node["name"]["value"]: node["role"]["value"]
             for node in tree["nodes"]
             if any(
-                one["name"] == "focusable" and one["value"]["value"]
-                for one in node.get("properties", ())
+                entry["name"] == "focusable" and entry["value"]["value"]
+                for entry in node.get("properties", ())
             )
             and node["role"]["value"] != "RootWebArea"
         }

@@ -107,7 +107,7 @@ def test_improvements_change_the_papers_recipe():
     paper = paper_recipe("cifar10")
     assert runs.pop("awn_rs") == paper
     recipes = [paper, *runs.values()]
-    assert all(one not in recipes[:index] for index, one in enumerate(recipes))
+    assert all(recipe not in recipes[:index] for index, recipe in enumerate(recipes))
     assert runs["cosine_light"] == replace(runs["cosine"], weight_decay=1e-4)
     others = {run.label for run in runs_of("improvements", "fashion_mnist")}
     assert {"awn_rs", *runs} - others == {"cosine_light"}
@@ -188,6 +188,6 @@ def test_the_recommended_recipe_trains_what_its_arm_trains(dataset):
         model = build(recipe, data)
         model.fit(data.train(recipe.batch_size, seed=0), epochs=1, verbose=0)
         weights.append(model.get_weights())
-    for one, other in zip(*weights, strict=True):
+    for weight, other in zip(*weights, strict=True):
         # Twelve steps at a rate of 0.04 or 0.12 magnify float32's 1e-7.
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-5)

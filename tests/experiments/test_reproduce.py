@@ -315,7 +315,7 @@ def test_at_equal_macs_the_widest_network_that_fits_is_told(tmp_path):
     table = at_equal_macs(finished_runs(runs, tmp_path))
     # Between the four widths the network of the next smaller one is what runs.
     millions = ("1.00", "2.00", "3.00", "4.00", "8.00")
-    assert table.head[2:] == [f"at most {one} M MACs" for one in millions]
+    assert table.head[2:] == [f"at most {limit} M MACs" for limit in millions]
     rows = {row[0]: row[1:] for row in table.rows}
     deviation = " ± 0.71"  # of seeds that differ by a point
     assert rows["S-Net"] == [

@@ -92,8 +92,8 @@ def test_looking_changes_nothing(tmp_path):
         model = classification(SNet(plain.input, plain.output))
         model.fit(images(), labels(), verbose=0, shuffle=False, callbacks=callbacks)
         results.append(model.get_weights())
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for value, other in zip(*results, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-6)
 
 
 def test_a_statistics_trace_is_resumed(tmp_path):
@@ -105,8 +105,8 @@ def test_a_statistics_trace_is_resumed(tmp_path):
     resumed = run(recipe, tmp_path / "killed", resume=True, **options)
     rows = whole.statistics["rows"]
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
-    for one, other in zip(rows, resumed.statistics["rows"], strict=True):
+    for entry, other in zip(rows, resumed.statistics["rows"], strict=True):
         # The same operations; threads may add in another order.
-        np.testing.assert_allclose(one["mean"], other["mean"], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(entry["mean"], other["mean"], rtol=1e-3, atol=1e-4)
     content = json.loads((tmp_path / "whole" / "result.json").read_text())
     assert content["statistics"]["rows"] == rows

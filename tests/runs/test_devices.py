@@ -179,10 +179,10 @@ def test_replicas_resume_and_do_as_workers_do(tmp_path):
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     finish(replicas, start(replicas, "--devices", "2", "--resume"))
-    one, other = results_of(workers), results_of(replicas)
-    assert one["recipe"] == other["recipe"]
-    assert len(one["history"]) == 2
-    for logs, same in zip(one["history"], other["history"], strict=True):
+    by_workers, other = results_of(workers), results_of(replicas)
+    assert by_workers["recipe"] == other["recipe"]
+    assert len(by_workers["history"]) == 2
+    for logs, same in zip(by_workers["history"], other["history"], strict=True):
         for name in logs.keys() - {"seconds"}:
             # Sums in another order; 360 test images.
             assert logs[name] == pytest.approx(same[name], abs=1e-3), name

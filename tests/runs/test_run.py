@@ -37,11 +37,11 @@ def test_a_killed_and_resumed_run_is_an_uninterrupted_one(finished, tmp_path):
     begun = Epochs()
     resumed = run(QUICK, tmp_path, resume=True, verbose=0, callbacks=[begun])
     assert begun.epochs == [1, 2]
-    for one, other in zip(
+    for weight, other in zip(
         whole.model.get_weights(), resumed.model.get_weights(), strict=True
     ):
         # The same operations; threads may add in another order.
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-5)
     assert [logs["epoch"] for logs in resumed.history] == [0, 1, 2]
     assert resumed.history[-1]["loss"] == pytest.approx(
         whole.history[-1]["loss"], rel=1e-3
@@ -93,11 +93,11 @@ def test_every_system_is_run_killed_and_resumed(system, tmp_path):
         recipe, tmp_path / "killed", resume=True, verbose=0, callbacks=[begun]
     )
     assert begun.epochs == [1]
-    for one, other in zip(
+    for weight, other in zip(
         whole.model.get_weights(), resumed.model.get_weights(), strict=True
     ):
         # The same operations; threads may add in another order.
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-4)
     content = json.loads((tmp_path / "whole" / "result.json").read_text())
     assert content["recipe"]["system"] == system
     counts = [curve["calibrated"] for curve in content["curves"]]
@@ -120,17 +120,19 @@ def test_what_begins_late_goes_on_after_a_kill(tmp_path):
         run(recipe, tmp_path / "killed", verbose=0, callbacks=[KillAfter(1)])
     before = load_model(tmp_path / "killed" / "model.keras")
     resumed = run(recipe, tmp_path / "killed", resume=True, verbose=0)
-    for one, other in zip(whole.model.weights, resumed.model.weights, strict=True):
+    for weight, other in zip(whole.model.weights, resumed.model.weights, strict=True):
         # The same operations; threads may add in another order.
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-4)
     for width, stays in ((0.5, True), (1.0, False)):
         networks = slim(before, width), slim(resumed.model, width)
         pairs = zip(*(network.get_weights() for network in networks), strict=True)
         assert all(np.array_equal(*pair) for pair in pairs) is stays
     untaught = run(replace(recipe, distillation=0.0), tmp_path / "untaught", verbose=0)
     differences = [
-        np.abs(np.subtract(one, other)).max()
-        for one, other in zip(whole.model.weights, untaught.model.weights, strict=True)
+        np.abs(np.subtract(weight, other)).max()
+        for weight, other in zip(
+            whole.model.weights, untaught.model.weights, strict=True
+        )
     ]
     assert max(differences) > 1e-3
 
@@ -192,8 +194,8 @@ def test_mixed_precision_is_resumed_and_reported_in_float32(tmp_path):
     with pytest.raises(KilledError):
         run(recipe, tmp_path / "killed", callbacks=[KillAfter(2)], verbose=0)
     killed = run(recipe, tmp_path / "killed", resume=True, verbose=0)
-    for one, other in zip(whole.model.weights, killed.model.weights, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for weight, other in zip(whole.model.weights, killed.model.weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
     assert whole.curve == killed.curve
     assert whole.model.get_layer("conv2").compute_dtype == "float32"
     kept = load_model(tmp_path / "whole" / "model.keras")
@@ -212,10 +214,10 @@ def test_a_finished_run_in_mixed_precision_is_not_trained_again(tmp_path):
     again = run(recipe, tmp_path, resume=True, callbacks=[seen], verbose=0)
     assert seen.epochs == []
     assert again.curves == first.curves
-    for one, other in zip(
+    for weight, other in zip(
         first.model.optimizer.variables, again.model.optimizer.variables, strict=True
     ):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(weight, other)
 
 
 def test_training_ends_when_the_best_epoch_is_long_ago(tmp_path):

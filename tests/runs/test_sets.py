@@ -41,11 +41,11 @@ def test_a_killed_and_resumed_run_on_photos_is_an_uninterrupted_one(
     before = (tmp_path / "killed" / "data.json").read_text()
     resumed = run(recipe, tmp_path / "killed", resume=True, verbose=0)
     assert len(resumed.history) == 2
-    for one, other in zip(
+    for weight, other in zip(
         whole.model.get_weights(), resumed.model.get_weights(), strict=True
     ):
         # The same operations; threads may add in another order.
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-5)
     assert (tmp_path / "whole" / "data.json").read_text() == before
     told = json.loads(before)
     assert told["class_names"] == ["cat", "dog"]
@@ -97,8 +97,8 @@ def test_how_images_are_changed_is_up_to_the_recipe(recipe):
 
 
 def test_the_same_photos_are_held_out_for_each_seed(recipe):
-    one, other = load_set(recipe), load_set(replace(recipe, seed=5))
-    assert one.x_test.paths == other.x_test.paths
+    first, other = load_set(recipe), load_set(replace(recipe, seed=5))
+    assert first.x_test.paths == other.x_test.paths
 
 
 @pytest.mark.parametrize(

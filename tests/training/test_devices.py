@@ -98,8 +98,8 @@ def test_a_model_of_two_replicas_runs_at_any_width(mirrored):
     names = [key for key in mirrored if key.startswith("two: evaluate: ")]
     assert {"two: evaluate: accuracy", "two: evaluate: auc"} <= set(names)
     for key in names:
-        one = mirrored[key.replace("two", "one", 1)]
-        np.testing.assert_allclose(mirrored[key], one, atol=1e-5, err_msg=key)
+        single = mirrored[key.replace("two", "one", 1)]
+        np.testing.assert_allclose(mirrored[key], single, atol=1e-5, err_msg=key)
     assert_runs_as_slimmed(mirrored, "two")
 
 
@@ -150,8 +150,8 @@ def test_workers_go_on_after_one_was_killed(mirrored, tmp_path):
         for process in first.values():
             process.kill()
             process.wait()
-    one, other = finish(workers())
-    for key, value in one.items():
+    first_worker, other = finish(workers())
+    for key, value in first_worker.items():
         if key.startswith("weight"):
             np.testing.assert_array_equal(value, other[key], err_msg=key)
         else:
@@ -188,8 +188,8 @@ def test_jax_trains_on_two_devices_as_on_one(on_jax, place):
     assert_runs_as_slimmed(on_jax, place)
     for key in on_jax:
         if key.startswith(f"{place}: evaluate: "):
-            one = on_jax[key.replace(place, "one", 1)]
-            np.testing.assert_allclose(on_jax[key], one, atol=1e-5, err_msg=key)
+            single = on_jax[key.replace(place, "one", 1)]
+            np.testing.assert_allclose(on_jax[key], single, atol=1e-5, err_msg=key)
 
 
 def test_a_kernel_can_be_spread_over_devices(on_jax):
@@ -207,7 +207,7 @@ def test_two_processes_of_pytorch_train_as_one_does(tmp_path):
     }
     alone = tmp_path / "one.npz"
     processes[alone] = start(alone, "one_process", KERAS_BACKEND="torch")
-    one, other, whole = finish(processes)
-    for key, value in one.items():
+    first, other, whole = finish(processes)
+    for key, value in first.items():
         np.testing.assert_array_equal(value, other[key], err_msg=key)
         np.testing.assert_allclose(value, whole[key], rtol=0, atol=1e-6, err_msg=key)

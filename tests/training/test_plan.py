@@ -27,11 +27,11 @@ def test_a_plan_is_saved_with_the_model(tmp_path):
     assert loaded.plan.width_power == 0.5
     assert loaded.plan.widths.expected
     assert float(loaded.plan.distillation(3)) == 0.5
-    for one in (model, loaded):
-        one.fit(*labelled(model), shuffle=False, verbose=0)
-    for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+    for each in (model, loaded):
+        each.fit(*labelled(model), shuffle=False, verbose=0)
+    for weight, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
         # The same operations; threads may add in another order.
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -114,13 +114,13 @@ def test_the_sandwich_holds_the_ends_and_draws_the_middle():
 
 @pytest.mark.backends
 def test_sampling_is_seeded_and_depends_on_the_step_only():
-    one = classification(lenet_3c1l(), widths=UniformWidths(seed=3))
+    model = classification(lenet_3c1l(), widths=UniformWidths(seed=3))
     two = classification(lenet_3c1l(), widths=UniformWidths(seed=3))
     other = classification(lenet_3c1l(), widths=UniformWidths(seed=4))
-    assert sampled(one, 20) == sampled(two, 20)
-    assert sampled(one, 20) == sampled(one, 20)
-    assert sampled(one, 20) != sampled(other, 20)
-    assert len(set(map(tuple, sampled(one, 20)))) > 10
+    assert sampled(model, 20) == sampled(two, 20)
+    assert sampled(model, 20) == sampled(model, 20)
+    assert sampled(model, 20) != sampled(other, 20)
+    assert len(set(map(tuple, sampled(model, 20)))) > 10
 
 
 @settings(max_examples=20)

@@ -114,7 +114,7 @@ def say(line):
 def program(behaviour_file, argv):
     """What benchmark_model does, as real versions print it."""
     behaviour = json.loads(Path(behaviour_file).read_text())
-    flags = dict(one[2:].split("=", 1) for one in argv)
+    flags = dict(word[2:].split("=", 1) for word in argv)
     signature = flags.get("signature_to_run_for", "")
     if "only" in behaviour and signature not in behaviour["only"]:
         behaviour = {}

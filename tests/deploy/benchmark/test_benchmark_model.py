@@ -72,8 +72,8 @@ def read(name):
 )
 def test_real_outputs_are_read(name, gpu, expected):
     printed = parse(read(name), gpu=gpu, signature=None)
-    found = {key: getattr(printed, key) for key in expected}
-    assert found == pytest.approx(expected)
+    values = {key: getattr(printed, key) for key in expected}
+    assert values == pytest.approx(expected)
     assert printed.min_ms <= printed.mean_ms <= printed.max_ms
 
 
@@ -194,13 +194,13 @@ def test_the_command_has_a_word_for_each_argument():
 
 
 def test_repetitions_become_one_row():
-    one = parse(read("ok_litert_2025_linux_cpu"), gpu=False, signature=None)
+    repetition = parse(read("ok_litert_2025_linux_cpu"), gpu=False, signature=None)
     old = parse(read("ok_tf2.18_xnnpack_partial"), gpu=False, signature=None)
-    fields = fields_of([one, one])
+    fields = fields_of([repetition, repetition])
     assert fields["runs"] == 2108
     assert fields["median_ms"] == pytest.approx(0.942)
     assert fields["spread"] == 0
-    assert fields_of([one])["spread"] is None
+    assert fields_of([repetition])["spread"] is None
     # A version that prints no median gives none, rather than a mean under its name.
     fields = fields_of([old, old])
     assert fields["median_ms"] is None

@@ -27,7 +27,7 @@ def test_host_in_all_formats(exported, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"4 rows measured, 4 in {out}/r.json"
     assert sum(line.startswith("cpu") for line in lines) == 4
-    assert {one.threads for one in Report.load(out / "r.json").rows} == {1, 2}
+    assert {entry.threads for entry in Report.load(out / "r.json").rows} == {1, 2}
     with (out / "r.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4
     assert "<svg" in (out / "r.html").read_text()
@@ -71,7 +71,7 @@ def test_accuracy_is_measured_on_a_data_set(tmp_path, capsys):
     assert main(f"benchmark {path} {FAST} --dataset digits".split()) == 0
     rows = Report.load(tmp_path / "digits.benchmark.json").rows
     # Not trained: about one of ten is right.
-    assert all(0 < one.accuracy < 0.4 for one in rows)
+    assert all(0 < entry.accuracy < 0.4 for entry in rows)
 
 
 def test_a_phone_and_this_machine_in_one_report(phones, exported, tmp_path, capsys):
@@ -81,7 +81,7 @@ def test_a_phone_and_this_machine_in_one_report(phones, exported, tmp_path, caps
     arguments += f"--benchmark-model {program} --output {tmp_path}/phone.json"
     assert main(arguments.split()) == 0
     rows = Report.load(tmp_path / "phone.json").rows
-    assert {one.target for one in rows} == {"android-cpu", "android-gpu"}
+    assert {entry.target for entry in rows} == {"android-cpu", "android-gpu"}
     arguments = f"benchmark {exported} {FAST} --merge {tmp_path}/phone.json "
     arguments += f"--output {tmp_path}/both.json"
     assert main(arguments.split()) == 0
@@ -146,7 +146,7 @@ def test_pick_tells_what_it_knows(tmp_path, capsys):
         "A new export at width 0.625 is expected to be within the budget, too.",
         "Widths that are slower and not more accurate than others: 0.75",
     ]
-    report = Report([replace(one, file_bytes=9000) for one in rows])
+    report = Report([replace(entry, file_bytes=9000) for entry in rows])
     report.save(tmp_path / "kb.json")
     assert main(f"pick {tmp_path}/kb.json --budget-kb 5".split()) == 0
     assert "p90 1 ms, 9 kB" in capsys.readouterr().out

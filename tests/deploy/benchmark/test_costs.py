@@ -14,25 +14,26 @@ from tests.conftest import rich
 def test_dense_files_cost_what_the_network_does(width):
     model = rich()
     content = convert({"width": slim(model, width)})
-    found = costs_of(content)["width"]
-    assert found.macs == count_macs(model, width)
+    costs = costs_of(content)["width"]
+    assert costs.macs == count_macs(model, width)
     held = constants(content)
     # Shapes that operators read are no weights of the network, but a constant each.
-    assert found.constant_bytes == held.used
-    assert found.parameters * 4 == pytest.approx(held.used, rel=1e-3)
+    assert costs.constant_bytes == held.used
+    assert costs.parameters * 4 == pytest.approx(held.used, rel=1e-3)
 
 
 def test_cut_kernels_cost_less():
     model = lenet_3c1l((16, 16, 1), filters=32, width_multiplier=1.0)
     rows = {
-        name: one.cut_at([0.25, 0.5, 1.0]) for name, one in candidates(model).items()
+        name: candidate.cut_at([0.25, 0.5, 1.0])
+        for name, candidate in candidates(model).items()
     }
     network = slim(model, 1.0)
     whole = costs_of(convert({"a": network}))["a"]
-    found = costs_of(convert({"a": cut(network, rows)}))["a"]
-    assert found.macs < 0.8 * whole.macs
-    assert found.parameters < 0.8 * whole.parameters
-    assert found.operators > whole.operators
+    costs = costs_of(convert({"a": cut(network, rows)}))["a"]
+    assert costs.macs < 0.8 * whole.macs
+    assert costs.parameters < 0.8 * whole.parameters
+    assert costs.operators > whole.operators
 
 
 def test_activations_are_those_that_live_at_the_same_time():
@@ -58,10 +59,10 @@ def test_int8_activations_take_a_byte():
     network = slim(model, 1.0)
     x = np.random.default_rng(0).random((4, 16, 16, 1)).astype("float32")
     whole = costs_of(convert({"a": network}))["a"]
-    found = costs_of(convert({"a": network}, "int8", [x]))["a"]
-    assert found.macs == whole.macs
+    costs = costs_of(convert({"a": network}, "int8", [x]))["a"]
+    assert costs.macs == whole.macs
     # All but the image and the scores.
-    assert found.activation_bytes < 0.4 * whole.activation_bytes
+    assert costs.activation_bytes < 0.4 * whole.activation_bytes
 
 
 def test_what_is_no_file_is_refused():
@@ -75,7 +76,7 @@ def test_products_of_activations_count_and_loops_are_not_known():
     unrolled = keras.Model(inputs, keras.layers.SimpleRNN(5, unroll=True)(inputs))
     assert costs_of(convert({"a": looks}))["a"].macs == count_macs(looks)
     # The first state is zeros: its product is not computed.
-    found = costs_of(convert({"a": unrolled}))["a"].macs
-    assert found == count_macs(unrolled) - 5 * 5
+    macs = costs_of(convert({"a": unrolled}))["a"].macs
+    assert macs == count_macs(unrolled) - 5 * 5
     rolled = keras.Model(inputs, keras.layers.SimpleRNN(5)(inputs))
     assert costs_of(convert({"a": rolled}))["a"].macs is None

@@ -21,7 +21,7 @@ def test_every_width_is_measured_in_a_process_of_its_own(exported):
         exported, threads=[1, 2], on_progress=lambda r: seen.append(len(r.rows)), **FAST
     )
     assert report.failures == []
-    assert sorted((one.threads, one.width) for one in report.rows) == [
+    assert sorted((entry.threads, entry.width) for entry in report.rows) == [
         (threads, width) for threads in (1, 2) for width in (0.25, 0.5, 1.0)
     ]
     assert len(seen) == 12
@@ -94,7 +94,7 @@ def test_a_width_that_fails_costs_a_row(exported, monkeypatch):
 def test_without_a_gpu_the_other_targets_go_on(exported, monkeypatch):
     monkeypatch.setattr(host, "why_no_gpu", lambda: "LiteRT's GPU engine found no GPU")
     report = benchmark_tflite(exported, targets=["gpu", "cpu"], **FAST)
-    assert [one.target for one in report.rows] == ["cpu"] * 3
+    assert [row.target for row in report.rows] == ["cpu"] * 3
     (failure,) = report.failures
     assert str(failure).startswith("gpu: LiteRT's GPU engine found no GPU")
 
@@ -134,22 +134,22 @@ def test_a_cpu_that_cannot_run_the_file_is_no_reference(exported, monkeypatch):
     monkeypatch.setattr(host, "run_apart", run)
     report = benchmark_tflite(exported, targets=["gpu"], **FAST)
     assert len(report.rows) == 3
-    assert all(one.largest_error is None for one in report.rows)
+    assert all(row.largest_error is None for row in report.rows)
 
 
 def test_accuracies_are_those_of_running_the_file(exported):
     rng = np.random.default_rng(0)
     images = rng.random((50, 16, 16, 1)).astype("float32")
     answers = AnyWidthInterpreter(exported).run(images, width=0.5).argmax(1)
-    found = accuracies(exported, images, answers)
-    assert set(found) == {"width_025", "width_050", "width_100"}
-    assert found["width_050"] == 1.0
+    measured = accuracies(exported, images, answers)
+    assert set(measured) == {"width_025", "width_050", "width_100"}
+    assert measured["width_050"] == 1.0
     assert set(accuracies(exported, images, answers, [0.5])) == {"width_050"}
     with pytest.raises(
         ValueError, match=r"labels up to 10. Received: outputs \(1, 10\)"
     ):
         accuracies(exported, images[:2], np.array([3, 10]))
-    report = benchmark_tflite(exported, widths=[0.5], accuracy=found, **FAST)
+    report = benchmark_tflite(exported, widths=[0.5], accuracy=measured, **FAST)
     assert report.rows[0].accuracy == 1.0
 
 

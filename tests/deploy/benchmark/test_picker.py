@@ -72,26 +72,26 @@ def test_latencies_that_fall_are_made_monotone_and_less_certain():
 
 
 def test_wide_widths_that_are_no_better_are_passed_over():
-    found = report(accuracy=(0.8, 0.9, 0.89, 0.92))
-    assert pick_width(found, budget_ms=5).width == 0.5
-    assert pick_width(found, budget_ms=9).width == 1.0
-    assert pick_width(found, budget_ms=5).dominated == (0.75,)
+    measured = report(accuracy=(0.8, 0.9, 0.89, 0.92))
+    assert pick_width(measured, budget_ms=5).width == 0.5
+    assert pick_width(measured, budget_ms=9).width == 1.0
+    assert pick_width(measured, budget_ms=5).dominated == (0.75,)
     # 0.75 was passed over: nothing beyond 0.5 is worth an export.
-    assert pick_width(found, budget_ms=5).interpolated_width == 0.5
-    front = pareto_front(found.rows)
-    assert [one.width for one in front] == [0.25, 0.5, 1.0]
+    assert pick_width(measured, budget_ms=5).interpolated_width == 0.5
+    front = pareto_front(measured.rows)
+    assert [entry.width for entry in front] == [0.25, 0.5, 1.0]
 
 
 @given(MS, st.lists(st.floats(0, 1), min_size=4, max_size=4))
 def test_nothing_beats_the_front(medians, accuracy):
-    found = report(medians, accuracy)
-    front = pareto_front(found.rows)
-    for one in front:
-        for other in found.rows:
+    measured = report(medians, accuracy)
+    front = pareto_front(measured.rows)
+    for best in front:
+        for other in measured.rows:
             assert not (
-                other.p90_ms <= one.p90_ms
-                and other.accuracy >= one.accuracy
-                and (other.p90_ms, other.accuracy) != (one.p90_ms, one.accuracy)
+                other.p90_ms <= best.p90_ms
+                and other.accuracy >= best.accuracy
+                and (other.p90_ms, other.accuracy) != (best.p90_ms, best.accuracy)
             )
 
 

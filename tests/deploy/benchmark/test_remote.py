@@ -46,26 +46,26 @@ def test_every_width_is_measured_and_the_phone_left_as_it_was(
     )
     assert report.failures == []
     assert phones.files("R5CT1") == []
-    found = {(one.target, one.threads, one.width): one for one in report.rows}
-    assert len(found) == 3 * 3
+    rows = {(each.target, each.threads, each.width): each for each in report.rows}
+    assert len(rows) == 3 * 3
     assert seen[-1] == 9
     # 100 us for each percent of width, a third of it on the GPU.
-    assert found["android-cpu", 1, 0.5].median_ms == pytest.approx(5.0)
-    assert found["android-cpu", 2, 0.5].median_ms == pytest.approx(2.5)
-    assert found["android-gpu", 1, 1.0].median_ms == pytest.approx(10 / 3, rel=1e-3)
-    one = found["android-cpu", 1, 0.5]
-    assert (one.runs, one.warm_up) == (40, 2)
-    assert one.nodes_delegated == 7 + TFLiteFile(exported).subgraph_of("width_050")
-    assert one.nodes > 7
-    assert one.device == "Maker Phone 7 (R5CT1)"
-    assert one.soc == "SM8750"
-    assert one.build == "Android 15 maker/phone:15/AB1"
-    assert one.thermal == (
+    assert rows["android-cpu", 1, 0.5].median_ms == pytest.approx(5.0)
+    assert rows["android-cpu", 2, 0.5].median_ms == pytest.approx(2.5)
+    assert rows["android-gpu", 1, 1.0].median_ms == pytest.approx(10 / 3, rel=1e-3)
+    row = rows["android-cpu", 1, 0.5]
+    assert (row.runs, row.warm_up) == (40, 2)
+    assert row.nodes_delegated == 7 + TFLiteFile(exported).subgraph_of("width_050")
+    assert row.nodes > 7
+    assert row.device == "Maker Phone 7 (R5CT1)"
+    assert row.soc == "SM8750"
+    assert row.build == "Android 15 maker/phone:15/AB1"
+    assert row.thermal == (
         "thermal status 0, battery % 83, battery 0.1 C 291, screen Awake"
     )
-    assert one.accuracy == 0.9
-    assert one.precision == "float32"
-    assert found["android-gpu", 1, 0.5].fully_accelerated is True
+    assert row.accuracy == 0.9
+    assert row.precision == "float32"
+    assert rows["android-gpu", 1, 0.5].fully_accelerated is True
 
 
 def test_each_repetition_is_told(phones, program, exported, capsys):
@@ -85,7 +85,7 @@ def test_other_versions_of_the_program(phones, tmp_path, exported, version):
     other = fake_program(tmp_path / "other", version=version)
     report = benchmark_device(exported, phone, other, **FAST)
     assert report.failures == []
-    row = next(one for one in report.rows if one.width == 1.0)
+    row = next(each for each in report.rows if each.width == 1.0)
     if version == "2.18":
         assert row.median_ms is None
         assert row.mean_ms == pytest.approx(10.0025)
@@ -139,7 +139,7 @@ def test_a_width_that_fails_costs_a_row(phones, tmp_path, exported, behaviour, m
     bad = fake_program(tmp_path / "bad", only=["width_050"], **behaviour)
     report = benchmark_device(exported, phone, bad, runs=3, repeats=2)
     fail(report, match)
-    assert sorted(one.width for one in report.rows) == [0.25, 1.0]
+    assert sorted(row.width for row in report.rows) == [0.25, 1.0]
     assert phones.files("A") == []
 
 
@@ -175,7 +175,7 @@ def test_a_gpu_delegate_that_is_missing_is_no_measurement(phones, tmp_path, expo
         exported, phone, bad, units=["gpu", "cpu"], widths=[1.0], **FAST
     )
     fail(report, "android-gpu, width_100, 1 threads: its output does not show that the")
-    assert [one.target for one in report.rows] == ["android-cpu"]
+    assert [row.target for row in report.rows] == ["android-cpu"]
 
 
 def test_a_phone_that_goes_offline_leaves_what_was_measured(phones, program, exported):
@@ -229,11 +229,11 @@ def test_devices_that_are_not_ready(phones):
     with pytest.raises(DeviceError, match="No Android device is connected"):
         adb_devices(phones.adb)
     phones.add("A")
-    assert [one.name for one in adb_devices(phones.adb)] == ["A"]
+    assert [device.name for device in adb_devices(phones.adb)] == ["A"]
     phones.add("B")
     with pytest.raises(DeviceError, match=r"Several.*: A, B\. Name the.*--serial"):
         adb_devices(phones.adb)
-    assert [one.name for one in adb_devices(phones.adb, ["B", "A"])] == ["B", "A"]
+    assert [device.name for device in adb_devices(phones.adb, ["B", "A"])] == ["B", "A"]
     with pytest.raises(DeviceError, match=r"C is not connected\. Connected: A, B"):
         adb_devices(phones.adb, ["C"])
     phones.change("A", state="unauthorized")
@@ -244,7 +244,7 @@ def test_devices_that_are_not_ready(phones):
         adb_devices(phones.adb, ["A"])
     wireless = "adb-R5CT (2)._adb-tls-connect._tcp"
     phones.add(wireless)
-    assert [one.name for one in adb_devices(phones.adb, [wireless])] == [wireless]
+    assert [device.name for device in adb_devices(phones.adb, [wireless])] == [wireless]
     with pytest.raises(DeviceError, match="'/none/adb' was not found"):
         adb_devices("/none/adb")
     with pytest.raises(DeviceError, match="cannot be run: Permission denied"):
@@ -317,8 +317,8 @@ def test_a_board_is_measured_by_the_same_program(board, tmp_path, exported):
     before = set(Path("/tmp").glob("awn-*"))
     report = benchmark_device(exported, device, other, **FAST)
     assert report.failures == []
-    assert {one.target for one in report.rows} == {"ssh-cpu"}
-    assert all("pi@board" in one.device for one in report.rows)
+    assert {row.target for row in report.rows} == {"ssh-cpu"}
+    assert all("pi@board" in row.device for row in report.rows)
     assert set(Path("/tmp").glob("awn-*")) == before
 
 

@@ -41,7 +41,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
     report.to_csv(tmp_path / "r.csv")
     with (tmp_path / "r.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(one["median_ms"]) for one in rows] == [2.0, 5.0]
+    assert [float(entry["median_ms"]) for entry in rows] == [2.0, 5.0]
     assert rows[0]["accuracy"] == ""
 
 
@@ -77,13 +77,17 @@ def test_rows_of_several_runs_and_devices_merge():
     phone = Report([row(target="android-cpu", device="phone", time="2026-01-02")])
     new = Report([row(median=3.0, time="2026-01-03")], [Failure("gpu", None, 1, "x")])
     merged = old.merged([phone, new])
-    assert [(one.target, one.width, one.median_ms) for one in merged.sorted()] == [
+    assert [
+        (entry.target, entry.width, entry.median_ms) for entry in merged.sorted()
+    ] == [
         ("android-cpu", 0.5, 2.0),
         ("cpu", 0.5, 3.0),
         ("cpu", 1.0, 2.0),
     ]
     # In any order: what counts is when it was measured.
-    assert {one.median_ms for one in new.merged([old]).rows if one.width == 0.5} == {3}
+    assert {
+        entry.median_ms for entry in new.merged([old]).rows if entry.width == 0.5
+    } == {3}
     assert len(merged.failures) == 1
 
 
@@ -103,7 +107,7 @@ def test_what_failed_before_and_is_measured_now_is_no_failure():
     )
     new = Report([row(), row(target="android-cpu", device="Phone 7 (A)")])
     left = new.merged([old]).failures
-    assert [(one.signature, one.device) for one in left] == [
+    assert [(entry.signature, entry.device) for entry in left] == [
         ("width_100", "a machine"),
         (None, "B"),
     ]
@@ -137,8 +141,10 @@ def test_spread_is_that_of_the_middle_half():
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1))
 def test_statistics_are_in_order(ms):
-    found = statistics_of(ms)
-    order = [found[f"{name}_ms"] for name in ("min", "median", "p90", "p95", "max")]
+    statistics = statistics_of(ms)
+    order = [
+        statistics[f"{name}_ms"] for name in ("min", "median", "p90", "p95", "max")
+    ]
     # Percentiles are interpolated, which rounds.
     assert all(a <= b * (1 + 1e-12) for a, b in itertools.pairwise(order))
-    assert found["runs"] == len(ms)
+    assert statistics["runs"] == len(ms)
