@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from awn_keras.errors import ArgumentError
 from awn_keras.propagation import Trace
 from awn_keras.rules import Kind, Labelled, WidthRule, rule_of
 from awn_keras.slices import channel_axes, weights_of
@@ -94,7 +96,11 @@ def moves_for_reading(traced: Trace, grades: np.ndarray) -> np.ndarray:
     Returns:
         int array `(labels,)`: for each label, the label of the channel that takes its
         place.
+
+    Raises:
+        ValueError: If a weight has a value that is not finite.
     """
+    check_finite(node.operation for node in traced.propagation.nodes)
     moves = moves_of(traced)
     readings = _readings_of(traced)
     groups = [(places, _of_channels(readings, places)) for places in _groups(traced)]
@@ -119,6 +125,26 @@ def moves_for_reading(traced: Trace, grades: np.ndarray) -> np.ndarray:
         if np.array_equal(now[before], now[moves]):
             break
     return moves
+
+
+def check_finite(operations: Iterable[Any]) -> None:
+    """Checks that the weights of layers can be compared.
+
+    Args:
+        operations: The layers, and operations of `keras.ops`.
+
+    Raises:
+        ValueError: If a weight has a value that is not finite.
+    """
+    for operation in operations:
+        for weight in weights_of(operation):
+            if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+                raise ArgumentError(
+                    f"Layer '{operation.name}': weight '{weight.name}' has a value "
+                    "that is not finite, so the channels of the model cannot be "
+                    'rotated, or ordered by `order="reading"`. Train the model again '
+                    "with a smaller learning rate, or load other weights."
+                )
 
 
 def _of_channels(readings: list[_Reading], labels: np.ndarray) -> list[_Reading]:
@@ -179,7 +205,7 @@ def _by_shortest_paths(costs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
             extra[level] = of_members[cheapest, each]
             moving[level] = members[cheapest]
 
-    for level in each:
+    for level in range(len(sizes)):
         find_steps(level)
     rounding = 1e-12 * np.abs(costs).max()
     while (counts > sizes).any():
@@ -195,7 +221,7 @@ def _by_shortest_paths(costs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
             previous[shorter] = nearest[shorter]
         path = [int(np.where(counts < sizes, distance, np.inf).argmin())]
         while previous[path[-1]] >= 0:
-            path.append(previous[path[-1]])
+            path.append(int(previous[path[-1]]))
         for end, start in itertools.pairwise(path):
             of_channels[moving[start, end]] = end
         counts[path[0]] += 1

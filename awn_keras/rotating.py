@@ -16,6 +16,7 @@ from awn_keras.data.samples import collect_samples, fitting_arrays
 from awn_keras.errors import ArgumentError
 from awn_keras.graph import data_tensors, rebuild
 from awn_keras.layers.base import TriLayer
+from awn_keras.ordering import check_finite
 from awn_keras.propagation import Trace
 from awn_keras.rules import Labelled, WidthRule, axes_of, mixes_channels, rule_of
 
@@ -61,8 +62,8 @@ def rotate_channels(
     Raises:
         TypeError: See `to_any_width`.
         ConversionError: See `to_any_width`.
-        ValueError: If the model is untrained or has Tri layers, or if `samples` do not
-            fit.
+        ValueError: If the model is untrained, has Tri layers or a weight that is not
+            finite, or if `samples` do not fit.
         OSError: If `samples` is a folder that is missing or cannot be read.
 
     Warns:
@@ -117,6 +118,7 @@ def _check_can_be_rotated(model: keras.Model) -> None:
             f"'{tri[0]}', whose channels have a fixed order. Rotate the plain model "
             "first, then convert it."
         )
+    check_finite(model.layers)
 
 
 # ---------------------------------------------------------------- which can be rotated

@@ -118,3 +118,11 @@ def test_the_levels_of_channels_are_the_cheapest(data, levels, is_integer):
     assert costs[np.arange(channels), of_channels].sum() == pytest.approx(
         cheapest, abs=1e-12
     )
+
+
+def test_weights_that_are_not_finite_have_no_order():
+    model = chain(0)
+    kernel = model.get_layer("first").kernel
+    kernel.assign(np.full(kernel.shape, np.nan))
+    with pytest.raises(ValueError, match=r"Layer 'first': weight 'kernel' has a value"):
+        to_any_width(model, min_width=0.5, order="reading")

@@ -332,3 +332,12 @@ def test_a_bottleneck_through_which_nothing_comes_stays():
     np.testing.assert_array_equal(copy.get_layer("first").get_weights()[0], 0)
     x = inputs_of(model)
     np.testing.assert_allclose(values(copy, x), values(model, x), atol=1e-4)
+
+
+def test_a_model_with_weights_that_are_not_finite_is_refused():
+    model = train_a_little(bottlenecks())
+    gamma = model.get_layer("second_project_bn").gamma
+    gamma.assign(np.full(gamma.shape, np.inf))
+    wanted = r"Layer 'second_project_bn': weight 'gamma' has a value that is not finite"
+    with pytest.raises(ValueError, match=wanted):
+        rotate_channels(model, inputs_of(model, 4), verbose=0)
