@@ -1122,7 +1122,7 @@ _STARTS = {
     "scratch": "all widths from 0.25, from scratch",
     "rotated_wide_hard": "rotated, from 0.5, triangle at once",
     "rotated_wide_fade_0.5": "rotated, from 0.5, fade over 0.5 of the steps",
-    "rotated_wide_fade_0.9": "rotated, from 0.5, fade over 0.9",
+    "rotated_wide_fade_0.9": "rotated, from 0.5, fade over 0.9 of the steps",
     "rotated_wide_distilled": "rotated, from 0.5, distilled from the full width",
     "wide_keep": 'from 0.5, `order="keep"`',
     "wide_importance": 'from 0.5, `order="importance"`',
