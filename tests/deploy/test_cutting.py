@@ -22,6 +22,7 @@ from awn_keras.deploy import cutting
 from awn_keras.deploy.converter import constants, convert
 from awn_keras.deploy.cutting import continuation, cut
 from awn_keras.layouts import Cut, candidates, choose_cuts
+from awn_keras.slimming import slim_alike
 from tests.conftest import inputs_of, rich, small_conv, small_dense
 from tests.deploy.test_converter import operators_of
 from tests.graphs import random_graph
@@ -362,7 +363,7 @@ def test_until_gives_the_first_blocks():
 
 def continue_both(model, narrow, wide, x):
     """What a continued network computes, and its two halves."""
-    slims = [slim(model, width) for width in (narrow, wide)]
+    slims = slim_alike(model, (narrow, wide), dtype="float32")
     rows = {
         name: candidate.cut_at([narrow, wide])
         for name, candidate in candidates(model).items()
